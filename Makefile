@@ -1,0 +1,93 @@
+# `make` lists the targets. Nothing has to be activated: each target makes the environment it needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_FLAGS ?=
+PYTHON_GPU ?=
+
+ifneq ($(words $(VENV)),1)
+$(error VENV must be one path without spaces, got "$(VENV)")
+endif
+
+PY := $(VENV)/bin/python
+ISMKIT := $(VENV)/bin/ismkit
+STAMP := $(VENV)/.ismkit-installed
+RUN_GPU := $(if $(PYTHON_GPU),$(PYTHON_GPU),$(PY))
+# The kernel `python3` of the environment goes before one of the same name in the user's home.
+export JUPYTER_PREFER_ENV_PATH := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help venv demo lab test lint types unit notebooks bench gpu clean force
+
+# An environment shared by two checkouts holds the one named in its stamp: install again if that is not this one.
+ifneq "$(shell cat $(STAMP) 2>/dev/null)" "$(CURDIR)"
+$(STAMP): force
+endif
+
+$(STAMP): pyproject.toml constraints.txt
+	@python="$(PYTHON)"; if [ -x $(PY) ]; then python=$(PY); fi; \
+	command -v "$$python" >/dev/null || { echo "error: no '$$python' here. Name a Python 3.11 or later: make PYTHON=/path/to/python3" >&2; exit 1; }; \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: ismkit needs Python 3.11 or later, and '$$python' is $$("$$python" --version 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "== Environment in $(VENV), the versions of constraints.txt. The first time: 3.3 GB to download"
+	@echo "   (most of it CUDA libraries that torch brings along on Linux), 7 GB on disk, some minutes."
+	@[ -x $(PY) ] || "$(PYTHON)" -m venv $(VENV) || { \
+	  echo "error: no virtual environment. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PY) -m pip install $(PIP_FLAGS) -c constraints.txt setuptools
+	$(PY) -m pip install $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e '.[all]'
+	@printf '%s\n' "$(CURDIR)" > $(STAMP)
+	@echo "== Environment ready: $(VENV)"
+
+help: ## list the targets
+	@echo "make TARGET [VARIABLE=value]"
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@echo "Variables: VENV=$(VENV) (the environment), PYTHON=$(PYTHON) (3.11 or later, makes it),"
+	@echo "           PIP_FLAGS= (for pip install), PYTHON_GPU= (for make gpu: a Python to use as it is)"
+
+venv: $(STAMP) ## create the environment, or bring it up to date
+
+demo: $(STAMP) ## train a small iSM model on Fashion-MNIST and draw clothes in one step (CPU, minutes)
+	@echo "== Notebook 00, profile laptop: trains, samples at 1, 2, 4 and 128 evaluations, scores"
+	$(ISMKIT) run 00 --profile laptop
+	@echo "== Left in out/: the executed notebook, the grid of samples (rows NFE, columns w) and the table"
+	@find "$${ISMKIT_OUT:-out}" -type f \( -name '*.ipynb' -o -name '*.png' -o -name '*.csv' \) | sort
+
+lab: $(STAMP) ## check the machine (doctor), then open notebook 00 in JupyterLab
+	$(ISMKIT) lab
+
+test: lint types unit notebooks ## lint, types, unit tests, notebook tests: what CI runs
+
+lint: $(STAMP) ## style of code and notebooks (ruff)
+	@echo "== Lint and format (ruff)"
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+types: $(STAMP) ## types of the library (mypy)
+	@echo "== Types (mypy)"
+	@$(PY) -m mypy ismkit
+
+unit: $(STAMP) ## unit tests
+	@echo "== Unit tests (pytest, two workers)"
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+
+notebooks: $(STAMP) ## run every notebook and compare the outputs that are tagged for it (nbval)
+	@echo "== Notebooks (nbval, two at a time; the slowest cells take minutes)"
+	@OMP_NUM_THREADS=1 $(PY) -m pytest notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
+	  --timeout=1000 -n 2 --dist loadfile
+
+bench: $(STAMP) ## measure on this CPU and append to tests/bench/RESULTS.md
+	@echo "== Benchmarks on the CPU"
+	$(PY) -m tests.bench --device cpu --append tests/bench/RESULTS.md
+
+gpu: $(if $(PYTHON_GPU),,$(STAMP)) ## GPU tests, then all benchmarks into tests/bench/RESULTS.md (under 10 minutes)
+	@"$(RUN_GPU)" -c 'import sys, torch; torch.cuda.is_available() or sys.exit("error: torch %s sees no CUDA device here" % torch.__version__)'
+	@echo "== GPU tests"
+	"$(RUN_GPU)" -m pytest tests -m gpu
+	@echo "== Benchmarks on the GPU"
+	"$(RUN_GPU)" -m tests.bench --device cuda --append tests/bench/RESULTS.md
+
+clean: ## remove caches and build leftovers (not out/, not the environment)
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis ismkit.egg-info
+	find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
