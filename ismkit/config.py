@@ -1,0 +1,196 @@
+"""Settings as frozen dataclasses: the optimiser, what a run consists of, and the preset of every run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ismkit import data
+from ismkit.data import Labelled
+from ismkit.nets import ToyMLP
+from ismkit.objectives import RECIPES, Recipe
+from ismkit.wavelet import WaveletDistance, l2
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW and its schedule: linear warm-up, constant, linear cool-down to zero.
+
+    Attributes:
+        lr: peak learning rate (SM: 1e-4).
+        betas: AdamW's (SM: 0.9, 0.999).
+        weight_decay: AdamW's (SM: 0.1).
+        warmup: steps of linear warm-up.
+        cooldown: fraction of all steps, at the end, in which the rate falls to zero; 0 keeps it constant (SM).
+        clip: bound on the gradient's norm; infinite for none.
+    """
+
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.1
+    warmup: int = 0
+    cooldown: float = 0.0
+    clip: float = float("inf")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be positive and finite, got {self.lr}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be at least 0 and finite, got {self.weight_decay}")
+        if self.warmup < 0:
+            raise ValueError(f"warmup must be 0 or more steps, got {self.warmup}")
+        if not 0 <= self.cooldown <= 1:
+            raise ValueError(f"cooldown must be a fraction of the steps in [0, 1], got {self.cooldown}")
+        if not self.clip > 0:
+            raise ValueError(f"clip must be positive (infinite for none), got {self.clip}")
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of step ``step`` (0 .. steps - 1)."""
+        up = (step + 1) / (self.warmup + 1)
+        down = (steps - step) / (self.cooldown * steps) if self.cooldown else 1.0
+        return self.lr * min(1.0, up, down)
+
+
+def describe(value: Any) -> Any:
+    """Settings as plain JSON values: dataclasses become dicts with their class, functions their names.
+
+    Infinity, which JSON has not, becomes a text. Raises TypeError for what has no such form (tensors, modules).
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"class": type(value).__name__, **fields}
+    if isinstance(value, dict):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    if isinstance(value, partial):
+        return {"call": describe(value.func), **describe(value.keywords), "args": describe(value.args)}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int | float | str | bool | None):
+        return value
+    if not hasattr(value, "__qualname__"):
+        raise TypeError(f"settings hold numbers, texts, dataclasses and functions, not {type(value).__name__}")
+    return value.__qualname__
+
+
+def _fashion_latents(count: int | None = None) -> Labelled:
+    from ismkit import latents
+
+    return latents.fashion_latents(out_dir() / "cache", count)
+
+
+def for_points(recipe: Recipe) -> Recipe:
+    """The recipe for data without pixels: a wavelet distance becomes plain L2."""
+    return dataclasses.replace(recipe, distance=l2) if isinstance(recipe.distance, WaveletDistance) else recipe
+
+
+def for_side(recipe: Recipe, side: int) -> Recipe:
+    """The recipe for fields of ``side`` x ``side``: a wavelet distance keeps at most the levels that fit.
+
+    The levels that remain keep their weights; where some go, the low-pass band, which now holds them, gets the weight
+    of the coarsest level left, so that ``geometric_weights`` stay geometric.
+    """
+    distance = recipe.distance
+    if not isinstance(distance, WaveletDistance):
+        return recipe
+    levels = min(distance.levels, (side - 1).bit_length())
+    if levels == distance.levels:
+        return recipe
+    weights = (*distance.weights[:levels], distance.weights[levels - 1])
+    return dataclasses.replace(recipe, distance=dataclasses.replace(distance, weights=weights))
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a training run consists of.
+
+    Attributes:
+        name: as on the command line.
+        about: one line for the list of runs.
+        load: makes the training set.
+        net: makes the network, given ``num_classes``.
+        adapt: fits a recipe of ``RECIPES`` to this data.
+        recipe: the method.
+        steps: optimiser steps.
+        batch_size: rows per micro-batch.
+        optim: optimiser and schedule.
+        images: whether samples are latents of Fashion-MNIST images, to be decoded, scored and drawn.
+    """
+
+    name: str
+    about: str
+    load: Callable[[], Labelled]
+    net: Callable[..., nn.Module]
+    adapt: Callable[[Recipe], Recipe]
+    recipe: Recipe
+    steps: int
+    batch_size: int
+    optim: Optim = field(default_factory=Optim)
+    images: bool = False
+
+    def build(self, num_classes: int, seed: int = 0) -> nn.Module:
+        """The network with initial weights drawn from ``seed`` (the global generator is left alone)."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.net(num_classes=num_classes)
+
+    def folder(self, seed: int = 0) -> Path:
+        """Where this run's checkpoints go: ``out/runs/NAME-SEED-...``, another one for other settings."""
+        settings = json.dumps(describe(self), sort_keys=True)
+        return out_dir() / "runs" / f"{self.name}-{seed}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+
+
+def out_dir() -> Path:
+    """Where runs and notebooks leave their files: ``$ISMKIT_OUT``, or ``out/`` beside the package."""
+    return Path(os.environ.get("ISMKIT_OUT") or Path(__file__).parent.parent / "out")
+
+
+_GAUSSIANS = Run(
+    name="gaussians",
+    about="eight Gaussians in the plane, one class each: seconds",
+    load=partial(data.eight_gaussians, 20_000, 0),
+    net=partial(ToyMLP, width=128, depth=3),
+    adapt=for_points,
+    recipe=for_points(RECIPES["ism"]),
+    steps=2000,
+    batch_size=256,
+    optim=Optim(lr=2e-3, weight_decay=0.0, warmup=100, cooldown=0.5, clip=1.0),
+)
+_LAPTOP = Run(
+    name="fashion-laptop",
+    about="Fashion-MNIST in the small latent space: about four minutes on two CPU cores",
+    load=_fashion_latents,
+    net=partial(ToyMLP, dim=256, width=512, depth=4),
+    adapt=partial(for_side, side=8),
+    recipe=for_side(RECIPES["ism"], side=8),
+    steps=1200,
+    batch_size=256,
+    optim=Optim(lr=1e-3, weight_decay=0.01, warmup=50, cooldown=0.5, clip=1.0),
+    images=True,
+)
+_SMOKE = dataclasses.replace(
+    _LAPTOP,
+    name="fashion-smoke",
+    about="the same code in seconds, to see that it runs: nothing is learnt",
+    load=partial(_fashion_latents, 2000),
+    net=partial(ToyMLP, dim=256, width=32, depth=1),
+    steps=20,
+    batch_size=32,
+)
+
+#: The runs that ``ismkit train`` and the notebooks know by name.
+RUNS: dict[str, Run] = {run.name: run for run in (_GAUSSIANS, _SMOKE, _LAPTOP)}

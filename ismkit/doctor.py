@@ -1,0 +1,247 @@
+"""What this machine has and lacks for the kit, with the remedy beside every complaint (``ismkit doctor``).
+
+Nothing but the standard library is imported before it is checked, so that a broken installation is reported
+and not raised.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Status = Literal["ok", "warn", "fail"]
+
+GIB = 2**30
+NEEDED_PYTHON = (3, 11)
+NEEDED_RAM = 4 * GIB  # torch, Fashion-MNIST in float32, and two notebook kernels side by side
+NEEDED_DISK = 2 * GIB  # executed notebooks and checkpoints of the laptop profiles
+
+PURPOSE = {
+    "torch": "tensors, networks, training",
+    "numpy": "arrays",
+    "scipy": "exact assignment, matrix square roots",
+    "accelerate": "devices, processes, mixed precision",
+    "safetensors": "weights on disk",
+    "tqdm": "progress bars",
+    "packaging": "this comparison of versions",
+    "psutil": "memory readings",
+    "pot": "exact assignment in low dimension, 2-Wasserstein",
+    "pywavelets": "wavelets other than Haar",
+    "torchdiffeq": "reference ODE solutions",
+    "torch-fidelity": "FID, Inception score, precision and recall",
+    "torchvision": "Inception features",
+    "diffusers": "the VAE of the latents",
+    "datasets": "image folders and shards",
+    "matplotlib": "figures",
+    "seaborn": "figures",
+    "ipywidgets": "sliders in notebooks",
+    "jupyterlab": "notebooks by hand",
+    "papermill": "notebooks with parameters",
+    "nbclient": "notebooks run without a browser",
+    "nbformat": "notebook files",
+    "ipykernel": "the kernel of the notebooks",
+    "tensorboard": "training curves",
+    "pytest": "tests",
+    "pytest-xdist": "tests side by side",
+    "pytest-timeout": "tests that hang",
+    "hypothesis": "property-based tests",
+    "ruff": "lint and format",
+    "mypy": "types",
+    "nbval": "notebook tests",
+    "scikit-image": "an independent reference in tests",
+    "pyyaml": "the test of environment.yml",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: what was looked at, how it stands, what was seen, and the remedy where it is not ``ok``."""
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""
+
+
+def checks() -> list[Check]:
+    """Look at everything that the kit needs of this machine, in the order of the report."""
+    found = [python_version(), *packages()]
+    try:
+        import torch  # noqa: F401
+    except (ImportError, OSError) as error:  # OSError: a CUDA library that does not load
+        return [*found, Check("import torch", "fail", str(error), "install torch again: make venv")]
+    return [*found, device(), threads(), memory(), disk(), *data_files(), kernel()]
+
+
+def report(checks: list[Check]) -> str:
+    """The checks as aligned lines of text, each remedy under its complaint, and a closing count."""
+    width = max((len(check.name) for check in checks), default=0)
+    lines = []
+    for check in checks:
+        lines.append(f"{check.status:<4}  {check.name:<{width}}  {check.detail}")
+        if check.remedy:
+            lines.append(f"{'':<4}  {'':<{width}}  -> {check.remedy}")
+    count = {status: sum(check.status == status for check in checks) for status in ("ok", "warn", "fail")}
+    lines.append(f"{count['ok']} ok, {count['warn']} to look at, {count['fail']} to repair")
+    return "\n".join(lines)
+
+
+def python_version() -> Check:
+    """Python itself: 3.11 or later."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info[:2] < NEEDED_PYTHON:
+        needed = ".".join(map(str, NEEDED_PYTHON))
+        return Check("Python", "fail", version, f"make a new environment: make venv PYTHON=python{needed}")
+    return Check("Python", "ok", f"{version} at {sys.executable}")
+
+
+def packages() -> Iterator[Check]:
+    """Every package that ``pyproject.toml`` names, against its lower bound; only core packages can fail."""
+    try:
+        from packaging.requirements import Requirement
+
+        named = importlib.metadata.requires("ismkit") or []
+    except ImportError as error:  # PackageNotFoundError is one
+        detail = f"not installed as a package ({error}): versions of other packages not compared"
+        yield Check("ismkit", "warn", detail, "make venv, or pip install -c constraints.txt -e '.[all]'")
+        return
+    yield Check("ismkit", "ok", importlib.metadata.version("ismkit"))
+    seen = set()
+    for requirement in map(Requirement, named):
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        if name in seen or name == "ismkit":
+            continue
+        seen.add(name)
+        extra = re.search(r"extra == .(\w+)", str(requirement.marker))
+        purpose = PURPOSE.get(name, "")
+        bad: Status = "warn" if extra else "fail"
+        remedy = f"pip install -c constraints.txt -e '.[{extra[1]}]'" if extra else "make venv"
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Check(requirement.name, bad, f"missing, wanted {requirement.specifier}: {purpose}", remedy)
+            continue
+        if requirement.specifier.contains(version, prereleases=True):
+            yield Check(requirement.name, "ok", f"{version}: {purpose}")
+        else:
+            detail = f"{version}, wanted {requirement.specifier}: {purpose}"
+            yield Check(requirement.name, bad, detail, remedy)
+
+
+def device() -> Check:
+    """Where networks will run: CUDA with its memory and bfloat16, Apple's MPS, or the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        bf16 = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bfloat16"
+        detail = (
+            f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, "
+            f"{free / GIB:.1f} of {total / GIB:.1f} GiB free, {bf16}"
+        )
+        return Check("device", "ok", detail)
+    if shutil.which("nvidia-smi"):
+        detail = f"CPU only, although there is an NVIDIA driver (torch built for CUDA {torch.version.cuda})"
+        remedy = "compare the driver's CUDA version (nvidia-smi) with torch's, or install the torch that fits"
+        return Check("device", "warn", detail, remedy)
+    if torch.backends.mps.is_available():
+        return Check("device", "ok", "Apple GPU (MPS): the profiles smoke and laptop")
+    return Check("device", "ok", "CPU: the profiles smoke and laptop; gpu and paper need a CUDA device")
+
+
+def threads() -> Check:
+    """Threads of torch against cores that this process may use, and against other work on the machine."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    used = torch.get_num_threads()
+    detail = f"torch {torch.__version__} computes on {used} of {cores} cores"
+    if used > cores:
+        return Check("threads", "warn", detail, f"export OMP_NUM_THREADS={cores}")
+    others = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if used > 1 and others > cores - used + 0.5:
+        remedy = "export OMP_NUM_THREADS=1: small steps can run 10 times slower when threads wait for a core"
+        return Check("threads", "warn", f"{detail}, and other work keeps {others:.1f} busy", remedy)
+    return Check("threads", "ok", detail)
+
+
+def memory() -> Check:
+    """Main memory that is free now."""
+    import psutil
+
+    state = psutil.virtual_memory()
+    detail = f"{state.available / GIB:.1f} of {state.total / GIB:.1f} GiB free"
+    if state.available < NEEDED_RAM:
+        return Check("memory", "warn", detail, f"close other programs: {NEEDED_RAM / GIB:.0f} GiB are wanted")
+    return Check("memory", "ok", detail)
+
+
+def disk(folder: Path | None = None) -> Check:
+    """Free disk where runs are written, the current folder unless another is given."""
+    folder = Path.cwd() if folder is None else folder
+    free = shutil.disk_usage(folder).free
+    detail = f"{free / GIB:.1f} GiB free at {folder}"
+    if free < NEEDED_DISK:
+        return Check("disk", "warn", detail, f"make room: {NEEDED_DISK / GIB:.0f} GiB are wanted")
+    return Check("disk", "ok", detail)
+
+
+def data_files() -> Iterator[Check]:
+    """Fashion-MNIST and the shipped weights, each file against its SHA-256 sum."""
+    from ismkit.data import FASHION_MNIST_FILES, DataError, data_root, verify_sha256
+
+    try:
+        root = data_root()
+    except DataError as error:
+        yield Check("data", "fail", str(error), "run from a clone of the repository, or set ISMKIT_DATA")
+        return
+    clothes = {name: digest for name, (_, digest) in FASHION_MNIST_FILES.items()}
+    for name, folder, sums in (
+        ("Fashion-MNIST", root / "fashion-mnist", clothes),
+        ("weights", root / "weights", weight_sums()),
+    ):
+        try:
+            for file, digest in sums.items():
+                verify_sha256(folder / file, digest)
+        except DataError as error:
+            yield Check(name, "fail", str(error), "git checkout -- data")
+        else:
+            yield Check(name, "ok", f"{len(sums)} files as published, in {folder}")
+
+
+def weight_sums() -> dict[str, str]:
+    """The shipped weights in ``data/weights/``: file name to SHA-256 sum."""
+    from ismkit.features import FEATURES_SHA256
+    from ismkit.latents import WEIGHTS_SHA256
+
+    return {
+        "fashion_features.safetensors": FEATURES_SHA256,
+        "fashion_autoencoder.safetensors": WEIGHTS_SHA256,
+    }
+
+
+def kernel() -> Check:
+    """The Jupyter kernel ``python3``, which every notebook names, must be this interpreter."""
+    try:
+        from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+    except ImportError:
+        remedy = "pip install -c constraints.txt -e '.[notebooks]'"
+        return Check("notebook kernel", "warn", "no Jupyter here", remedy)
+    try:
+        spec = KernelSpecManager().get_kernel_spec("python3")
+    except NoSuchKernel:
+        remedy = f"{sys.executable} -m ipykernel install --sys-prefix --name python3"
+        return Check("notebook kernel", "warn", "no kernel named python3", remedy)
+    program = spec.argv[0]
+    # Jupyter replaces a bare name by the interpreter that it runs on itself.
+    if program in ("python", "python3", f"python3.{sys.version_info.minor}", sys.executable):
+        return Check("notebook kernel", "ok", f"python3, this interpreter ({spec.resource_dir})")
+    remedy = "export JUPYTER_PREFER_ENV_PATH=1, or remove that kernel: jupyter kernelspec remove python3"
+    return Check("notebook kernel", "warn", f"python3 is another interpreter: {program}", remedy)

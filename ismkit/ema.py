@@ -1,0 +1,70 @@
+"""Twin EMA: a fast average of the weights makes the targets, a slow one samples (iSM, section on twin EMA)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+Tensors = list[Tensor] | tuple[Tensor, ...]
+
+
+def ramped(decay: float, updates: int) -> float:
+    """Decay of update number ``updates`` (0, 1, ...): ``min(decay, (1 + updates) / (10 + updates))``.
+
+    The ramp is this kit's choice: without it a slow average still holds the initial weights after a short run. It
+    leaves 0.95 alone after 170 updates and 0.9999 after 90 000.
+    """
+    return min(decay, (1 + updates) / (10 + updates))
+
+
+class TwinEMA(nn.Module):
+    """Two exponential moving averages of one network, each a plain module in eval mode, without gradients.
+
+    ``average <- decay * average + (1 - decay) * weights`` per :meth:`update`, with the decay ramped up by
+    :func:`ramped`. Both start at the network's initial weights. Buffers are copied. A decay of 0 follows the network.
+
+    Attributes:
+        fast: makes the targets.
+        slow: samples; ``fast`` itself where both decays are equal (a single EMA, as in SM).
+    """
+
+    def __init__(self, net: nn.Module, fast: float = 0.95, slow: float = 0.9999) -> None:
+        for name, decay in (("fast", fast), ("slow", slow)):
+            if not 0 <= decay < 1:
+                raise ValueError(f"{name} decay must be in [0, 1), got {decay}")
+        if fast > slow:
+            raise ValueError(f"the fast decay must not exceed the slow one, got fast={fast}, slow={slow}")
+        super().__init__()
+        decays = {fast: None, slow: None}  # one average where the two are equal
+        self.averages = nn.ModuleList(_average(net, decay) for decay in decays)
+
+    @property
+    def fast(self) -> nn.Module:
+        """The fast average, for targets."""
+        return self.averages[0].module  # type: ignore[return-value]
+
+    @property
+    def slow(self) -> nn.Module:
+        """The slow average, for sampling."""
+        return self.averages[-1].module  # type: ignore[return-value]
+
+    def update(self, net: nn.Module) -> None:
+        """Take in the weights of ``net`` (unwrapped) after an optimiser step."""
+        for average in self.averages:
+            average.update_parameters(net)  # type: ignore[operator]
+
+    def train(self, mode: bool = True) -> TwinEMA:
+        """Averages never train: they stay in eval mode."""
+        return super().train(False)
+
+
+def _average(net: nn.Module, decay: float) -> AveragedModel:
+    @torch.no_grad()
+    def blend(averages: Tensors, weights: Tensors, updates: Tensor | int) -> None:
+        torch._foreach_lerp_(averages, weights, 1 - ramped(decay, int(updates) - 1))
+
+    average = AveragedModel(net, multi_avg_fn=blend)
+    # AveragedModel copies the weights at its first update; an EMA starts from the initial ones instead.
+    average.n_averaged.fill_(1)
+    return average.eval().requires_grad_(False)

@@ -1,0 +1,76 @@
+"""Trained networks as files: one safetensors file that says which network it holds and how it was trained."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from ismkit.checkpoint import CheckpointError, load_weights, read_weights, save_weights
+from ismkit.data import fashion_mnist
+from ismkit.features import accuracy, train_features
+from ismkit.latents import reconstruction_error, train_autoencoder
+from ismkit.nets import DiT, ToyMLP
+from ismkit.path import StepGrid
+
+NETWORKS: dict[str, type[nn.Module]] = {"DiT": DiT, "ToyMLP": ToyMLP}
+
+
+def save_model(net: nn.Module, path: str | os.PathLike[str], card: dict[str, Any]) -> str:
+    """Write a network, usually ``state.ema.slow``, with its shape and a card; returns the file's SHA-256.
+
+    Args:
+        net: a network of this kit.
+        path: ends in ``.safetensors``; written atomically.
+        card: anything JSON that a reader should know: run, recipe, steps, seed, figures, licence.
+    """
+    kind = type(net).__name__
+    if NETWORKS.get(kind) is not type(net):
+        raise TypeError(f"net must be one of {', '.join(NETWORKS)}, got {kind}")
+    config = {"class": kind, **net.config, "grid": net.conditioning.grid.n}  # type: ignore[dict-item, union-attr]
+    return save_weights(net, path, {"net": json.dumps(config), "card": json.dumps(card)})
+
+
+def load_model(path: str | os.PathLike[str], sha256: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """The network in a file of :func:`save_model`, in eval mode without gradients, and its card.
+
+    Raises:
+        CheckpointError: if the file is missing, truncated, altered or no such file.
+    """
+    _, metadata = read_weights(path, sha256)
+    try:
+        config = json.loads(metadata["net"])
+        net = NETWORKS[config.pop("class")](**config | {"grid": StepGrid(config["grid"])})
+        card = json.loads(metadata["card"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{Path(path)} names no network of this kit ({error!r}): use a file that `ismkit train` wrote"
+        ) from error
+    load_weights(net, path)
+    return net.eval().requires_grad_(False), card
+
+
+def train_shipped(
+    name: Literal["features", "autoencoder"], path: str | os.PathLike[str], seed: int = 0
+) -> tuple[dict[str, str], str]:
+    """Train anew, as it was trained, a network in ``data/weights``; returns its card and the file's SHA-256.
+
+    Args:
+        name: the feature classifier of the metrics, or the autoencoder of the small latent space.
+        path: ends in ``.safetensors``; written atomically.
+        seed: the shipped files have seed 0; another machine or version of torch gives other bytes all the same.
+    """
+    training, test = fashion_mnist("train"), fashion_mnist("test")
+    net: nn.Module
+    if name == "features":
+        net = train_features(training, seed=seed)
+        card = {"accuracy": f"{accuracy(net, test):.4f}"}
+    else:
+        steps = 6000
+        net = train_autoencoder(training.x, steps=steps, seed=seed)
+        card = {"test_mse": f"{reconstruction_error(net, test.x):.5f}", "steps": str(steps)}
+    card |= {"seed": str(seed), "licence": "Apache-2.0"}
+    return card, save_weights(net, path, card)
