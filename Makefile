@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "error: ismkit needs Python 3.11 or later, and '$$python' is $$("$$python" --version 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }
 	@echo "== Environment in $(VENV), the versions of constraints.txt. The first time: 3.3 GB to download"
 	@echo "   (most of it CUDA libraries that torch brings along on Linux), 7 GB on disk, some minutes."
-	@[ -x $(PY) ] || "$(PYTHON)" -m venv $(VENV) || { \
+	@$(PY) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv $(VENV) || { \
 	  echo "error: no virtual environment. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	$(PY) -m pip install $(PIP_FLAGS) -c constraints.txt setuptools
 	$(PY) -m pip install $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e '.[all]'

@@ -1,0 +1,222 @@
+"""The doctor: what it reports of a sound machine, and that each fault it knows is found with its remedy."""
+
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from ismkit import doctor
+from ismkit.doctor import GIB, Check, checks, report
+from tests.conftest import ROOT
+
+
+def named(found: list[Check], name: str) -> Check:
+    (check,) = [check for check in found if check.name == name]
+    return check
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder with one small file of each kind and their true sums."""
+    sums = {}
+    for folder, file in (("fashion-mnist", "clothes.gz"), ("weights", "net.safetensors")):
+        path = tmp_path / folder / file
+        path.parent.mkdir()
+        path.write_bytes(file.encode() * 9)
+        sums[file] = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(doctor, "weight_sums", lambda: {"net.safetensors": sums["net.safetensors"]})
+    size = len(b"clothes.gz" * 9)
+    monkeypatch.setattr("ismkit.data.FASHION_MNIST_FILES", {"clothes.gz": (size, sums["clothes.gz"])})
+    monkeypatch.setenv("ISMKIT_DATA", str(tmp_path))
+    return tmp_path
+
+
+def requires(monkeypatch: pytest.MonkeyPatch, *lines: str) -> list[Check]:
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: list(lines))
+    versions = {"ismkit": "0.1.0", "torch": "2.14.1+cu130", "POT": "0.9.7"}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    return list(doctor.packages())
+
+
+def test_checks_cover_the_machine_and_name_a_remedy_for_every_complaint() -> None:
+    found = checks()
+    names = [check.name for check in found]
+    assert len(set(names)) == len(names)
+    for name in (
+        "Python",
+        "device",
+        "threads",
+        "memory",
+        "disk",
+        "Fashion-MNIST",
+        "weights",
+        "notebook kernel",
+    ):
+        assert name in names
+    for check in found:
+        assert check.detail
+        assert bool(check.remedy) == (check.status != "ok"), check
+
+
+def test_this_repository_ships_what_it_should() -> None:
+    assert [check for check in doctor.data_files() if check.status != "ok"] == []
+    assert {path.name for path in (ROOT / "data" / "weights").glob("*.safetensors")} == doctor.weight_sums().keys()
+
+
+def test_report_shows_each_check_its_remedy_and_the_count() -> None:
+    text = report(
+        [Check("a", "ok", "fine"), Check("long", "warn", "odd", "mend it"), Check("b", "fail", "broken", "!")]
+    )
+    assert text.splitlines() == [
+        "ok    a     fine",
+        "warn  long  odd",
+        "            -> mend it",
+        "fail  b     broken",
+        "            -> !",
+        "1 ok, 1 to look at, 1 to repair",
+    ]
+
+
+def test_old_python_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.python_version().status == "ok"
+    monkeypatch.setattr(sys, "version_info", (3, 10, 14))
+    check = doctor.python_version()
+    assert (check.status, check.detail) == ("fail", "3.10.14")
+    assert "python3.11" in check.remedy
+
+
+def test_packages_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = requires(monkeypatch, "torch>=2.11", 'POT>=0.9.5; extra == "metrics"', 'ismkit[metrics]; extra == "all"')
+    assert [(check.name, check.status) for check in found] == [
+        ("ismkit", "ok"),
+        ("torch", "ok"),
+        ("POT", "ok"),
+    ]
+    assert "2-Wasserstein" in found[2].detail
+
+
+def test_core_package_too_old_fails_and_optional_one_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = requires(monkeypatch, "torch>=3", 'POT>=1.0; extra == "metrics"')
+    assert [check.status for check in found] == ["ok", "fail", "warn"]
+    assert "2.14.1+cu130, wanted >=3" in found[1].detail
+    assert ".[metrics]" in found[2].remedy
+
+
+def test_missing_package_names_its_purpose_and_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = requires(monkeypatch, "scipy>=1.13", 'diffusers>=0.35; extra == "latents"')
+    assert [check.status for check in found] == ["ok", "fail", "warn"]
+    assert found[2].detail == "missing, wanted >=0.35: the VAE of the latents"
+    assert found[2].remedy == "pip install -c constraints.txt -e '.[latents]'"
+
+
+def test_running_from_a_folder_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", absent)
+    (check,) = doctor.packages()
+    assert check.status == "warn"
+    assert "not installed as a package" in check.detail
+
+
+def test_torch_that_does_not_load_is_reported_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    check = named(checks(), "import torch")
+    assert check.status == "fail"
+    assert "make venv" in check.remedy
+
+
+def test_driver_without_cuda_in_torch_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert doctor.device().status == "ok"
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert doctor.device().status == "warn"
+
+
+def test_cuda_device_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (30 * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Card")
+    assert doctor.device() == Check("device", "ok", "2 x Card, 30.0 of 80.0 GiB free, no bfloat16")
+
+
+def test_threads_are_held_against_cores_and_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    for used, load, remedy in ((2, 0.1, ""), (1, 5.0, ""), (2, 1.9, "=1:"), (4, 0.0, "=2")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda used=used: used)
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0), raising=False)
+        check = doctor.threads()
+        assert check.status == ("warn" if remedy else "ok"), (used, load)
+        assert check.remedy.startswith(f"export OMP_NUM_THREADS{remedy}" if remedy else ""), (used, load)
+
+
+def test_little_memory_or_disk_warns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    Memory = namedtuple("Memory", "available total")
+    Usage = namedtuple("Usage", "free")
+    for free, status in ((1 * GIB, "warn"), (9 * GIB, "ok")):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: Memory(free, 16 * GIB))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: Usage(free))
+        assert doctor.memory().status == status
+        assert doctor.disk(tmp_path).status == status
+
+
+def test_data_and_weights_as_published(shipped: Path) -> None:
+    assert [check.status for check in doctor.data_files()] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("fashion-mnist/clothes.gz", "Fashion-MNIST"), ("weights/net.safetensors", "weights")]
+)
+@pytest.mark.parametrize("fault", ["missing", "altered", "truncated"])
+def test_faulty_file_fails_and_is_named(shipped: Path, file: str, name: str, fault: str) -> None:
+    path = shipped / file
+    content = path.read_bytes()
+    path.unlink()
+    if fault != "missing":
+        path.write_bytes(content[:-1] + (b"?" if fault == "altered" else b""))
+    check = named(list(doctor.data_files()), name)
+    assert check.status == "fail"
+    assert path.name in check.detail
+
+
+def test_no_data_folder_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISMKIT_DATA", str(tmp_path / "none"))
+    (check,) = doctor.data_files()
+    assert check.status == "fail"
+    assert "ISMKIT_DATA" in check.remedy
+
+
+def kernelspec(folder: Path, program: str) -> None:
+    spec = folder / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    argv = f'["{program}", "-m", "ipykernel_launcher", "-f", "{{connection_file}}"]'
+    (spec / "kernel.json").write_text(f'{{"argv": {argv}, "display_name": "x", "language": "python"}}')
+
+
+@pytest.mark.parametrize(
+    ("program", "status"), [("python", "ok"), (sys.executable, "ok"), ("/opt/other/python", "warn")]
+)
+def test_kernel_must_be_this_interpreter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, status: str
+) -> None:
+    kernelspec(tmp_path, program)
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    check = doctor.kernel()
+    assert check.status == status
+    assert str(tmp_path) in check.detail or program in check.detail

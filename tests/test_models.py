@@ -1,0 +1,208 @@
+"""Trained networks as files: what is loaded is what was saved, and nothing else is taken for a network."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ismkit import models
+from ismkit.checkpoint import CheckpointError, read_weights, save_weights
+from ismkit.data import CLOTHES, Labelled
+from ismkit.features import FeatureNet
+from ismkit.latents import FashionAutoencoder
+from ismkit.models import NETWORKS, load_model, save_model, train_shipped
+from ismkit.nets import DiT, ToyMLP
+from ismkit.path import StepGrid
+
+CARD = {"run": {"name": "test", "steps": 7, "lr": 1e-3, "clip": "inf"}, "seed": 3, "note": "ü", "nested": [1, [2.5]]}
+
+
+def dit(grid: StepGrid | None = None) -> DiT:
+    return DiT(size=8, channels=4, patch=2, width=16, depth=2, heads=2, num_classes=10, grid=grid)
+
+
+def mlp(grid: StepGrid | None = None) -> ToyMLP:
+    return ToyMLP(dim=3, width=16, depth=1, num_classes=5, grid=grid)
+
+
+def query(net: nn.Module) -> tuple[Tensor, ...]:
+    """Five questions over the whole range of t, d, w and y."""
+    rng = torch.Generator().manual_seed(1)
+    shape = (4, 8, 8) if isinstance(net, DiT) else (3,)
+    x = torch.randn(5, *shape, generator=rng)
+    t, d, w = torch.rand(3, 5, generator=rng).unbind()
+    return x, t, 2.0 ** -torch.arange(5), 3 * w, torch.arange(5) + 0 * t.long() + 0 * d.long()
+
+
+def trained(net: nn.Module) -> nn.Module:
+    """The network with weights as of training: fresh ones answer zero to everything."""
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_(0, 0.3, generator=rng)
+    return net.eval()
+
+
+@pytest.mark.parametrize("make", [dit, mlp])
+@pytest.mark.parametrize("grid", [None, StepGrid(32)], ids=["grid 128", "grid 32"])
+def test_round_trip_bit_for_bit(make: Callable[..., nn.Module], grid: StepGrid | None, tmp_path: Path) -> None:
+    net = trained(make(grid))
+    path = tmp_path / "model.safetensors"
+    digest = save_model(net, path, CARD)
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+
+    loaded, card = load_model(path, digest)
+    assert card == CARD
+    assert type(loaded) is type(net)
+    assert loaded.config == net.config
+    assert loaded.num_classes == net.num_classes
+    assert loaded.conditioning.grid == net.conditioning.grid == (grid or StepGrid(128))  # type: ignore[union-attr]
+    expected = net.state_dict()
+    assert loaded.state_dict().keys() == expected.keys()
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+        assert value.dtype == expected[name].dtype
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+    with torch.no_grad():
+        answer = net(*query(net))
+        assert answer.abs().max() > 0.1
+        assert torch.equal(loaded(*query(net)), answer)
+    assert save_model(loaded, tmp_path / "again.safetensors", card) == digest
+
+
+def test_grid_is_part_of_the_network() -> None:
+    """Why the file must name it: with equal weights another grid gives another answer."""
+    net, other = trained(mlp()), trained(mlp(StepGrid(32)))
+    assert (net(*query(net)) - other(*query(net))).abs().max() > 1e-3
+
+
+def test_every_network_of_the_list_is_tested() -> None:
+    assert set(NETWORKS.values()) == {DiT, ToyMLP}
+
+
+def test_only_networks_of_the_kit_are_saved(tmp_path: Path) -> None:
+    class ToyMLP(models.ToyMLP):  # the same name, but another class
+        pass
+
+    for net in (nn.Linear(2, 2), ToyMLP(width=8, depth=1)):
+        with pytest.raises(TypeError, match=f"net must be one of DiT, ToyMLP, got {type(net).__name__}"):
+            save_model(net, tmp_path / "model.safetensors", {})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        save_model(mlp(), tmp_path / "model.safetensors", {"tensor": torch.zeros(1)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def write(path: Path, change: Callable[[dict[str, Any]], object], card: str = "{}") -> Path:
+    """The file of a ToyMLP with another description."""
+    net = mlp()
+    config = {"class": "ToyMLP", **net.config, "grid": 128}
+    described = change(config)
+    text = json.dumps(config if described is None else described)
+    save_weights(net, path, {"net": text, "card": card})
+    return path
+
+
+FOREIGN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "class": (lambda c: c.update({"class": "UNet"}), "names no network of this kit .KeyError.'UNet'"),
+    "no class": (lambda c: {k: v for k, v in c.items() if k != "class"}, "KeyError.'class'"),
+    "unknown key": (lambda c: c.update(dropout=0.1), "unexpected keyword argument 'dropout'"),
+    "no grid": (lambda c: {k: v for k, v in c.items() if k != "grid"}, "KeyError.'grid'"),
+    "odd grid": (lambda c: c.update(grid=100), "power of two"),
+    "bad value": (lambda c: c.update(width=-1), "width must be at least 1, got -1"),
+    "text for a number": (lambda c: c.update(width="16"), "TypeError"),
+    "list": (lambda c: [1, 2], "TypeError"),
+    "number": (lambda c: 3, "AttributeError"),
+    "other width": (lambda c: c.update(width=8), "does not fit"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_file_of_another_description(name: str, tmp_path: Path) -> None:
+    change, message = FOREIGN[name]
+    path = write(tmp_path / "model.safetensors", change)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_model(path)
+    assert str(path) in str(caught.value)
+
+
+def test_description_as_written_is_accepted(tmp_path: Path) -> None:
+    load_model(write(tmp_path / "model.safetensors", lambda config: None))
+
+
+def test_card_must_be_json(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="names no network of this kit"):
+        load_model(write(tmp_path / "model.safetensors", lambda config: None, card="{"))
+
+
+def test_foreign_truncated_altered_and_missing_files(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(3)}, foreign)
+    with pytest.raises(CheckpointError, match=r"foreign.*KeyError\('net'\).*use a file that `ismkit train` wrote"):
+        load_model(foreign)
+    weights = tmp_path / "weights.safetensors"
+    save_weights(mlp(), weights, {"licence": "Apache-2.0"})
+    with pytest.raises(CheckpointError, match=r"weights.*KeyError\('net'\)"):
+        load_model(weights)
+
+    path = tmp_path / "model.safetensors"
+    digest = save_model(mlp(), path, {})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(CheckpointError, match="truncated"):
+        load_model(path)
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=f"altered or truncated.*expected {digest}"):
+        load_model(path, digest)
+    with pytest.raises(CheckpointError, match="missing"):
+        load_model(tmp_path / "none.safetensors")
+    with pytest.raises(CheckpointError, match="pickle files can run code"):
+        load_model(tmp_path / "model.pt")
+
+
+class Half(FashionAutoencoder):
+    """An autoencoder that gives back half of what it got."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images / 2
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents
+
+
+def test_train_shipped_writes_the_measured_figure_and_trains_on_the_training_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = torch.Generator().manual_seed(0)
+    y = torch.arange(40) % 10
+    splits = {name: Labelled(torch.rand(40, 1, 28, 28, generator=rng), y, 10, CLOTHES) for name in ("train", "test")}
+    asked: list[Any] = []
+    classifier, autoencoder = FeatureNet().eval(), Half().eval()
+    monkeypatch.setattr(models, "fashion_mnist", splits.__getitem__)
+    monkeypatch.setattr(models, "train_features", lambda data, seed: asked.append((data, seed)) or classifier)
+    monkeypatch.setattr(
+        models, "train_autoencoder", lambda x, steps, seed: asked.append((x, steps, seed)) or autoencoder
+    )
+
+    path = tmp_path / "features.safetensors"
+    card, digest = train_shipped("features", path, seed=5)
+    with torch.no_grad():
+        right = (classifier(splits["test"].x).argmax(1) == y).sum().item()
+    assert card == {"accuracy": f"{right / 40:.4f}", "seed": "5", "licence": "Apache-2.0"}
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    tensors, metadata = read_weights(path)
+    assert metadata == card
+    assert all(torch.equal(tensors[name], value) for name, value in classifier.state_dict().items())
+
+    card, _ = train_shipped("autoencoder", tmp_path / "autoencoder.safetensors")
+    error = (splits["test"].x.double() / 2).square().mean().item()
+    assert float(card["test_mse"]) == pytest.approx(error, abs=6e-6)
+    assert (card["seed"], card["steps"]) == ("0", "6000")
+    assert asked == [(splits["train"], 5), (splits["train"].x, 6000, 0)]

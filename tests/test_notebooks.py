@@ -1,0 +1,231 @@
+"""The committed notebooks are executed, clean and readable; and nbval, which runs them, does compare.
+
+Their cells run under ``make notebooks``; here is what nbval cannot see.
+"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from tests.conftest import MACHINE_PATH, ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MAX_BYTES = 1_000_000
+MAX_LINES = 25
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tagged(notebook: nbformat.NotebookNode, tag: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+
+
+def parse(cell: nbformat.NotebookNode) -> ast.Module:
+    """The syntax tree of a cell, its magics turned into calls."""
+    return ast.parse(TransformerManager().transform_cell(cell.source))
+
+
+def is_literal_assignment(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Assign):
+        targets, value = statement.targets, statement.value
+    elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+        targets, value = [statement.target], statement.value
+    else:
+        return False
+    try:
+        ast.literal_eval(value)
+    except ValueError:
+        return False
+    return all(isinstance(target, ast.Name) for target in targets)
+
+
+def texts(cell: nbformat.NotebookNode) -> list[str]:
+    """The source of a cell and every textual output of it."""
+    found = [cell.source]
+    for output in cell.get("outputs", []):
+        found.append(output.get("text", ""))
+        data = output.get("data", {})
+        found += [str(value) for kind, value in data.items() if not kind.startswith("image/")]
+        found += ["\n".join(output.get("traceback", []))]
+    return found
+
+
+def problems(notebook: nbformat.NotebookNode, prefix: str) -> list[str]:
+    """Everything that is wrong with a notebook whose file name starts with ``prefix``, one line each."""
+    found = []
+    code = code_cells(notebook)
+
+    first = notebook.cells[0] if notebook.cells else None
+    if first is None or first.cell_type != "markdown" or not first.source.startswith(f"# {prefix} "):
+        found.append(f"the first cell must be markdown with the title '# {prefix} ...'")
+    if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
+        found.append("the kernel must be named python3")
+
+    # nbval compares nothing in a cell that has no execution count.
+    counts = [cell.execution_count for cell in code]
+    if counts != list(range(1, len(code) + 1)):
+        found.append(f"not run from top to bottom in a fresh kernel: execution counts {counts}")
+
+    parameters = tagged(notebook, "parameters")
+    if len(parameters) != 1:
+        found.append(f"exactly one cell must be tagged parameters, found {len(parameters)}")
+    for cell in parameters:
+        for statement in parse(cell).body:
+            if not is_literal_assignment(statement):
+                found.append(f"parameters: not a literal: {ast.unparse(statement)}")
+    if tagged(notebook, "injected-parameters"):
+        found.append("holds the parameters of a papermill run: commit one that was run with its own")
+
+    importing = [i for i, cell in enumerate(code, 1) if any(map(is_import, ast.walk(parse(cell))))]
+    if len(importing) != 1:
+        found.append(f"imports belong in one cell, found them in code cells {importing}")
+
+    # nbval knows this tag; it overlooks `# NBVAL_CHECK_OUTPUT: note`, and says nothing.
+    compared = tagged(notebook, "nbval-check-output")
+    if not compared:
+        found.append("no cell is tagged nbval-check-output: its run compares nothing")
+    if any(not cell.get("outputs") for cell in compared):
+        found.append("a cell tagged nbval-check-output has no output to compare")
+
+    for i, cell in enumerate(code, 1):
+        lines = sum(bool(line.strip()) for line in cell.source.splitlines())
+        if lines > MAX_LINES:
+            found.append(f"code cell {i}: {lines} lines, at most {MAX_LINES}")
+        if "NBVAL_" in cell.source:
+            found.append(f"code cell {i}: mark cells for nbval by tags, not by comments")
+        for output in cell.outputs:
+            if output.output_type == "error":
+                found.append(f"code cell {i}: ended in {output.ename}")
+            for kind in output.get("data", {}):
+                alt = output.metadata.get(kind, {}).get("alt", "")
+                if kind.startswith("image/") and not alt.strip():
+                    found.append(f"code cell {i}: {kind} without alt text")
+    for i, cell in enumerate(notebook.cells):
+        for text in texts(cell):
+            if match := MACHINE_PATH.search(text):
+                found.append(f"cell {i}: path of one machine: {text[match.start() :][:60]!r}")
+    return found
+
+
+def is_import(node: ast.AST) -> bool:
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def test_the_first_notebook_is_there() -> None:
+    assert (ROOT / "notebooks" / "00_start_here.ipynb").is_file()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_committed_notebook(path: Path) -> None:
+    assert re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem), f"{path.name}: want a name like 07_twin_ema.ipynb"
+    assert path.stat().st_size <= MAX_BYTES, f"{path.name}: {path.stat().st_size} bytes, at most {MAX_BYTES}"
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    found = problems(notebook, path.stem[:2])
+    assert not found, "\n".join([path.name, *found])
+
+
+def image(alt: str) -> nbformat.NotebookNode:
+    return new_output("display_data", {"image/png": "aGk="}, metadata={"image/png": {"alt": alt}})
+
+
+def good() -> nbformat.NotebookNode:
+    notebook = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    passed = new_output("stream", name="stdout", text="PASS C01 want=1\n")
+    notebook.cells = [
+        new_markdown_cell("# 00 Start here\n\nTrain."),
+        new_code_cell("seed = 0\nstrengths = [0.0, -1.5]", metadata={"tags": ["parameters"]}),
+        new_code_cell("%matplotlib inline\nimport math"),
+        new_code_cell("show(math.pi)", outputs=[image("a circle")]),
+        new_code_cell("check(1)", metadata={"tags": ["nbval-check-output"]}, outputs=[passed]),
+    ]
+    for count, cell in enumerate(code_cells(notebook), 1):
+        cell.execution_count = count
+    return notebook
+
+
+def test_lint_accepts_a_good_notebook() -> None:
+    assert problems(good(), "00") == []
+
+
+BREAKS: dict[str, tuple[Callable[[nbformat.NotebookNode], object], str]] = {
+    "title": (lambda nb: nb.cells[0].update(source="# 01 Other"), "title '# 00"),
+    "kernel": (lambda nb: nb.metadata.kernelspec.update(name="venv"), "named python3"),
+    "stripped": (lambda nb: nb.cells[4].update(execution_count=None), "execution counts"),
+    "out of order": (lambda nb: nb.cells[4].update(execution_count=7), "execution counts"),
+    "no parameters": (lambda nb: nb.cells[1].metadata.update(tags=[]), "found 0"),
+    "two parameters": (lambda nb: nb.cells[3].metadata.update(tags=["parameters"]), "found 2"),
+    "derived": (lambda nb: nb.cells[1].update(source="n = 2\nm = n + 1"), "not a literal: m = n + 1"),
+    "call": (lambda nb: nb.cells[1].update(source="n = len('a')"), "not a literal: n = len('a')"),
+    "injected": (lambda nb: nb.cells[3].metadata.update(tags=["injected-parameters"]), "papermill"),
+    "imports": (lambda nb: nb.cells[3].update(source="from os import sep"), "in code cells [2, 3]"),
+    "late import": (lambda nb: nb.cells[3].update(source="def f():\n    import os"), "in code cells [2, 3]"),
+    "nothing compared": (lambda nb: nb.cells[4].metadata.update(tags=[]), "compares nothing"),
+    "empty comparison": (lambda nb: nb.cells[4].update(outputs=[]), "no output to compare"),
+    "comment marker": (lambda nb: nb.cells[3].update(source="# NBVAL_SKIP\n1"), "by tags"),
+    "long cell": (lambda nb: nb.cells[3].update(source="x = 1\n" * 26), "26 lines, at most 25"),
+    "error": (
+        lambda nb: nb.cells[3].update(outputs=[new_output("error", ename="KeyError", evalue="")]),
+        "ended in KeyError",
+    ),
+    "alt": (lambda nb: nb.cells[3].update(outputs=[image(" ")]), "image/png without alt text"),
+    "path in source": (
+        lambda nb: nb.cells[3].update(source="open('/" + "home/me/x')"),
+        "cell 3: path of one machine",
+    ),
+    "path in output": (
+        lambda nb: nb.cells[3].update(
+            outputs=[new_output("execute_result", {"text/plain": "at /" + "tmp/kernel/3.py"})]
+        ),
+        "cell 3: path of one machine",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_lint_finds(name: str) -> None:
+    notebook = good()
+    change, complaint = BREAKS[name]
+    change(notebook)
+    found = problems(notebook, "00")
+    assert any(complaint in problem for problem in found), found
+
+
+def nbval(path: Path) -> subprocess.CompletedProcess[str]:
+    """Run nbval on one notebook as ``make notebooks`` does, but outside this run of pytest."""
+    options = ["--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", "--color=no"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    command = [sys.executable, "-m", "pytest", str(path), *options]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_nbval_fails_on_the_canary(tmp_path: Path) -> None:
+    canary = ROOT / "tests" / "canary.ipynb"
+    run = nbval(canary)
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "Cell outputs differ" in run.stdout
+    assert "1 failed" in run.stdout
+    # The wrong output alone is what it fails on: put right, the same notebook passes.
+    righted = tmp_path / "canary.ipynb"
+    righted.write_text(canary.read_text().replace("PASS canary want=2", "PASS canary want=1"))
+    run = nbval(righted)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "1 passed" in run.stdout
+
+
+def test_kernel_python3_is_this_environment() -> None:
+    notebook = new_notebook(cells=[new_code_cell("import sys; print(sys.prefix, end='')")])
+    NotebookClient(notebook, kernel_name="python3", timeout=60).execute()
+    assert notebook.cells[0].outputs[0].text == sys.prefix

@@ -1,0 +1,252 @@
+"""Dependencies, import cost, shape of the package, what may be committed, and the Makefile."""
+
+import ast
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import ismkit
+from ismkit.doctor import PURPOSE
+from tests.conftest import MACHINE_PATH, ROOT
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+EXTRAS = {name: list(map(Requirement, listed)) for name, listed in PROJECT["optional-dependencies"].items()}
+NAMED = [
+    *map(Requirement, PROJECT["dependencies"]),
+    *(r for name in EXTRAS if name != "all" for r in EXTRAS[name]),
+]
+
+MODULES = sorted(path for path in (ROOT / "ismkit").glob("*.py") if path.stem != "__init__")
+MAX_LINES = 300
+HEAVY = [
+    "IPython",
+    "datasets",
+    "diffusers",
+    "jupyter_client",
+    "lapjv",
+    "matplotlib",
+    "nbformat",
+    "ot",
+    "pandas",
+    "papermill",
+    "pywt",
+    "seaborn",
+    "skimage",
+    "sklearn",
+    "tensorboard",
+    "torch_fidelity",
+    "torchdiffeq",
+    "torchvision",
+]
+IMPORT_SECONDS = 2.0
+
+
+def constraints() -> dict[str, Version]:
+    """The pins of constraints.txt by canonical name; every line that is not a comment must be one."""
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, version = line.split("==")
+            assert name not in pins, f"two pins of {name}"
+            assert name == canonicalize_name(name)
+            pins[name] = Version(version)
+    return pins
+
+
+def installed_closure() -> set[str]:
+    """Canonical names of all that the extra ``all`` installs in this environment, ismkit itself aside."""
+    found: set[tuple[str, str]] = set()
+    queue = [(requirement.name, extra) for requirement in NAMED for extra in ["", *requirement.extras]]
+    while queue:
+        name, extra = queue.pop()
+        key = (canonicalize_name(name), extra)
+        if key in found:
+            continue
+        found.add(key)
+        for line in importlib.metadata.requires(name) or []:
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                queue += [(requirement.name, extra) for extra in ["", *requirement.extras]]
+    return {name for name, _ in found}
+
+
+def test_every_dependency_has_a_pin_within_its_bounds() -> None:
+    pins = constraints()
+    for requirement in NAMED:
+        pin = pins.get(canonicalize_name(requirement.name))
+        assert pin is not None, f"no pin of {requirement.name}"
+        assert requirement.specifier.contains(pin), f"{requirement} does not allow {pin}"
+        assert [bound.operator for bound in requirement.specifier] == [">="], (
+            f"{requirement}: one lower bound"
+        )
+
+
+def test_everything_that_gets_installed_has_a_pin() -> None:
+    try:
+        closure = installed_closure()
+    except importlib.metadata.PackageNotFoundError as error:
+        pytest.skip(f"the extra 'all' is not installed here: {error}")
+    assert len(closure) > 100
+    assert sorted(closure - constraints().keys()) == []
+
+
+def test_extra_all_is_every_other_extra() -> None:
+    (everything,) = EXTRAS["all"]
+    assert everything.name == PROJECT["name"]
+    assert everything.extras == EXTRAS.keys() - {"all"}
+
+
+def test_doctor_knows_what_each_package_is_for() -> None:
+    assert {canonicalize_name(requirement.name) for requirement in NAMED} == PURPOSE.keys()
+
+
+def test_conda_environment_equals_pyproject() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["name"] == PROJECT["name"]
+    assert environment["channels"] == ["conda-forge"]
+    oldest = PROJECT["requires-python"].removeprefix(">=")
+    *conda, pip = environment["dependencies"]
+    assert conda == [f"python={oldest}", "make", "pip"]
+    # Not a second list to keep equal but the very extra and the very pins.
+    assert pip == {"pip": ["-c constraints.txt", "-e .[all]"]}
+
+
+def test_version_and_python_are_the_same_everywhere() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == ismkit.__version__
+    assert citation["license"] == PROJECT["license"] == "Apache-2.0"
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    oldest = PROJECT["requires-python"].removeprefix(">=")
+    assert PYPROJECT["tool"]["mypy"]["python_version"] == oldest
+    assert PYPROJECT["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
+
+
+def test_import_is_quick_and_light() -> None:
+    names = ["ismkit", *(f"ismkit.{path.stem}" for path in MODULES if path.stem != "plot")]
+    # Processor time, which unlike wall time does not grow when other tests use the core.
+    program = f"""
+import importlib, sys, time
+import torch
+before, start = set(sys.modules), time.process_time()
+for name in {names}:
+    importlib.import_module(name)
+print(time.process_time() - start)
+print(*sorted({{name.partition(".")[0] for name in set(sys.modules) - before}} & set({HEAVY})))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    seconds, heavy = run.stdout.split("\n")[:2]
+    assert heavy == ""
+    assert float(seconds) < IMPORT_SECONDS
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_module_is_short_and_has_tests(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < MAX_LINES
+    assert (ROOT / "tests" / f"test_{path.stem}.py").is_file()
+
+
+def test_no_import_cycles() -> None:
+    graph = {path.stem: imported(path) for path in MODULES}
+    settled: set[str] = set()
+    while ready := {name for name, needs in graph.items() if needs <= settled} - settled:
+        settled |= ready
+    assert not graph.keys() - settled, {name: graph[name] - settled for name in graph.keys() - settled}
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of ismkit that a module imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name.split(".")[1] for name in found if name.startswith("ismkit.")} & {
+        path.stem for path in MODULES
+    }
+
+
+def test_nothing_of_one_machine_is_committed() -> None:
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    run = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True)
+    if run.returncode:
+        pytest.skip("not a git checkout")
+    registry = re.compile(
+        r"py[p]i\.org|pythonhosted\.or[g]|--(?:extra-)?index-ur[l][ =]\S|--find-link[s][ =]\S|file:/[/]"
+    )
+    found = []
+    for name in filter(None, run.stdout.split("\0")):
+        try:
+            text = (ROOT / name).read_text(encoding="utf-8")
+        except (UnicodeDecodeError, FileNotFoundError):  # binary; deleted but still in the index
+            continue
+        for pattern in (MACHINE_PATH, registry):
+            found += [f"{name}: {match[0]!r}" for match in pattern.finditer(text)]
+    assert found == []
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@needs_make
+def test_make_lists_its_targets() -> None:
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert phony
+    run = make()
+    assert run.returncode == 0
+    for target in set(phony[1].split()) - {"force"}:
+        assert re.search(rf"^  {target} +\S", run.stdout, re.MULTILINE), target
+
+
+@needs_make
+def test_make_names_a_python_that_is_too_old(tmp_path: Path) -> None:
+    old = tmp_path / "python3"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.2 && exit\nexit 1\n')
+    old.chmod(0o755)
+    run = make("venv", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}")
+    assert run.returncode != 0
+    assert "needs Python 3.11 or later" in run.stderr
+    assert "is Python 3.9.2" in run.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+@needs_make
+def test_make_names_a_python_that_is_missing(tmp_path: Path) -> None:
+    run = make("venv", "PYTHON=python-that-is-not-there", f"VENV={tmp_path / 'venv'}")
+    assert run.returncode != 0
+    assert "no 'python-that-is-not-there' here" in run.stderr
+
+
+@needs_make
+def test_make_refuses_a_path_with_spaces_for_the_environment() -> None:
+    run = make("help", "VENV=a b")
+    assert run.returncode != 0
+    assert "one path without spaces" in run.stderr
+
+
+@needs_make
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_make_gpu_says_when_there_is_none() -> None:
+    run = make("gpu", f"PYTHON_GPU={sys.executable}")
+    assert run.returncode != 0
+    assert "sees no CUDA device here" in run.stderr
