@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -132,4 +134,21 @@ def losses(values: Sequence[float], smooth: int = 25, label: str = "loss") -> Fi
     axes.plot(np.arange(width, len(values) + 1), average, color=PALETTE[0], label=f"{label}, mean of {width} steps")
     axes.set(xlabel="step", ylabel=label)
     axes.legend()
+    return figure
+
+
+def scores(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, str]) -> Figure:
+    """Scores against the guidance strength w, one panel for each metric and one line for each NFE.
+
+    Args:
+        rows: dicts with ``nfe``, ``w`` and the metrics, as :meth:`ismkit.evaluation.FashionJudge.table` gives them.
+        metrics: the key of each metric to draw, and the label of its axis.
+    """
+    figure, panels = plt.subplots(1, len(metrics), figsize=(4.6 * len(metrics), 3.4), squeeze=False)
+    for axes, (metric, label) in zip(panels[0], metrics.items(), strict=True):
+        for nfe, marker in zip(sorted({row["nfe"] for row in rows}), cycle("osD^vPX*"), strict=False):
+            points = sorted((row["w"], row[metric]) for row in rows if row["nfe"] == nfe)
+            axes.plot(*zip(*points, strict=True), marker=marker, label=f"{nfe} NFE")
+        axes.set(xlabel="guidance strength w", ylabel=label)
+    panels[0][0].legend()
     return figure

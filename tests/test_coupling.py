@@ -183,7 +183,7 @@ def test_only_plain_ot_leaks_the_class_into_the_noise() -> None:
     # A mean over 100 points has spread 0.1 per axis, its norm the mean 0.1 sqrt(pi / 2) and the spread 0.066.
     assert abs(independent.mean() - 0.125) < 6 * 0.066 / (2 * runs) ** 0.5
     assert abs(plain.mean() - math.sqrt(2 / math.pi)) < 0.1
-    assert plain.min() > 5 * independent.mean()
+    assert plain.min() > 2 * independent.max()
 
 
 def test_class_leak_of_a_known_leak() -> None:
@@ -303,7 +303,7 @@ def test_the_consumer_does_not_wait_for_the_next_pool(monkeypatch: pytest.Monkey
     for k in range(3, 6):
         assert torch.equal(next(stream)[1], batch(k)[0])
     assert taken == list(range(9))
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert len(solved) == 3
     assert all(name.startswith("coupling") for name in solved)
     assert coupling_threads() == []
@@ -313,7 +313,7 @@ def test_the_thread_ends_with_the_stream() -> None:
     closed = Coupling(2).pairs(batches(0), seed=0)
     next(closed)
     assert len(coupling_threads()) == 1
-    closed.close()  # type: ignore[attr-defined]
+    closed.close()
     assert coupling_threads() == []
     list(Coupling(2).pairs(batches(0, 5), seed=0))
     assert coupling_threads() == []

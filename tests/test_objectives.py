@@ -311,6 +311,7 @@ def test_what_the_target_network_of_ism_is_asked() -> None:
 
 def test_flow_answers_the_velocity_everywhere_and_asks_nothing() -> None:
     v = normal(6, 2)
+
     def never(*_: Tensor) -> Tensor:
         raise AssertionError("flow matching needs no target network")
 

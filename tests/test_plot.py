@@ -243,3 +243,17 @@ def test_palette_can_be_told_apart_by_the_colour_blind(kind: str) -> None:
 
 def test_the_measure_of_colours_sees_a_bad_pair() -> None:
     assert nearest(["#008000", "#a05000"], BLIND["deuteranopia"]) < 10
+
+
+def test_scores_draws_one_line_per_nfe_sorted_by_strength_in_each_panel():
+    rows = [
+        {"nfe": nfe, "w": w, "frechet": nfe + w, "agreement": nfe - w} for w in (2.0, 0.0, 1.0) for nfe in (4, 1)
+    ] + [{"nfe": 128, "w": 1.0, "frechet": 7.0, "agreement": 8.0}]
+    figure = plot.scores(rows, {"frechet": "Frechet distance", "agreement": "class agreement"})
+    for axes, sign in zip(figure.axes, (1, -1), strict=True):
+        one, four, many = axes.get_lines()
+        assert [line.get_label() for line in (one, four, many)] == ["1 NFE", "4 NFE", "128 NFE"]
+        for line, nfe in ((one, 1), (four, 4)):
+            assert list(line.get_xdata()) == [0.0, 1.0, 2.0]
+            assert list(line.get_ydata()) == [nfe, nfe + sign, nfe + 2 * sign]
+        assert list(many.get_xdata()) == [1.0]
