@@ -9,9 +9,9 @@ independently (arXiv 2503.10636); assignment within each class removes that leak
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import islice
 
 import numpy as np
 import torch
@@ -124,7 +124,9 @@ class Coupling:
         """
         size = max(self.pool, 1)
 
-        def solve(p: int, pool: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        def next_pool(p: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+            if not (pool := list(islice(batches, size))):
+                return []
             x1 = torch.cat([x for x, _ in pool])
             y = torch.cat([labels for _, labels in pool])
             x0 = self.couple(torch.randn(x1.shape, generator=stream(seed, "noise", shard, p)), x1, y)
@@ -132,15 +134,12 @@ class Coupling:
             return list(zip(x0.split(lengths), x1.split(lengths), y.split(lengths), strict=True))
 
         with ThreadPoolExecutor(1, thread_name_prefix="coupling") as thread:
-            ahead: Future[list[tuple[Tensor, Tensor, Tensor]]] | None = None
-            for p in count(self.first_batch(step) // size):
-                pool = list(islice(batches, size))
-                solving = thread.submit(solve, p, pool) if pool else None
-                if ahead is not None:
-                    yield from ahead.result()[max(0, step - (p - 1) * size) :]
-                if solving is None:
-                    return
-                ahead = solving
+            p = step // size
+            ahead = thread.submit(next_pool, p)
+            while pairs := ahead.result():
+                ahead = thread.submit(next_pool, p + 1)
+                yield from pairs[max(0, step - p * size) :]
+                p += 1
 
     def first_batch(self, step: int) -> int:
         """Where a stream of batches must start so that :meth:`pairs` can go on at ``step``: its pool's first batch."""

@@ -61,8 +61,9 @@ class TwinEMA(nn.Module):
 
 def _average(net: nn.Module, decay: float) -> AveragedModel:
     @torch.no_grad()
-    def blend(averages: Tensors, weights: Tensors, updates: Tensor | int) -> None:
-        torch._foreach_lerp_(averages, weights, 1 - ramped(decay, int(updates) - 1))
+    def blend(averages: Tensors, weights: Tensors, _: Tensor | int) -> None:
+        updates = int(average.n_averaged) - 1  # the counter on the CPU: the argument is its copy on the device
+        torch._foreach_lerp_(averages, weights, 1 - ramped(decay, updates))
 
     average = AveragedModel(net, multi_avg_fn=blend)
     # AveragedModel copies the weights at its first update; an EMA starts from the initial ones instead.

@@ -27,7 +27,7 @@ class Conditioning(nn.Module):
 
     ``d`` is embedded by its level: 0 at ``d = 0`` (and ``1/n``), 1 at ``d = 1``, evenly spaced on a log scale, so
     that neighbouring step sizes are equally easy to tell apart. Times and levels are scaled to 0 .. 1000, strengths
-    to multiples of 0.25. The scales are this kit's choice.
+    so that neighbours, 0.25 apart, differ by 10. The scales are this kit's choice.
     """
 
     def __init__(self, width: int, num_classes: int, grid: StepGrid) -> None:

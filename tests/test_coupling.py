@@ -4,7 +4,7 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import ot
 import pytest
@@ -277,6 +277,13 @@ def coupling_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("coupling")]
 
 
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
 def test_the_consumer_does_not_wait_for_the_next_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     solved: list[str] = []
@@ -298,10 +305,12 @@ def test_the_consumer_does_not_wait_for_the_next_pool(monkeypatch: pytest.Monkey
     for _ in range(3):
         next(stream)  # all of pool 0, while pool 1 is stuck in the solver
     assert not gate.is_set()
+    wait_until(lambda: len(solved) == 2)
     assert taken == list(range(6))  # one pool ahead, and no further
     gate.set()
     for k in range(3, 6):
         assert torch.equal(next(stream)[1], batch(k)[0])
+    wait_until(lambda: len(solved) == 3)
     assert taken == list(range(9))
     stream.close()
     assert len(solved) == 3
@@ -320,10 +329,7 @@ def test_the_thread_ends_with_the_stream() -> None:
     dropped = Coupling(2).pairs(batches(0), seed=0)
     next(dropped)
     del dropped
-    deadline = time.monotonic() + 20
-    while coupling_threads() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert coupling_threads() == []
+    wait_until(lambda: coupling_threads() == [])
 
 
 def test_a_failed_assignment_reaches_the_consumer_when_its_pool_is_due() -> None:
