@@ -1,7 +1,4 @@
-"""The command line: ``ismkit lab | run | train | sample | evaluate | doctor``.
-
-Nothing heavy is imported before a command needs it: ``--help`` is quick, and ``doctor`` works where torch does not.
-"""
+"""The command line. Heavy imports wait for the command: help is quick, and ``doctor`` works where torch does not."""
 
 from __future__ import annotations
 
@@ -256,13 +253,12 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("model", help="a model.safetensors that `ismkit train` wrote, of a fashion run")
     common.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
     nfe: dict[str, Any] = {"type": int, "metavar": "NFE", "choices": [2**k for k in range(8)]}
-    help_nfe = "network evaluations per sample: 1, 2, 4 ... 128"
-    strength, help_w = _at_least(0, float), "guidance strength, 0 = unguided"
+    help_nfe, help_w = "network evaluations per sample: 1, 2, 4 ... 128", "guidance strength, 0 = unguided"
     file = "out/runs/NAME/model.safetensors"
 
     sub = add(sample, f"ismkit sample {file} --nfe 4 --w 1 --classes 5 7 9 -o shoes.png", parents=[common])
     sub.add_argument("--nfe", default=1, help=f"{help_nfe} (default: 1)", **nfe)
-    sub.add_argument("--w", type=strength, default=1.0, help=f"{help_w} (default: 1)")
+    sub.add_argument("--w", type=_at_least(0, float), default=1.0, help=f"{help_w} (default: 1)")
     sub.add_argument("-n", type=_at_least(1), default=8, help="images per class (default: 8)")
     labels: dict[str, Any] = {"type": int, "metavar": "LABEL", "choices": range(10), "default": [*range(10)]}
     sub.add_argument("--classes", nargs="+", help="labels 0 .. 9 (default: all)", **labels)
@@ -270,7 +266,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = add(evaluate, f"ismkit evaluate {file} --nfe 1 4 --w 0 1 2 -n 10000 -o scores.csv", parents=[common])
     sub.add_argument("--nfe", nargs="+", default=[1, 2, 4], help=f"{help_nfe} (default: 1 2 4)", **nfe)
-    sub.add_argument("--w", type=strength, nargs="+", default=[0.0, 1.0, 2.0], help=f"{help_w} (default: 0 1 2)")
+    sub.add_argument("--w", type=_at_least(0, float), nargs="+", default=[0, 1, 2], help=f"{help_w} (default: 0 1 2)")
     sub.add_argument("-n", type=_at_least(100), default=2000, help="samples per setting, 100 .. 10000 (default: 2000)")
     sub.add_argument("-o", "--out", help="CSV file to write")
     return root
