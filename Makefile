@@ -19,7 +19,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv demo lab test lint types unit notebooks bench gpu clean force
+.PHONY: help venv demo lab test lint types unit notebooks refresh bench gpu clean force
 
 # An environment shared by two checkouts holds the one named in its stamp: install again if that is not this one.
 ifneq "$(shell cat $(STAMP) 2>/dev/null)" "$(CURDIR)"
@@ -76,6 +76,11 @@ notebooks: $(STAMP) ## run every notebook and compare the outputs that are tagge
 	@echo "== Notebooks (nbval, two at a time; the slowest cells take minutes)"
 	@OMP_NUM_THREADS=1 $(PY) -m pytest notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
 	  --timeout=1000 -n 2 --dist loadfile
+
+refresh: $(STAMP) ## run every notebook in place (profile laptop), to commit its outputs with its code
+	@echo "== Notebooks in place, from clean kernels and an empty output folder"
+	out=$$(mktemp -d) && CI=true ISMKIT_OUT="$$out" $(PY) -m jupyter nbconvert --to notebook --execute --inplace \
+	  --ExecutePreprocessor.timeout=1800 --ExecutePreprocessor.record_timing=False notebooks/*.ipynb && rm -r "$$out"
 
 bench: $(STAMP) ## measure on this CPU and append to tests/bench/RESULTS.md
 	@echo "== Benchmarks on the CPU"
