@@ -13,9 +13,7 @@ from hypothesis import settings
 ROOT = Path(__file__).resolve().parent.parent
 
 # A path that exists on its author's machine only.
-MACHINE_PATH = re.compile(
-    r"(?<![\w.~-])/(?:home|Users|root|tmp|work)/[\w.-]|[A-Z]:\\+Users|ipykernel_\d+", re.ASCII
-)
+MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:home|Users|root|tmp|work)/[\w.-]|[A-Z]:\\+Users|ipykernel_\d+", re.ASCII)
 
 # No deadline: a busy machine is not a bug. Derandomised in CI, so that a failure there is one everywhere.
 settings.register_profile("ismkit", deadline=None, derandomize="CI" in os.environ)

@@ -88,9 +88,7 @@ def test_every_dependency_has_a_pin_within_its_bounds() -> None:
         pin = pins.get(canonicalize_name(requirement.name))
         assert pin is not None, f"no pin of {requirement.name}"
         assert requirement.specifier.contains(pin), f"{requirement} does not allow {pin}"
-        assert [bound.operator for bound in requirement.specifier] == [">="], (
-            f"{requirement}: one lower bound"
-        )
+        assert [bound.operator for bound in requirement.specifier] == [">="], f"{requirement}: one lower bound"
 
 
 def test_everything_that_gets_installed_has_a_pin() -> None:
@@ -145,9 +143,7 @@ for name in {names}:
 print(time.process_time() - start)
 print(*sorted({{name.partition(".")[0] for name in set(sys.modules) - before}} & set({HEAVY})))
 """
-    run = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     seconds, heavy = run.stdout.split("\n")[:2]
     assert heavy == ""
@@ -177,9 +173,7 @@ def imported(path: Path) -> set[str]:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-    return {name.split(".")[1] for name in found if name.startswith("ismkit.")} & {
-        path.stem for path in MODULES
-    }
+    return {name.split(".")[1] for name in found if name.startswith("ismkit.")} & {path.stem for path in MODULES}
 
 
 def test_nothing_of_one_machine_is_committed() -> None:

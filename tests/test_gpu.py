@@ -1,0 +1,173 @@
+"""What can differ on a GPU. ``DEVICE`` is a name so that the bodies can be tried on a CPU while writing them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: makes cuBLAS deterministic
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from torch import Tensor
+
+from ismkit import checkpoint
+from ismkit.config import Optim, for_side
+from ismkit.coupling import Coupling, assign
+from ismkit.data import Batches, Labelled
+from ismkit.nets import DiT
+from ismkit.objectives import RECIPES, Rows
+from ismkit.path import Query
+from ismkit.sampling import sample, trajectory
+from ismkit.seeding import stream
+from ismkit.train import TrainState, fit
+from ismkit.wavelet import WaveletDistance, dwt, geometric_weights, idwt
+
+DEVICE = "cuda"
+pytestmark = pytest.mark.gpu
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """Deterministic kernels, and float32 that is float32 (cuDNN's convolutions take TF32 otherwise)."""
+    tf32, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32, matmul
+
+
+@dataclass(frozen=True)
+class HostRows(Rows):
+    """Rows drawn on the CPU: a seed gives other numbers on a GPU."""
+
+    def __call__(
+        self, x0: Tensor, x1: Tensor, y: Tensor, null: int, generator: torch.Generator
+    ) -> tuple[Query, Tensor]:
+        query, velocity = super().__call__(x0.cpu(), x1.cpu(), y.cpu(), null, stream(0, "host"))
+        return Query(*(column.to(x0.device) for column in query)), velocity.to(x0.device)
+
+
+RECIPE = replace(for_side(RECIPES["ism"], 8), coupling=Coupling(pool=4))
+OPTIM = Optim(lr=3e-3, warmup=3, clip=1.0)
+
+
+def problem() -> tuple[DiT, Batches]:
+    torch.manual_seed(0)
+    net = DiT(size=8, channels=2, patch=2, width=32, depth=2, heads=2, num_classes=3)
+    for parameter in net.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)  # else many gradients are zero at first
+    rng = stream(0, "images")
+    y = torch.randint(3, (96,), generator=rng)
+    x = torch.rand(96, 2, 8, 8, generator=rng) * (1 + y)[:, None, None, None] - 1
+    return net, Batches(Labelled(x, y, 3, ("a", "b", "c")), 16, seed=1)
+
+
+def train(steps: int, device: str = DEVICE, precision: str = "no", **options: Any) -> TrainState:
+    AcceleratorState._reset_state(True)  # Accelerate keeps its settings in process-wide singletons
+    GradientState._reset_state()
+    accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu")
+    assert accelerator.device.type == device
+    net, batches = problem()
+    defaults: dict[str, Any] = {"recipe": RECIPE, "optim": OPTIM, "progress": False}
+    return fit(net=net, batches=batches, steps=steps, accelerator=accelerator, **defaults | options)
+
+
+def contents(state: TrainState) -> dict[str, Tensor]:
+    tensors, _ = checkpoint.collect(state.net, state.optimizer, {"ema": state.ema})
+    return tensors
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_resume_is_bit_for_bit(precision: str, tmp_path: Path) -> None:
+    with exact():
+        whole = train(10, precision=precision)
+        first = train(5, precision=precision, run_dir=tmp_path)
+        second = train(10, precision=precision, run_dir=tmp_path, resume=True)
+    assert first.losses + second.losses == whole.losses
+    expected, resumed = contents(whole), contents(second)
+    assert expected.keys() == resumed.keys()
+    differing = [name for name in expected if not torch.equal(resumed[name], expected[name])]
+    assert not differing, differing
+    assert {p.device.type for p in second.net.parameters()} == {DEVICE}
+
+
+def test_one_step_is_that_of_the_cpu() -> None:
+    """Loss, gradient (the first moment after one step, since beta_1 = 0) and weights."""
+    recipe = replace(RECIPE, rows=HostRows(**vars(RECIPE.rows)))
+    options: dict[str, Any] = {"recipe": recipe, "optim": Optim(lr=1e-3, betas=(0.0, 0.999))}
+    with exact():
+        here, there = train(1, DEVICE, **options), train(1, "cpu", **options)
+    assert here.losses[0] == pytest.approx(there.losses[0], rel=1e-5)
+    ours, theirs = contents(here), contents(there)
+    for name, expected in theirs.items():
+        if name.endswith("exp_avg"):
+            assert (ours[name] - expected).norm() <= 1e-4 * expected.norm() + 1e-7, name
+
+
+@pytest.mark.parametrize("wavelet", ["haar", "db2"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_wavelets_are_those_of_the_cpu(wavelet: str, dtype: torch.dtype, tolerance: float) -> None:
+    if wavelet != "haar":
+        pytest.importorskip("pywt")
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    with exact():
+        bands, there = dwt(x.to(DEVICE), 5, wavelet), dwt(x, 5, wavelet)
+        for ours, theirs in zip(bands, there, strict=True):
+            torch.testing.assert_close(ours.cpu(), theirs, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(idwt(bands, wavelet).cpu(), x, rtol=tolerance, atol=tolerance)
+        distance = WaveletDistance(geometric_weights(5, 0.7), norm="root", wavelet=wavelet)
+        gradients = []
+        for device in (DEVICE, "cpu"):
+            leaf = x.to(device, copy=True).requires_grad_()
+            distance(leaf, torch.zeros_like(leaf)).sum().backward()
+            gradients.append(leaf.grad.cpu())  # type: ignore[union-attr]
+    torch.testing.assert_close(*gradients, rtol=100 * tolerance, atol=tolerance)
+
+
+def test_bf16_trains_with_finite_numbers_near_float32() -> None:
+    half, full = train(20, precision="bf16"), train(20)
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in half.net.parameters())
+    # bf16 rounds at 0.4 %; the same data, noise and rows are seen by both.
+    assert half.losses == pytest.approx(full.losses, rel=0.05)
+    assert half.losses != full.losses
+
+
+@pytest.mark.parametrize("steps", [1, 4, 128])
+def test_samples_are_those_of_the_cpu(steps: int) -> None:
+    net, _ = problem()
+    rng = stream(0, "noise")
+    x0, y = torch.randn(6, 2, 8, 8, generator=rng), torch.arange(6) % 4
+    w = torch.linspace(0, 3.5, 6)
+    there = sample(net, x0, y, w=w, steps=steps)
+    net.to(DEVICE)
+    with exact():
+        ours = sample(net, x0.to(DEVICE), y.to(DEVICE), w=w.to(DEVICE), steps=steps)
+    assert ours.device.type == DEVICE
+    assert (ours.cpu() - there).norm() < 1e-4 * there.norm()
+    assert trajectory(net, x0.to(DEVICE), y.to(DEVICE), steps=2).shape == (3, *x0.shape)
+
+
+@pytest.mark.parametrize("dimension", [2, 64])
+@pytest.mark.parametrize("class_aware", [True, False])
+def test_noise_on_the_gpu_is_coupled_as_on_the_cpu(dimension: int, class_aware: bool) -> None:
+    if dimension == 2:
+        pytest.importorskip("ot")
+    rng = stream(0, "points")
+    x0, x1 = torch.randn(2, 60, dimension, generator=rng)
+    y = torch.randint(3, (60,), generator=rng)
+    permutation = assign(x0.to(DEVICE), x1.to(DEVICE))
+    assert permutation.device.type == "cpu"
+    assert torch.equal(permutation, assign(x0, x1))
+    coupling = Coupling(pool=1, class_aware=class_aware)
+    coupled = coupling.couple(x0.to(DEVICE), x1.to(DEVICE), y.to(DEVICE))
+    assert coupled.device.type == DEVICE
+    assert torch.equal(coupled.cpu(), coupling.couple(x0, x1, y))
