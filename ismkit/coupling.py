@@ -20,7 +20,7 @@ from torch import Tensor
 from ismkit.seeding import stream
 
 # Below this dimension POT's network simplex is the quicker exact solver, above it SciPy's (tests/bench/RESULTS.md).
-LOW_DIMENSION = 8
+LOW_DIMENSION = 6
 
 
 def assign(x0: Tensor, x1: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,8 @@ def fit(
     """Train ``net`` by ``recipe`` until ``steps`` optimiser steps are done.
 
     Every random number is a function of (seed, step, shard), so a resumed run equals an uninterrupted one, and so does
-    one with another number of processes as long as ``shards`` stays.
+    one with another number of processes as long as ``shards`` stays (and the number of CUDA devices in sight: the
+    global random streams, which nothing in this kit draws from, are saved too).
 
     Args:
         recipe: the method, a value of ``RECIPES`` or your own.
@@ -179,8 +181,12 @@ def fit(
     wrapped, stepper = accelerator.prepare(net, optimizer)
 
     local = range(accelerator.process_index, shards, accelerator.num_processes)
-    first = recipe.coupling.first_batch(start)
-    pairs = [recipe.coupling.pairs(batches.stream(first, shard, shards), seed, start, shard) for shard in local]
+    first, size = recipe.coupling.first_batch(start), max(recipe.coupling.pool, 1)
+    needed = -(-steps // size) * size - first  # whole pools: the last is the same whatever ``steps`` is
+    pairs = [
+        recipe.coupling.pairs(islice(batches.stream(first, shard, shards), needed), seed, start, shard)
+        for shard in local
+    ]
     recent: list[Tensor] = []
     show = progress if accelerator.is_main_process else False
     bar = progress_bar(show=show, total=steps, initial=start, desc=recipe.name, unit="step")
