@@ -229,3 +229,18 @@ def test_kernel_python3_is_this_environment() -> None:
     notebook = new_notebook(cells=[new_code_cell("import sys; print(sys.prefix, end='')")])
     NotebookClient(notebook, kernel_name="python3", timeout=60).execute()
     assert notebook.cells[0].outputs[0].text == sys.prefix
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_smoke_profile_runs_by_papermill_from_the_command_line(path: Path, tmp_path: Path) -> None:
+    number = path.stem[:2]
+    command = [sys.executable, "-m", "ismkit.cli", "run", number, "--profile", "smoke", "-p", "seed", "3"]
+    answer = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, timeout=600)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    executed = nbformat.read(tmp_path / path.name, as_version=4)
+    (given,) = tagged(executed, "injected-parameters")
+    assert {'profile = "smoke"', "seed = 3"} <= set(given.source.splitlines())
+    assert all(cell.execution_count for cell in code_cells(executed) if cell.source.strip())
+    if number == "00":
+        assert {"00_grid.png", "00_scores.csv", "00_model.safetensors"} <= {file.name for file in tmp_path.iterdir()}
+        assert len((tmp_path / "00_scores.csv").read_text().splitlines()) == 14  # a header and 13 settings
