@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ismkit.data import CLOTHES, fashion_mnist
 from ismkit.features import FeatureNet, embed, load_features
+from ismkit.files import replacing
 from ismkit.latents import SHAPE, FashionAutoencoder, in_batches, load_autoencoder
 from ismkit.metrics import Moments, class_agreement, frechet, precision_recall
 from ismkit.models import load_model
@@ -148,17 +150,10 @@ def as_text(rows: Sequence[Score]) -> str:
 
 def write_csv(rows: Sequence[Score], path: str | os.PathLike[str]) -> Path:
     """Write rows as CSV, atomically, making the folder; returns the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(Score.__annotations__))
-            writer.writeheader()
-            writer.writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(Score.__annotations__))
+    writer.writeheader()
+    writer.writerows(rows)
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())
+    return Path(path)

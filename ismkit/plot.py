@@ -15,6 +15,8 @@ from cycler import cycler
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ismkit.files import replacing
+
 #: Okabe and Ito's palette, without its yellow (too pale on white).
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
 
@@ -60,16 +62,8 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.suffix != ".png":
         raise ValueError(f"path must end in .png, got {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            figure.savefig(file, format="png", dpi=120)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=120)
     return path
 
 
