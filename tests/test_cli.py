@@ -47,7 +47,7 @@ class Answer:
 
 
 @pytest.fixture(autouse=True)
-def _workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An empty folder to work in; no progress bars; fresh settings of Accelerate."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ISMKIT_OUT", str(tmp_path / "out"))
