@@ -161,7 +161,7 @@ def out_dir() -> Path:
 
 _GAUSSIANS = Run(
     name="gaussians",
-    about="eight Gaussians in the plane, one class each: seconds",
+    about="eight Gaussians in the plane, one class each: about two minutes on one CPU core",
     load=partial(data.eight_gaussians, 20_000, 0),
     net=partial(ToyMLP, width=128, depth=3),
     adapt=for_points,
