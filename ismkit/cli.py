@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ast
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -14,13 +13,11 @@ from typing import Any, NoReturn
 
 from ismkit import __version__
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-
 # Names of other modules, repeated so that the parser need not import torch; a test holds them equal.
-RUNS = ("gaussians", "fashion-smoke", "fashion-laptop")
+RUNS = ("gaussians", "fashion-smoke", "fashion-laptop", "fashion")
 RECIPES: tuple[str, ...] = ("flow", "shortcut_every_level", "shortcut_finest_level")
 RECIPES += ("ism_guidance", "+interval", "+wavelet", "+sot", "ism")
-SHIPPED = ("features", "autoencoder")
+SHIPPED = ("features", "autoencoder", "generator")
 
 
 class UsageError(ValueError):
@@ -29,7 +26,9 @@ class UsageError(ValueError):
 
 def lab(args: argparse.Namespace) -> int:
     """Check the machine, then open a notebook in JupyterLab, which gets all further options."""
-    notebook = _notebook(args.notebook)
+    from ismkit.notebooks import find
+
+    notebook = find(args.notebook)
     if doctor(args):
         return 1
     return subprocess.call([sys.executable, "-m", "jupyterlab", str(notebook), *args.jupyter])
@@ -46,31 +45,27 @@ def doctor(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Execute a notebook, with parameters, into the output folder."""
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
     from ismkit.config import out_dir
+    from ismkit.notebooks import execute, find
 
-    source = _notebook(args.notebook)
     parameters = {name: _literal(value) for name, value in args.parameter}
     if args.profile:
         parameters["profile"] = args.profile
-    known = sorted(papermill.inspect_notebook(str(source)))
-    if unknown := sorted(set(parameters) - set(known)):
-        raise UsageError(f"{source.name} has no parameter {', '.join(unknown)}, but: {', '.join(known) or 'none'}")
-    target = Path(args.out or out_dir()) / source.name
-    if target.resolve() == source.resolve():
-        raise UsageError(f"--out {args.out} would replace the notebook itself: name another folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # The notebook's kernel inherits these; its output, progress bars included, is passed on as it comes.
-    os.environ.update(ISMKIT_OUT=str(target.parent.resolve()), ISMKIT_PROGRESS="text")
-    how = {"kernel_name": "python3", "progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
-    try:
-        papermill.execute_notebook(source, target, parameters, cwd=source.parent, **how)
-    except PapermillExecutionError as error:
-        failure = f"cell [{error.exec_count}] of {source.name} failed: {error.ename}: {error.evalue}"
-        raise UsageError(f"{failure}; the notebook as far as it got: {target}") from None
+    target = execute(find(args.notebook), Path(args.out or out_dir()), parameters)
     print(f"executed notebook: {target}")
+    return 0
+
+
+def ledger(args: argparse.Namespace) -> int:
+    """Show what came out of every claim, or measure a notebook's claims anew over several seeds."""
+    from ismkit.config import out_dir
+    from ismkit.ledger import as_text, book_rows, table, write
+    from ismkit.notebooks import NOTEBOOKS, find, measure
+
+    for source in [find(name) for name in args.notebooks]:
+        rows = measure(source, range(args.seeds), out_dir() / "measured")
+        print(f"ledger: {write(rows, NOTEBOOKS.parent / 'book' / 'ledger' / f'{source.stem[:2]}.json')}")
+    print(as_text(table(book_rows())))
     return 0
 
 
@@ -81,9 +76,7 @@ def train(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from ismkit import checkpoint, config, objectives
-    from ismkit.data import Batches
-    from ismkit.models import save_model
-    from ismkit.train import fit
+    from ismkit.models import save_model, train_run
 
     preset = config.RUNS[args.run]
     if args.recipe:
@@ -96,20 +89,8 @@ def train(args: argparse.Namespace) -> int:
     if args.resume is False and (done := checkpoint.steps(folder)):
         raise UsageError(f"{folder} holds checkpoints up to step {done[-1]}: add --resume, or take another --run-dir")
     folder.mkdir(parents=True, exist_ok=True)
-    labelled = preset.load()
-    net = preset.build(labelled.num_classes, args.seed)
     print(f"{preset.name}: recipe {preset.recipe.name}, {preset.steps} steps of {preset.batch_size}; in {folder}")
-    state = fit(
-        preset.recipe,
-        net,
-        Batches(labelled, preset.batch_size, args.seed),
-        steps=preset.steps,
-        optim=preset.optim,
-        seed=args.seed,
-        run_dir=folder,
-        save_every=args.save_every,
-        resume=args.resume,
-    )
+    state = train_run(preset, args.seed, folder=folder, save_every=args.save_every, resume=args.resume)
     card = {"run": config.describe(preset), "steps": state.step, "seed": args.seed, "licence": "Apache-2.0"}
     digest = save_model(state.ema.slow, folder / "model.safetensors", card)
     print(f"model: {folder / 'model.safetensors'} (SHA-256 {digest})")
@@ -117,7 +98,7 @@ def train(args: argparse.Namespace) -> int:
 
 
 def _train_shipped(args: argparse.Namespace) -> int:
-    """Train the feature classifier of the metrics, or the autoencoder, as the shipped one was trained."""
+    """Train one of the networks in ``data/weights`` as the shipped one was trained."""
     options = ("recipe", "steps", "batch_size", "lr", "save_every", "resume")
     if given := [f"--{name.replace('_', '-')}" for name in options if getattr(args, name)]:
         raise UsageError(f"{args.run} takes --seed and --run-dir only, got {', '.join(given)}")
@@ -158,16 +139,6 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.out:
         print(f"table: {write_csv(rows, args.out)}")
     return 0
-
-
-def _notebook(name: str) -> Path:
-    """The one notebook whose file name starts like this, given with or without folder and suffix."""
-    known = sorted(NOTEBOOKS.glob("*.ipynb"))
-    found = [path for path in known if path.stem.startswith(Path(name).stem)]
-    if len(found) != 1:
-        names = ", ".join(path.stem for path in known) or f"(none in {NOTEBOOKS}: work in a clone of the repository)"
-        raise UsageError(f"{name!r} names {len(found)} notebooks, must name one of: {names}")
-    return found[0]
 
 
 def _literal(text: str) -> Any:
@@ -230,6 +201,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=help_p)
     sub.add_argument("--out", metavar="DIR", help="folder of the executed notebook and its files (default: out)")
 
+    sub = add(ledger, "ismkit ledger", "ismkit ledger 03 04 --seeds 5    # into book/ledger/")
+    sub.add_argument("notebooks", nargs="*", metavar="NN", help="notebooks to run anew (default: none, only show)")
+    sub.add_argument("--seeds", type=_at_least(1), default=5, metavar="K", help="seeds 0 .. K - 1 (default: 5)")
+
     sub = add(
         train,
         "ismkit train gaussians",
@@ -250,13 +225,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--resume", nargs="?", type=_at_least(1), const=True, default=False, metavar="STEP", help=help_r)
 
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("model", help="a model.safetensors that `ismkit train` wrote, of a fashion run")
+    help_model = "a model.safetensors that `ismkit train` wrote, of a fashion run (default: the released one)"
+    common.add_argument("model", nargs="?", help=help_model)
     common.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
     nfe: dict[str, Any] = {"type": int, "metavar": "NFE", "choices": [2**k for k in range(8)]}
     help_nfe, help_w = "network evaluations per sample: 1, 2, 4 ... 128", "guidance strength, 0 = unguided"
     file = "out/runs/NAME/model.safetensors"
 
-    sub = add(sample, f"ismkit sample {file} --nfe 4 --w 1 --classes 5 7 9 -o shoes.png", parents=[common])
+    shoes = "--nfe 4 --w 1 --classes 5 7 9 -o shoes.png"
+    sub = add(sample, "ismkit sample", f"ismkit sample {file} {shoes}", parents=[common])
     sub.add_argument("--nfe", default=1, help=f"{help_nfe} (default: 1)", **nfe)
     sub.add_argument("--w", type=_at_least(0, float), default=1.0, help=f"{help_w} (default: 1)")
     sub.add_argument("-n", type=_at_least(1), default=8, help="images per class (default: 8)")

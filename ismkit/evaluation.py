@@ -15,7 +15,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
-from ismkit.data import CLOTHES, fashion_mnist
+from ismkit.data import CLOTHES, data_root, fashion_mnist
 from ismkit.features import FeatureNet, embed, load_features
 from ismkit.files import replacing
 from ismkit.latents import SHAPE, FashionAutoencoder, in_batches, load_autoencoder
@@ -25,6 +25,9 @@ from ismkit.path import Network, StepGrid
 from ismkit.progress import progress as progress_bar
 from ismkit.sampling import sample
 from ismkit.seeding import stream
+
+
+GENERATOR_SHA256 = "0" * 64
 
 
 class Score(TypedDict):
@@ -122,14 +125,17 @@ class FashionJudge:
         return rows
 
 
-def load_generator(path: str | os.PathLike[str]) -> nn.Module:
+def load_generator(path: str | os.PathLike[str] | None = None) -> nn.Module:
     """The network in a file of :func:`ismkit.models.save_model` that draws latents of clothes.
+
+    Without a path it is the released one, ``data/weights/fashion_generator.safetensors``, its checksum verified.
 
     Raises:
         CheckpointError: if the file cannot be used.
         ValueError: if it holds a network of other data.
     """
-    net, _ = load_model(path)
+    released = data_root() / "weights" / "fashion_generator.safetensors"
+    net, _ = load_model(path or released, sha256=None if path else GENERATOR_SHA256)
     one = torch.ones(1)
     try:
         net(torch.ones(1, *SHAPE), one, one, one, one.long())

@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from ismkit.checkpoint import CheckpointError, load_weights, read_weights, save_weights
-from ismkit.data import fashion_mnist
+from ismkit.config import RUNS, Run, describe
+from ismkit.data import Batches, fashion_mnist
 from ismkit.features import accuracy, train_features
 from ismkit.latents import reconstruction_error, train_autoencoder
 from ismkit.nets import DiT, ToyMLP
 from ismkit.path import StepGrid
+from ismkit.train import TrainState, fit
 
 NETWORKS: dict[str, type[nn.Module]] = {"DiT": DiT, "ToyMLP": ToyMLP}
 
 
-def save_model(net: nn.Module, path: str | os.PathLike[str], card: dict[str, Any]) -> str:
+def save_model(
+    net: nn.Module, path: str | os.PathLike[str], card: dict[str, Any], dtype: torch.dtype = torch.float32
+) -> str:
     """Write a network, usually ``state.ema.slow``, with its shape and a card; returns the file's SHA-256.
 
     Args:
         net: a network of this kit.
         path: ends in ``.safetensors``; written atomically.
         card: anything JSON that a reader should know: run, recipe, steps, seed, figures, licence.
+        dtype: in which the numbers are stored; float16 halves the file.
     """
     kind = type(net).__name__
     if NETWORKS.get(kind) is not type(net):
         raise TypeError(f"net must be one of {', '.join(NETWORKS)}, got {kind}")
     config = {"class": kind, **net.config, "grid": net.conditioning.grid.n}  # type: ignore[dict-item, union-attr]
-    return save_weights(net, path, {"net": json.dumps(config), "card": json.dumps(card)})
+    metadata = {"net": json.dumps(config), "dtype": str(dtype).removeprefix("torch."), "card": json.dumps(card)}
+    return save_weights(copy.deepcopy(net).to(dtype), path, metadata)
 
 
 def load_model(path: str | os.PathLike[str], sha256: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
-    """The network in a file of :func:`save_model`, in eval mode without gradients, and its card.
+    """The network in a file of :func:`save_model`, in float32 and eval mode without gradients, and its card.
 
     Raises:
         CheckpointError: if the file is missing, truncated, altered or no such file.
@@ -44,25 +52,59 @@ def load_model(path: str | os.PathLike[str], sha256: str | None = None) -> tuple
     try:
         config = json.loads(metadata["net"])
         net = NETWORKS[config.pop("class")](**config | {"grid": StepGrid(config["grid"])})
+        net.to(getattr(torch, metadata["dtype"]))
         card = json.loads(metadata["card"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{Path(path)} names no network of this kit ({error!r}): use a file that `ismkit train` wrote"
         ) from error
     load_weights(net, path)
-    return net.eval().requires_grad_(False), card
+    return net.float().eval().requires_grad_(False), card
+
+
+def train_run(
+    run: Run,
+    seed: int = 0,
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    resume: bool | int = True,
+    **options: Any,
+) -> TrainState:
+    """Train a run: load its data, build its network, fit; in its folder, where an earlier call is gone on with.
+
+    Args:
+        run: a value of ``RUNS`` or your own.
+        seed: of weights, data order and noise.
+        folder: of the checkpoints, by default ``run.folder(seed)``.
+        resume: as in :func:`ismkit.train.fit`; a run that is finished is loaded, not trained again.
+        options: ``save_every``, ``hooks`` and ``progress`` of ``fit``.
+
+    Returns:
+        The final state; sample with ``state.ema.slow``. Its ``losses`` are those of this call alone.
+    """
+    data = run.load()
+    batches = Batches(data, run.batch_size, seed)
+    folder = run.folder(seed) if folder is None else folder
+    settings: dict[str, Any] = {"optim": run.optim, "run_dir": folder, "resume": resume, **options}
+    return fit(run.recipe, run.build(data.num_classes, seed), batches, steps=run.steps, seed=seed, **settings)
 
 
 def train_shipped(
-    name: Literal["features", "autoencoder"], path: str | os.PathLike[str], seed: int = 0
+    name: Literal["features", "autoencoder", "generator"], path: str | os.PathLike[str], seed: int = 0
 ) -> tuple[dict[str, str], str]:
     """Train anew, as it was trained, a network in ``data/weights``; returns its card and the file's SHA-256.
 
     Args:
-        name: the feature classifier of the metrics, or the autoencoder of the small latent space.
+        name: the feature classifier of the metrics, the autoencoder of the small latent space, or the generator of its
+            latents, the run ``fashion``.
         path: ends in ``.safetensors``; written atomically.
         seed: the shipped files have seed 0; another machine or version of torch gives other bytes all the same.
     """
+    if name == "generator":
+        run = RUNS["fashion"]
+        state = train_run(run, seed, save_every=500)
+        about = {"run": describe(run), "steps": state.step, "seed": seed, "licence": "Apache-2.0"}
+        return {"steps": str(state.step)}, save_model(state.ema.slow, path, about, torch.float16)
     training, test = fashion_mnist("train"), fashion_mnist("test")
     net: nn.Module
     if name == "features":

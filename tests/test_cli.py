@@ -34,7 +34,7 @@ from ismkit.nets import DiT, ToyMLP
 from ismkit.train import DivergenceError
 from tests.conftest import ROOT
 
-COMMANDS = ("lab", "doctor", "run", "train", "sample", "evaluate")
+COMMANDS = ("lab", "doctor", "run", "ledger", "train", "sample", "evaluate")
 
 
 @dataclass
@@ -262,7 +262,7 @@ def notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     nbformat.write(tiny([WRITE], PARAMETERS), folder / "00_tiny.ipynb")
     nbformat.write(tiny(["pass"]), folder / "01_other.ipynb")
-    monkeypatch.setattr(cli, "NOTEBOOKS", folder)
+    monkeypatch.setattr("ismkit.notebooks.NOTEBOOKS", folder)
     return folder
 
 
@@ -291,13 +291,13 @@ def test_errors_of_the_kit_are_told_and_bugs_are_raised(ismkit_: Ismkit, monkeyp
         return fit
 
     for error in (DivergenceError("step 7"), CheckpointError("step 7"), DataError("step 7"), OSError("step 7")):
-        monkeypatch.setattr(train, "fit", failing(error))
+        monkeypatch.setattr("ismkit.models.fit", failing(error))
         answer = ismkit_("train", "gaussians")
         assert (answer.status, answer.err) == (2, "ismkit train: step 7\n")
-    monkeypatch.setattr(train, "fit", failing(KeyboardInterrupt()))
+    monkeypatch.setattr("ismkit.models.fit", failing(KeyboardInterrupt()))
     answer = ismkit_("train", "gaussians")
     assert (answer.status, answer.err) == (130, "ismkit train: interrupted\n")
-    monkeypatch.setattr(train, "fit", failing(RuntimeError("a bug")))
+    monkeypatch.setattr("ismkit.models.fit", failing(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         ismkit_("train", "gaussians")
 
@@ -350,13 +350,6 @@ def test_lab_opens_the_notebook_after_the_check(
 
 
 @pytest.mark.parametrize(
-    "name", ["00", "00_tiny", "00_tiny.ipynb", "notebooks/00_tiny.ipynb", "/some/where/00_tiny.ipynb"]
-)
-def test_notebook_is_found_by_number_name_or_path(name: str, notebooks: Path) -> None:
-    assert cli._notebook(name) == notebooks / "00_tiny.ipynb"
-
-
-@pytest.mark.parametrize(
     ("text", "value"),
     [("3", 3), ("0.5", 0.5), ("1e-3", 1e-3), ("True", True), ("None", None), ("[1, 2]", [1, 2]), ("smoke", "smoke")],
 )
@@ -387,8 +380,8 @@ FAILING = ["print('first')", "raise KeyError('no such cloth')", "print('never')"
 RUN = """
 import sys
 from pathlib import Path
-from ismkit import cli
-cli.NOTEBOOKS = Path(sys.argv[1])
+from ismkit import cli, notebooks
+notebooks.NOTEBOOKS = Path(sys.argv[1])
 sys.exit(cli.main(sys.argv[2:]))
 """
 
@@ -481,7 +474,7 @@ def test_trained_model_and_its_card(tmp_path: Path, ismkit_: Ismkit, monkeypatch
         states.append(fit(recipe, net, batches, **options))
         return states[0]
 
-    monkeypatch.setattr(train, "fit", kept)
+    monkeypatch.setattr("ismkit.models.fit", kept)
     options = ["--recipe", "shortcut_finest_level", "--lr", "0.01", "--seed", "4"]
     answer = ismkit_(*TOY, *options)
     digest(answer)

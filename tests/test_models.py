@@ -3,6 +3,8 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ismkit import models
+from ismkit import checkpoint, models
 from ismkit.checkpoint import CheckpointError, read_weights, save_weights
-from ismkit.data import CLOTHES, Labelled
+from ismkit.config import RUNS, Run
+from ismkit.data import CLOTHES, Batches, Labelled, eight_gaussians
 from ismkit.features import FeatureNet
 from ismkit.latents import FashionAutoencoder
-from ismkit.models import NETWORKS, load_model, save_model, train_shipped
+from ismkit.models import NETWORKS, load_model, save_model, train_run, train_shipped
 from ismkit.nets import DiT, ToyMLP
+from ismkit.objectives import RECIPES
 from ismkit.path import StepGrid
+from ismkit.train import StepReport, TrainState, fit
 
 CARD = {"run": {"name": "test", "steps": 7, "lr": 1e-3, "clip": "inf"}, "seed": 3, "note": "ü", "nested": [1, [2.5]]}
 
@@ -100,13 +105,13 @@ def test_only_networks_of_the_kit_are_saved(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def write(path: Path, change: Callable[[dict[str, Any]], object], card: str = "{}") -> Path:
+def write(path: Path, change: Callable[[dict[str, Any]], object], card: str = "{}", dtype: str = "float32") -> Path:
     """The file of a ToyMLP with another description."""
     net = mlp()
     config = {"class": "ToyMLP", **net.config, "grid": 128}
     described = change(config)
     text = json.dumps(config if described is None else described)
-    save_weights(net, path, {"net": text, "card": card})
+    save_weights(net, path, {"net": text, "card": card, "dtype": dtype})
     return path
 
 
@@ -135,6 +140,26 @@ def test_file_of_another_description(name: str, tmp_path: Path) -> None:
 
 def test_description_as_written_is_accepted(tmp_path: Path) -> None:
     load_model(write(tmp_path / "model.safetensors", lambda config: None))
+
+
+@pytest.mark.parametrize("dtype", ["float12", "load"])
+def test_unknown_number_format_is_refused(dtype: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="names no network of this kit"):
+        load_model(write(tmp_path / "model.safetensors", lambda config: None, dtype=dtype))
+
+
+@pytest.mark.parametrize("make", [dit, mlp])
+def test_half_precision_halves_the_file_and_is_loaded_in_single(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    net = trained(make())
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    save_model(net, whole, CARD)
+    save_model(net, half, CARD, torch.float16)
+    numbers = sum(parameter.numel() for parameter in net.parameters())
+    assert whole.stat().st_size - half.stat().st_size == pytest.approx(2 * numbers, abs=100)
+    assert all(parameter.dtype == torch.float32 for parameter in net.parameters())  # the network itself stays
+    loaded, _ = load_model(half)
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, net.state_dict()[name].half().float()), name
 
 
 def test_card_must_be_json(tmp_path: Path) -> None:
@@ -206,3 +231,59 @@ def test_train_shipped_writes_the_measured_figure_and_trains_on_the_training_spl
     assert float(card["test_mse"]) == pytest.approx(error, abs=6e-6)
     assert (card["seed"], card["steps"]) == ("0", "6000")
     assert asked == [(splits["train"], 5), (splits["train"].x, 6000, 0)]
+
+
+# ---------------------------------------------------------------- train_run
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("ISMKIT_OUT", str(tmp_path))
+    net, load = partial(ToyMLP, width=8, depth=1), partial(eight_gaussians, 200, 0)
+    recipe = replace(RECIPES["ism_guidance"], fast=0.5)
+    return replace(RUNS["gaussians"], name="tiny", recipe=recipe, net=net, load=load, steps=4, batch_size=16)
+
+
+def weights(state: TrainState) -> torch.Tensor:
+    return torch.cat([parameter.flatten() for parameter in state.ema.slow.parameters()])
+
+
+def test_train_run_is_fit_with_the_parts_of_the_run(tiny: Run) -> None:
+    state = train_run(tiny, seed=3, progress=False)
+    data = tiny.load()
+    net = tiny.build(data.num_classes, 3)
+    by_hand = fit(tiny.recipe, net, Batches(data, 16, 3), steps=4, optim=tiny.optim, seed=3, progress=False)
+    assert torch.equal(weights(state), weights(by_hand))
+    assert not torch.equal(weights(state), weights(train_run(tiny, seed=4, progress=False)))
+    assert checkpoint.steps(tiny.folder(3)) == [4]
+
+
+def test_train_run_goes_on_and_repeats_nothing(tiny: Run, tmp_path: Path) -> None:
+    whole = train_run(tiny, progress=False)
+    again = train_run(tiny, progress=False)
+    assert (again.step, again.losses) == (4, [])
+    assert torch.equal(weights(again), weights(whole))
+
+    def kill(state: TrainState, report: StepReport) -> None:
+        if state.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_run(tiny, folder=tmp_path / "cut", save_every=1, hooks=[kill], progress=False)
+    resumed = train_run(tiny, folder=tmp_path / "cut", save_every=1, progress=False)
+    assert len(resumed.losses) == 1
+    assert torch.equal(weights(resumed), weights(whole))
+    with pytest.raises(ValueError, match="holds checkpoints up to step 4"):
+        train_run(tiny, folder=tmp_path / "cut", resume=False, progress=False)
+
+
+def test_train_shipped_generator_is_the_run_in_half_precision(
+    tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RUNS, "fashion", tiny)
+    card, digest = train_shipped("generator", tmp_path / "generator.safetensors", seed=2)
+    net, about = load_model(tmp_path / "generator.safetensors", digest)
+    state = train_run(tiny, seed=2, save_every=500)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, state.ema.slow.state_dict()[name].half().float()), name
+    assert (card, about["seed"], about["run"]["name"]) == ({"steps": "4"}, 2, "tiny")

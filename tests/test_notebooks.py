@@ -17,11 +17,13 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from ismkit.notebooks import NotebookError, find, measure, solutions, solve
 from tests.conftest import MACHINE_PATH, ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_BYTES = 1_000_000
 MAX_LINES = 25
+LESSONS = [f"{number:02}" for number in range(8)]  # the notebooks that teach, each with three exercises
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -231,16 +233,173 @@ def test_kernel_python3_is_this_environment() -> None:
     assert notebook.cells[0].outputs[0].text == sys.prefix
 
 
+# ---------------------------------------------------------------- ismkit.notebooks
+
+
+PARAMETERS = new_code_cell('profile = "laptop"\nseed = 0', metadata={"tags": ["parameters"]})
+CHECK = """
+from ismkit.ledger import Ledger
+Ledger("01", profile, seed).check("C01.test", 1.0 + seed / 10, 1.0, 0.5)
+from pathlib import Path
+runs = Path("runs.txt")
+runs.write_text((runs.read_text() if runs.exists() else "") + f"{seed}")
+"""
+CLAIM = """
+from ismkit.claims import CLAIMS, Claim
+CLAIMS["C01.test"] = Claim("a claim of the tests alone", "kit")
+"""
+STUB = """x = 3
+
+
+def square(x: float) -> float:
+    \"\"\"Its square.\"\"\"
+    return ...  # your code
+
+
+exercise("01.1", square, [((2.0,), 4.0)])"""
+ANSWER = 'def square(x: float) -> float:\n    """Its square."""\n    product = x * x\n    return product\n'
+
+
+def folded(answer: str) -> str:
+    return f"<details>\n<summary>Solution</summary>\n\n```python\n{answer}```\n\n</details>"
+
+
+def lesson(stub: str = STUB, answer: str = ANSWER) -> nbformat.NotebookNode:
+    return new_notebook(cells=[new_code_cell(stub, metadata={"tags": ["exercise"]}), new_markdown_cell(folded(answer))])
+
+
+def test_solution_takes_the_place_of_the_stub_and_of_nothing_else() -> None:
+    ((cell, answer),) = solutions(lesson())
+    assert cell.source == STUB
+    solved = solve(cell.source, answer)
+    assert solved.replace(ANSWER.rstrip(), "") == STUB.replace(
+        STUB[STUB.index("def") : STUB.index("\n\n\nexercise")], ""
+    )
+    scope: dict[str, object] = {"exercise": lambda name, function, cases: scope.update(got=function(3))}
+    exec(solved, scope)
+    assert (scope["x"], scope["got"]) == (3, 9)
+
+
+def test_several_functions_are_all_replaced() -> None:
+    stub = "def a(n: int) -> int:\n    return ...\n\n\ndef b(n: int) -> int:\n    return ...\n\n\ndone = a(1), b(1)"
+    answer = "def b(n: int) -> int:\n    return a(n) + 1\n\n\ndef a(n: int) -> int:\n    return n + 1\n"
+    scope: dict[str, object] = {}
+    exec(solve(stub, answer), scope)
+    assert scope["done"] == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        (ANSWER.replace("square(x: float)", "square(y: float)"), "square has other arguments"),
+        (ANSWER.replace("-> float", "-> int"), "square has other arguments"),
+        (ANSWER.replace("Its square", "The square"), "another docstring"),
+        (ANSWER.replace("square(", "cube("), "the solution defines cube, the exercise does not"),
+        ("x = 9\n", "defines no function"),
+    ],
+)
+def test_solution_must_match_its_stub(answer: str, complaint: str) -> None:
+    with pytest.raises(NotebookError, match=complaint):
+        solve(STUB, answer)
+
+
+def test_exercises_and_solutions_come_in_pairs() -> None:
+    notebook = lesson()
+    del notebook.cells[1]
+    with pytest.raises(NotebookError, match="cell 0 is an exercise, but cell 1 holds no folded solution"):
+        solutions(notebook)
+    notebook = lesson()
+    notebook.cells[0].metadata.tags = []
+    with pytest.raises(NotebookError, match="cell 1 holds a solution, but cell 0 is no exercise"):
+        solutions(notebook)
+    assert solutions(good()) == []
+
+
+@pytest.mark.parametrize("name", ["00", "00_tiny", "00_tiny.ipynb", "notebooks/00_tiny.ipynb", "/else/00_tiny.ipynb"])
+def test_notebook_is_found_by_number_name_or_path(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ismkit.notebooks.NOTEBOOKS", tmp_path)
+    for file in ("00_tiny.ipynb", "01_other.ipynb"):
+        (tmp_path / file).touch()
+    assert find(name) == tmp_path / "00_tiny.ipynb"
+    with pytest.raises(NotebookError, match="names 2 notebooks, must name one of: 00_tiny, 01_other"):
+        find("0")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in papermill and its dependencies
+def test_measure_joins_seeds_and_repeats_no_complete_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISMKIT_OUT", str(tmp_path / "out"))  # restored after the test: execute sets it
+    monkeypatch.setenv("ISMKIT_PROGRESS", "")
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    path = tmp_path / "01_tiny.ipynb"
+    nbformat.write(new_notebook(cells=[PARAMETERS, new_code_cell(CLAIM), new_code_cell(CHECK)], metadata=kernel), path)
+    (row,) = measure(path, [0, 2], tmp_path / "measured")
+    assert row.seeds == {"0": 1.0, "2": 1.2}
+    assert (row.claim, row.seed, row.cell, row.profile) == ("C01.test", 0, 3, "laptop")
+    (row,) = measure(path, [0, 2, 3], tmp_path / "measured")
+    assert row.seeds == {"0": 1.0, "2": 1.2, "3": 1.3}
+    assert (tmp_path / "runs.txt").read_text() == "023"  # each seed ran once
+    with pytest.raises(NotebookError, match=r"cell \[4\] of 01_tiny.ipynb failed: ClaimError: C01.test: measured 1.9"):
+        measure(path, [0, 9], tmp_path / "measured")
+    changed = nbformat.read(path, as_version=4)
+    changed.cells[-1].source += "\n# another version"
+    nbformat.write(changed, path)
+    measure(path, [0], tmp_path / "measured")
+    assert (tmp_path / "runs.txt").read_text() == "0230"  # what another version measured is not taken
+
+
+# ---------------------------------------------------------------- every notebook, at smoke
+
+
+def with_solutions(path: Path) -> tuple[nbformat.NotebookNode, int]:
+    """A notebook with its exercises solved, and their number."""
+    notebook = nbformat.read(path, as_version=4)
+    pairs = solutions(notebook)
+    for cell, answer in pairs:
+        cell.source = solve(cell.source, answer)
+    return notebook, len(pairs)
+
+
+def printed(notebook: nbformat.NotebookNode, pattern: str) -> list[str]:
+    text = "".join(output.get("text", "") for cell in code_cells(notebook) for output in cell.outputs)
+    return re.findall(pattern, text)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_lessons_have_three_exercises_that_are_committed_unsolved(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    count = len(solutions(notebook))
+    assert count == (3 if path.stem[:2] in LESSONS else 0)
+    assert len(printed(notebook, r"exercise \S+: to do")) == count
+
+
+SMOKE = """
+import sys
+from pathlib import Path
+from ismkit import cli, notebooks
+notebooks.NOTEBOOKS = Path(sys.argv[1])
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_smoke_profile_runs_by_papermill_from_the_command_line(path: Path, tmp_path: Path) -> None:
-    number = path.stem[:2]
-    command = [sys.executable, "-m", "ismkit.cli", "run", number, "--profile", "smoke", "-p", "seed", "3"]
-    answer = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, timeout=600)
+    """Beside the committed notebooks, as they read the data there; with the exercises solved."""
+    notebook, exercises = with_solutions(path)
+    copy = tmp_path / "notebooks" / path.name
+    copy.parent.mkdir()
+    nbformat.write(notebook, copy)
+    out = tmp_path / "out"
+    options = ["run", path.stem[:2], "--profile", "smoke", "-p", "seed", "3", "--out", str(out)]
+    if path.stem[:2] == "00":
+        options += ["-p", "train", "True"]
+    command = [sys.executable, "-c", SMOKE, str(copy.parent), *options]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert answer.returncode == 0, answer.stderr[-2000:]
-    executed = nbformat.read(tmp_path / path.name, as_version=4)
+    executed = nbformat.read(out / path.name, as_version=4)
     (given,) = tagged(executed, "injected-parameters")
     assert {'profile = "smoke"', "seed = 3"} <= set(given.source.splitlines())
     assert all(cell.execution_count for cell in code_cells(executed) if cell.source.strip())
-    if number == "00":
-        assert {"00_grid.png", "00_scores.csv", "00_model.safetensors"} <= {file.name for file in tmp_path.iterdir()}
-        assert len((tmp_path / "00_scores.csv").read_text().splitlines()) == 14  # a header and 13 settings
+    assert len(printed(executed, r"exercise \S+: solved")) == exercises, printed(executed, r"exercise .*")
+    if path.stem[:2] == "00":
+        assert {"00_grid.png", "00_scores.csv", "00_model.safetensors"} <= {file.name for file in out.iterdir()}
+        assert len((out / "00_scores.csv").read_text().splitlines()) == 14  # a header and 13 settings
