@@ -27,7 +27,7 @@ from ismkit.sampling import sample
 from ismkit.seeding import stream
 
 
-GENERATOR_SHA256 = "0" * 64
+GENERATOR_SHA256 = "1706dfd0c1157e33ed6a6468233cbed1d413a90860253d64a7f403c18defd317"
 
 
 class Score(TypedDict):

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ismkit.files import replacing
 from ismkit.ledger import Row, joined, read, write
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any]) -> Path:
 
     Args:
         source: the notebook.
-        folder: where the executed notebook goes, and its files and checkpoints (``$ISMKIT_OUT`` in the kernel): what
-            an earlier call trained there is not trained again.
+        folder: where the executed notebook goes, its figures (``figures/NN_CELL_OUTPUT.png``), files and checkpoints
+            (``$ISMKIT_OUT`` in the kernel): what an earlier call trained there is not trained again.
         parameters: values for names of its parameters cell.
 
     Raises:
@@ -65,12 +66,31 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any]) -> Path:
     # The kernel inherits these; its output, progress bars included, is passed on as it comes.
     os.environ.update(ISMKIT_OUT=str(folder.resolve()), ISMKIT_PROGRESS="text")
     how = {"kernel_name": "python3", "progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
+    # Without this each kernel warns that its connection, within this machine, is not encrypted.
+    how["extra_arguments"] = ["--IPKernelApp.log_level=ERROR"]
     try:
         papermill.execute_notebook(source, target, dict(parameters), cwd=source.parent, **how)
     except PapermillExecutionError as error:
         failure = f"cell [{error.exec_count}] of {source.name} failed: {error.ename}: {error.evalue}"
         raise NotebookError(f"{failure}; the notebook as far as it got: {target}") from None
+    _save_figures(target, folder / "figures")
     return target
+
+
+def _save_figures(notebook: Path, folder: Path) -> None:
+    """Write the figures among a notebook's outputs, in place of those of an earlier run."""
+    import nbformat
+    from nbconvert.preprocessors import ExtractOutputPreprocessor
+
+    for old in folder.glob(f"{notebook.stem[:2]}_*.png"):
+        old.unlink()
+    resources = {"unique_key": notebook.stem[:2], "output_files_dir": str(folder), "outputs": {}}
+    _, resources = ExtractOutputPreprocessor(extract_output_types={"image/png"}).preprocess(
+        nbformat.read(notebook, as_version=4), resources
+    )
+    for path, content in resources["outputs"].items():
+        with replacing(path) as file:
+            file.write(content)
 
 
 def measure(source: Path, seeds: Iterable[int], folder: Path, profile: str = "laptop") -> list[Row]:

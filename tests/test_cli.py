@@ -245,6 +245,11 @@ def tiny(cells: list[str], parameters: str = "") -> nbformat.NotebookNode:
     return new_notebook(cells=[first, *map(new_code_cell, cells)], metadata=metadata)
 
 
+FIGURE = """
+from IPython.display import Image, display
+for text in ("first", "second"):
+    display(Image(text.encode(), format="png", alt=text))
+"""
 PARAMETERS = 'profile = "laptop"  # smoke | laptop\nseed = 0\nflag = False\ntext = "none"'
 WRITE = """
 import json, os
@@ -260,7 +265,7 @@ def notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two notebooks: one with parameters, which writes down what it is given, and one without."""
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    nbformat.write(tiny([WRITE], PARAMETERS), folder / "00_tiny.ipynb")
+    nbformat.write(tiny([WRITE, FIGURE], PARAMETERS), folder / "00_tiny.ipynb")
     nbformat.write(tiny(["pass"]), folder / "01_other.ipynb")
     monkeypatch.setattr("ismkit.notebooks.NOTEBOOKS", folder)
     return folder
@@ -363,6 +368,9 @@ def test_run_in_its_folder_with_typed_parameters(notebooks: Path, tmp_path: Path
     out = tmp_path / "results"
     out.mkdir()
     (out / "00_tiny.ipynb").write_text("from an earlier run")
+    (out / "figures").mkdir()
+    (out / "figures" / "00_9_0.png").write_bytes(b"from an earlier run")
+    (out / "figures" / "01_0_0.png").write_bytes(b"other")
     before = (notebooks / "00_tiny.ipynb").read_bytes()
     options = ["-p", "seed", "3", "-p", "flag", "True", "--profile", "smoke", "--out", "results"]
     answer = ismkit_("run", "00", *options)
@@ -371,9 +379,11 @@ def test_run_in_its_folder_with_typed_parameters(notebooks: Path, tmp_path: Path
     seen = json.loads((out / "seen.json").read_text())
     assert seen == {"profile": "smoke", "seed": 3, "flag": True, "text": "none", "cwd": str(notebooks)}
     executed = nbformat.read(out / "00_tiny.ipynb", as_version=4)
-    assert executed.cells[-1].outputs[0].text == "seen\n"
+    assert executed.cells[-2].outputs[0].text == "seen\n"
     assert (notebooks / "00_tiny.ipynb").read_bytes() == before
-    assert sorted(path.name for path in out.iterdir()) == ["00_tiny.ipynb", "seen.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["00_tiny.ipynb", "figures", "seen.json"]
+    figures = {path.name: path.read_bytes() for path in (out / "figures").iterdir()}
+    assert figures == {"00_3_0.png": b"first", "00_3_1.png": b"second", "01_0_0.png": b"other"}
 
 
 FAILING = ["print('first')", "raise KeyError('no such cloth')", "print('never')"]

@@ -16,11 +16,11 @@ from torch import Tensor
 from ismkit import evaluation
 from ismkit.checkpoint import CheckpointError
 from ismkit.config import RUNS
-from ismkit.data import Labelled, fashion_mnist
-from ismkit.evaluation import FashionJudge, Score, as_text, load_generator, write_csv
+from ismkit.data import Labelled, data_root, fashion_mnist
+from ismkit.evaluation import GENERATOR_SHA256, FashionJudge, Score, as_text, load_generator, write_csv
 from ismkit.features import load_features
 from ismkit.latents import SHAPE
-from ismkit.models import save_model
+from ismkit.models import load_model, save_model
 from ismkit.nets import DiT, ToyMLP
 from ismkit.seeding import stream
 
@@ -255,6 +255,29 @@ def test_generator_of_the_runs_is_loaded(tmp_path: Path) -> None:
         else:
             with pytest.raises(ValueError, match="draws no clothes: use a model of fashion-laptop"):
                 load_generator(tmp_path / "model.safetensors")
+
+
+def test_released_generator_draws_what_its_card_says() -> None:
+    """The figures of the card, at its own n and seed; the allowance is for other processors."""
+    net = load_generator()
+    (row,) = FashionJudge.load().table(net, nfe=[1], w=[1.0], n=1000, seed=1, progress=False)
+    assert row["frechet"] == pytest.approx(1.79, abs=0.05)
+    assert row["agreement"] == pytest.approx(0.953, abs=0.005)
+    card = (data_root() / "weights" / "README.md").read_text()
+    assert GENERATOR_SHA256 in card
+    assert "at 1 NFE, w = 1 | Frechet distance 1.79, class agreement 95.3 %" in card
+    assert load_model(data_root() / "weights" / "fashion_generator.safetensors")[1]["run"]["name"] == "fashion"
+
+
+def test_altered_release_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights").mkdir()
+    monkeypatch.setenv("ISMKIT_DATA", str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"fashion_generator\.safetensors is missing"):
+        load_generator()
+    net = ToyMLP(dim=256, width=16, depth=1, num_classes=10)
+    save_model(net, tmp_path / "weights" / "fashion_generator.safetensors", {})
+    with pytest.raises(CheckpointError, match="altered or truncated"):
+        load_generator()
 
 
 SIZES = {"size": 8, "channels": 4, "patch": 2, "width": 16, "depth": 1, "heads": 2, "num_classes": 10}
