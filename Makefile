@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
 PYTHON_GPU ?=
+TRAIN ?= False
 
 ifneq ($(words $(VENV)),1)
 $(error VENV must be one path without spaces, got "$(VENV)")
@@ -19,7 +20,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv demo lab test lint types unit notebooks refresh bench gpu clean force
+.PHONY: help venv demo lab test lint types unit notebooks browser book refresh bench gpu clean force
 
 # An environment shared by two checkouts holds the one named in its stamp: install again if that is not this one.
 ifneq "$(shell cat $(STAMP) 2>/dev/null)" "$(CURDIR)"
@@ -48,16 +49,16 @@ help: ## list the targets
 
 venv: $(STAMP) ## create the environment, or bring it up to date
 
-demo: $(STAMP) ## train a small iSM model on Fashion-MNIST and draw clothes in one step (CPU, minutes)
-	@echo "== Notebook 00, profile laptop: trains, samples at 1, 2, 4 and 128 evaluations, scores"
-	$(ISMKIT) run 00 --profile laptop
+demo: $(STAMP) ## draw clothes in one step and score them (a minute; TRAIN=True trains the model first: minutes)
+	@echo "== Notebook 00, profile laptop: samples at 1, 2, 4 and 128 evaluations, scores"
+	$(ISMKIT) run 00 --profile laptop -p train $(TRAIN)
 	@echo "== Left in out/: the executed notebook, the grid of samples (rows NFE, columns w) and the table"
 	@find "$${ISMKIT_OUT:-out}" -type f \( -name '*.ipynb' -o -name '*.png' -o -name '*.csv' \) | sort
 
 lab: $(STAMP) ## check the machine (doctor), then open notebook 00 in JupyterLab
 	$(ISMKIT) lab
 
-test: lint types unit notebooks ## lint, types, unit tests, notebook tests: what CI runs
+test: lint types unit notebooks browser ## lint, types, unit tests, notebook tests, browser tests: what CI runs
 
 lint: $(STAMP) ## style of code and notebooks (ruff)
 	@echo "== Lint and format (ruff)"
@@ -70,12 +71,21 @@ types: $(STAMP) ## types of the library (mypy)
 
 unit: $(STAMP) ## unit tests
 	@echo "== Unit tests (pytest, two workers)"
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not browser"
 
 notebooks: $(STAMP) ## run every notebook and compare the outputs that are tagged for it (nbval)
 	@echo "== Notebooks (nbval, two at a time; the slowest cells take minutes)"
 	@OMP_NUM_THREADS=1 $(PY) -m pytest notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
 	  --timeout=1000 -n 2 --dist loadfile
+
+browser: $(STAMP) ## build the book and try all its pages, and widgets in JupyterLab (skipped without Chromium)
+	@echo "== Book and widgets in Chromium (ISMKIT_BROWSER=required: fail where there is none)"
+	@OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_book.py tests/test_browser.py -n 2 --dist loadfile -rs
+
+book: $(STAMP) ## build the book: book/_build/html/index.html
+	@echo "== Book (Sphinx)"
+	@$(PY) book/build.py
+	@echo "== Open book/_build/html/index.html"
 
 refresh: $(STAMP) ## run every notebook in place (profile laptop), to commit its outputs with its code
 	@echo "== Notebooks in place, from clean kernels and an empty output folder"
@@ -94,5 +104,5 @@ gpu: $(if $(PYTHON_GPU),,$(STAMP)) ## GPU tests, then all benchmarks into tests/
 	"$(RUN_GPU)" -m tests.bench --device cuda --append tests/bench/RESULTS.md
 
 clean: ## remove caches and build leftovers (not out/, not the environment)
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis ismkit.egg-info
+	rm -rf build dist book/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis ismkit.egg-info
 	find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -48,6 +48,11 @@ PURPOSE = {
     "nbformat": "notebook files",
     "ipykernel": "the kernel of the notebooks",
     "tensorboard": "training curves",
+    "scikit-image": "photographs, and an independent reference in tests",
+    "sphinx": "the book",
+    "myst-nb": "notebooks in the book",
+    "sphinx-book-theme": "the look of the book",
+    "sphinx-mathjax-offline": "formulas in the book",
     "pytest": "tests",
     "pytest-xdist": "tests side by side",
     "pytest-timeout": "tests that hang",
@@ -55,7 +60,7 @@ PURPOSE = {
     "ruff": "lint and format",
     "mypy": "types",
     "nbval": "notebook tests",
-    "scikit-image": "an independent reference in tests",
+    "selenium": "tests in a browser",
     "pyyaml": "the test of environment.yml",
 }
 
@@ -218,12 +223,14 @@ def data_files() -> Iterator[Check]:
 
 def weight_sums() -> dict[str, str]:
     """The shipped weights in ``data/weights/``: file name to SHA-256 sum."""
+    from ismkit.evaluation import GENERATOR_SHA256
     from ismkit.features import FEATURES_SHA256
     from ismkit.latents import WEIGHTS_SHA256
 
     return {
         "fashion_features.safetensors": FEATURES_SHA256,
         "fashion_autoencoder.safetensors": WEIGHTS_SHA256,
+        "fashion_generator.safetensors": GENERATOR_SHA256,
     }
 
 

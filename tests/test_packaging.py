@@ -186,6 +186,8 @@ def test_nothing_of_one_machine_is_committed() -> None:
     )
     found = []
     for name in filter(None, run.stdout.split("\0")):
+        if name.startswith("book/_static/html-manager/"):  # as published by others
+            continue
         try:
             text = (ROOT / name).read_text(encoding="utf-8")
         except (UnicodeDecodeError, FileNotFoundError):  # binary; deleted but still in the index

@@ -1,0 +1,107 @@
+"""Sphinx's settings for the book. ``python book/build.py`` lays out its sources and builds it."""
+
+import hashlib
+import re
+from base64 import b64decode
+from importlib import import_module
+from pathlib import Path
+
+import nbformat
+from docutils import nodes
+from sphinx.application import Sphinx
+
+from ismkit import __version__
+
+HERE = Path(__file__).parent
+
+project = "ismkit"
+author = copyright = "The ismkit authors"
+version = release = __version__
+html_title = "ismkit"
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx.ext.viewcode", "myst_nb"]
+
+nb_execution_mode = "off"  # the committed outputs are the book's
+nb_merge_streams = True
+nb_render_markdown_format = "myst"  # of outputs: tables too
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+# Names without an inventory to look them up in: nothing is fetched while the book is built.
+FOREIGN = "accelerate|argparse|collections|datetime|matplotlib|nbformat|numpy|os|pathlib|torch|typing"
+nitpick_ignore_regex = [("py:.*", rf"({FOREIGN})\..*")]
+
+# Nothing is fetched while the book is read: MathJax with all its TeX extensions in one file, the widget manager beside.
+MATHJAX = Path(import_module("sphinx-mathjax-offline").__file__ or "").parent / "static" / "mathjax"
+html_static_path = ["_static", str(MATHJAX / "tex-svg-full.js")]
+mathjax_path = "tex-svg-full.js"
+nb_ipywidgets_js = {"html-manager/embed.js": {}}
+
+html_theme = "sphinx_book_theme"
+html_css_files = ["book.css"]
+html_js_files = ["widgets.js"]
+html_favicon = "_static/favicon.svg"
+html_context = {"default_mode": "auto"}
+html_theme_options = {"use_fullscreen_button": False, "navbar_persistent": [], "show_toc_level": 2}
+
+CHECK = re.compile(r'\bcheck\(\s*"(C\d\d\.\w+)"')
+
+
+def anchor(claim: str) -> str:
+    """The fragment of the cell that tests a claim: ``C03.law`` is at ``#claim-c03-law``."""
+    return "claim-" + re.sub("[._]", "-", claim.lower())
+
+
+def mark_claims(app: Sphinx, doctree: nodes.document) -> None:
+    """Give each cell that checks a claim an anchor, which the ledger's page links to by its label."""
+    standard = app.env.domains.standard_domain
+    for cell in doctree.findall(
+        lambda node: isinstance(node, nodes.container) and node.get("nb_element") == "cell_code"
+    ):
+        for claim in CHECK.findall(cell.astext()):
+            cell["ids"].append(anchor(claim))
+            standard.note_hyperlink_target(anchor(claim), app.env.docname, anchor(claim), claim)
+
+
+def describe_figures(app: Sphinx, doctree: nodes.document) -> None:
+    """Take the figures' alt text over from the notebook: MyST-NB knows of none but a cell's."""
+    path = Path(app.env.doc2path(app.env.docname))
+    if path.suffix != ".ipynb":
+        return
+    alt = {}
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            if png := output.get("data", {}).get("image/png"):
+                alt[hashlib.sha256(b64decode(png)).hexdigest()] = output.metadata.get("image/png", {}).get("alt")
+    for image in doctree.findall(nodes.image):
+        if text := alt.get(Path(image["uri"]).stem):  # MyST-NB names a figure by its sum
+            image["alt"] = text
+
+
+def before_napoleon(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Let docstrings say ``|x|``, ``fast, slow: decays``, and of an attribute or a result ``Where: in the folder``."""
+    for i, line in enumerate(lines):
+        line = re.sub(r"(``.*?``)|\|", lambda match: match[1] or r"\|", line)
+        line = re.sub(r"^ +\w+(, \w+)+:", lambda match: match[0].replace(", ", ","), line)
+        if what in ("attribute", "data", "property") or lines[i - 1].strip() == "Returns:":
+            line = line.replace(":", "\0")  # Napoleon takes what is before a colon here for a type
+        lines[i] = line
+
+
+def after_napoleon(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Put the colons back."""
+    lines[:] = [line.replace("\0", ":") for line in lines]
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the functions above; Napoleon has priority 500."""
+    app.connect("autodoc-process-docstring", before_napoleon, priority=400)
+    app.connect("autodoc-process-docstring", after_napoleon, priority=600)
+    app.connect("doctree-read", mark_claims)
+    app.connect("doctree-read", describe_figures)
