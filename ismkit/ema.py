@@ -18,6 +18,20 @@ def ramped(decay: float, updates: int) -> float:
     return min(decay, (1 + updates) / (10 + updates))
 
 
+def shares(decay: float, updates: int) -> Tensor:
+    """How much of each past state of the weights an average holds after ``updates`` updates, ramp included.
+
+    Returns:
+        (updates + 1,) float64, oldest first, with sum 1: entry 0 belongs to the initial weights, entry k to those taken
+        in by update number k. ``sum_k share_k (updates - k)``, the mean age, is the lag in steps behind a linear drift:
+        ``updates / 10`` while the ramp lasts, ``decay / (1 - decay)`` long after it.
+    """
+    kept = torch.tensor([ramped(decay, k) for k in range(updates)], dtype=torch.float64)
+    later = kept.flip(0).cumprod(0).flip(0)  # entry k: what updates k, k + 1, ... leave of all that was there before
+    one = torch.ones(1, dtype=torch.float64)
+    return torch.cat([one, 1 - kept]) * torch.cat([later, one])
+
+
 class TwinEMA(nn.Module):
     """Two exponential moving averages of one network, each a plain module in eval mode, without gradients.
 

@@ -43,17 +43,23 @@ def use_style() -> None:
 def show(figure: Figure, alt: str) -> None:
     """Show a figure in a notebook with alt text, as PNG, and close it.
 
+    The picture keeps 256 colours, each within a few of 255 levels: a quarter of the bytes, in notebooks that are
+    committed with their outputs.
+
     Args:
         figure: Matplotlib's.
         alt: what the figure shows, for those who cannot see it.
     """
     from IPython.display import Image, display
+    from PIL import Image as Pictures
 
     if not alt.strip():
         raise ValueError("alt must say what the figure shows, got an empty text")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    drawn, buffer = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png")
     plt.close(figure)
+    few = Pictures.open(drawn).convert("RGB").quantize(256, Pictures.Quantize.MAXCOVERAGE, dither=Pictures.Dither.NONE)
+    few.save(buffer, "PNG", optimize=True)
     display(Image(buffer.getvalue(), format="png", alt=alt))
 
 

@@ -136,6 +136,18 @@ def geometric_weights(levels: int, ratio: float) -> tuple[float, ...]:
     return (*(ratio**level for level in range(1, levels + 1)), ratio**levels)
 
 
+def unit_weights(weights: Sequence[float]) -> tuple[float, ...]:
+    """The same weights, scaled so that their mean over all coefficients is 1: a white residual costs what L2 costs.
+
+    Level l holds ``3 / 4^l`` of the coefficients, the low-pass band ``1 / 4^L``. What is compared after this scaling
+    is how a distance treats its bands, not how large its gradient is, which a bound on the gradient would see.
+    """
+    levels = len(weights) - 1
+    shares = [3 / 4**level for level in range(1, levels + 1)] + [1 / 4**levels]
+    mean = sum(weight * share for weight, share in zip(weights, shares, strict=True))
+    return tuple(weight / mean for weight in weights)
+
+
 @dataclass(frozen=True)
 class WaveletDistance:
     """Distance per sample as a weighted sum over wavelet bands (iSM, multi-level wavelet loss).
@@ -202,3 +214,20 @@ class WaveletDistance:
         if self.norm == "abs":
             return band.abs().mean(1)
         return ((band.square() + self.huber_c**2).sqrt() - self.huber_c).mean(1)
+
+
+def candidates(levels: int) -> dict[str, Distance]:
+    """What the paper's words "error per sub-band" may mean, and two controls, by name: notebook 05 compares them.
+
+    Pixel L2 is the first control. The second, ``root, no bands``, is the square root of L2 per sample: what
+    ``root per band`` owes to its root alone, which turns down the samples with large errors, not to its bands.
+    """
+    one = (1.0,) * (levels + 1)
+    return {
+        "pixel L2": l2,
+        "band mean": WaveletDistance(unit_weights(geometric_weights(levels, 4.0))),
+        "fine-weighted": WaveletDistance(unit_weights(geometric_weights(levels, 0.5))),
+        "root per band": WaveletDistance(one, norm="root"),
+        "root, no bands": WaveletDistance((1.0,), norm="root"),
+        "L1 per band": WaveletDistance(one, norm="abs"),
+    }

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ismkit import coupling as module
-from ismkit.coupling import LOW_DIMENSION, Coupling, assign, class_leak
+from ismkit.coupling import (
+    LOW_DIMENSION,
+    Coupling,
+    assign,
+    class_information,
+    class_leak,
+    crossings,
+    pair_variance,
+    target_variance,
+)
 
 # Both solvers: POT's up to LOW_DIMENSION, SciPy's above.
 DIMENSIONS = [1, 2, LOW_DIMENSION, LOW_DIMENSION + 1, 30]
@@ -191,6 +200,142 @@ def test_class_leak_of_a_known_leak() -> None:
     x0 = torch.tensor([[3.0, 4], [3, 4], [1, 1], [-1, -1], [0, 0]])
     assert class_leak(x0, y) == pytest.approx(2.5)  # |(3, 4)| and |(0, 0)|, averaged
     assert class_leak(x0.reshape(5, 1, 1, 2), y) == pytest.approx(2.5)
+
+
+# --------------------------------------------------------------------------------------------- what a coupling does
+
+
+def two_normals(n: int, dim: int, shift: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Noise whose class moves its first coordinate by +-shift."""
+    generator = rng(seed)
+    y = torch.randint(2, (n,), generator=generator)
+    x0 = torch.randn(n, dim, generator=generator, dtype=torch.float64)
+    x0[:, 0] += shift * (2 * y - 1)
+    return x0, y
+
+
+def information_of_two_normals(shift: float) -> float:
+    """I = ln 2 - E[ln(1 + exp(-2 shift z))], z ~ N(shift, 1): the loss of the best classifier, by quadrature."""
+    z = torch.linspace(-12, 12, 20_001, dtype=torch.float64)
+    density = torch.exp(-((z - shift) ** 2) / 2) / math.sqrt(2 * math.pi)
+    return math.log(2) - torch.trapezoid(density * torch.nn.functional.softplus(-2 * shift * z), z).item()
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("dim", [1, 2])
+def test_information_of_two_normals(shift: float, dim: int) -> None:
+    found = torch.tensor([class_information(*two_normals(600, dim, shift, seed)) for seed in range(8)])
+    # Six times the error of the mean (0.012 to 0.025 / sqrt(8)), and the bias at this n in two dimensions.
+    assert found.mean().item() == pytest.approx(information_of_two_normals(shift), abs=0.045)
+
+
+def test_information_of_classes_apart_is_their_entropy() -> None:
+    y = torch.arange(4).repeat_interleave(torch.tensor([40, 80, 120, 160]))
+    shares = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    x0 = 0.01 * torch.randn(400, 3, generator=rng(0)) + y[:, None]
+    # Of classes apart every neighbour is of the own class: psi(n) - mean psi(n_i), whose limit is the entropy.
+    sizes = 400 * shares
+    exact = torch.special.digamma(torch.tensor(400.0)) - (shares * torch.special.digamma(sizes)).sum()
+    assert class_information(x0, y) == pytest.approx(exact.item(), rel=1e-6)
+    assert class_information(x0, y) == pytest.approx(-(shares * shares.log()).sum().item(), abs=0.01)
+
+
+def test_information_equals_scikit_learns_on_the_line() -> None:
+    selection = pytest.importorskip("sklearn.feature_selection")
+    for seed, k in ((0, 1), (1, 3), (2, 7)):
+        x0, y = two_normals(300, 1, 0.8, seed)
+        theirs = selection.mutual_info_classif(x0.numpy(), y.numpy(), n_neighbors=k, random_state=0)[0]
+        assert class_information(x0, y, k) == pytest.approx(theirs, abs=1e-6)
+
+
+def test_information_does_not_depend_on_the_frame_or_the_names_of_the_classes() -> None:
+    x0, y = two_normals(200, 3, 1.0, 0)
+    rotation = torch.linalg.qr(torch.randn(3, 3, generator=rng(2), dtype=torch.float64)).Q
+    assert class_information(7 * x0 @ rotation + 1, 5 - 3 * y) == pytest.approx(class_information(x0, y), abs=1e-9)
+    with pytest.raises(ValueError, match=r"below the rows of each class, got 3 and \[3, 5\]"):
+        class_information(torch.randn(8, 2), torch.tensor([0, 0, 0, 1, 1, 1, 1, 1]))
+
+
+def test_information_sees_a_leak_that_moves_no_mean() -> None:
+    generator = rng(0)
+    y = torch.randint(2, (600,), generator=generator)
+    x0 = torch.randn(600, 2, generator=generator) * (0.2 + 1.6 * y[:, None])
+    assert class_leak(x0, y) < 0.15
+    assert class_information(x0, y) > 0.3
+
+
+@given(st.integers(2, 30), dimensions, seeds)
+@settings(max_examples=30)
+def test_crossings_are_the_swaps_that_save(n: int, dim: int, seed: int) -> None:
+    x0, x1 = points(n, dim, seed)
+    count, before = 0, cost(x0, x1)
+    for i, j in itertools.combinations(range(n), 2):
+        swapped = x0.clone()
+        swapped[[i, j]] = x0[[j, i]]
+        count += cost(swapped, x1) < before - 1e-9
+    assert crossings(x0, x1) == pytest.approx(count / (n * (n - 1) / 2), abs=1e-12)
+    assert crossings(x0[assign(x0, x1)], x1) == 0
+    assert crossings(x0, x0) == 0
+    assert crossings(x0, 3 - 2 * x0) == 1
+
+
+@pytest.mark.parametrize("dim", [1, 2, 30])
+def test_half_of_all_pairs_cross_where_noise_is_independent(dim: int) -> None:
+    shares = torch.tensor([crossings(*points(100, dim, seed)) for seed in range(20)])
+    assert abs(shares.mean() - 0.5) < 6 * shares.std() / 20**0.5
+
+
+def test_crossings_needs_pairs() -> None:
+    with pytest.raises(ValueError, match=r"one shape and 2 rows or more, got \(1, 2\), \(1, 2\)"):
+        crossings(torch.zeros(1, 2), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.7])
+def test_target_variance_of_two_normals(t: float) -> None:
+    """x0 ~ N(0, 1), x1 ~ N(0, s^2): Var(v | x_t) = 1 + s^2 - (t s^2 - (1 - t))^2 / ((1 - t)^2 + t^2 s^2)."""
+    s, n = 2.0, 4000
+
+    def draw(seed: int) -> tuple[Tensor, Tensor]:
+        x0, x1 = torch.randn(2, n, 2, generator=rng(seed))
+        return (1 - t) * x0 + t * s * x1, s * x1 - x0
+
+    exact = 2 * (1 + s**2 - (t * s**2 - (1 - t)) ** 2 / ((1 - t) ** 2 + t**2 * s**2))
+    found = torch.tensor([target_variance(*draw(2 * seed), *draw(2 * seed + 1)) for seed in range(4)])
+    assert found.mean().item() == pytest.approx(exact, rel=0.05)
+
+
+def test_target_variance_of_a_function_is_small_and_of_pure_noise_its_variance() -> None:
+    x, other = torch.rand(2, 3000, 2, generator=rng(0))
+    assert target_variance(x, x.square(), other, other.square()) < 1e-3
+    v, w = 3 * torch.randn(2, 3000, 1, generator=rng(1))
+    assert target_variance(x, v, other, w) == pytest.approx(9, rel=0.12)
+    with pytest.raises(ValueError, match=r"v and other_v must be \(n, D\), got \(3000, 1\) and \(3000, 2\)"):
+        target_variance(x, v, other, other)
+
+
+def test_pair_variance_in_pools_of_one_pair_is_that_of_the_data() -> None:
+    data = torch.randn(500, 1, 2, 3, generator=rng(0))
+    pools = [(torch.zeros(1, 2, 3), x1) for x1 in data]
+    exact = data.flatten(1).double().var(0).sum().item()
+    assert pair_variance(torch.zeros(1, 2, 3), pools) == pytest.approx(exact, rel=1e-9)
+
+
+def test_pair_variance_on_the_line_is_that_of_the_order_statistic() -> None:
+    # A probe far to the left gets the least of n uniform numbers: variance n / ((n + 1)^2 (n + 2)).
+    n, generator = 9, rng(0)
+    pools = [(torch.rand(n, 1, generator=generator), torch.rand(n, 1, generator=generator)) for _ in range(4000)]
+    found = pair_variance(torch.tensor([[-5.0]]), pools)
+    assert found == pytest.approx(n / ((n + 1) ** 2 * (n + 2)), rel=0.15)
+    same = [(torch.rand(n, 1, generator=generator), torch.arange(n)[:, None].float()) for _ in range(5)]
+    assert pair_variance(torch.tensor([[-5.0], [5.0]]), same) == 0
+
+
+def test_pair_variance_needs_pools_that_hold_the_probes() -> None:
+    pool = (torch.zeros(3, 2), torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="a pool must hold the 4 probes, got 3 rows"):
+        pair_variance(torch.zeros(4, 2), [pool, pool])
+    with pytest.raises(ValueError, match="pools must be two or more, got 1"):
+        pair_variance(torch.zeros(1, 2), [pool])
 
 
 # ------------------------------------------------------------------------------------------------ a stream of pools

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ismkit.ema import TwinEMA, ramped
+from ismkit.ema import TwinEMA, ramped, shares
 
 decays = st.floats(0, 0.9999)
 
@@ -70,6 +70,33 @@ def test_closed_form(fast: float, slow: float, values: list[float], start: float
         assert math.prod(used) + sum(shares) == pytest.approx(1)
         expected = math.prod(used) * start + sum(share * v for share, v in zip(shares, values, strict=True))
         assert value(average) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+@given(st.floats(0, 0.9999), st.lists(st.floats(-10, 10), max_size=30), st.floats(-10, 10))
+@settings(max_examples=30)
+def test_shares_make_up_the_average(decay: float, values: list[float], start: float) -> None:
+    net = Number(start)
+    ema = TwinEMA(net, decay, decay)
+    follow(ema, net, values)
+    held = shares(decay, len(values))
+    assert held.sum().item() == pytest.approx(1, rel=1e-12)
+    expected = (held * torch.tensor([start, *values], dtype=torch.float64)).sum().item()
+    assert value(ema.slow) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("updates", [0, 1, 7, 500])
+def test_the_ramp_lags_a_tenth_of_the_run_and_forgets_the_start(updates: int) -> None:
+    held = shares(0.9999, updates)
+    age = torch.arange(updates, -1, -1, dtype=torch.float64)
+    assert (held * age).sum().item() == pytest.approx(updates / 10, rel=1e-10)
+    assert held[0].item() == pytest.approx(1 / math.comb(updates + 9, 9), rel=1e-10)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.95])
+def test_long_after_the_ramp_shares_fall_geometrically(decay: float) -> None:
+    held = shares(decay, 1000).flip(0)
+    expected = (1 - decay) * decay ** torch.arange(50, dtype=torch.float64)
+    torch.testing.assert_close(held[:50], expected, rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.9, 0.95])

@@ -148,8 +148,26 @@ def test_show_displays_a_png_with_alt_text_and_closes_the_figure() -> None:
     assert output.metadata["image/png"]["alt"] == 'a "white" <square> & nothing else'
     data = output.data["image/png"]
     raw = data if isinstance(data, bytes) else b64decode(data)
-    assert plt.imread(BytesIO(raw), format="png").shape == (100, 200, 4)
+    assert plt.imread(BytesIO(raw), format="png").shape[:2] == (100, 200)
     assert plt.get_fignums() == []
+
+
+@pytest.mark.usefixtures("shell")
+def test_show_saves_bytes_and_keeps_the_colours() -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(6, 3), dpi=100)
+    axes[0].imshow(np.linspace(0, 1, 4096).reshape(64, 64), cmap="cividis")
+    for k, colour in enumerate(plot.PALETTE):
+        axes[1].scatter(*np.random.default_rng(k).normal(size=(2, 50)), color=colour)
+    whole = BytesIO()
+    figure.savefig(whole, format="png")
+    with capture_output() as captured:
+        plot.show(figure, alt="colours")
+    data = captured.outputs[0].data["image/png"]
+    raw = data if isinstance(data, bytes) else b64decode(data)
+    before, after = (plt.imread(BytesIO(png))[..., :3] for png in (whole.getvalue(), raw))
+    assert np.abs(before - after).max() < 20 / 255
+    assert (after[before.min(axis=2) == 1] == 1).all(), "white stays white"
+    assert len(raw) < 0.4 * len(whole.getvalue())
 
 
 @pytest.mark.parametrize("alt", ["", "  \n"])

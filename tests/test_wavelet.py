@@ -16,11 +16,13 @@ from ismkit.wavelet import (
     Norm,
     WaveletDistance,
     _analysis_matrix,
+    candidates,
     dwt,
     geometric_weights,
     idwt,
     l2,
     pad_to_power_of_two,
+    unit_weights,
 )
 
 WAVELETS = ["haar", "db2", "db4", "sym4"]
@@ -243,6 +245,29 @@ def test_a_distance_is_positive_symmetric_and_of_each_sample_alone(
     order = torch.tensor([2, 0, 3, 1])
     close(measure(a[order], b[order]), distance[order])
     close(torch.cat([measure(a[i : i + 1], b[i : i + 1]) for i in range(4)]), distance)
+
+
+@pytest.mark.parametrize("levels", [0, 1, 3])
+@pytest.mark.parametrize("ratio", [4.0, 1.0, 0.5])
+def test_unit_weights_charge_white_noise_what_l2_does(levels: int, ratio: float) -> None:
+    weights = unit_weights(geometric_weights(levels, ratio))
+    everywhere = torch.ones(1, 1, 8, 8, dtype=torch.float64)
+    white = idwt(dwt(everywhere, 0)[:0] + [torch.ones_like(band) for band in dwt(everywhere, levels)])
+    close(distance_to_zero(white, weights, "square"), l2(white, torch.zeros_like(white)))
+    close(torch.tensor(weights) / weights[0], torch.tensor(geometric_weights(levels, ratio)) / ratio ** min(levels, 1))
+
+
+def test_candidates_differ_only_in_how_they_treat_bands() -> None:
+    """All make about the same of white noise: the squares the same mean, the roots the same, L1 sqrt(2 / pi) of it."""
+    x = normal(64, 4, 16, 16)
+    cost = {name: distance(x, torch.zeros_like(x)).mean().item() for name, distance in candidates(4).items()}
+    assert next(iter(cost)) == "pixel L2"
+    assert candidates(4)["pixel L2"] is l2
+    # Five standard deviations of the mean of 64 samples; the low-pass band of band mean has 4 numbers.
+    for name in ("pixel L2", "band mean", "fine-weighted", "root, no bands"):
+        assert cost[name] == pytest.approx(1, abs=0.06), name
+    assert cost["L1 per band"] == pytest.approx(math.sqrt(2 / math.pi), abs=0.01)
+    assert cost["root per band"] == pytest.approx(1, abs=0.02)
 
 
 # ------------------------------------------------------------------------------------------ precision and autograd
