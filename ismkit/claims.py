@@ -88,6 +88,10 @@ CLAIMS: dict[str, Claim] = {
     "C05.fine_helps": Claim("Weights that favour fine bands lower the excess in the finest ring of the spectrum", "kit"),
     "C05.low_pays": Claim("What favours fine bands costs coarse ones: the Frechet distance of pixels rises", "kit"),
     "C05.bands_matter": Claim("Root per band trains fine bands better than the same root without bands", "kit"),
+    "C05.gain1": Claim("The wavelet loss in place of L2 improves samples at 1 NFE", "paper"),
+    "C05.gain4": Claim("The wavelet loss in place of L2 improves samples at 4 NFE", "paper"),
+    "C05.catches_up": Claim("Root per band needs longer training: four times the steps cut its handicap", "kit"),
+    "C05.default": Claim("Fine-weighted squares give better samples than root per band at this scale: the default", "kit"),
     # 06 curved paths and scaling OT
     "C06.assign": Claim("The library's assignment has the exact optimal transport cost of POT", "kit"),
     "C06.no_crossing": Claim("An exact assignment leaves no two paths that cross", "kit"),
