@@ -26,7 +26,6 @@ from ismkit.progress import progress as progress_bar
 from ismkit.sampling import sample
 from ismkit.seeding import stream
 
-
 GENERATOR_SHA256 = "1706dfd0c1157e33ed6a6468233cbed1d413a90860253d64a7f403c18defd317"
 
 
