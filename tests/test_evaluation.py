@@ -1,6 +1,7 @@
 """Scores: known samples get the scores that they must, the protocol is kept, and tables are complete."""
 
 import csv
+import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ismkit import evaluation
 from ismkit.checkpoint import CheckpointError
-from ismkit.config import RUNS
+from ismkit.config import RUNS, describe
 from ismkit.data import Labelled, data_root, fashion_mnist
 from ismkit.evaluation import GENERATOR_SHA256, FashionJudge, Score, as_text, load_generator, write_csv
 from ismkit.features import load_features
@@ -312,3 +313,9 @@ def test_shipped_judge_sees_test_images_through_the_latents_as_their_class(test_
         images = shipped.autoencoder.decode(shipped.autoencoder.encode(x))
         agreement = (shipped.classifier(images).argmax(1) == y).double().mean().item()
     assert agreement > 0.85
+
+
+def test_released_generator_is_of_the_run_that_bears_its_name() -> None:
+    card = load_model(data_root() / "weights" / "fashion_generator.safetensors")[1]
+    held, run = card["run"], json.loads(json.dumps(describe(RUNS["fashion"])))
+    assert {key for key in run if held[key] != run[key]} <= {"about"}
