@@ -185,7 +185,7 @@ _LAPTOP = Run(
 _FASHION = dataclasses.replace(
     _LAPTOP,
     name="fashion",
-    about="the released generator: a narrower network trained for longer, about 20 minutes of one CPU core",
+    about="the released generator: a narrower network trained for longer, about 15 minutes of one CPU core",
     net=partial(ToyMLP, dim=256, width=384, depth=4),
     # Root per band was the default when it was trained. It needs a long training, which this is (notebook 05).
     recipe=dataclasses.replace(_LAPTOP.recipe, distance=WaveletDistance(geometric_weights(3, 1.0), norm="root")),
