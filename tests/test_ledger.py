@@ -84,8 +84,9 @@ def test_smaller_profiles_leave_the_check_for_later(capsys: pytest.CaptureFixtur
     book.check(LAW, 99.0, 1.0, at="laptop")  # would fail
     assert capsys.readouterr().out == "LATER C03.test_law: want = 1, judged from profile laptop on\n"
     assert not book.rows
-    with pytest.raises(ClaimError):
-        Ledger("03", "gpu", 0).check(LAW, 99.0, 1.0, at="laptop")
+    for profile, at in (("gpu", "laptop"), ("laptop", "laptop"), ("smoke", "smoke")):
+        with pytest.raises(ClaimError):
+            Ledger("03", profile, 0).check(LAW, 99.0, 1.0, at=at)
 
 
 def test_rows_are_recorded_one_per_claim_with_all_that_made_them(tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ def test_half_precision_halves_the_file_and_is_loaded_in_single(make: Callable[[
     assert all(parameter.dtype == torch.float32 for parameter in net.parameters())  # the network itself stays
     loaded, _ = load_model(half)
     for name, value in loaded.state_dict().items():
+        assert value.dtype == torch.float32
         assert torch.equal(value, net.state_dict()[name].half().float()), name
 
 

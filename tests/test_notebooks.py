@@ -282,9 +282,11 @@ def test_solution_takes_the_place_of_the_stub_and_of_nothing_else() -> None:
 
 def test_several_functions_are_all_replaced() -> None:
     stub = "def a(n: int) -> int:\n    return ...\n\n\ndef b(n: int) -> int:\n    return ...\n\n\ndone = a(1), b(1)"
-    answer = "def b(n: int) -> int:\n    return a(n) + 1\n\n\ndef a(n: int) -> int:\n    return n + 1\n"
+    first, second = "def a(n: int) -> int:\n    m = n\n    return m + 1", "def b(n: int) -> int:\n    return a(n) + 1"
+    solved = solve(stub, f"{second}\n\n\n{first}\n")
+    assert solved == f"{first}\n\n\n{second}\n\n\ndone = a(1), b(1)"
     scope: dict[str, object] = {}
-    exec(solve(stub, answer), scope)
+    exec(solved, scope)
     assert scope["done"] == (2, 3)
 
 
