@@ -16,7 +16,8 @@ from ismkit import __version__
 # Names of other modules, repeated so that the parser need not import torch; a test holds them equal.
 RUNS = ("gaussians", "fashion-smoke", "fashion-laptop", "fashion")
 RECIPES: tuple[str, ...] = ("flow", "shortcut_every_level", "shortcut_finest_level")
-RECIPES += ("ism_guidance", "+interval", "+wavelet", "+sot", "ism")
+RECIPES += ("ism_guidance", "+interval", "+wavelet", "+sot", "ism", "ism_plus")
+SWEEPS = ("ladder", "ladder-gpu", "ladder-laptop", "ladder-smoke", "sensitivity", "tried")
 SHIPPED = ("features", "autoencoder", "generator")
 
 
@@ -141,6 +142,41 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def sweep(args: argparse.Namespace) -> int:
+    """Train and score many variants over seeds, side by side; after a kill the same command goes on."""
+    from dataclasses import replace
+
+    from ismkit import config, ladder, runner
+    from ismkit.sweep import cells, summary, write
+
+    if args.name in ladder.SWEEPS:
+        if args.recipe:
+            raise UsageError(f"{args.name} has its own recipes; --recipe goes with a run: {', '.join(RUNS)}")
+        plan = ladder.SWEEPS[args.name]
+    else:
+        plan = ladder.of_run(config.RUNS[args.name], args.recipe or ["ism"])
+    if args.nfe or args.w or args.n:
+        protocol = cells(args.nfe or (1, 4), args.w or (0.0, 1.0), args.n or 1000)
+        plan = replace(plan, cells=protocol)
+    parameters = {path: [_literal(value) for value in values] for path, *values in args.parameter}
+    plan = plan.vary(parameters)
+    if args.seeds:
+        plan = replace(plan, seeds=tuple(range(args.seeds)))
+    folder = Path(args.out or config.out_dir() / "sweeps")
+    target = Path(args.table or folder / f"{plan.name}.parquet")
+    trials = plan.trials()
+    print(
+        f"{plan.name}: {len(trials)} trials, {len(plan.runs)} variants with {len(plan.seeds)} seeds; in {folder}",
+        flush=True,
+    )
+    resources = {"workers": args.workers, "gpus": args.gpus, "address": args.address}
+    frame = runner.run(trials, folder, **resources)
+    metric = "frechet" if "frechet" in frame else "w2"
+    print(f"{metric}, mean ± standard deviation over the seeds\n{summary(frame, metric).to_string()}")
+    print(f"table: {write(frame, target)}")
+    return 0
+
+
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
@@ -223,6 +259,30 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--save-every", type=_at_least(1), metavar="K", help="steps between checkpoints (one at the end)")
     help_r = "go on from the newest checkpoint, or from that of STEP; give the options of the first call again"
     sub.add_argument("--resume", nargs="?", type=_at_least(1), const=True, default=False, metavar="STEP", help=help_r)
+
+    sub = add(
+        sweep,
+        "ismkit sweep ladder-laptop",
+        "ismkit sweep fashion-laptop --recipe flow ism --seeds 3 --nfe 1 4 --w 0 1 -n 10000",
+        "ismkit sweep gaussians -p recipe.fast 0.5 0.95 -p optim.lr 1e-3 2e-3",
+        "ismkit sweep ladder --address 10.0.0.1:6379 --gpus 0.25 --out /shared/sweeps",
+    )
+    what = f"a prepared sweep ({', '.join(SWEEPS)}) or a run ({', '.join(RUNS)})"
+    sub.add_argument("name", metavar="NAME", choices=SWEEPS + RUNS, help=what)
+    sub.add_argument("--recipe", nargs="+", metavar="NAME", choices=RECIPES, help="methods, with a run (default: ism)")
+    help_p = "a setting by its path and the values to try, such as recipe.fast 0.5 0.95; repeatable, all combinations"
+    sub.add_argument("-p", "--parameter", nargs="+", action="append", default=[], metavar="PATH VALUE", help=help_p)
+    sub.add_argument("--seeds", type=_at_least(1), metavar="K", help="seeds 0 .. K - 1 (default: its own; a run: 3)")
+    cell: dict[str, Any] = {"nargs": "+", "help": "protocol (default: its own; a run: NFE 1 4, w 0 1, n 1000)"}
+    sub.add_argument("--nfe", type=int, metavar="NFE", choices=[2**k for k in range(8)], **cell)
+    sub.add_argument("--w", type=_at_least(0, float), **cell)
+    sub.add_argument("-n", type=_at_least(100), help="samples per setting")
+    sub.add_argument("--workers", type=_at_least(1), metavar="K", help="trials at one time (default: one per core)")
+    help_g = "share of a GPU for each trial: 0.125 trains eight on one (default: 0, the CPU)"
+    sub.add_argument("--gpus", type=_at_least(0, float), default=0.0, metavar="SHARE", help=help_g)
+    sub.add_argument("--address", help="of a Ray cluster, HOST:PORT (default: this machine alone)")
+    sub.add_argument("--out", metavar="DIR", help="folder of results (default: out/sweeps); in a cluster a shared one")
+    sub.add_argument("--table", metavar="FILE", help="Parquet file of the table (default: NAME.parquet in that folder)")
 
     common = argparse.ArgumentParser(add_help=False)
     help_model = "a model.safetensors that `ismkit train` wrote, of a fashion run (default: the released one)"

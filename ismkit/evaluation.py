@@ -10,20 +10,28 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from ismkit.data import CLOTHES, data_root, fashion_mnist
+from ismkit.data import CLOTHES, Labelled, data_root, fashion_mnist
 from ismkit.features import FeatureNet, embed, load_features
 from ismkit.files import replacing
 from ismkit.latents import SHAPE, FashionAutoencoder, in_batches, load_autoencoder
-from ismkit.metrics import Moments, class_agreement, frechet, precision_recall
-from ismkit.models import load_model
+from ismkit.metrics import (
+    Moments,
+    class_agreement,
+    curvature,
+    frechet,
+    precision_recall,
+    spectrum_error,
+    wasserstein2,
+)
+from ismkit.models import load_sampler
 from ismkit.path import Network, StepGrid
 from ismkit.progress import progress as progress_bar
-from ismkit.sampling import sample
+from ismkit.sampling import sample, trajectory
 from ismkit.seeding import stream
 
 GENERATOR_SHA256 = "1706dfd0c1157e33ed6a6468233cbed1d413a90860253d64a7f403c18defd317"
@@ -39,6 +47,61 @@ class Score(TypedDict):
     agreement: float
     precision: float
     recall: float
+    spectrum_error: float
+    curvature: float
+
+
+class Cell(NamedTuple):
+    """One setting in which a model is scored: network evaluations, guidance strength, samples, seed of their noise."""
+
+    nfe: int
+    w: float
+    n: int
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise ValueError unless the sampler knows the number of evaluations and the strength."""
+        StepGrid().check_steps(self.nfe)
+        if not 0 <= self.w < math.inf:
+            raise ValueError(f"w, the guidance strength, must be finite and at least 0, got {self.w}")
+        if self.n < 1:
+            raise ValueError(f"n must be 1 or more samples, got {self.n}")
+
+
+class Judge(Protocol):
+    """Scores a network in one setting."""
+
+    def cell(self, net: Network, cell: Cell) -> dict[str, float]:
+        """Metrics by name."""
+        ...
+
+
+CURVED = 250  # samples whose paths are kept to measure their curvature
+
+
+@dataclass(frozen=True)
+class PointJudge:
+    """Scores a network of points: the exact 2-Wasserstein distance to the data, per class, averaged over the classes.
+
+    Attributes:
+        data: the reference; each class is compared with as many of its points as there are samples.
+        device: where the network lives.
+    """
+
+    data: Labelled
+    device: torch.device
+
+    def cell(self, net: Network, cell: Cell) -> dict[str, float]:
+        """``w2`` and ``curvature`` of ``cell.n`` samples, labels in turn."""
+        y = torch.arange(cell.n) % self.data.num_classes
+        x0 = torch.randn(cell.n, *self.data.x.shape[1:], generator=stream(cell.seed, "samples")).to(self.device)
+        path = trajectory(net, x0, y.to(self.device), w=cell.w, steps=cell.nfe)
+        drawn = path[-1].cpu()
+        distances = [
+            wasserstein2(drawn[y == c], self.data.x[self.data.y == c][: int((y == c).sum())])
+            for c in range(self.data.num_classes)
+        ]
+        return {"w2": sum(distances) / len(distances), "curvature": _mean_curvature(path)}
 
 
 @dataclass(frozen=True)
@@ -93,6 +156,18 @@ class FashionJudge:
             "recall": recall,
         }
 
+    def cell(self, net: Network, cell: Cell) -> dict[str, float]:
+        """All metrics of ``cell.n`` samples, labels in turn; curvature over the paths of the first 250."""
+        y = torch.arange(cell.n) % len(CLOTHES)
+        images = self.draw(net, y, w=cell.w, steps=cell.nfe, seed=cell.seed)
+        x0 = torch.randn(len(y), *SHAPE, generator=stream(cell.seed, "samples"))[:CURVED].to(self.device)
+        path = trajectory(net, x0, y[:CURVED].to(self.device), w=cell.w, steps=cell.nfe)
+        return {
+            **self.score(images, y),
+            "spectrum_error": spectrum_error(images, fashion_mnist("test").x),
+            "curvature": _mean_curvature(path),
+        }
+
     def table(
         self,
         net: Network,
@@ -110,18 +185,20 @@ class FashionJudge:
         """
         if not 100 <= n <= 10_000:
             raise ValueError(f"n must be 100 .. 10000 samples (there are 10000 test images), got {n}")
-        y = torch.arange(n) % 10
         strengths = [float(strength) for strength in w]
-        cells = [(steps, strength) for steps in nfe for strength in strengths]
-        for steps, strength in cells:
-            StepGrid().check_steps(steps)
-            if not 0 <= strength < math.inf:
-                raise ValueError(f"w, the guidance strength, must be finite and at least 0, got {strength}")
-        rows: list[Score] = []
-        for steps, strength in progress_bar(cells, show=progress, desc="scoring", unit="setting"):
-            images = self.draw(net, y, w=strength, steps=steps, seed=seed)
-            rows.append(Score(nfe=steps, w=strength, n=n, **self.score(images, y)))  # type: ignore[typeddict-item]
-        return rows
+        cells = [Cell(steps, strength, n, seed) for steps in nfe for strength in strengths]
+        for cell in cells:
+            cell.check()
+        return [
+            Score(nfe=cell.nfe, w=cell.w, n=n, **self.cell(net, cell))  # type: ignore[typeddict-item]
+            for cell in progress_bar(cells, show=progress, desc="scoring", unit="setting")
+        ]
+
+
+def _mean_curvature(path: Tensor) -> float:
+    """Mean over the samples that moved; NaN, which says undefined, where none did (a network that answers 0)."""
+    moved = (path[-1] != path[0]).flatten(1).any(1)
+    return float(curvature(path[:, moved]).mean()) if moved.any() else math.nan
 
 
 def load_generator(path: str | os.PathLike[str] | None = None) -> nn.Module:
@@ -134,7 +211,7 @@ def load_generator(path: str | os.PathLike[str] | None = None) -> nn.Module:
         ValueError: if it holds a network of other data.
     """
     released = data_root() / "weights" / "fashion_generator.safetensors"
-    net, _ = load_model(path or released, sha256=None if path else GENERATOR_SHA256)
+    net, _ = load_sampler(path or released, sha256=None if path else GENERATOR_SHA256)
     one = torch.ones(1)
     try:
         net(torch.ones(1, *SHAPE), one, one, one, one.long())
@@ -148,8 +225,11 @@ def load_generator(path: str | os.PathLike[str] | None = None) -> nn.Module:
 
 def as_text(rows: Sequence[Score]) -> str:
     """A table to print, one line for each row."""
-    head = f"{'NFE':>4} {'w':>5} {'n':>6} {'Frechet':>8} {'agreement':>9} {'precision':>9} {'recall':>7}"
+    columns = {"NFE": 4, "w": 5, "n": 6, "Frechet": 8, "agreement": 9, "precision": 9, "recall": 7, "spectrum": 8}
+    columns["curvature"] = 9
+    head = " ".join(name.rjust(width) for name, width in columns.items())
     line = "{nfe:>4} {w:>5g} {n:>6} {frechet:>8.3f} {agreement:>9.3f} {precision:>9.3f} {recall:>7.3f}"
+    line += " {spectrum_error:>8.4f} {curvature:>9.4f}"
     return "\n".join([head, *(line.format(**row) for row in rows)])
 
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ismkit.data import Labelled
 from ismkit.guidance import Strengths
-from ismkit.objectives import BakedIn, Intrinsic, Rows, average_of_half_steps
+from ismkit.objectives import BakedIn, Intrinsic, average_of_half_steps
 from ismkit.path import Query, StepGrid
+from ismkit.rows import Rows
 from ismkit.seeding import stream
 
 

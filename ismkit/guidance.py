@@ -80,7 +80,7 @@ class TwoPassCFG(nn.Module):
     def __init__(self, net: Network, null: int) -> None:
         super().__init__()
         self.net = net
-        self.null = null
+        self.null = self.num_classes = null
 
     def forward(self, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
         """The guided velocity, (B, ...)."""

@@ -15,8 +15,10 @@ from ismkit.checkpoint import CheckpointError, load_weights, read_weights, save_
 from ismkit.config import RUNS, Run, describe
 from ismkit.data import Batches, fashion_mnist
 from ismkit.features import accuracy, train_features
+from ismkit.guidance import TwoPassCFG
 from ismkit.latents import reconstruction_error, train_autoencoder
 from ismkit.nets import DiT, ToyMLP
+from ismkit.objectives import velocity_target
 from ismkit.path import StepGrid
 from ismkit.train import TrainState, fit
 
@@ -60,6 +62,17 @@ def load_model(path: str | os.PathLike[str], sha256: str | None = None) -> tuple
         ) from error
     load_weights(net, path)
     return net.float().eval().requires_grad_(False), card
+
+
+def load_sampler(path: str | os.PathLike[str], sha256: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """Like :func:`load_model`, ready for the sampler: a network that knows no ``w`` and no ``d`` gets two-pass CFG.
+
+    That is one whose card says that the recipe ``flow`` trained it.
+    """
+    net, card = load_model(path, sha256)
+    if card.get("run", {}).get("recipe", {}).get("target") == velocity_target.__qualname__:
+        net = TwoPassCFG(net, net.num_classes)  # type: ignore[arg-type]
+    return net, card
 
 
 def train_run(

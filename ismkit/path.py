@@ -102,13 +102,15 @@ class StepGrid:
         """The ``d`` under which a network is asked for a step of this length: 0 at the finest level ``1/n``."""
         return torch.where(length * self.n > 1.5, length, torch.zeros_like(length))
 
-    def random_times(self, d: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def random_times(self, d: Tensor, generator: torch.Generator | None = None, power: float = 1.0) -> Tensor:
         """For each ``d`` (B,) a start time drawn uniformly from that level's own grid {0, d, 2d, ..., 1 - d}.
 
-        ``d = 0`` draws from the finest grid, {0, 1/n, ..., 1 - 1/n} (SM code).
+        ``d = 0`` draws from the finest grid, {0, 1/n, ..., 1 - 1/n} (SM code); there with another ``power`` than 1 it
+        is ``u^power``, u uniform, rounded down to the grid.
         """
         length = d.clamp(min=1 / self.n)
         u = torch.rand(d.shape, generator=generator, device=d.device, dtype=d.dtype)
+        u = torch.where(d == 0, u**power, u)
         return torch.floor(u / length) * length
 
     def check_steps(self, steps: int) -> float:

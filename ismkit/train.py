@@ -94,7 +94,8 @@ def training_step(
     x0, x1, y = pair  # ......................................................... scaling OT (coupled one pool ahead)
     query, velocity = recipe.rows(x0, x1, y, null, rng)  # ................... velocity | guidance | consistency rows
     with torch.no_grad():
-        target = recipe.target(ema.fast, query, velocity, recipe.rows, null)  # ........ intrinsic guidance, twin EMA
+        guide = getattr(ema, recipe.gap)
+        target = recipe.target(ema.fast, query, velocity, recipe.rows, null, guide)  # . intrinsic guidance, twin EMA
     distance = recipe.distance(net(*query), target)  # ....................................... multi-level wavelet loss
     return recipe.loss(distance), query, distance
 

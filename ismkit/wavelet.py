@@ -216,6 +216,28 @@ class WaveletDistance:
         return ((band.square() + self.huber_c**2).sqrt() - self.huber_c).mean(1)
 
 
+@dataclass(frozen=True)
+class Normalised:
+    """A distance over a power of itself: ``D / (sg(D) + c)^power`` per sample, sg stopping the gradient.
+
+    Samples with large errors pull less: at power 1 as in MeanFlow's adaptive weighting (arXiv 2505.13447, Eq. 22, with
+    p = 1), at 1/2 about as the root, the pseudo-Huber loss of improved consistency training (arXiv 2310.14189).
+    """
+
+    distance: Distance
+    power: float = 1.0
+    c: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.power <= 1 or not self.c > 0:
+            raise ValueError(f"power must be in [0, 1] and c positive, got {self.power} and {self.c}")
+
+    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Distance per sample, (B, ...), (B, ...) -> (B,)."""
+        distance = self.distance(prediction, target)
+        return distance / (distance.detach() + self.c) ** self.power
+
+
 def candidates(levels: int) -> dict[str, Distance]:
     """What the paper's words "error per sub-band" may mean, and two controls, by name: notebook 05 compares them.
 

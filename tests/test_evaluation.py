@@ -21,8 +21,10 @@ from ismkit.data import Labelled, data_root, fashion_mnist
 from ismkit.evaluation import GENERATOR_SHA256, FashionJudge, Score, as_text, load_generator, write_csv
 from ismkit.features import load_features
 from ismkit.latents import SHAPE
+from ismkit.metrics import curvature, spectrum_error
 from ismkit.models import load_model, save_model
 from ismkit.nets import DiT, ToyMLP
+from ismkit.sampling import trajectory
 from ismkit.seeding import stream
 
 N = 1000
@@ -173,7 +175,10 @@ def test_table_has_a_row_for_each_setting_in_order(judge: FashionJudge, net: DiT
         assert list(row) == list(Score.__annotations__)
         assert all(math.isfinite(value) for value in row.values())  # type: ignore[call-overload]
     y = torch.arange(100) % 10
-    score = judge.score(judge.draw(net, y, w=1.5, steps=2, seed=5), y)
+    images = judge.draw(net, y, w=1.5, steps=2, seed=5)
+    score = judge.score(images, y) | {"spectrum_error": spectrum_error(images, fashion_mnist("test").x)}
+    noise = torch.randn(100, *SHAPE, generator=stream(5, "samples"))
+    score["curvature"] = float(curvature(trajectory(net, noise, y, w=1.5, steps=2)).mean())
     assert rows[-1] == {"nfe": 2, "w": 1.5, "n": 100, **score}
 
 

@@ -1,0 +1,166 @@
+"""Sweeps: which runs are trained with which seeds, how they are scored, and the tidy table of what came out.
+
+A *trial* is one run with one seed; :mod:`ismkit.runner` does trials side by side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ismkit.config import Run, describe
+from ismkit.evaluation import Cell
+from ismkit.files import replacing
+from ismkit.objectives import velocity_target
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run with one seed, to be scored.
+
+    Attributes:
+        variant: its name in the table.
+        run: what is trained.
+        seed: of weights, data order and noise; trials with equal seeds pair.
+        cells: the protocol: what is measured of the trained network.
+        labels: more columns of the table, such as the value of a swept parameter.
+    """
+
+    variant: str
+    run: Run
+    seed: int
+    cells: tuple[Cell, ...]
+    labels: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Checksum of what is trained (run and seed), 12 hexadecimal digits."""
+        recipe = dataclasses.replace(self.run.recipe, name="")
+        settings = dataclasses.replace(self.run, name="", about="", recipe=recipe)  # what it is called changes nothing
+        return hashlib.sha256(json.dumps([describe(settings), self.seed], sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def cost(self) -> float:
+        """Roughly how many rows pass through the network: the unit of the progress bar."""
+        return 4 * self.run.steps * self.run.batch_size + sum(cell.n * (cell.nfe + 10) for cell in self.cells)
+
+
+def change(settings: Any, path: str, value: Any) -> Any:
+    """A copy of nested dataclasses (and ``partial`` calls) with one value changed, such as ``recipe.rows.consistency``.
+
+    Raises:
+        ValueError: if there is no such setting, or the part that holds it refuses the value.
+    """
+    name, _, rest = path.partition(".")
+    if isinstance(settings, partial):
+        fields = list(inspect.signature(settings.func).parameters)
+        if name not in fields:
+            raise ValueError(f"no setting {name!r} in {settings.func.__name__}: it has {', '.join(fields)}")
+        value = change(settings.keywords[name], rest, value) if rest else value
+        return partial(settings.func, *settings.args, **settings.keywords | {name: value})
+    fields = [field.name for field in dataclasses.fields(settings)] if dataclasses.is_dataclass(settings) else []
+    if name not in fields:
+        known = f"it has {', '.join(fields)}" if fields else "it has no settings"
+        raise ValueError(f"no setting {name!r} in {type(settings).__name__}: {known}")
+    old = getattr(settings, name)
+    if not rest and isinstance(old, float) and type(value) is int:
+        value = float(value)  # 1 and 1.0 are one setting, with one key
+    return dataclasses.replace(settings, **{name: change(old, rest, value) if rest else value})
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Runs, seeds and a protocol.
+
+    Attributes:
+        name: as on the command line.
+        about: one line for the list of sweeps.
+        runs: by variant.
+        seeds: each trains every variant with the same weights, data and noise.
+        cells: the protocol.
+        labels: more columns of the table, by variant.
+    """
+
+    name: str
+    about: str
+    runs: Mapping[str, Run]
+    seeds: tuple[int, ...]
+    cells: tuple[Cell, ...]
+    labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def trials(self) -> list[Trial]:
+        """All of them, seed by seed."""
+        return [
+            Trial(variant, run, seed, self.cells, tuple(self.labels.get(variant, {}).items()))
+            for seed, (variant, run) in product(self.seeds, self.runs.items())
+        ]
+
+    def vary(self, parameters: Mapping[str, Sequence[Any]]) -> Sweep:
+        """Every run with every combination of the values given by path, see :func:`change`; paths become columns."""
+        runs, labels = {}, {}
+        for (variant, run), chosen in product(self.runs.items(), product(*parameters.values())):
+            values = dict(zip(parameters, chosen, strict=True))
+            for path, value in values.items():
+                run = change(run, path, value)
+            name = ", ".join([variant, *(f"{path.rpartition('.')[2]}={value}" for path, value in values.items())])
+            runs[name], labels[name] = run, {**self.labels.get(variant, {}), **values}
+        return dataclasses.replace(self, runs=runs, labels=labels)
+
+
+def cells(nfe: Iterable[int], w: Iterable[float], n: int) -> tuple[Cell, ...]:
+    """Every NFE with every strength."""
+    return tuple(Cell(steps, float(strength), n) for steps, strength in product(nfe, list(w)))
+
+
+def table(trials: Iterable[Trial], folder: str | os.PathLike[str]) -> pd.DataFrame:
+    """The rows of what is done, one per trial and cell; those of ``trials`` only."""
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for trial in trials:
+        path = Path(folder) / "trials" / f"{trial.key}.json"
+        if not path.exists():
+            continue
+        result = json.loads(path.read_text())
+        scores = {Cell(*cell["cell"]): cell["scores"] for cell in result["cells"]}
+        who = {"variant": trial.variant, "recipe": trial.run.recipe.name, **dict(trial.labels), "seed": trial.seed}
+        about = {name: result[name] for name in ("steps", "seconds_per_step", "device", "torch", "python")}
+        calls = 2 if trial.run.recipe.target is velocity_target else 1
+        for cell in trial.cells:
+            if cell in scores:
+                what = {"nfe": cell.nfe, "calls": calls * cell.nfe, "w": cell.w, "n": cell.n, "noise": cell.seed}
+                rows.append({**who, **what, **scores[cell], **about, "key": trial.key})
+    return pd.DataFrame(rows)
+
+
+def write(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
+    """Write a table as Parquet, atomically."""
+    with replacing(path) as file:
+        frame.to_parquet(file, index=False)
+    return Path(path)
+
+
+def read(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """A table of :func:`write`."""
+    import pandas as pd
+
+    return pd.read_parquet(path)
+
+
+def summary(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Mean and standard deviation of a metric over the seeds, as text: variants by (NFE, w), in the table's order."""
+    grouped = frame.groupby(["variant", "nfe", "w"], sort=False)[metric]
+    text = grouped.agg(lambda values: f"{values.mean():.3g}" + (f" ± {values.std():.2g}" if len(values) > 1 else ""))
+    return text.unstack(["nfe", "w"])
