@@ -142,6 +142,11 @@ class Run:
     optim: Optim = field(default_factory=Optim)
     images: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if type(value := getattr(self, name)) is not int or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
     def build(self, num_classes: int, seed: int = 0) -> nn.Module:
         """The network with initial weights drawn from ``seed`` (the global generator is left alone)."""
         with torch.random.fork_rng(devices=[]):
@@ -185,10 +190,10 @@ _LAPTOP = Run(
 _FASHION = dataclasses.replace(
     _LAPTOP,
     name="fashion",
-    about="the released generator: a smaller network trained for longer, about 15 minutes of one CPU core",
+    about="the released generators: a smaller network trained for longer, about 10 minutes of one CPU core",
     net=partial(ToyMLP, dim=256, width=352, depth=2),
     recipe=for_side(RECIPES["ism_plus"], side=8),
-    steps=8000,
+    steps=6000,
     optim=dataclasses.replace(_LAPTOP.optim, lr=2e-3),
 )
 _SMOKE = dataclasses.replace(

@@ -227,14 +227,14 @@ def data_files() -> Iterator[Check]:
 
 def weight_sums() -> dict[str, str]:
     """The shipped weights in ``data/weights/``: file name to SHA-256 sum."""
-    from ismkit.evaluation import GENERATOR_SHA256
     from ismkit.features import FEATURES_SHA256
     from ismkit.latents import WEIGHTS_SHA256
+    from ismkit.shipped import RELEASED
 
     return {
         "fashion_features.safetensors": FEATURES_SHA256,
         "fashion_autoencoder.safetensors": WEIGHTS_SHA256,
-        "fashion_generator.safetensors": GENERATOR_SHA256,
+        **{f"fashion_{recipe}.safetensors": sha256 for recipe, sha256 in RELEASED.items()},
     }
 
 

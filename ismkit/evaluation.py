@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypedDict
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ismkit.data import CLOTHES, Labelled, data_root, fashion_mnist
+from ismkit.data import CLOTHES, Labelled, fashion_mnist
 from ismkit.features import FeatureNet, embed, load_features
 from ismkit.files import replacing
 from ismkit.latents import SHAPE, FashionAutoencoder, in_batches, load_autoencoder
@@ -28,13 +28,10 @@ from ismkit.metrics import (
     spectrum_error,
     wasserstein2,
 )
-from ismkit.models import load_sampler
 from ismkit.path import Network, StepGrid
 from ismkit.progress import progress as progress_bar
 from ismkit.sampling import sample, trajectory
 from ismkit.seeding import stream
-
-GENERATOR_SHA256 = "1706dfd0c1157e33ed6a6468233cbed1d413a90860253d64a7f403c18defd317"
 
 
 class Score(TypedDict):
@@ -199,28 +196,6 @@ def _mean_curvature(path: Tensor) -> float:
     """Mean over the samples that moved; NaN, which says undefined, where none did (a network that answers 0)."""
     moved = (path[-1] != path[0]).flatten(1).any(1)
     return float(curvature(path[:, moved]).mean()) if moved.any() else math.nan
-
-
-def load_generator(path: str | os.PathLike[str] | None = None) -> nn.Module:
-    """The network in a file of :func:`ismkit.models.save_model` that draws latents of clothes.
-
-    Without a path it is the released one, ``data/weights/fashion_generator.safetensors``, its checksum verified.
-
-    Raises:
-        CheckpointError: if the file cannot be used.
-        ValueError: if it holds a network of other data.
-    """
-    released = data_root() / "weights" / "fashion_generator.safetensors"
-    net, _ = load_sampler(path or released, sha256=None if path else GENERATOR_SHA256)
-    one = torch.ones(1)
-    try:
-        net(torch.ones(1, *SHAPE), one, one, one, one.long())
-        fits = net.num_classes == len(CLOTHES)
-    except ValueError:  # what the networks of this kit say to samples of another shape
-        fits = False
-    if not fits:
-        raise ValueError(f"{path} holds a {type(net).__name__} that draws no clothes: use a model of fashion-laptop")
-    return net
 
 
 def as_text(rows: Sequence[Score]) -> str:

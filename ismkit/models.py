@@ -6,17 +6,15 @@ import copy
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from ismkit.checkpoint import CheckpointError, load_weights, read_weights, save_weights
-from ismkit.config import RUNS, Run, describe
-from ismkit.data import Batches, fashion_mnist
-from ismkit.features import accuracy, train_features
+from ismkit.config import Run
+from ismkit.data import Batches
 from ismkit.guidance import TwoPassCFG
-from ismkit.latents import reconstruction_error, train_autoencoder
 from ismkit.nets import DiT, ToyMLP
 from ismkit.objectives import velocity_target
 from ismkit.path import StepGrid
@@ -71,7 +69,7 @@ def load_sampler(path: str | os.PathLike[str], sha256: str | None = None) -> tup
     """
     net, card = load_model(path, sha256)
     if card.get("run", {}).get("recipe", {}).get("target") == velocity_target.__qualname__:
-        net = TwoPassCFG(net, net.num_classes)  # type: ignore[arg-type]
+        net = TwoPassCFG(net, net.num_classes).eval()  # type: ignore[arg-type]
     return net, card
 
 
@@ -100,32 +98,3 @@ def train_run(
     folder = run.folder(seed) if folder is None else folder
     settings: dict[str, Any] = {"optim": run.optim, "run_dir": folder, "resume": resume, **options}
     return fit(run.recipe, run.build(data.num_classes, seed), batches, steps=run.steps, seed=seed, **settings)
-
-
-def train_shipped(
-    name: Literal["features", "autoencoder", "generator"], path: str | os.PathLike[str], seed: int = 0
-) -> tuple[dict[str, str], str]:
-    """Train anew, as it was trained, a network in ``data/weights``; returns its card and the file's SHA-256.
-
-    Args:
-        name: the feature classifier of the metrics, the autoencoder of the small latent space, or the generator of its
-            latents, the run ``fashion``.
-        path: ends in ``.safetensors``; written atomically.
-        seed: the shipped files have seed 0; another machine or version of torch gives other bytes all the same.
-    """
-    if name == "generator":
-        run = RUNS["fashion"]
-        state = train_run(run, seed, save_every=500)
-        about = {"run": describe(run), "steps": state.step, "seed": seed, "licence": "Apache-2.0"}
-        return {"steps": str(state.step)}, save_model(state.ema.slow, path, about, torch.float16)
-    training, test = fashion_mnist("train"), fashion_mnist("test")
-    net: nn.Module
-    if name == "features":
-        net = train_features(training, seed=seed)
-        card = {"accuracy": f"{accuracy(net, test):.4f}"}
-    else:
-        steps = 6000
-        net = train_autoencoder(training.x, steps=steps, seed=seed)
-        card = {"test_mse": f"{reconstruction_error(net, test.x):.5f}", "steps": str(steps)}
-    card |= {"seed": str(seed), "licence": "Apache-2.0"}
-    return card, save_weights(net, path, card)

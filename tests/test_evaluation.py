@@ -1,9 +1,8 @@
 """Scores: known samples get the scores that they must, the protocol is kept, and tables are complete."""
 
 import csv
-import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,18 +11,24 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ismkit import evaluation
-from ismkit.checkpoint import CheckpointError
-from ismkit.config import RUNS, describe
-from ismkit.data import Labelled, data_root, fashion_mnist
-from ismkit.evaluation import GENERATOR_SHA256, FashionJudge, Score, as_text, load_generator, write_csv
+from ismkit.data import Labelled, eight_gaussians, fashion_mnist
+from ismkit.evaluation import (
+    Cell,
+    FashionJudge,
+    PointJudge,
+    Score,
+    as_text,
+    write_csv,
+)
 from ismkit.features import load_features
 from ismkit.latents import SHAPE
 from ismkit.metrics import curvature, spectrum_error
-from ismkit.models import load_model, save_model
-from ismkit.nets import DiT, ToyMLP
+from ismkit.nets import DiT
+from ismkit.path import Query
 from ismkit.sampling import trajectory
 from ismkit.seeding import stream
 
@@ -206,7 +211,7 @@ def test_table_refuses_before_any_work(judge: FashionJudge, change: dict[str, An
 
 def score(**change: Any) -> Score:
     row: dict[str, Any] = {"nfe": 4, "w": 0.1, "n": 100, "frechet": 1 / 3, "agreement": 0.5, "precision": 1.0}
-    return row | {"recall": 0.25} | change  # type: ignore[return-value]
+    return row | {"recall": 0.25, "spectrum_error": 1e-3, "curvature": 2 / 7} | change  # type: ignore[return-value]
 
 
 def test_csv_holds_every_number_exactly(tmp_path: Path) -> None:
@@ -218,7 +223,7 @@ def test_csv_holds_every_number_exactly(tmp_path: Path) -> None:
     with path.open(newline="") as file:
         read = list(csv.DictReader(file))
     assert [{key: float(value) for key, value in row.items()} for row in read] == rows
-    assert list(read[0]) == ["nfe", "w", "n", "frechet", "agreement", "precision", "recall"]
+    assert list(read[0]) == list(rows[0])
 
 
 def test_csv_is_whole_or_as_before(tmp_path: Path) -> None:
@@ -234,79 +239,114 @@ def test_csv_is_whole_or_as_before(tmp_path: Path) -> None:
 def test_printed_table_names_and_aligns_its_columns() -> None:
     text = as_text([score(), score(nfe=128, n=10_000, frechet=12.3456)])
     head, *lines = text.splitlines()
-    assert head.split() == ["NFE", "w", "n", "Frechet", "agreement", "precision", "recall"]
+    names = ["NFE", "w", "n", "Frechet", "agreement", "precision", "recall", "spectrum", "curvature"]
+    assert head.split() == names
     assert [line.split() for line in lines] == [
-        ["4", "0.1", "100", "0.333", "0.500", "1.000", "0.250"],
-        ["128", "0.1", "10000", "12.346", "0.500", "1.000", "0.250"],
+        ["4", "0.1", "100", "0.333", "0.500", "1.000", "0.250", "0.0010", "0.2857"],
+        ["128", "0.1", "10000", "12.346", "0.500", "1.000", "0.250", "0.0010", "0.2857"],
     ]
     assert {len(line) for line in lines} == {len(head)}
 
 
-# ---------------------------------------------------------------- models and shipped weights
-
-
-@pytest.mark.parametrize("kind", ["DiT", "ToyMLP"])
-def test_generator_of_clothes_is_loaded(kind: str, tmp_path: Path, net: DiT) -> None:
-    saved = net if kind == "DiT" else ToyMLP(dim=256, width=16, depth=1, num_classes=10)
-    save_model(saved, tmp_path / "model.safetensors", {})
-    loaded = load_generator(tmp_path / "model.safetensors")
-    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), saved.parameters(), strict=True))
-
-
-def test_generator_of_the_runs_is_loaded(tmp_path: Path) -> None:
-    for run in RUNS.values():
-        save_model(run.build(10 if run.images else 8), tmp_path / "model.safetensors", {})
-        if run.images:
-            load_generator(tmp_path / "model.safetensors")
-        else:
-            with pytest.raises(ValueError, match="draws no clothes: use a model of fashion-laptop"):
-                load_generator(tmp_path / "model.safetensors")
-
-
-def test_released_generator_draws_what_its_card_says() -> None:
-    """The figures of the card, at its own n and seed; the allowance is for other processors."""
-    net = load_generator()
-    (row,) = FashionJudge.load().table(net, nfe=[1], w=[1.0], n=1000, seed=1, progress=False)
-    assert row["frechet"] == pytest.approx(1.79, abs=0.05)
-    assert row["agreement"] == pytest.approx(0.953, abs=0.005)
-    card = (data_root() / "weights" / "README.md").read_text()
-    assert GENERATOR_SHA256 in card
-    assert "at 1 NFE, w = 1 | Frechet distance 1.79, class agreement 95.3 %" in card
-    assert load_model(data_root() / "weights" / "fashion_generator.safetensors")[1]["run"]["name"] == "fashion"
-
-
-def test_altered_release_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "weights").mkdir()
-    monkeypatch.setenv("ISMKIT_DATA", str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"fashion_generator\.safetensors is missing"):
-        load_generator()
-    net = ToyMLP(dim=256, width=16, depth=1, num_classes=10)
-    save_model(net, tmp_path / "weights" / "fashion_generator.safetensors", {})
-    with pytest.raises(CheckpointError, match="altered or truncated"):
-        load_generator()
-
-
-SIZES = {"size": 8, "channels": 4, "patch": 2, "width": 16, "depth": 1, "heads": 2, "num_classes": 10}
+# ---------------------------------------------------------------- one setting
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("cell", "message"),
     [
-        lambda: ToyMLP(dim=2, width=16, depth=1, num_classes=10),
-        lambda: ToyMLP(dim=256, width=16, depth=1, num_classes=8),
-        lambda: DiT(**SIZES | {"size": 16}),
-        lambda: DiT(**SIZES | {"channels": 3}),
-        lambda: DiT(**SIZES | {"num_classes": 9}),
+        (Cell(3, 0.0, 100), r"steps must be one of \[1, 2, 4, .*128\] .*, got 3"),
+        (Cell(0, 0.0, 100), "got 0"),
+        (Cell(256, 0.0, 100), "got 256"),
+        (Cell(1, -0.5, 100), r"w, the guidance strength, must be finite and at least 0, got -0\.5"),
+        (Cell(1, math.inf, 100), "got inf"),
+        (Cell(1, math.nan, 100), "got nan"),
+        (Cell(1, 0.0, 0), "n must be 1 or more samples, got 0"),
     ],
 )
-def test_generator_of_anything_else_is_refused(other: Callable[[], torch.nn.Module], tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    net = other()
-    save_model(net, path, {})
-    with pytest.raises(ValueError, match=f"holds a {type(net).__name__} that draws no clothes"):
-        load_generator(path)
-    with pytest.raises(CheckpointError, match="missing"):
-        load_generator(tmp_path / "none.safetensors")
+def test_setting_that_cannot_be_scored_is_refused(cell: Cell, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cell.check()
+
+
+def test_settings_that_can_be_scored() -> None:
+    for nfe in (1, 2, 4, 8, 16, 32, 64, 128):
+        Cell(nfe, 0.0, 1).check()
+        Cell(nfe, 3.5, 10_000, 7).check()
+
+
+def points(n: int, seed: int = 0) -> Labelled:
+    return eight_gaussians(n, seed)
+
+
+def of_class(data: Labelled, y: Tensor) -> Tensor:
+    """Points of the classes asked for, of each the first ones in turn."""
+    taken = [iter(data.x[data.y == c]) for c in range(data.num_classes)]
+    return torch.stack([next(taken[c]) for c in y.tolist()])
+
+
+@dataclass
+class Leading:
+    """A network whose samples are known points: it answers the way that is left, over the time that is left."""
+
+    ends: Tensor
+    asked: list[Query] = field(default_factory=list)
+
+    def __call__(self, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        self.asked.append(Query(x, t, d, w, y))
+        return (self.ends - x) / (1 - t[:, None])
+
+
+@pytest.mark.parametrize("n", [80, 84])  # ten of each class, or eleven of the first four
+def test_points_are_scored_by_the_exact_distance_per_class(n: int) -> None:
+    data, other = points(400), points(400, 1)
+    judge, y = PointJudge(data, torch.device("cpu")), torch.arange(n) % 8
+    net = Leading(of_class(other, y))
+    score = judge.cell(net, Cell(1, 1.5, n, seed=3))
+    distances = []
+    for c in range(8):
+        drawn, real = net.ends[y == c].double(), data.x[data.y == c][: int((y == c).sum())].double()
+        cost = torch.cdist(drawn, real).square().numpy()
+        rows, columns = linear_sum_assignment(cost)  # clouds of equal size: an optimal plan is a permutation
+        distances.append(math.sqrt(cost[rows, columns].mean()))
+    assert score["w2"] == pytest.approx(sum(distances) / 8, rel=1e-5)
+    assert score["w2"] > 0.01
+    (asked,) = net.asked
+    assert torch.equal(asked.x, torch.randn(n, 2, generator=stream(3, "samples")))
+    assert torch.equal(asked.y, y)
+    assert (asked.w == 1.5).all()
+
+
+def test_points_of_the_data_themselves_are_at_distance_zero_and_shifted_ones_at_the_shift() -> None:
+    data, y = points(400), torch.arange(160) % 8
+    judge = PointJudge(data, torch.device("cpu"))
+    assert judge.cell(Leading(of_class(data, y)), Cell(1, 0.0, 160))["w2"] == pytest.approx(0, abs=1e-6)
+    shifts = torch.stack([torch.arange(8.0), torch.zeros(8)], 1)  # 0 .. 7 by class: the mean over the classes is 3.5
+    score = judge.cell(Leading(of_class(data, y) + shifts[y]), Cell(1, 0.0, 160))
+    assert score["w2"] == pytest.approx(3.5, rel=1e-5)
+    swapped = judge.cell(Leading(of_class(data, (y + 1) % 8)), Cell(1, 0.0, 160))
+    assert swapped["w2"] > 1  # all points are there, but under other labels
+
+
+def test_straight_paths_of_points_have_no_curvature_and_bent_ones_have() -> None:
+    data, y = points(400), torch.arange(80) % 8
+    judge = PointJudge(data, torch.device("cpu"))
+    for nfe in (1, 4):
+        score = judge.cell(Leading(of_class(data, y)), Cell(nfe, 0.0, 80))
+        assert score["curvature"] == pytest.approx(0, abs=1e-5)
+    bent = judge.cell(lambda x, t, *_: torch.stack([1 + 0 * t, (t < 0.5).float()], 1), Cell(4, 0.0, 80))
+    # Steps of (1, 1), (1, 1), (1, 0), (1, 0) quarters: 4 * 6/16 over |(1, 1/2)|^2, less 1.
+    assert bent["curvature"] == pytest.approx(1.5 / 1.25 - 1, rel=1e-5)
+
+
+def test_curvature_is_that_of_the_samples_that_moved_and_undefined_where_none_did() -> None:
+    def bent(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        return torch.stack([1 + 0 * t, (t < 0.5).float()], 1) * (y[:, None] % 2)
+
+    judge = PointJudge(points(400), torch.device("cpu"))
+    assert judge.cell(bent, Cell(4, 0.0, 80))["curvature"] == pytest.approx(0.2, rel=1e-5)
+    still = judge.cell(lambda x, *_: torch.zeros_like(x), Cell(4, 0.0, 80))
+    assert math.isnan(still["curvature"])
+    assert math.isfinite(still["w2"])
 
 
 def test_shipped_judge_sees_test_images_through_the_latents_as_their_class(test_set: Labelled) -> None:
@@ -318,9 +358,3 @@ def test_shipped_judge_sees_test_images_through_the_latents_as_their_class(test_
         images = shipped.autoencoder.decode(shipped.autoencoder.encode(x))
         agreement = (shipped.classifier(images).argmax(1) == y).double().mean().item()
     assert agreement > 0.85
-
-
-def test_released_generator_is_of_the_run_that_bears_its_name() -> None:
-    card = load_model(data_root() / "weights" / "fashion_generator.safetensors")[1]
-    held, run = card["run"], json.loads(json.dumps(describe(RUNS["fashion"])))
-    assert {key for key in run if held[key] != run[key]} <= {"about"}

@@ -14,15 +14,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ismkit import checkpoint, models
-from ismkit.checkpoint import CheckpointError, read_weights, save_weights
-from ismkit.config import RUNS, Run
-from ismkit.data import CLOTHES, Batches, Labelled, eight_gaussians
-from ismkit.features import FeatureNet
-from ismkit.latents import FashionAutoencoder
-from ismkit.models import NETWORKS, load_model, save_model, train_run, train_shipped
+from ismkit.checkpoint import CheckpointError, save_weights
+from ismkit.config import RUNS, Run, describe
+from ismkit.data import Batches, eight_gaussians
+from ismkit.guidance import TwoPassCFG
+from ismkit.models import NETWORKS, load_model, load_sampler, save_model, train_run
 from ismkit.nets import DiT, ToyMLP
-from ismkit.objectives import RECIPES
+from ismkit.objectives import RECIPES, Recipe
 from ismkit.path import StepGrid
+from ismkit.sampling import sample
 from ismkit.train import StepReport, TrainState, fit
 
 CARD = {"run": {"name": "test", "steps": 7, "lr": 1e-3, "clip": "inf"}, "seed": 3, "note": "ü", "nested": [1, [2.5]]}
@@ -193,45 +193,52 @@ def test_foreign_truncated_altered_and_missing_files(tmp_path: Path) -> None:
         load_model(tmp_path / "model.pt")
 
 
-class Half(FashionAutoencoder):
-    """An autoencoder that gives back half of what it got."""
-
-    def encode(self, images: Tensor) -> Tensor:
-        return images / 2
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return latents
+# ---------------------------------------------------------------- ready for the sampler
 
 
-def test_train_shipped_writes_the_measured_figure_and_trains_on_the_training_split(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rng = torch.Generator().manual_seed(0)
-    y = torch.arange(40) % 10
-    splits = {name: Labelled(torch.rand(40, 1, 28, 28, generator=rng), y, 10, CLOTHES) for name in ("train", "test")}
-    asked: list[Any] = []
-    classifier, autoencoder = FeatureNet().eval(), Half().eval()
-    monkeypatch.setattr(models, "fashion_mnist", splits.__getitem__)
-    monkeypatch.setattr(models, "train_features", lambda data, seed: asked.append((data, seed)) or classifier)
-    monkeypatch.setattr(
-        models, "train_autoencoder", lambda x, steps, seed: asked.append((x, steps, seed)) or autoencoder
-    )
+def card_of(recipe: Recipe) -> dict[str, Any]:
+    return {"run": describe(replace(RUNS["gaussians"], recipe=recipe)), "steps": 7}
 
-    path = tmp_path / "features.safetensors"
-    card, digest = train_shipped("features", path, seed=5)
-    with torch.no_grad():
-        right = (classifier(splits["test"].x).argmax(1) == y).sum().item()
-    assert card == {"accuracy": f"{right / 40:.4f}", "seed": "5", "licence": "Apache-2.0"}
-    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    tensors, metadata = read_weights(path)
-    assert metadata == card
-    assert all(torch.equal(tensors[name], value) for name, value in classifier.state_dict().items())
 
-    card, _ = train_shipped("autoencoder", tmp_path / "autoencoder.safetensors")
-    error = (splits["test"].x.double() / 2).square().mean().item()
-    assert float(card["test_mse"]) == pytest.approx(error, abs=6e-6)
-    assert (card["seed"], card["steps"]) == ("0", "6000")
-    assert asked == [(splits["train"], 5), (splits["train"].x, 6000, 0)]
+def test_flow_comes_back_with_two_calls(tmp_path: Path) -> None:
+    net, path = trained(mlp()), tmp_path / "model.safetensors"
+    digest = save_model(net, path, card_of(replace(RECIPES["flow"], name="of another name")))
+    sampler, card = load_sampler(path, digest)
+    assert isinstance(sampler, TwoPassCFG)
+    assert (sampler.num_classes, sampler.net.training, card["steps"]) == (5, False, 7)
+    assert not any(parameter.requires_grad for parameter in sampler.parameters())
+    assert card == load_model(path)[1]
+    rng = torch.Generator().manual_seed(2)
+    x, y, w = torch.randn(6, 3, generator=rng), torch.arange(6) % 5, torch.linspace(0, 3, 6)
+    drawn = sample(sampler, x, y, w=w, steps=4)
+    zero, nobody = torch.zeros(6), torch.full((6,), 5)
+    for k in range(4):  # classifier-free guidance by hand, at d = 0 and w = 0 throughout
+        with torch.no_grad():
+            conditional, unconditional = (net(x, zero + k / 4, zero, zero, label) for label in (y, nobody))
+        x = x + (unconditional + (1 + w[:, None]) * (conditional - unconditional)) / 4
+    torch.testing.assert_close(drawn, x, rtol=1e-5, atol=1e-5)
+    plain = sample(load_model(path)[0], torch.ones(6, 3), y, w=w, steps=4)
+    assert (sample(sampler, torch.ones(6, 3), y, w=w, steps=4) - plain).abs().max() > 0.1  # it is not left out
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "flow"])
+def test_other_recipes_come_back_as_they_are(name: str, tmp_path: Path) -> None:
+    net, path = trained(mlp()), tmp_path / "model.safetensors"
+    save_model(net, path, card_of(replace(RECIPES[name], name="flow")))
+    sampler, _ = load_sampler(path)
+    assert type(sampler) is ToyMLP
+    assert torch.equal(sampler(*query(net)), net(*query(net)))
+
+
+def test_network_without_a_run_on_its_card_comes_back_as_it_is(tmp_path: Path) -> None:
+    save_model(trained(mlp()), tmp_path / "model.safetensors", {"note": "by hand"})
+    assert type(load_sampler(tmp_path / "model.safetensors")[0]) is ToyMLP
+
+
+def test_sampler_of_an_altered_file_is_refused(tmp_path: Path) -> None:
+    save_model(mlp(), tmp_path / "model.safetensors", {})
+    with pytest.raises(CheckpointError, match="altered or truncated"):
+        load_sampler(tmp_path / "model.safetensors", "0" * 64)
 
 
 # ---------------------------------------------------------------- train_run
@@ -276,15 +283,3 @@ def test_train_run_goes_on_and_repeats_nothing(tiny: Run, tmp_path: Path) -> Non
     assert torch.equal(weights(resumed), weights(whole))
     with pytest.raises(ValueError, match="holds checkpoints up to step 4"):
         train_run(tiny, folder=tmp_path / "cut", resume=False, progress=False)
-
-
-def test_train_shipped_generator_is_the_run_in_half_precision(
-    tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(RUNS, "fashion", tiny)
-    card, digest = train_shipped("generator", tmp_path / "generator.safetensors", seed=2)
-    net, about = load_model(tmp_path / "generator.safetensors", digest)
-    state = train_run(tiny, seed=2, save_every=500)
-    for name, value in net.state_dict().items():
-        assert torch.equal(value, state.ema.slow.state_dict()[name].half().float()), name
-    assert (card, about["seed"], about["run"]["name"]) == ({"steps": "4"}, 2, "tiny")
