@@ -17,8 +17,9 @@ import nbformat
 from conf import anchor
 from sphinx.cmd.build import main as sphinx_build
 
-from ismkit import ledger
+from ismkit import ladder, ledger, sweep
 from ismkit.notebooks import NOTEBOOKS, solutions
+from ismkit.studies import FOLDER
 
 BOOK = Path(__file__).resolve().parent
 ROOT = BOOK.parent
@@ -32,7 +33,7 @@ PARTS = {
     "Integration": ["08", "09"],
     "Full scale": ["10", "11", "12"],
     "Claims": ["13", "ledger"],
-    "Reference": ["timings", "api", "solutions"],
+    "Reference": ["sweeps", "timings", "api", "solutions"],
 }
 
 
@@ -52,6 +53,7 @@ def lay_out(source: Path) -> None:
     shutil.copy(ROOT / "docs" / "samples.png", source)
     shutil.copy(ROOT / "tests" / "bench" / "RESULTS.md", source / "timings.md")
     (source / "ledger.md").write_text("\n".join(ledger_page()))
+    (source / "sweeps.md").write_text("\n".join(sweeps_page()))
     if answers := list(solutions_page()):
         (source / "solutions.md").write_text("\n".join(["# Solutions of the exercises", "", *answers]))
     modules = sorted(path for path in (ROOT / "ismkit").glob("*.py") if not path.stem.startswith("_"))
@@ -86,6 +88,25 @@ def ledger_page() -> Iterator[str]:
         cells += [re.sub(r"([|$\\])", r"\\\1", str(entry[column])) for column in columns]
         yield "| " + " | ".join(cells) + " |"
     yield ""
+
+
+def sweeps_page() -> Iterator[str]:
+    """The tables behind notebook 08: mean and deviation over the seeds of each sweep, read from its Parquet file."""
+    frame = sweep.read(FOLDER / "ladder.parquet")
+    yield from ["# The sweeps", "", (BOOK / "sweeps.md").read_text()]
+    for name, plan in ladder.SWEEPS.items():
+        part = frame[frame["sweep"] == name]
+        part = part[part.n == part.n.min()]
+        if part.empty:
+            continue
+        where = [f"seeds: {part.seed.nunique()}", f"samples: {part.n.min()}"]
+        where += [f"{column}: {', '.join(part[column].unique())}" for column in ("device", "torch")]
+        yield from [f"## {name}", "", f"{plan.about[0].upper()}{plan.about[1:]}. {'; '.join(where)}.", ""]
+        for w in sorted(part.w.unique()):
+            text = sweep.summary(part[part.w == w], "frechet").droplevel("w", axis=1)
+            rows = [["variant", *(f"{nfe} NFE" for nfe in text)], ["---"] * (len(text.columns) + 1)]
+            rows += [[variant, *cells] for variant, cells in zip(text.index, text.to_numpy(), strict=True)]
+            yield from [f"Frechet distance, w = {w:g}", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
 
 
 def solutions_page() -> Iterator[str]:

@@ -110,7 +110,8 @@ class StepGrid:
         """
         length = d.clamp(min=1 / self.n)
         u = torch.rand(d.shape, generator=generator, device=d.device, dtype=d.dtype)
-        u = torch.where(d == 0, u**power, u)
+        # The clamp changes no grid point, but keeps a root from rounding up to 1.
+        u = torch.where(d == 0, (u**power).clamp(max=1 - 0.5 / self.n), u)
         return torch.floor(u / length) * length
 
     def check_steps(self, steps: int) -> float:

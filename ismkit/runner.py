@@ -156,8 +156,11 @@ def run(
         raise ValueError("trials must be one or more, got none")
     for trial in trials:
         trial.run.recipe.rows.blocks(trial.run.batch_size)
+        trial.run.build(1)  # a network that cannot be is refused here, not once per trial
         for cell in trial.cells:
             cell.check()
+            if trial.run.images and cell.n > 10_000:
+                raise ValueError(f"n must be at most 10000, the number of test images, got {cell.n}")
     merged: dict[str, Trial] = {}
     for trial in trials:
         same = merged.get(trial.key, trial)

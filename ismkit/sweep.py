@@ -17,10 +17,13 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ismkit.config import Run, describe
 from ismkit.evaluation import Cell
 from ismkit.files import replacing
 from ismkit.objectives import velocity_target
+from ismkit.studies import mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,14 +104,17 @@ class Sweep:
     labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def trials(self) -> list[Trial]:
-        """All of them, seed by seed."""
+        """All of them, seed by seed; the name of the sweep is a label of each."""
         return [
-            Trial(variant, run, seed, self.cells, tuple(self.labels.get(variant, {}).items()))
+            Trial(variant, run, seed, self.cells, (("sweep", self.name), *self.labels.get(variant, {}).items()))
             for seed, (variant, run) in product(self.seeds, self.runs.items())
         ]
 
     def vary(self, parameters: Mapping[str, Sequence[Any]]) -> Sweep:
         """Every run with every combination of the values given by path, see :func:`change`; paths become columns."""
+        for path, given in parameters.items():
+            if not len(given):
+                raise ValueError(f"parameter {path!r} needs one value or more, got none")
         runs, labels = {}, {}
         for (variant, run), chosen in product(self.runs.items(), product(*parameters.values())):
             values = dict(zip(parameters, chosen, strict=True))
@@ -164,3 +170,41 @@ def summary(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     grouped = frame.groupby(["variant", "nfe", "w"], sort=False)[metric]
     text = grouped.agg(lambda values: f"{values.mean():.3g}" + (f" ± {values.std():.2g}" if len(values) > 1 else ""))
     return text.unstack(["nfe", "w"])
+
+
+def paired(frame: pd.DataFrame, variants: Sequence[str], metric: str, **where: Any) -> pd.DataFrame:
+    """A metric by seed: one row per seed, one column for each of the variants, in the setting ``where`` (nfe, w, n).
+
+    Raises:
+        ValueError: unless every variant has exactly one value per seed there, with the same seeds.
+    """
+    chosen = frame[frame.variant.isin(variants)]
+    for column, value in where.items():
+        chosen = chosen[chosen[column] == value]
+    if chosen.duplicated(["variant", "seed"]).any():
+        raise ValueError(f"several values per variant and seed where {where}: name more columns")
+    wide = chosen.pivot(index="seed", columns="variant", values=metric).reindex(columns=list(variants))
+    if wide.empty or wide.isna().any(axis=None):
+        raise ValueError(f"{metric} of {', '.join(variants)} is not there for every seed where {where}")
+    return wide
+
+
+def change_in_percent(
+    frame: pd.DataFrame, variant: str, reference: str, metric: str, **where: Any
+) -> tuple[float, float]:
+    """By how many percent a metric changes from ``reference`` to ``variant``: mean over seeds, and half its interval.
+
+    The changes are paired by seed; the interval is Student's at 95 % (:func:`ismkit.studies.mean_interval`).
+    """
+    wide = paired(frame, [variant, reference], metric, **where)
+    return mean_interval(torch.tensor((100 * (wide[variant] / wide[reference] - 1)).to_numpy()))
+
+
+def at_best(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows of each variant and NFE at the guidance strength where the mean of the metric over the seeds is lowest.
+
+    What a paper reports as its figure. The strength is chosen on the data that it is shown for, for all variants alike.
+    """
+    mean = frame.groupby(["variant", "nfe", "w"])[metric].mean()
+    best = mean.groupby(["variant", "nfe"]).idxmin()
+    return frame[frame.set_index(["variant", "nfe", "w"]).index.isin(best)]

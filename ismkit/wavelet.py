@@ -10,6 +10,7 @@ loss favours is decided by :class:`WaveletDistance`'s ``weights`` and ``norm`` a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -229,8 +230,8 @@ class Normalised:
     c: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not 0 <= self.power <= 1 or not self.c > 0:
-            raise ValueError(f"power must be in [0, 1] and c positive, got {self.power} and {self.c}")
+        if not 0 <= self.power <= 1 or not 0 < self.c < math.inf:
+            raise ValueError(f"power must be in [0, 1] and c positive and finite, got {self.power} and {self.c}")
 
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Distance per sample, (B, ...), (B, ...) -> (B,)."""

@@ -1,110 +1,30 @@
-"""The command line: help with examples that parse, mistakes answered in one line, and what each command leaves."""
+"""The command line: help with examples that parse, mistakes answered in one line, errors told and bugs raised."""
 
-import csv
-import json
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import nbformat
-import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
-from matplotlib import pyplot as plt
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from safetensors.torch import save_file
-from torch import Tensor
 
 import ismkit
-from ismkit import cli, config, evaluation, models, objectives, plot, train
-from ismkit.checkpoint import CheckpointError, steps
-from ismkit.data import DataError, Labelled, fashion_mnist
+from ismkit import cli, config, objectives
+from ismkit.checkpoint import CheckpointError
+from ismkit.data import DataError
 from ismkit.evaluation import FashionJudge
-from ismkit.features import FeatureNet
-from ismkit.latents import FashionAutoencoder
-from ismkit.models import load_model, save_model
-from ismkit.nets import DiT, ToyMLP
+from ismkit.models import save_model
+from ismkit.nets import ToyMLP
 from ismkit.train import DivergenceError
+from tests.commandline import Ismkit, a_file
 from tests.conftest import ROOT
 
-COMMANDS = ("lab", "doctor", "run", "ledger", "train", "sample", "evaluate")
-
-
-@dataclass
-class Answer:
-    """What a command answered."""
-
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty folder to work in; no progress bars; fresh settings of Accelerate."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ISMKIT_OUT", str(tmp_path / "out"))
-    monkeypatch.setenv("CI", "1")
-    monkeypatch.setenv("ISMKIT_PROGRESS", "")  # `run` changes it for its kernel: put back afterwards
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-    yield
-    plt.close("all")
-
-
-@pytest.fixture
-def ismkit_(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    """Run a command line in this process."""
-
-    def call(*argv: object) -> Answer:
-        try:
-            status = cli.main([str(arg) for arg in argv])
-        except SystemExit as exit_:
-            status = exit_.code  # type: ignore[assignment]
-        out, err = capsys.readouterr()
-        return Answer(status, out, err)
-
-    return call
-
-
-Ismkit = Callable[..., Answer]
-
-
-def fill(net: torch.nn.Module) -> torch.nn.Module:
-    """Weights as of training: a fresh network answers zero."""
-    rng = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.normal_(0, 0.1, generator=rng)
-    return net.eval()
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A tiny model of clothes in a file."""
-    net = DiT(size=8, channels=4, patch=2, width=16, depth=1, heads=2, num_classes=10)
-    save_model(fill(net), tmp_path / "model.safetensors", {})
-    return tmp_path / "model.safetensors"
-
-
-@pytest.fixture
-def judge(monkeypatch: pytest.MonkeyPatch) -> FashionJudge:
-    """In place of the shipped one: untrained networks, and 300 test images as the reference."""
-    test = fashion_mnist("test")
-    few = Labelled(test.x[:300], test.y[:300], 10, test.class_names)
-    monkeypatch.setattr(evaluation, "fashion_mnist", lambda split: few)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        judge = FashionJudge(FeatureNet().eval(), FashionAutoencoder().eval(), torch.device("cpu"))
-    monkeypatch.setattr(FashionJudge, "load", lambda: judge)
-    return judge
+COMMANDS = ("lab", "doctor", "run", "ledger", "train", "sweep", "sample", "evaluate")
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 # ---------------------------------------------------------------- help
@@ -189,11 +109,6 @@ def cut_off(folder: Path) -> Path:
     return path
 
 
-def a_file(folder: Path) -> Path:
-    (folder / "file").write_text("")
-    return folder / "file"
-
-
 MISTAKES: dict[str, tuple[list[Any], str]] = {
     "no command": ([], "arguments are required: COMMAND (more: ismkit --help)"),
     "unknown command": (["fly"], "invalid choice: 'fly' (choose from"),
@@ -234,41 +149,25 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
     "no images": (["sample", "m.safetensors", "-n", "0"], "-n: must be a whole number of at least 1, got '0'"),
     "no picture": (["sample", "m.safetensors", "-o", "clothes.jpg"], "--out must end in .png, got 'clothes.jpg'"),
     "few samples": (["evaluate", "m.safetensors", "-n", "50"], "-n: must be a whole number of at least 100"),
+    "no sweep": (["sweep"], "required: NAME (more: ismkit sweep --help)"),
+    "unknown sweep": (["sweep", "snakes"], "argument NAME: invalid choice: 'snakes' (choose from"),
+    "unknown method": (["sweep", "gaussians", "--recipe", "ism", "ddpm"], "--recipe: invalid choice: 'ddpm'"),
+    "methods of a prepared sweep": (
+        ["sweep", "ladder-smoke", "--recipe", "ism"],
+        "ladder-smoke has its own recipes; --recipe goes with a run: gaussians, fashion-smoke",
+    ),
+    "sweep over no power of two": (["sweep", "gaussians", "--nfe", "1", "3"], "--nfe: invalid choice: 3"),
+    "sweep over a negative w": (["sweep", "gaussians", "--w", "-1"], "--w: must be a number of at least 0, got '-1'"),
+    "sweep over few samples": (["sweep", "gaussians", "-n", "99"], "-n: must be a whole number of at least 100"),
+    "sweep over no seeds": (["sweep", "gaussians", "--seeds", "0"], "--seeds: must be a whole number of at least 1"),
+    "sweep without workers": (["sweep", "gaussians", "--workers", "0"], "--workers: must be a whole number of at"),
+    "less than no GPU": (["sweep", "gaussians", "--gpus", "-0.5"], "--gpus: must be a number of at least 0"),
+    "unknown setting": (["sweep", "gaussians", "-p", "recipe.fats", "0.5"], "no setting 'fats' in Recipe: it has name"),
+    "setting refused": (["sweep", "gaussians", "-p", "optim.lr", "1e-3", "0"], "lr must be positive and finite, got 0"),
+    "no value of a setting": (["sweep", "gaussians", "-p"], "-p/--parameter: expected at least one argument"),
+    "points beside images": (["sweep", "gaussians", "fashion-smoke"], "points and images are scored by other metrics"),
+    "sweep over small batches": (["sweep", "gaussians", "-p", "batch_size", "64", "2"], "a batch of 2 gives no"),
 }
-
-
-def tiny(cells: list[str], parameters: str = "") -> nbformat.NotebookNode:
-    first = new_code_cell(parameters, metadata={"tags": ["parameters"]}) if parameters else new_markdown_cell("# 01")
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    language = {"name": "python"}
-    metadata = {"kernelspec": kernel, "language_info": language}
-    return new_notebook(cells=[first, *map(new_code_cell, cells)], metadata=metadata)
-
-
-FIGURE = """
-from IPython.display import Image, display
-for text in ("first", "second"):
-    display(Image(text.encode(), format="png", alt=text))
-"""
-PARAMETERS = 'profile = "laptop"  # smoke | laptop\nseed = 0\nflag = False\ntext = "none"'
-WRITE = """
-import json, os
-from pathlib import Path
-seen = {"profile": profile, "seed": seed, "flag": flag, "text": text, "cwd": os.getcwd()}
-Path(os.environ["ISMKIT_OUT"], "seen.json").write_text(json.dumps(seen))
-print("seen")
-"""
-
-
-@pytest.fixture
-def notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two notebooks: one with parameters, which writes down what it is given, and one without."""
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    nbformat.write(tiny([WRITE, FIGURE], PARAMETERS), folder / "00_tiny.ipynb")
-    nbformat.write(tiny(["pass"]), folder / "01_other.ipynb")
-    monkeypatch.setattr("ismkit.notebooks.NOTEBOOKS", folder)
-    return folder
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -280,6 +179,17 @@ def test_mistake_ends_with_one_line_and_status_2(name: str, tmp_path: Path, ismk
     assert message in answer.err
     assert answer.err.count("\n") == 1
     assert re.match(r"ismkit( [a-z]+)?: ", answer.err)
+
+
+@pytest.mark.parametrize("name", [name for name, (argv, _) in MISTAKES.items() if argv[:1] == ["sweep"]])
+def test_mistakes_of_a_sweep_are_found_before_any_work(
+    name: str, tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("started"))
+    assert ismkit_(*MISTAKES[name][0]).status == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_too_many_samples(model: Path, judge: FashionJudge, ismkit_: Ismkit) -> None:
@@ -312,237 +222,3 @@ def test_missing_package_points_to_the_doctor(ismkit_: Ismkit, monkeypatch: pyte
     answer = ismkit_("run", "00")
     assert answer.status == 2
     assert re.fullmatch(r"ismkit run: .*papermill.*; `ismkit doctor` says what to install\n", answer.err)
-
-
-# ---------------------------------------------------------------- doctor and lab
-
-
-@pytest.mark.parametrize(("status", "expected"), [("ok", 0), ("warn", 0), ("fail", 1)])
-def test_doctor_fails_if_a_check_does(
-    status: str, expected: int, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ismkit.doctor import Check
-
-    found = [Check("disk", "ok", "roomy"), Check("kernel", status, "is what it is", "do this")]  # type: ignore[arg-type]
-    monkeypatch.setattr("ismkit.doctor.checks", lambda: found)
-    answer = ismkit_("doctor")
-    assert answer.status == expected
-    assert "is what it is" in answer.out
-
-
-@pytest.mark.usefixtures("notebooks")
-def test_lab_opens_the_notebook_after_the_check(
-    tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[list[str]] = []
-    monkeypatch.setattr(cli, "subprocess", SimpleNamespace(call=lambda command: opened.append(command) or 5))
-    monkeypatch.setattr(cli, "doctor", lambda args: 0)
-    assert ismkit_("lab").status == 5
-    assert ismkit_("lab", "01", "--no-browser", "--port=9000").status == 5
-    lab = [sys.executable, "-m", "jupyterlab"]
-    folder = tmp_path / "notebooks"
-    assert opened == [
-        [*lab, str(folder / "00_tiny.ipynb")],
-        [*lab, str(folder / "01_other.ipynb"), "--no-browser", "--port=9000"],
-    ]
-    monkeypatch.setattr(cli, "doctor", lambda args: 1)
-    assert ismkit_("lab").status == 1
-    assert ismkit_("lab", "99").status == 2
-    assert len(opened) == 2
-
-
-# ---------------------------------------------------------------- run
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("3", 3), ("0.5", 0.5), ("1e-3", 1e-3), ("True", True), ("None", None), ("[1, 2]", [1, 2]), ("smoke", "smoke")],
-)
-def test_values_of_parameters_are_python_literals_or_text(text: str, value: object) -> None:
-    assert cli._literal(text) == value
-    assert type(cli._literal(text)) is type(value)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in papermill and its dependencies
-def test_run_in_its_folder_with_typed_parameters(notebooks: Path, tmp_path: Path, ismkit_: Ismkit) -> None:
-    out = tmp_path / "results"
-    out.mkdir()
-    (out / "00_tiny.ipynb").write_text("from an earlier run")
-    (out / "figures").mkdir()
-    (out / "figures" / "00_9_0.png").write_bytes(b"from an earlier run")
-    (out / "figures" / "01_0_0.png").write_bytes(b"other")
-    before = (notebooks / "00_tiny.ipynb").read_bytes()
-    options = ["-p", "seed", "3", "-p", "flag", "True", "--profile", "smoke", "--out", "results"]
-    answer = ismkit_("run", "00", *options)
-    assert answer.status == 0, answer.err
-    assert answer.out.endswith("executed notebook: results/00_tiny.ipynb\n")
-    seen = json.loads((out / "seen.json").read_text())
-    assert seen == {"profile": "smoke", "seed": 3, "flag": True, "text": "none", "cwd": str(notebooks)}
-    executed = nbformat.read(out / "00_tiny.ipynb", as_version=4)
-    assert executed.cells[-2].outputs[0].text == "seen\n"
-    assert (notebooks / "00_tiny.ipynb").read_bytes() == before
-    assert sorted(path.name for path in out.iterdir()) == ["00_tiny.ipynb", "figures", "seen.json"]
-    figures = {path.name: path.read_bytes() for path in (out / "figures").iterdir()}
-    assert figures == {"00_3_0.png": b"first", "00_3_1.png": b"second", "01_0_0.png": b"other"}
-
-
-FAILING = ["print('first')", "raise KeyError('no such cloth')", "print('never')"]
-RUN = """
-import sys
-from pathlib import Path
-from ismkit import cli, notebooks
-notebooks.NOTEBOOKS = Path(sys.argv[1])
-sys.exit(cli.main(sys.argv[2:]))
-"""
-
-
-def test_failing_cell_is_named_and_the_notebook_is_kept(notebooks: Path, tmp_path: Path) -> None:
-    """In a process of its own, as from a shell, with the folder of ``ISMKIT_OUT``."""
-    nbformat.write(tiny(FAILING, PARAMETERS), notebooks / "00_tiny.ipynb")
-    command = [sys.executable, "-c", RUN, str(notebooks), "run", "00"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 2
-    target = tmp_path / "out" / "00_tiny.ipynb"
-    line = done.stderr.splitlines()[-1]
-    assert line == (
-        "ismkit run: cell [3] of 00_tiny.ipynb failed: KeyError: 'no such cloth'; "
-        f"the notebook as far as it got: {target}"
-    )
-    assert "Traceback" not in done.stderr
-    cells = {cell.source: cell for cell in nbformat.read(target, as_version=4).cells}
-    assert cells[FAILING[0]].outputs[0].text == "first\n"
-    assert cells[FAILING[1]].outputs[-1].ename == "KeyError"
-    assert cells[FAILING[2]].outputs == []
-
-
-# ---------------------------------------------------------------- train
-
-
-TOY = ["train", "gaussians", "--steps", "6", "--batch-size", "32"]
-
-
-def digest(answer: Answer) -> str:
-    assert answer.status == 0, answer.err
-    return re.search(r"SHA-256 ([0-9a-f]{64})\)\n$", answer.out)[1]  # type: ignore[index]
-
-
-def test_resumed_training_makes_the_same_file(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = digest(ismkit_(*TOY, "--run-dir", "whole"))
-    assert steps("whole") == [6]
-    assert digest(ismkit_(*TOY, "--run-dir", "other", "--seed", "1")) != whole
-
-    # Stopped in step 5 and taken up at the checkpoint of step 3.
-    done, step = [], train.training_step
-
-    def stopping(*args: Any) -> Any:
-        done.append(len(done) + 1)
-        if done[-1] == 5:
-            raise KeyboardInterrupt
-        return step(*args)
-
-    saving = [*TOY, "--run-dir", "parts", "--save-every", "3"]
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "training_step", stopping)
-        assert ismkit_(*saving).status == 130
-    assert steps("parts") == [3]
-    assert not Path("parts/model.safetensors").exists()
-    answer = ismkit_(*saving)
-    assert answer.status == 2
-    assert "holds checkpoints up to step 3: add --resume, or take another --run-dir" in answer.err
-    assert digest(ismkit_(*saving, "--resume")) == whole
-    assert steps("parts") == [3, 6]
-
-    Path("parts/model.safetensors").unlink()
-    assert digest(ismkit_(*saving, "--resume", "3")) == whole
-    assert Path("parts/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
-
-    answer = ismkit_(*saving, "--resume", "--lr", "0.5")
-    assert (answer.status, answer.err.count("\n")) == (2, 1)
-    assert "was trained with other settings" in answer.err
-
-
-@pytest.mark.parametrize("options", [["--batch-size", "1"], ["--lr", "0"], ["--run-dir", "file"], ["--run-dir", "run"]])
-def test_mistakes_are_found_before_the_data_are_loaded(
-    options: list[str], tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The data of fashion-laptop take half a minute the first time."""
-    a_file(tmp_path)
-    (tmp_path / "run" / "step_00000003").mkdir(parents=True)
-    preset = replace(config.RUNS["gaussians"], load=lambda: pytest.fail("loaded"))
-    monkeypatch.setitem(config.RUNS, "gaussians", preset)
-    answer = ismkit_("train", "gaussians", *options)
-    assert (answer.status, answer.err.count("\n")) == (2, 1)
-
-
-def test_trained_model_and_its_card(tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file holds the slow average; the card says what was asked for; the folder is the run's own."""
-    states: list[train.TrainState] = []
-    fit = train.fit
-
-    def kept(recipe: Any, net: Any, batches: Any, **options: Any) -> train.TrainState:
-        assert options["seed"] == batches.seed == 4
-        states.append(fit(recipe, net, batches, **options))
-        return states[0]
-
-    monkeypatch.setattr("ismkit.models.fit", kept)
-    options = ["--recipe", "shortcut_finest_level", "--lr", "0.01", "--seed", "4"]
-    answer = ismkit_(*TOY, *options)
-    digest(answer)
-    folder = next((tmp_path / "out" / "runs").iterdir())
-    assert folder.name.startswith("gaussians-4-")
-    assert f"6 steps of 32; in {folder}\n" in answer.out
-    net, card = load_model(folder / "model.safetensors")
-    slow = states[0].ema.slow
-    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), slow.parameters(), strict=True))
-    assert (card["steps"], card["seed"]) == (6, 4)
-    assert card["run"]["recipe"]["name"] == "shortcut_finest_level"
-    assert (card["run"]["optim"]["lr"], card["run"]["batch_size"], card["run"]["steps"]) == (0.01, 32, 6)
-
-
-@pytest.mark.parametrize("name", cli.SHIPPED)
-def test_train_shipped_networks(name: str, tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(models, "train_shipped", lambda *args: asked.append(args) or ({"seed": "4"}, "ab" * 32))
-    answer = ismkit_("train", name, "--seed", "4")
-    path = tmp_path / "out" / name / f"fashion_{name}.safetensors"
-    assert asked == [(name, path, 4)]
-    assert path.parent.is_dir()
-    assert digest(answer) == "ab" * 32
-
-
-# ---------------------------------------------------------------- sample and evaluate
-
-
-def test_sample_draws_each_class_in_a_column(
-    model: Path, judge: FashionJudge, tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[tuple[Tensor, int, str]] = []
-    picture = plot.picture
-    monkeypatch.setattr(plot, "picture", lambda *args: drawn.append(args) or picture(*args))
-    options = ["--classes", "5", "7", "-n", "3", "--nfe", "2", "--w", "1.5", "--seed", "6"]
-    answer = ismkit_("sample", model, *options, "-o", "new/shoes.png")
-    assert (answer.status, answer.out) == (0, "6 images: new/shoes.png\n")
-    ((images, columns, title),) = drawn
-    expected = judge.draw(load_model(model)[0], torch.tensor([5, 7] * 3), w=1.5, steps=2, seed=6)
-    assert torch.equal(images, expected)
-    assert (columns, title) == (2, "2 NFE, w = 1.5")
-    pixels = plt.imread(tmp_path / "new" / "shoes.png")[..., :3]
-    assert np.ptp(pixels) > 0.5
-
-
-def test_sample_draws_all_classes_by_default(model: Path, judge: FashionJudge, tmp_path: Path, ismkit_: Ismkit) -> None:
-    answer = ismkit_("sample", model, "-n", "1")
-    assert answer.out == "10 images: samples.png\n"
-    assert (tmp_path / "samples.png").is_file()
-
-
-def test_evaluate_prints_and_writes_the_table(
-    model: Path, judge: FashionJudge, ismkit_: Ismkit, tmp_path: Path
-) -> None:
-    options = ["--nfe", "1", "2", "--w", "0", "1.5", "-n", "100", "--seed", "6"]
-    answer = ismkit_("evaluate", model, *options, "-o", "new/scores.csv")
-    assert answer.status == 0, answer.err
-    rows = judge.table(load_model(model)[0], nfe=[1, 2], w=[0.0, 1.5], n=100, seed=6)
-    assert answer.out == f"{evaluation.as_text(rows)}\ntable: new/scores.csv\n"
-    with (tmp_path / "new" / "scores.csv").open(newline="") as file:
-        assert [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)] == rows

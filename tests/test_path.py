@@ -130,7 +130,8 @@ def test_times_never_leave_the_unit_interval_even_at_the_last_random_number(monk
     monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, LARGEST_BELOW_ONE))
     grid = StepGrid(128)
     d = torch.cat([torch.zeros(1), grid.step_size(torch.arange(1, 8))])
-    assert torch.equal(grid.random_times(d) + d.clamp(min=1 / 128), torch.ones(8))
+    for power in (1.0, 0.7, 1.5):
+        assert torch.equal(grid.random_times(d, power=power) + d.clamp(min=1 / 128), torch.ones(8))
 
 
 @pytest.mark.parametrize(("d", "cells"), [(0.0, 32), (1 / 16, 16), (1 / 4, 4), (1.0, 1)])
@@ -142,6 +143,33 @@ def test_times_are_uniform_on_their_grid(d: float, cells: int) -> None:
     # Chi-square with cells - 1 degrees of freedom has variance 2 (cells - 1): ten standard deviations.
     chi2 = ((counts - draws / cells) ** 2 / (draws / cells)).sum().item()
     assert chi2 <= cells - 1 + 10 * (2 * (cells - 1)) ** 0.5
+
+
+@pytest.mark.parametrize("power", [0.7, 1.0, 1.5, 3.0])
+def test_times_at_step_size_zero_follow_the_power(power: float) -> None:
+    n, draws = 32, 20_000
+    times = StepGrid(n).random_times(torch.zeros(draws), rng(7), power)
+    assert torch.equal((times * n).frac(), torch.zeros(draws))
+    counts = torch.bincount((times * n).long(), minlength=n).double()
+    # P(u^power < k/n) = (k/n)^(1/power); then as above.
+    edges = (torch.arange(n + 1, dtype=torch.float64) / n) ** (1 / power)
+    expected = draws * edges.diff()
+    assert expected.min() > 100
+    chi2 = ((counts - expected) ** 2 / expected).sum().item()
+    assert chi2 <= n - 1 + 10 * (2 * (n - 1)) ** 0.5
+
+
+@given(grids, st.sampled_from([0.5, 0.7, 1.5, 3.0]), seeds)
+@settings(max_examples=30)
+def test_the_power_changes_no_other_time(grid: StepGrid, power: float, seed: int) -> None:
+    level = torch.randint(0, grid.levels + 1, (300,), generator=rng(seed))
+    d = torch.where(level > 0, grid.step_size(level), 0.0)
+    plain, bent = grid.random_times(d, rng(seed)), grid.random_times(d, rng(seed), power)
+    assert torch.equal(bent[d > 0], plain[d > 0])
+    assert torch.equal(grid.random_times(d, rng(seed), 1.0), plain)
+    u = torch.rand(300, generator=rng(seed)).double()[d == 0]  # the same number, bent
+    assert ((bent[d == 0] - u**power) * grid.n <= 1e-5 * grid.n).all()
+    assert ((bent[d == 0] + 1 / grid.n - u**power) * grid.n >= -1e-5 * grid.n).all()
 
 
 @given(grids)

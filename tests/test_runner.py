@@ -146,6 +146,10 @@ def test_bad_plans_are_refused_before_any_work(tmp_path: Path) -> None:
         runner.run([Trial("ism", tiny(batch_size=2), 0, CELLS)], tmp_path / "a")
     with pytest.raises(ValueError, match="steps must be one of"):
         runner.run([Trial("ism", tiny(), 0, (Cell(3, 0.0, 64),))], tmp_path / "a")
+    with pytest.raises(ValueError, match="width must be"):
+        runner.run([Trial("ism", tiny(net=partial(ToyMLP, width=0)), 0, CELLS)], tmp_path / "a")
+    with pytest.raises(ValueError, match="n must be at most 10000, the number of test images, got 20000"):
+        runner.run([Trial("ism", tiny(images=True), 0, (Cell(1, 0.0, 20_000),))], tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 

@@ -33,7 +33,8 @@ from ismkit.data import (
 from ismkit.ema import TwinEMA, ramped
 from ismkit.nets import DiT, ToyMLP
 from ismkit.objectives import RECIPES, Recipe
-from ismkit.path import Network, interpolate
+from ismkit.path import Network, Query, interpolate
+from ismkit.rows import Rows
 from ismkit.seeding import stream
 from ismkit.train import FLUSH_EVERY, DivergenceError, StepReport, TrainState, fit, training_step
 from ismkit.wavelet import WaveletDistance, geometric_weights, l2
@@ -187,6 +188,27 @@ def test_reported_gradient_norm_is_the_one_before_clipping() -> None:
         train("toy", 1, optim=Optim(clip=clip), hooks=[lambda _, r, n=norms[clip]: n.append(float(r.grad_norm))])
     assert norms[1e-3] == norms[float("inf")]
     assert norms[1e-3][0] > 1e-3
+
+
+@pytest.mark.parametrize("gap", ["fast", "slow"])
+def test_targets_are_made_by_the_fast_average_and_the_gap_by_the_recipes(gap: Any) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    def spy(net: Network, query: Query, velocity: Tensor, rows: Rows, null: int, guide: Any = None) -> Tensor:
+        made.append((net, guide, null, torch.is_grad_enabled()))
+        assert rows is recipe.rows
+        return velocity + 1
+
+    recipe, net, batches = toy()
+    recipe = replace(recipe, target=spy, gap=gap)
+    ema = TwinEMA(net, 0.5, 0.9)
+    assert ema.fast is not ema.slow
+    (pair,) = recipe.coupling.pairs(iter([next(batches.stream(0, 0, 1))]), 0)
+    loss, query, distance = training_step(recipe, net.eval(), ema, pair, net.num_classes, stream(0, "rows"))
+    assert made == [(ema.fast, getattr(ema, gap), net.num_classes, False)]
+    x0, x1, _ = pair
+    torch.testing.assert_close(distance, l2(net(*query), x1 - x0 + 1))  # and what it answers is the target
+    torch.testing.assert_close(loss, recipe.loss(distance))
 
 
 # ---------------------------------------------------------------- network calls

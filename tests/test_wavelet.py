@@ -13,7 +13,9 @@ from torch import Tensor
 
 from ismkit.wavelet import (
     EPS,
+    Distance,
     Norm,
+    Normalised,
     WaveletDistance,
     _analysis_matrix,
     candidates,
@@ -270,6 +272,45 @@ def test_candidates_differ_only_in_how_they_treat_bands() -> None:
     assert cost["root per band"] == pytest.approx(1, abs=0.02)
 
 
+# --------------------------------------------------------------------------------------------- normalised distances
+
+DISTANCES = [l2, WaveletDistance((1.0, 0.5, 2.0), "root")]
+
+
+@given(st.sampled_from(DISTANCES), st.floats(0, 1), st.floats(1e-4, 10), seeds)
+@settings(max_examples=30)
+def test_normalised_divides_by_a_power_of_the_distance(distance: Distance, power: float, c: float, seed: int) -> None:
+    a, b = normal(2, 4, 2, 8, 8, seed=seed)
+    a *= torch.tensor([1e-3, 1.0, 3.0, 100.0])[:, None, None, None]
+    for i, (one, normalised) in enumerate(zip(distance(a, b), Normalised(distance, power, c)(a, b), strict=True)):
+        assert normalised.item() == pytest.approx(one.item() / (one.item() + c) ** power, rel=1e-12), i
+
+
+@given(st.sampled_from(DISTANCES), st.floats(0, 1), st.floats(1e-4, 10), seeds)
+@settings(max_examples=30)
+def test_gradient_of_normalised_is_that_of_the_distance_over_the_power(
+    distance: Distance, power: float, c: float, seed: int
+) -> None:
+    a, b = normal(2, 4, 2, 8, 8, seed=seed)
+    a.requires_grad_()
+    plain = distance(a, b)
+    (expected,) = torch.autograd.grad(plain.sum(), a)
+    (gradient,) = torch.autograd.grad(Normalised(distance, power, c)(a, b).sum(), a)
+    close(gradient, expected / (plain.detach() + c)[:, None, None, None] ** power)
+
+
+@pytest.mark.parametrize("distance", DISTANCES, ids=["l2", "wavelets"])
+def test_normalised_at_power_0_is_the_distance_and_at_power_1_bounded(distance: Distance) -> None:
+    a, b = normal(2, 5, 2, 8, 8)
+    a *= torch.tensor([0.0, 1e-6, 1.0, 1e3, 1e5])[:, None, None, None]
+    b[0] = 0
+    assert torch.equal(Normalised(distance, 0.0)(a, b), distance(a, b))
+    bounded = Normalised(distance, 1.0, 1e-3)(a, b)
+    assert ((bounded >= 0) & (bounded < 1)).all()
+    assert bounded[0] == 0  # a match costs nothing
+    assert bounded[-1] > 0.999
+
+
 # ------------------------------------------------------------------------------------------ precision and autograd
 
 
@@ -364,6 +405,15 @@ def test_an_unknown_norm_is_refused() -> None:
 def test_a_huber_width_that_is_not_positive_is_refused(c: float) -> None:
     with pytest.raises(ValueError, match=f"huber_c must be positive, got {c}"):
         WaveletDistance((1.0, 1.0), "huber", huber_c=c)
+
+
+BAD = [(-0.1, 1.0), (1.1, 1.0), (math.nan, 1.0), (0.5, 0.0), (1.0, -1.0), (1.0, math.nan), (0.5, math.inf)]
+
+
+@pytest.mark.parametrize(("power", "c"), BAD)
+def test_a_normalisation_without_bound_is_refused(power: float, c: float) -> None:
+    with pytest.raises(ValueError, match=rf"power must be in \[0, 1\] and c positive and finite, got {power} and {c}"):
+        Normalised(l2, power, c)
 
 
 @pytest.mark.parametrize("wavelet", ["harr", "", "bior2.2", "dmey", "morl"])

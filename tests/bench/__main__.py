@@ -19,7 +19,7 @@ import scipy
 import torch
 
 import ismkit
-from tests.bench import coupling, imports, memory, sampling, step
+from tests.bench import coupling, imports, ladder, memory, sampling, step
 from tests.bench.common import SIZES, Row, Sizes, tiny
 
 BENCHES: dict[str, Callable[[Sizes], Iterator[Row]]] = {
@@ -27,6 +27,7 @@ BENCHES: dict[str, Callable[[Sizes], Iterator[Row]]] = {
     "coupling": coupling.run,
     "solvers": coupling.solvers,
     "sampling": sampling.run,
+    "ladder": ladder.run,
     "memory": memory.run,
     "imports": imports.run,
 }

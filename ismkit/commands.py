@@ -1,0 +1,182 @@
+"""What the commands of the command line do. Heavy imports wait for the command that needs them: help is quick, and
+``doctor`` works where torch does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+class UsageError(ValueError):
+    """A mistake of the user; printed without a traceback."""
+
+
+def lab(args: argparse.Namespace) -> int:
+    """Check the machine, then open a notebook in JupyterLab, which gets all further options."""
+    from ismkit.notebooks import find
+
+    notebook = find(args.notebook)
+    if doctor(args):
+        return 1
+    return subprocess.call([sys.executable, "-m", "jupyterlab", str(notebook), *args.jupyter])
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Say what this machine lacks, and what to do about it."""
+    from ismkit.doctor import checks, report
+
+    found = checks()
+    print(report(found))
+    return int(any(check.status == "fail" for check in found))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Execute a notebook, with parameters, into the output folder."""
+    from ismkit.config import out_dir
+    from ismkit.notebooks import execute, find
+
+    parameters = {name: _literal(value) for name, value in args.parameter}
+    if args.profile:
+        parameters["profile"] = args.profile
+    target = execute(find(args.notebook), Path(args.out or out_dir()), parameters)
+    print(f"executed notebook: {target}")
+    return 0
+
+
+def ledger(args: argparse.Namespace) -> int:
+    """Show what came out of every claim, or measure a notebook's claims anew over several seeds."""
+    from ismkit.config import out_dir
+    from ismkit.ledger import as_text, book_rows, table, write
+    from ismkit.notebooks import NOTEBOOKS, find, measure
+
+    for source in [find(name) for name in args.notebooks]:
+        rows = measure(source, range(args.seeds), out_dir() / "measured")
+        print(f"ledger: {write(rows, NOTEBOOKS.parent / 'book' / 'ledger' / f'{source.stem[:2]}.json')}")
+    print(as_text(table(book_rows())))
+    return 0
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train a model, or anew a network that the kit ships."""
+    from dataclasses import replace
+
+    from ismkit import checkpoint, config, objectives
+
+    if args.run not in config.RUNS:
+        return _train_shipped(args)
+    from ismkit.models import save_model, train_run
+
+    preset = config.RUNS[args.run]
+    if args.recipe:
+        preset = replace(preset, recipe=preset.adapt(objectives.RECIPES[args.recipe]))
+    if args.lr is not None:
+        preset = replace(preset, optim=replace(preset.optim, lr=args.lr))
+    preset = replace(preset, steps=args.steps or preset.steps, batch_size=args.batch_size or preset.batch_size)
+    preset.recipe.rows.blocks(preset.batch_size)  # too small a batch is refused before the data are loaded
+    folder = Path(args.run_dir or preset.folder(args.seed))
+    if args.resume is False and (done := checkpoint.steps(folder)):
+        raise UsageError(f"{folder} holds checkpoints up to step {done[-1]}: add --resume, or take another --run-dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"{preset.name}: recipe {preset.recipe.name}, {preset.steps} steps of {preset.batch_size}; in {folder}")
+    state = train_run(preset, args.seed, folder=folder, save_every=args.save_every, resume=args.resume)
+    card = {"run": config.describe(preset), "steps": state.step, "seed": args.seed, "licence": "Apache-2.0"}
+    digest = save_model(state.ema.slow, folder / "model.safetensors", card)
+    print(f"model: {folder / 'model.safetensors'} (SHA-256 {digest})")
+    return 0
+
+
+def _train_shipped(args: argparse.Namespace) -> int:
+    """Train one of the networks in ``data/weights`` as the shipped one was trained."""
+    options = ("recipe", "steps", "batch_size", "lr", "save_every", "resume")
+    if given := [f"--{name.replace('_', '-')}" for name in options if getattr(args, name)]:
+        raise UsageError(f"{args.run} takes --seed and --run-dir only, got {', '.join(given)}")
+    from ismkit.config import out_dir
+    from ismkit.shipped import train_shipped
+
+    path = Path(args.run_dir or out_dir() / args.run) / f"fashion_{args.run}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result, digest = train_shipped(args.run, path, args.seed)
+    print(f"{result}\nweights: {path} (SHA-256 {digest})")
+    return 0
+
+
+def sample(args: argparse.Namespace) -> int:
+    """Draw images with a trained model into a PNG file."""
+    import torch
+
+    from ismkit import plot
+    from ismkit.evaluation import FashionJudge
+    from ismkit.shipped import load_generator
+
+    if Path(args.out).suffix != ".png":
+        raise UsageError(f"--out must end in .png, got {args.out!r}")
+    net = load_generator(args.model)
+    labels = torch.tensor(args.classes).repeat(args.n)
+    images = FashionJudge.load().draw(net, labels, w=args.w, steps=args.nfe, seed=args.seed)
+    figure = plot.picture(images, len(args.classes), f"{args.nfe} NFE, w = {args.w:g}")
+    print(f"{len(images)} images: {plot.save(figure, args.out)}")
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Score a trained model: a row of metrics for each NFE and w."""
+    from ismkit.evaluation import FashionJudge, as_text, write_csv
+    from ismkit.shipped import load_generator
+
+    net = load_generator(args.model)
+    rows = FashionJudge.load().table(net, nfe=args.nfe, w=args.w, n=args.n, seed=args.seed)
+    print(as_text(rows))
+    if args.out:
+        print(f"table: {write_csv(rows, args.out)}")
+    return 0
+
+
+def sweep(args: argparse.Namespace) -> int:
+    """Train and score many variants over seeds, side by side; after a kill the same command goes on."""
+    from dataclasses import replace
+
+    from ismkit import config, ladder, runner
+    from ismkit.sweep import cells, summary, write
+
+    if args.recipe and (prepared := [name for name in args.name if name in ladder.SWEEPS]):
+        raise UsageError(f"{prepared[0]} has its own recipes; --recipe goes with a run: {', '.join(config.RUNS)}")
+    recipes = args.recipe or ["ism"]
+    plans = [ladder.SWEEPS.get(name) or ladder.of_run(config.RUNS[name], recipes) for name in dict.fromkeys(args.name)]
+    parameters = {path: [_literal(value) for value in values] for path, *values in args.parameter}
+    if len(parameters) < len(args.parameter):
+        raise UsageError("each -p names another setting: give all values of one after it")
+    plans = [plan.vary(parameters) for plan in plans]
+    if args.nfe or args.w or args.n:
+        protocol = cells(args.nfe or (1, 4), args.w or (0.0, 1.0), args.n or 1000)
+        plans = [replace(plan, cells=protocol) for plan in plans]
+    if args.seeds:
+        plans = [replace(plan, seeds=tuple(range(args.seeds))) for plan in plans]
+    if len({run.images for plan in plans for run in plan.runs.values()}) > 1:
+        raise UsageError("points and images are scored by other metrics: sweep one kind at a time")
+    folder = Path(args.out or config.out_dir() / "sweeps")
+    target = Path(args.table or folder / f"{'_'.join(args.name)}.parquet")
+    for plan in plans:
+        print(f"{plan.name}: {len(plan.runs)} variants, {len(plan.seeds)} seeds; in {folder}", flush=True)
+    trials = [trial for plan in plans for trial in plan.trials()]
+    frame = runner.run(trials, folder, workers=args.workers, gpus=args.gpus, address=args.address)
+    metric = "frechet" if "frechet" in frame else "w2"
+    for plan in plans:
+        part = frame[frame["sweep"] == plan.name]
+        smallest = part[part.n == part.n.min()]
+        print(
+            f"{plan.name}: {metric}, mean ± standard deviation over the seeds\n{summary(smallest, metric).to_string()}"
+        )
+    print(f"table: {write(frame, target)}")
+    return 0
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

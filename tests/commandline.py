@@ -1,0 +1,129 @@
+"""Fixtures for the tests of the command line: a folder of its own, `ismkit` called in this process, tiny models."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from matplotlib import pyplot as plt
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from ismkit import cli, evaluation
+from ismkit.data import Labelled, fashion_mnist
+from ismkit.evaluation import FashionJudge
+from ismkit.features import FeatureNet
+from ismkit.latents import FashionAutoencoder
+from ismkit.models import save_model
+from ismkit.nets import DiT
+
+
+@dataclass
+class Answer:
+    """What a command answered."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty folder to work in; no progress bars; fresh settings of Accelerate."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ISMKIT_OUT", str(tmp_path / "out"))
+    monkeypatch.setenv("CI", "1")
+    monkeypatch.setenv("ISMKIT_PROGRESS", "")  # `run` changes it for its kernel: put back afterwards
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def ismkit_(own_folder: None, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Run a command line in this process."""
+
+    def call(*argv: object) -> Answer:
+        try:
+            status = cli.main([str(arg) for arg in argv])
+        except SystemExit as exit_:
+            status = exit_.code  # type: ignore[assignment]
+        out, err = capsys.readouterr()
+        return Answer(status, out, err)
+
+    return call
+
+
+Ismkit = Callable[..., Answer]
+
+
+def fill(net: torch.nn.Module) -> torch.nn.Module:
+    """Weights as of training: a fresh network answers zero."""
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_(0, 0.1, generator=rng)
+    return net.eval()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A tiny model of clothes in a file."""
+    net = DiT(size=8, channels=4, patch=2, width=16, depth=1, heads=2, num_classes=10)
+    save_model(fill(net), tmp_path / "model.safetensors", {})
+    return tmp_path / "model.safetensors"
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> FashionJudge:
+    """In place of the shipped one: untrained networks, and 300 test images as the reference."""
+    test = fashion_mnist("test")
+    few = Labelled(test.x[:300], test.y[:300], 10, test.class_names)
+    monkeypatch.setattr(evaluation, "fashion_mnist", lambda split: few)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        judge = FashionJudge(FeatureNet().eval(), FashionAutoencoder().eval(), torch.device("cpu"))
+    monkeypatch.setattr(FashionJudge, "load", lambda: judge)
+    return judge
+
+
+def tiny(cells: list[str], parameters: str = "") -> nbformat.NotebookNode:
+    first = new_code_cell(parameters, metadata={"tags": ["parameters"]}) if parameters else new_markdown_cell("# 01")
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    language = {"name": "python"}
+    metadata = {"kernelspec": kernel, "language_info": language}
+    return new_notebook(cells=[first, *map(new_code_cell, cells)], metadata=metadata)
+
+
+def a_file(folder: Path) -> Path:
+    (folder / "file").write_text("")
+    return folder / "file"
+
+
+FIGURE = """
+from IPython.display import Image, display
+for text in ("first", "second"):
+    display(Image(text.encode(), format="png", alt=text))
+"""
+PARAMETERS = 'profile = "laptop"  # smoke | laptop\nseed = 0\nflag = False\ntext = "none"'
+WRITE = """
+import json, os
+from pathlib import Path
+seen = {"profile": profile, "seed": seed, "flag": flag, "text": text, "cwd": os.getcwd()}
+Path(os.environ["ISMKIT_OUT"], "seen.json").write_text(json.dumps(seen))
+print("seen")
+"""
+
+
+@pytest.fixture
+def notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two notebooks: one with parameters, which writes down what it is given, and one without."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    nbformat.write(tiny([WRITE, FIGURE], PARAMETERS), folder / "00_tiny.ipynb")
+    nbformat.write(tiny(["pass"]), folder / "01_other.ipynb")
+    monkeypatch.setattr("ismkit.notebooks.NOTEBOOKS", folder)
+    return folder

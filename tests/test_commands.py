@@ -1,0 +1,343 @@
+"""What each command of the command line does and leaves."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot as plt
+from torch import Tensor
+
+from ismkit import cli, commands, config, evaluation, ladder, plot, shipped, train
+from ismkit.checkpoint import steps
+from ismkit.evaluation import Cell, FashionJudge
+from ismkit.models import load_model
+from ismkit.sweep import Trial, read, summary
+from tests.commandline import PARAMETERS, Answer, Ismkit, a_file, tiny
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.usefixtures("own_folder")
+
+
+# ---------------------------------------------------------------- doctor and lab
+
+
+@pytest.mark.parametrize(("status", "expected"), [("ok", 0), ("warn", 0), ("fail", 1)])
+def test_doctor_fails_if_a_check_does(
+    status: str, expected: int, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ismkit.doctor import Check
+
+    found = [Check("disk", "ok", "roomy"), Check("kernel", status, "is what it is", "do this")]  # type: ignore[arg-type]
+    monkeypatch.setattr("ismkit.doctor.checks", lambda: found)
+    answer = ismkit_("doctor")
+    assert answer.status == expected
+    assert "is what it is" in answer.out
+
+
+@pytest.mark.usefixtures("notebooks")
+def test_lab_opens_the_notebook_after_the_check(
+    tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[list[str]] = []
+    monkeypatch.setattr(commands, "subprocess", SimpleNamespace(call=lambda command: opened.append(command) or 5))
+    monkeypatch.setattr(commands, "doctor", lambda args: 0)
+    assert ismkit_("lab").status == 5
+    assert ismkit_("lab", "01", "--no-browser", "--port=9000").status == 5
+    lab = [sys.executable, "-m", "jupyterlab"]
+    folder = tmp_path / "notebooks"
+    assert opened == [
+        [*lab, str(folder / "00_tiny.ipynb")],
+        [*lab, str(folder / "01_other.ipynb"), "--no-browser", "--port=9000"],
+    ]
+    monkeypatch.setattr(commands, "doctor", lambda args: 1)
+    assert ismkit_("lab").status == 1
+    assert ismkit_("lab", "99").status == 2
+    assert len(opened) == 2
+
+
+# ---------------------------------------------------------------- run
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3", 3), ("0.5", 0.5), ("1e-3", 1e-3), ("True", True), ("None", None), ("[1, 2]", [1, 2]), ("smoke", "smoke")],
+)
+def test_values_of_parameters_are_python_literals_or_text(text: str, value: object) -> None:
+    assert commands._literal(text) == value
+    assert type(commands._literal(text)) is type(value)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in papermill and its dependencies
+def test_run_in_its_folder_with_typed_parameters(notebooks: Path, tmp_path: Path, ismkit_: Ismkit) -> None:
+    out = tmp_path / "results"
+    out.mkdir()
+    (out / "00_tiny.ipynb").write_text("from an earlier run")
+    (out / "figures").mkdir()
+    (out / "figures" / "00_9_0.png").write_bytes(b"from an earlier run")
+    (out / "figures" / "01_0_0.png").write_bytes(b"other")
+    before = (notebooks / "00_tiny.ipynb").read_bytes()
+    options = ["-p", "seed", "3", "-p", "flag", "True", "--profile", "smoke", "--out", "results"]
+    answer = ismkit_("run", "00", *options)
+    assert answer.status == 0, answer.err
+    assert answer.out.endswith("executed notebook: results/00_tiny.ipynb\n")
+    seen = json.loads((out / "seen.json").read_text())
+    assert seen == {"profile": "smoke", "seed": 3, "flag": True, "text": "none", "cwd": str(notebooks)}
+    executed = nbformat.read(out / "00_tiny.ipynb", as_version=4)
+    assert executed.cells[-2].outputs[0].text == "seen\n"
+    assert (notebooks / "00_tiny.ipynb").read_bytes() == before
+    assert sorted(path.name for path in out.iterdir()) == ["00_tiny.ipynb", "figures", "seen.json"]
+    figures = {path.name: path.read_bytes() for path in (out / "figures").iterdir()}
+    assert figures == {"00_3_0.png": b"first", "00_3_1.png": b"second", "01_0_0.png": b"other"}
+
+
+FAILING = ["print('first')", "raise KeyError('no such cloth')", "print('never')"]
+RUN = """
+import sys
+from pathlib import Path
+from ismkit import cli, notebooks
+notebooks.NOTEBOOKS = Path(sys.argv[1])
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+def test_failing_cell_is_named_and_the_notebook_is_kept(notebooks: Path, tmp_path: Path) -> None:
+    """In a process of its own, as from a shell, with the folder of ``ISMKIT_OUT``."""
+    nbformat.write(tiny(FAILING, PARAMETERS), notebooks / "00_tiny.ipynb")
+    command = [sys.executable, "-c", RUN, str(notebooks), "run", "00"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 2
+    target = tmp_path / "out" / "00_tiny.ipynb"
+    line = done.stderr.splitlines()[-1]
+    assert line == (
+        "ismkit run: cell [3] of 00_tiny.ipynb failed: KeyError: 'no such cloth'; "
+        f"the notebook as far as it got: {target}"
+    )
+    assert "Traceback" not in done.stderr
+    cells = {cell.source: cell for cell in nbformat.read(target, as_version=4).cells}
+    assert cells[FAILING[0]].outputs[0].text == "first\n"
+    assert cells[FAILING[1]].outputs[-1].ename == "KeyError"
+    assert cells[FAILING[2]].outputs == []
+
+
+# ---------------------------------------------------------------- train
+
+
+TOY = ["train", "gaussians", "--steps", "6", "--batch-size", "32"]
+
+
+def digest(answer: Answer) -> str:
+    assert answer.status == 0, answer.err
+    return re.search(r"SHA-256 ([0-9a-f]{64})\)\n$", answer.out)[1]  # type: ignore[index]
+
+
+def test_resumed_training_makes_the_same_file(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = digest(ismkit_(*TOY, "--run-dir", "whole"))
+    assert steps("whole") == [6]
+    assert digest(ismkit_(*TOY, "--run-dir", "other", "--seed", "1")) != whole
+
+    # Stopped in step 5 and taken up at the checkpoint of step 3.
+    done, step = [], train.training_step
+
+    def stopping(*args: Any) -> Any:
+        done.append(len(done) + 1)
+        if done[-1] == 5:
+            raise KeyboardInterrupt
+        return step(*args)
+
+    saving = [*TOY, "--run-dir", "parts", "--save-every", "3"]
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "training_step", stopping)
+        assert ismkit_(*saving).status == 130
+    assert steps("parts") == [3]
+    assert not Path("parts/model.safetensors").exists()
+    answer = ismkit_(*saving)
+    assert answer.status == 2
+    assert "holds checkpoints up to step 3: add --resume, or take another --run-dir" in answer.err
+    assert digest(ismkit_(*saving, "--resume")) == whole
+    assert steps("parts") == [3, 6]
+
+    Path("parts/model.safetensors").unlink()
+    assert digest(ismkit_(*saving, "--resume", "3")) == whole
+    assert Path("parts/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+
+    answer = ismkit_(*saving, "--resume", "--lr", "0.5")
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    assert "was trained with other settings" in answer.err
+
+
+@pytest.mark.parametrize("options", [["--batch-size", "1"], ["--lr", "0"], ["--run-dir", "file"], ["--run-dir", "run"]])
+def test_mistakes_are_found_before_the_data_are_loaded(
+    options: list[str], tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data of fashion-laptop take half a minute the first time."""
+    a_file(tmp_path)
+    (tmp_path / "run" / "step_00000003").mkdir(parents=True)
+    preset = replace(config.RUNS["gaussians"], load=lambda: pytest.fail("loaded"))
+    monkeypatch.setitem(config.RUNS, "gaussians", preset)
+    answer = ismkit_("train", "gaussians", *options)
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+
+
+def test_trained_model_and_its_card(tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file holds the slow average; the card says what was asked for; the folder is the run's own."""
+    states: list[train.TrainState] = []
+    fit = train.fit
+
+    def kept(recipe: Any, net: Any, batches: Any, **options: Any) -> train.TrainState:
+        assert options["seed"] == batches.seed == 4
+        states.append(fit(recipe, net, batches, **options))
+        return states[0]
+
+    monkeypatch.setattr("ismkit.models.fit", kept)
+    options = ["--recipe", "shortcut_finest_level", "--lr", "0.01", "--seed", "4"]
+    answer = ismkit_(*TOY, *options)
+    digest(answer)
+    folder = next((tmp_path / "out" / "runs").iterdir())
+    assert folder.name.startswith("gaussians-4-")
+    assert f"6 steps of 32; in {folder}\n" in answer.out
+    net, card = load_model(folder / "model.safetensors")
+    slow = states[0].ema.slow
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), slow.parameters(), strict=True))
+    assert (card["steps"], card["seed"]) == (6, 4)
+    assert card["run"]["recipe"]["name"] == "shortcut_finest_level"
+    assert (card["run"]["optim"]["lr"], card["run"]["batch_size"], card["run"]["steps"]) == (0.01, 32, 6)
+
+
+@pytest.mark.parametrize("name", cli.SHIPPED)
+def test_train_shipped_networks(name: str, tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(shipped, "train_shipped", lambda *args: asked.append(args) or ({"seed": "4"}, "ab" * 32))
+    answer = ismkit_("train", name, "--seed", "4")
+    path = tmp_path / "out" / name / f"fashion_{name}.safetensors"
+    assert asked == [(name, path, 4)]
+    assert path.parent.is_dir()
+    assert digest(answer) == "ab" * 32
+
+
+# ---------------------------------------------------------------- sweep
+
+
+@pytest.fixture
+def swept(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Trial], Path, dict[str, Any]]]:
+    """What the runner is asked; it answers with one row per trial and does nothing."""
+    import pandas as pd
+
+    asked: list[tuple[list[Trial], Path, dict[str, Any]]] = []
+
+    def run(trials: list[Trial], folder: Path, **resources: Any) -> pd.DataFrame:
+        asked.append((trials, folder, resources))
+        row = {"nfe": 1, "w": 0.0, "n": 100, "frechet": 2.0}
+        return pd.DataFrame([{"variant": t.variant, "seed": t.seed, **dict(t.labels), **row} for t in trials])
+
+    monkeypatch.setattr("ismkit.runner.run", run)
+    return asked
+
+
+def test_prepared_sweeps_keep_their_plans(swept: list[Any], tmp_path: Path, ismkit_: Ismkit) -> None:
+    answer = ismkit_("sweep", "ladder-laptop", "tried")
+    assert answer.status == 0, answer.err
+    folder = tmp_path / "out" / "sweeps"
+    machine = {"workers": None, "gpus": 0.0, "address": None}
+    plans = [ladder.SWEEPS[name] for name in ("ladder-laptop", "tried")]
+    assert swept == [([trial for plan in plans for trial in plan.trials()], folder, machine)]
+    for plan in plans:
+        assert f"{plan.name}: {len(plan.runs)} variants, {len(plan.seeds)} seeds; in {folder}\n" in answer.out
+    assert answer.out.count("\nism_plus without ") == len(ladder.OURS)  # in the summary of its own sweep only
+    assert answer.out.endswith(f"table: {folder / 'ladder-laptop_tried.parquet'}\n")
+    frame = read(folder / "ladder-laptop_tried.parquet")
+    assert frame["sweep"].value_counts().to_dict() == {plan.name: len(plan.trials()) for plan in plans}
+
+
+def test_sweep_of_a_run_with_all_its_options(swept: list[Any], tmp_path: Path, ismkit_: Ismkit) -> None:
+    methods = ["--recipe", "flow", "ism", "-p", "recipe.fast", "0.5", "0.9", "-p", "optim.lr", "1e-3"]
+    protocol = ["--seeds", "2", "--nfe", "1", "8", "--w", "0", "1.5", "-n", "200"]
+    machine = ["--workers", "3", "--gpus", "0.25", "--address", "10.0.0.1:6379"]
+    answer = ismkit_("sweep", "gaussians", *methods, *protocol, *machine, "--out", "there", "--table", "new/t.parquet")
+    assert answer.status == 0, answer.err
+    ((trials, folder, resources),) = swept
+    assert (folder, resources) == (Path("there"), {"workers": 3, "gpus": 0.25, "address": "10.0.0.1:6379"})
+    assert [(trial.run.recipe.name, trial.run.recipe.fast, trial.seed) for trial in trials] == [
+        (name, fast, seed) for seed in (0, 1) for name in ("flow", "ism") for fast in (0.5, 0.9)
+    ]
+    assert {trial.run.optim.lr for trial in trials} == {1e-3}
+    assert {trial.cells for trial in trials} == {tuple(Cell(nfe, w, 200) for nfe in (1, 8) for w in (0.0, 1.5))}
+    assert (tmp_path / "new" / "t.parquet").is_file()
+
+
+@pytest.mark.slow
+def test_sweep_trains_scores_and_repeats_nothing(tmp_path: Path, ismkit_: Ismkit) -> None:
+    settings = ["-p", "steps", "2", "3", "-p", "batch_size", "32", "-p", "recipe.coupling.pool", "0"]
+    protocol = ["--nfe", "1", "--w", "0", "-n", "100", "--seeds", "1", "--workers", "1"]
+    answer = ismkit_("sweep", "gaussians", *settings, *protocol)
+    assert answer.status == 0, answer.err
+    folder = tmp_path / "out" / "sweeps"
+    frame = read(folder / "gaussians.parquet")
+    assert frame.variant.tolist() == [f"ism, steps={k}, batch_size=32, pool=0" for k in (2, 3)]
+    columns = ["recipe", "steps", "batch_size", "recipe.coupling.pool", "seed", "nfe", "calls", "w", "n", "noise"]
+    assert frame[columns].to_numpy().tolist() == [["ism", k, 32, 0, 0, 1, 1, 0.0, 100, 0] for k in (2, 3)]
+    assert {"w2", "curvature", "seconds_per_step", "device", "torch", "python", "key"} <= {*frame.columns}
+    assert (frame.w2 > 0).all()
+    assert f"gaussians: 2 variants, 1 seeds; in {folder}\n" in answer.out
+    assert (
+        f"gaussians: w2, mean ± standard deviation over the seeds\n{summary(frame, 'w2').to_string()}\n" in answer.out
+    )
+
+    def files() -> dict[Path, tuple[int, bytes]]:
+        kept = [*folder.glob("models/*"), *folder.glob("trials/*")]
+        return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in kept}
+
+    before = files()
+    assert {path.name.partition(".")[0] for path in before} == set(frame.key)
+    assert len(before) == 4
+    again = ismkit_("sweep", "gaussians", *settings, *protocol)
+    assert (again.status, again.out) == (0, answer.out)
+    assert files() == before
+    assert read(folder / "gaussians.parquet").equals(frame)
+
+
+# ---------------------------------------------------------------- sample and evaluate
+
+
+def test_sample_draws_each_class_in_a_column(
+    model: Path, judge: FashionJudge, tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[Tensor, int, str]] = []
+    picture = plot.picture
+    monkeypatch.setattr(plot, "picture", lambda *args: drawn.append(args) or picture(*args))
+    options = ["--classes", "5", "7", "-n", "3", "--nfe", "2", "--w", "1.5", "--seed", "6"]
+    answer = ismkit_("sample", model, *options, "-o", "new/shoes.png")
+    assert (answer.status, answer.out) == (0, "6 images: new/shoes.png\n")
+    ((images, columns, title),) = drawn
+    expected = judge.draw(load_model(model)[0], torch.tensor([5, 7] * 3), w=1.5, steps=2, seed=6)
+    assert torch.equal(images, expected)
+    assert (columns, title) == (2, "2 NFE, w = 1.5")
+    pixels = plt.imread(tmp_path / "new" / "shoes.png")[..., :3]
+    assert np.ptp(pixels) > 0.5
+
+
+def test_sample_draws_all_classes_by_default(model: Path, judge: FashionJudge, tmp_path: Path, ismkit_: Ismkit) -> None:
+    answer = ismkit_("sample", model, "-n", "1")
+    assert answer.out == "10 images: samples.png\n"
+    assert (tmp_path / "samples.png").is_file()
+
+
+def test_evaluate_prints_and_writes_the_table(
+    model: Path, judge: FashionJudge, ismkit_: Ismkit, tmp_path: Path
+) -> None:
+    options = ["--nfe", "1", "2", "--w", "0", "1.5", "-n", "100", "--seed", "6"]
+    answer = ismkit_("evaluate", model, *options, "-o", "new/scores.csv")
+    assert answer.status == 0, answer.err
+    rows = judge.table(load_model(model)[0], nfe=[1, 2], w=[0.0, 1.5], n=100, seed=6)
+    assert answer.out == f"{evaluation.as_text(rows)}\ntable: new/scores.csv\n"
+    with (tmp_path / "new" / "scores.csv").open(newline="") as file:
+        assert [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)] == rows
