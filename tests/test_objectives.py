@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -24,30 +24,9 @@ from ismkit.objectives import (
 )
 from ismkit.path import Query, StepGrid, expand_as
 from ismkit.wavelet import WaveletDistance, l2
+from tests.float64 import NULL, close, grids, normal, rng, seeds
 
-NULL = 2  # two classes and the null label
-seeds = st.integers(0, 2**32 - 1)
-grids = st.integers(1, 8).map(lambda k: StepGrid(2**k))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def float64() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=rng(seed), dtype=torch.float64)
-
-
-def close(a: Tensor, b: Tensor, atol: float = 1e-12) -> None:
-    torch.testing.assert_close(a, b, rtol=1e-12, atol=atol)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 # ------------------------------------------------------------- fixed points of the consistency target (SM, Eq. 5)

@@ -1,42 +1,19 @@
 """What the rows of a batch are asked, in float64."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from ismkit.guidance import Strengths
 from ismkit.objectives import RECIPES
 from ismkit.path import StepGrid
 from ismkit.rows import Rows
+from tests.float64 import NULL, close, grids, normal, rng, seeds
 
-NULL = 2  # two classes and the null label
-seeds = st.integers(0, 2**32 - 1)
-grids = st.integers(1, 8).map(lambda k: StepGrid(2**k))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def float64() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=rng(seed), dtype=torch.float64)
-
-
-def close(a: Tensor, b: Tensor, atol: float = 1e-12) -> None:
-    torch.testing.assert_close(a, b, rtol=1e-12, atol=atol)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 @st.composite
