@@ -34,7 +34,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 # Names without an inventory to look them up in: nothing is fetched while the book is built.
-FOREIGN = "accelerate|argparse|collections|datetime|matplotlib|nbformat|numpy|os|pathlib|torch|typing"
+FOREIGN = "pd|accelerate|argparse|collections|datetime|matplotlib|nbformat|numpy|os|pathlib|torch|typing"
 nitpick_ignore_regex = [("py:.*", rf"({FOREIGN})\..*")]
 
 # Nothing is fetched while the book is read: MathJax with all its TeX extensions in one file, the widget manager beside.

@@ -56,7 +56,7 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
     Args:
         trial: what to train and to score.
         folder: of the sweep.
-        report: told the share of :attr:`Trial.cost` that each piece of work was.
+        report: told the share of :attr:`ismkit.sweep.Trial.cost` that each piece of work was.
     """
     folder = Path(folder)
     path, model = folder / "trials" / f"{trial.key}.json", folder / "models" / f"{trial.key}.safetensors"
