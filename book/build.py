@@ -102,11 +102,14 @@ def sweeps_page() -> Iterator[str]:
         where = [f"seeds: {part.seed.nunique()}", f"samples: {part.n.min()}"]
         where += [f"{column}: {', '.join(part[column].unique())}" for column in ("device", "torch")]
         yield from [f"## {name}", "", f"{plan.about[0].upper()}{plan.about[1:]}. {'; '.join(where)}.", ""]
-        for w in sorted(part.w.unique()):
-            text = sweep.summary(part[part.w == w], "frechet").droplevel("w", axis=1)
+        shown = {"each variant at its best w": sweep.at_best(part, "frechet").assign(w=0.0)}
+        shown |= {f"w = {w:g}": part[part.w == w] for w in sorted(part.w.unique())}
+        for where, frame_there in shown.items():
+            text = sweep.summary(frame_there, "frechet").droplevel("w", axis=1)
             rows = [["variant", *(f"{nfe} NFE" for nfe in text)], ["---"] * (len(text.columns) + 1)]
             rows += [[variant, *cells] for variant, cells in zip(text.index, text.to_numpy(), strict=True)]
-            yield from [f"Frechet distance, w = {w:g}", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
+            lines = (f"| {' | '.join(row)} |".replace(" ± ", "\u202f±\u202f") for row in rows)
+            yield from [f"Frechet distance, {where}", "", *lines, ""]
 
 
 def solutions_page() -> Iterator[str]:
