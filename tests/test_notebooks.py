@@ -6,12 +6,14 @@ Their cells run under ``make notebooks``; here is what nbval cannot see.
 import ast
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
@@ -374,6 +376,22 @@ def test_lessons_have_three_exercises_that_are_committed_unsolved(path: Path) ->
     assert len(printed(notebook, r"exercise \S+: to do")) == count
 
 
+def run_or_show_where(command: list[str], seconds: int) -> subprocess.CompletedProcess[str]:
+    """Run a command; if it takes longer, fail with where it and the kernel it started stand."""
+    environment = os.environ | {"PYTHONFAULTHANDLER": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            parent = psutil.Process(process.pid)
+            for one in [*parent.children(recursive=True), parent]:
+                one.send_signal(signal.SIGABRT)  # each prints the stack of every thread
+            out, err = process.communicate()
+            pytest.fail(f"{command} ran for more than {seconds} s\n{out[-3000:]}\n{err[-12000:]}")
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
 SMOKE = """
 import sys
 from pathlib import Path
@@ -399,7 +417,7 @@ def test_smoke_profile_runs_by_papermill_from_the_command_line(path: Path, tmp_p
     if path.stem[:2] == "00":
         options += ["-p", "train", "True"]
     command = [sys.executable, "-c", SMOKE, str(copy.parent), *options]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    answer = run_or_show_where(command, seconds=240)
     assert answer.returncode == 0, answer.stderr[-2000:]
     executed = nbformat.read(out / path.name, as_version=4)
     (given,) = tagged(executed, "injected-parameters")
