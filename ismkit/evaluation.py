@@ -56,6 +56,11 @@ class Cell(NamedTuple):
     n: int
     seed: int = 0
 
+    @property
+    def cost(self) -> float:
+        """Roughly how many rows pass through the network, those of the judge's networks included."""
+        return float(self.n * (self.nfe + 10))
+
     def check(self) -> None:
         """Raise ValueError unless the sampler knows the number of evaluations and the strength."""
         StepGrid().check_steps(self.nfe)

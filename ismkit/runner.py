@@ -66,12 +66,14 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
     result = json.loads(path.read_text()) if path.exists() else {"cells": []}
     done = {Cell(*cell["cell"]) for cell in result["cells"]}
     left = [cell for cell in trial.cells if cell not in done]
-    scoring = sum(cell.n * (cell.nfe + 10) for cell in trial.cells)
+    training = trial.cost - sum(cell.cost for cell in trial.cells)
+    here = {"device": device, "torch": torch.__version__.partition("+")[0], "python": platform.python_version()}
+    runs = folder / "runs" / trial.key
     if not left:
         report(trial.cost)
         return path
     if not model.exists():
-        per_step = (trial.cost - scoring) / trial.run.steps
+        per_step = training / trial.run.steps
         began, new = time.perf_counter(), True
 
         def tick(state: Any, step: Any) -> None:
@@ -79,14 +81,16 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
             report(per_step * (step.step if new else 1))  # what an earlier call trained counts too
             new = False
 
-        runs, every = folder / "runs" / trial.key, max(1, trial.run.steps // CHECKPOINTS)
+        every = max(1, trial.run.steps // CHECKPOINTS)
         state = train_run(trial.run, trial.seed, folder=runs, save_every=every, hooks=[tick], progress=False)
         seconds = (time.perf_counter() - began) / len(state.losses) if state.losses else None
-        card = {"run": describe(trial.run), "seed": trial.seed, "steps": state.step, "licence": "Apache-2.0"}
-        save_model(state.ema.slow, model, card | {"seconds_per_step": seconds, "device": device}, torch.float16)
-        shutil.rmtree(runs)
+        card = {"run": describe(trial.run), "seed": trial.seed, "licence": "Apache-2.0"}
+        trained = {"steps": state.step, "seconds_per_step": seconds, **here}
+        save_model(state.ema.slow, model, card | {"trained": trained}, torch.float16)
     else:
-        report(trial.cost - scoring)
+        report(training)
+    if runs.exists():  # also what a kill had left, between the model and this line
+        shutil.rmtree(runs)
     net, card = load_sampler(model)
     net = net.to(device)
     judge: Judge = _fashion_judge(device) if trial.run.images else PointJudge(trial.run.load(), torch.device(device))
@@ -95,12 +99,12 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
             began = time.perf_counter()
             scores = judge.cell(net, cell)
             seconds = time.perf_counter() - began
-            result["cells"].append({"cell": tuple(cell), "scores": scores, "seconds": seconds})
-            versions = {"torch": torch.__version__.partition("+")[0], "python": platform.python_version()}
-            about = {"steps": card["steps"], "device": device, "seconds_per_step": card["seconds_per_step"], **versions}
+            scored = {f"scored_{name}": value for name, value in here.items()}
+            result["cells"].append({"cell": tuple(cell), "scores": scores, "seconds": seconds, "scored": scored})
+            about = {name: card[name] for name in ("run", "seed", "trained")}
             with replacing(path) as file:
-                file.write(json.dumps({"run": card["run"], "seed": trial.seed, **about, **result}).encode())
-        report(cell.n * (cell.nfe + 10))
+                file.write(json.dumps({**about, **result}).encode())
+        report(cell.cost)
     return path
 
 

@@ -57,7 +57,7 @@ class Trial:
     @property
     def cost(self) -> float:
         """Roughly how many rows pass through the network: the unit of the progress bar."""
-        return 4 * self.run.steps * self.run.batch_size + sum(cell.n * (cell.nfe + 10) for cell in self.cells)
+        return 4 * self.run.steps * self.run.batch_size + sum(cell.cost for cell in self.cells)
 
 
 def change(settings: Any, path: str, value: Any) -> Any:
@@ -131,7 +131,12 @@ def cells(nfe: Iterable[int], w: Iterable[float], n: int) -> tuple[Cell, ...]:
 
 
 def table(trials: Iterable[Trial], folder: str | os.PathLike[str]) -> pd.DataFrame:
-    """The rows of what is done, one per trial and cell; those of ``trials`` only."""
+    """The rows of what is done, one per trial and cell; those of ``trials`` only.
+
+    Columns: variant, recipe, the labels, seed; nfe, calls of the network, w, n, noise (its seed); the scores; where
+    each was taken (scored_device, scored_torch, scored_python); the training (steps, seconds_per_step, device, torch,
+    python); key.
+    """
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
@@ -140,14 +145,13 @@ def table(trials: Iterable[Trial], folder: str | os.PathLike[str]) -> pd.DataFra
         if not path.exists():
             continue
         result = json.loads(path.read_text())
-        scores = {Cell(*cell["cell"]): cell["scores"] for cell in result["cells"]}
+        held = {Cell(*entry["cell"]): {**entry["scores"], **entry["scored"]} for entry in result["cells"]}
         who = {"variant": trial.variant, "recipe": trial.run.recipe.name, **dict(trial.labels), "seed": trial.seed}
-        about = {name: result[name] for name in ("steps", "seconds_per_step", "device", "torch", "python")}
         calls = 2 if trial.run.recipe.target is velocity_target else 1
         for cell in trial.cells:
-            if cell in scores:
+            if cell in held:
                 what = {"nfe": cell.nfe, "calls": calls * cell.nfe, "w": cell.w, "n": cell.n, "noise": cell.seed}
-                rows.append({**who, **what, **scores[cell], **about, "key": trial.key})
+                rows.append({**who, **what, **held[cell], **result["trained"], "key": trial.key})
     return pd.DataFrame(rows)
 
 

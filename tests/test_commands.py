@@ -285,7 +285,7 @@ def test_sweep_trains_scores_and_repeats_nothing(tmp_path: Path, ismkit_: Ismkit
     assert frame.variant.tolist() == [f"ism, steps={k}, batch_size=32, pool=0" for k in (2, 3)]
     columns = ["recipe", "steps", "batch_size", "recipe.coupling.pool", "seed", "nfe", "calls", "w", "n", "noise"]
     assert frame[columns].to_numpy().tolist() == [["ism", k, 32, 0, 0, 1, 1, 0.0, 100, 0] for k in (2, 3)]
-    assert {"w2", "curvature", "seconds_per_step", "device", "torch", "python", "key"} <= {*frame.columns}
+    assert {"w2", "curvature", "seconds_per_step", "device", "torch", "scored_torch", "key"} <= {*frame.columns}
     assert (frame.w2 > 0).all()
     assert f"gaussians: 2 variants, 1 seeds; in {folder}\n" in answer.out
     assert (

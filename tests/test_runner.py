@@ -64,7 +64,7 @@ def test_a_trial_is_what_training_and_judging_by_hand_give(tmp_path: Path) -> No
         64,
         3,
     )
-    assert (row.steps, row.key, card["steps"]) == (20, trial.key, 20)
+    assert (row.steps, row.key, card["trained"]["steps"]) == (20, trial.key, 20)
     assert not (tmp_path / "runs" / trial.key).exists()  # checkpoints go when the model is there
 
 
@@ -90,6 +90,18 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     assert held[0] == json.loads(before)["cells"][0]
     assert [Cell(*cell["cell"]) for cell in held] == list(CELLS)
     assert sum(told) == pytest.approx(more.cost)
+
+
+def test_each_score_says_where_it_was_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial("ism", tiny(), 0, CELLS[:1])
+    runner.work(trial, tmp_path)
+    (tmp_path / "runs" / trial.key).mkdir(parents=True)  # as after a kill just before its removal
+    monkeypatch.setattr(runner.platform, "python_version", lambda: "9.9")
+    runner.work(replace(trial, cells=CELLS), tmp_path)
+    frame = table([replace(trial, cells=CELLS)], tmp_path)
+    assert frame.scored_python.tolist() == [frame.python[0], "9.9"]
+    assert frame.python.nunique() == 1
+    assert not (tmp_path / "runs" / trial.key).exists()
 
 
 def test_progress_adds_up_to_the_cost_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
