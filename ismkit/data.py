@@ -70,12 +70,13 @@ def data_root() -> Path:
     return root
 
 
-def verify_sha256(path: Path, expected: str, size: int | None = None) -> None:
+def verify_sha256(path: Path, expected: str, size: int | None = None, remedy: str | None = None) -> None:
     """Raise :class:`DataError` unless the file exists and has this SHA-256 sum (64 hex digits).
 
-    With the right ``size`` in bytes, the message tells a truncated file from an altered one.
+    With the right ``size`` in bytes, the message tells a truncated file from an altered one. It ends with the
+    ``remedy``, by default that for a file of the repository.
     """
-    repair = f"restore it with `git checkout -- {path}`, or clone the repository again"
+    repair = remedy or f"restore it with `git checkout -- {path}`, or clone the repository again"
     if not path.is_file():
         raise DataError(f"{path} is missing: {repair}")
     held = path.stat().st_size
