@@ -13,6 +13,8 @@ from ismkit.commands import UsageError, doctor, evaluate, lab, ledger, run, samp
 
 # Names of other modules, repeated so that the parser need not import torch; a test holds them equal.
 RUNS = ("gaussians", "fashion-smoke", "fashion-laptop", "fashion")
+IMAGENET: tuple[str, ...] = ("imagenet-smoke", "imagenet256-s2", "imagenet256-b2", "imagenet256-l2")
+IMAGENET += ("imagenet256-xl2", "imagenet512-xl2")
 RECIPES: tuple[str, ...] = ("flow", "shortcut_every_level", "shortcut_finest_level")
 RECIPES += ("ism_guidance", "+interval", "+wavelet", "+sot", "ism", "ism_plus")
 SWEEPS = ("ladder", "ladder-gpu", "ladder-laptop", "ladder-smoke", "sensitivity", "tried")

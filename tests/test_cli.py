@@ -63,7 +63,7 @@ def test_commands_of_the_readme_parse() -> None:
 
 
 def test_names_repeated_for_the_parser_are_those_of_the_library() -> None:
-    assert tuple(config.RUNS) == cli.RUNS
+    assert tuple(config.RUNS) == cli.RUNS + cli.IMAGENET
     assert tuple(objectives.RECIPES) == cli.RECIPES
     grid = cli.parser().parse_args(["evaluate", "m", "--nfe", *map(str, (2**k for k in range(8)))])
     assert grid.nfe == [2**k for k in range(8)]
