@@ -86,17 +86,42 @@ def parser() -> argparse.ArgumentParser:
         "ismkit train fashion-laptop --resume            # from the newest checkpoint",
         "ismkit train fashion-laptop --resume 400        # from the checkpoint of step 400",
         "ismkit train autoencoder                        # a network that the kit ships, anew",
+        "ismkit train imagenet256-xl2 --latents /data/latents --precision bf16 --compile --accumulate 4",
+        "",
+        "on many GPUs, started again by the same command after a kill, with as many processes or others:",
+        "  torchrun --nproc-per-node 8 -m ismkit.train imagenet256-xl2 --precision bf16 --compile --resume",
+        "  accelerate launch --multi_gpu -m ismkit.train imagenet256-xl2 --parallel fsdp --precision bf16 --resume",
     )
-    sub.add_argument("run", metavar="RUN", choices=RUNS + SHIPPED, help=", ".join(RUNS + SHIPPED))
+    names = RUNS + IMAGENET + SHIPPED
+    sub.add_argument("run", metavar="RUN", choices=names, help=", ".join(names))
     sub.add_argument("--recipe", metavar="NAME", choices=RECIPES, help=f"method: {', '.join(RECIPES)} (default: ism)")
     sub.add_argument("--steps", type=_at_least(1), metavar="K", help="optimiser steps")
-    sub.add_argument("--batch-size", type=_at_least(1), metavar="B", help="rows per step")
+    sub.add_argument("--batch-size", type=_at_least(1), metavar="B", help="rows per step, over all processes")
     sub.add_argument("--lr", type=float, help="peak learning rate")
     sub.add_argument("--seed", type=int, default=0, help="seed of weights, data order and noise (default: 0)")
     sub.add_argument("--run-dir", metavar="DIR", help="folder of the checkpoints (default: out/runs/...)")
-    sub.add_argument("--save-every", type=_at_least(1), metavar="K", help="steps between checkpoints (one at the end)")
+    help_s = "steps between checkpoints (default: 5000, and one at the end)"
+    sub.add_argument("--save-every", type=_at_least(1), metavar="K", help=help_s)
     help_r = "go on from the newest checkpoint, or from that of STEP; give the options of the first call again"
     sub.add_argument("--resume", nargs="?", type=_at_least(1), const=True, default=False, metavar="STEP", help=help_r)
+    help_l = "folder of the latents of ImageNet (default: $ISMKIT_LATENTS, or out/latents/NAME)"
+    sub.add_argument("--latents", metavar="DIR", help=help_l)
+    help_m = "of several processes: ddp (a whole network each; default) or fsdp (a share of it each, FSDP2)"
+    sub.add_argument("--parallel", choices=("ddp", "fsdp"), help=help_m)
+    sub.add_argument("--precision", choices=("no", "bf16"), help="of the passes: no (float32, default) or bf16")
+    sub.add_argument("--compile", action="store_true", help="compile the network's blocks: minutes at the start")
+    help_c = "compute activations anew in the backward pass: less memory, a third more time"
+    sub.add_argument("--activation-checkpointing", action="store_true", help=help_c)
+    help_a = "micro-batches per step and process (default: 1; with --resume as many as keep the run as it was)"
+    sub.add_argument("--accumulate", type=_at_least(1), metavar="K", help=help_a)
+    help_t = "logs, in the folder logs beside the checkpoints (default: tensorboard for runs of ImageNet)"
+    sub.add_argument("--tracker", choices=("tensorboard", "none"), help=help_t)
+    help_e = "steps per line of the logs, a divisor of --save-every (default: the largest up to 100)"
+    sub.add_argument("--log-every", type=_at_least(1), metavar="K", help=help_e)
+    help_v = "the VAE that made the latents, a name or a folder: sample grids go to the logs"
+    sub.add_argument("--vae", metavar="VAE", help=help_v)
+    help_g = "steps between sample grids (default: as --save-every)"
+    sub.add_argument("--samples-every", type=_at_least(1), metavar="K", help=help_g)
 
     sub = add(
         sweep,
@@ -160,6 +185,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"ismkit {args.command}: interrupted", file=sys.stderr)
         return 130
+    except SystemExit as ending:  # a run that a scheduler's signal has ended, to be queued again
+        print(f"ismkit {args.command}: {ending}", file=sys.stderr)
+        return int(ending.code or 0)
     except ImportError as error:
         message = f"{error}; `ismkit doctor` says what to install"
     except Exception as error:  # the kit's own errors by module: to import their classes here would import torch

@@ -160,7 +160,7 @@ class Run:
         adapt: fits a recipe of ``RECIPES`` to this data.
         recipe: the method.
         steps: optimiser steps.
-        batch_size: rows per micro-batch.
+        batch_size: rows per optimiser step, over all processes and micro-batches.
         optim: optimiser and schedule.
         images: whether samples are latents of Fashion-MNIST images, to be decoded, scored and drawn.
     """

@@ -12,10 +12,10 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 
 from ismkit.path import Query, StepGrid
@@ -111,7 +111,8 @@ class SampleGrid:
     """Samples of fixed noise and classes, a row for each NFE, decoded.
 
     Attributes:
-        decode: latents (B, C, h, w) -> images (B, 3, H, W) in [-1, 1], such as ``ImageVAE.decode``.
+        decode: latents (B, C, h, w) -> images (B, 3, H, W) in [-1, 1], such as ``ImageVAE.decode``; asked on the main
+            process alone.
         shape: (C, h, w) of a latent.
         classes: the labels drawn, one column each.
         nfe: numbers of network evaluations, one row each.
@@ -126,15 +127,18 @@ class SampleGrid:
     w: float = 1.0
     seed: int = 0
 
-    @torch.no_grad()
-    def draw(self, net: nn.Module) -> Tensor:
-        """The sheet (rows * H, columns * W, 3) as uint8 on the CPU."""
+    def latents(self, net: nn.Module) -> list[Tensor]:
+        """Samples (B, C, h, w) for each NFE; of a network that is sharded, every process must ask for them."""
         device = next(net.parameters()).device
         x0 = torch.randn(len(self.classes), *self.shape, generator=stream(self.seed, "grid")).to(device)
         y = torch.tensor(self.classes, device=device)
-        rows = [self.decode(sample(net, x0, y, w=self.w, steps=steps)) for steps in self.nfe]
-        sheet = torch.cat([torch.cat(list(images), -1) for images in rows], -2)  # (3, rows * H, columns * W)
-        return ((sheet.float() + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu()
+        return [sample(net, x0, y, w=self.w, steps=steps) for steps in self.nfe]
+
+    @torch.no_grad()
+    def sheet(self, latents: list[Tensor]) -> Tensor:
+        """The decoded sheet (rows * H, columns * W, 3) as uint8 on the CPU."""
+        rows = [torch.cat(list(self.decode(x)), -1) for x in latents]  # each (3, H, columns * W)
+        return ((torch.cat(rows, -2).float() + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu()
 
 
 #: Opens trackers when the first step of a call is done; given that step, from which earlier logs are taken back.
@@ -167,7 +171,8 @@ class Tracking:
 
     Every step counts in one window. A window ends at multiples of ``every`` and at :meth:`close`; let the steps
     between checkpoints be a multiple of ``every``, and a run that is killed and resumed leaves the logs of one that
-    was not. The losses by (t, d, w) are those of the main process's last micro-batch of each step.
+    was not. The losses by (t, d, w) are those of the main process's last micro-batch of each step. Only the main
+    process logs; where samples are drawn, ``fit`` calls the hook on every process.
 
     Attributes:
         open: gives the trackers, such as :func:`tensorboard`; any :class:`accelerate.tracking.GeneralTracker` will do.
@@ -199,6 +204,11 @@ class Tracking:
         self._table: LossTable | None = None
         self._step = self._count = 0
 
+    @property
+    def everywhere(self) -> bool:
+        """Whether ``fit`` must call this on every process: to run a network that may be sharded."""
+        return self.samples is not None
+
     def __enter__(self) -> Tracking:
         return self
 
@@ -207,6 +217,17 @@ class Tracking:
 
     def __call__(self, state: TrainState, report: StepReport) -> None:
         """Take in one step; see :data:`ismkit.train.Hook`."""
+        main = PartialState().is_main_process
+        if main:
+            self._take(report)
+        if self.samples is not None and report.step % self.samples_every == 0:
+            began = time.perf_counter()
+            latents = self.samples.latents(state.ema.slow)
+            if main:
+                self._log_sheet(self.samples.sheet(latents))
+                self._began += time.perf_counter() - began  # drawing is no training
+
+    def _take(self, report: StepReport) -> None:
         if self._table is None:
             self._start(report)
         assert self._table is not None
@@ -215,10 +236,6 @@ class Tracking:
         self._count, self._step, self._lr = self._count + 1, report.step, report.lr
         if report.step % self.every == 0:
             self._log()
-        if self.samples is not None and report.step % self.samples_every == 0:
-            began = time.perf_counter()
-            self._log_sheet(self.samples.draw(state.ema.slow))
-            self._began += time.perf_counter() - began  # drawing is no training
 
     def close(self) -> None:
         """Log the steps of a window that is not full, and close the trackers."""
@@ -275,8 +292,3 @@ class Tracking:
             if hasattr(tracker, "log_images"):
                 layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
                 tracker.log_images({"samples": sheet[None].numpy()}, step=self._step, **layout)
-
-
-def log_folder(run_dir: str | os.PathLike[str]) -> Path:
-    """Where the logs of a run go: beside its checkpoints."""
-    return Path(run_dir) / "logs"

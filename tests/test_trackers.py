@@ -183,13 +183,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def test_speed_and_share_of_the_peak(clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first step, with its preparation, is not timed; drawing is no training."""
 
-    def draw(net: nn.Module) -> Tensor:
+    def draw(net: nn.Module) -> list[Tensor]:
         clock.seconds += 1000
+        return []
+
+    def sheet(latents: list[Tensor]) -> Tensor:
         return torch.zeros(2, 2, 3, dtype=torch.uint8)
 
     memory, state = Memory(), SimpleNamespace(ema=SimpleNamespace(slow=None))
     hook = Tracking(memory, rows=256, every=4, flops=2e15, devices=2, samples_every=8)
-    hook.samples = SimpleNamespace(draw=draw)  # type: ignore[assignment]
+    hook.samples = SimpleNamespace(latents=draw, sheet=sheet)  # type: ignore[assignment]
     for step in range(1, 13):
         clock.seconds += 60 if step == 1 else 0.5
         hook(state, report(step))  # type: ignore[arg-type]
@@ -228,7 +231,8 @@ def test_a_sheet_has_a_row_for_each_nfe_of_the_same_noise() -> None:
         return latents.repeat(1, 3, 2, 2).clamp(-1, 1)
 
     before = torch.random.get_rng_state()
-    sheet = SampleGrid(decode, (1, 4, 4), classes=(2, 0, 3), nfe=(1, 4), w=1.5, seed=7).draw(net)
+    grid = SampleGrid(decode, (1, 4, 4), classes=(2, 0, 3), nfe=(1, 4), w=1.5, seed=7)
+    sheet = grid.sheet(grid.latents(net))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert (sheet.dtype, sheet.shape) == (torch.uint8, (2 * 8, 3 * 8, 3))
     x0 = torch.randn(3, 1, 4, 4, generator=stream(7, "grid"))
