@@ -7,7 +7,6 @@ process, and what ``accelerate.notebook_launcher`` starts from a notebook.
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 from collections.abc import Sequence
@@ -128,7 +127,7 @@ def launch(
 
 
 def _shards(accelerator: Accelerator, accumulate: int | None, folder: Path, resume: bool | int) -> int:
-    """Micro-batches per optimiser step over all processes: of the checkpoint, where a run goes on and none are given."""
+    """Micro-batches per optimiser step over all processes: the checkpoint's, where a run goes on and none are given."""
     if accumulate is None and resume is not False and (saved := checkpoint.steps(folder)):
         step = saved[-1] if resume is True else resume
         manifest = folder / f"step_{step:08d}" / checkpoint.MANIFEST
