@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -197,6 +197,14 @@ def _generator(name: str, n: int, seed: int) -> torch.Generator:
     return stream(seed, name)
 
 
+@runtime_checkable
+class Drawn(Protocol):
+    """A data set whose samples are drawn anew each time, such as :class:`ismkit.shards.LatentShards`."""
+
+    def take(self, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Samples x (B, ...) and y (B,) of rows ``index`` (B,) int64, by draws from ``rng`` alone."""
+
+
 class Batches:
     """Endless shuffled batches in an order that is a pure function of the seed, so that any step can resume.
 
@@ -205,8 +213,9 @@ class Batches:
     from step k equals one from 0 after k batches, and the shards of a step make up the batch of a single
     stream with ``batch_size * shards``. A batch may span two epochs: no sample is skipped or repeated in one.
 
-    ``data`` is a :class:`Labelled` set, indexed directly, or any map-style dataset of (x, y), read by
-    ``num_workers`` processes of a ``DataLoader``. Random transforms inside such a dataset are not replayed.
+    ``data`` is a :class:`Labelled` set, indexed directly; a :class:`Drawn` one, whose draws are a function of (seed,
+    shard, step); or any map-style dataset of (x, y), read by ``num_workers`` processes of a ``DataLoader``. Random
+    transforms inside such a dataset are not replayed.
     """
 
     def __init__(self, data: Dataset[Any], batch_size: int, seed: int, *, num_workers: int = 0) -> None:
@@ -229,6 +238,10 @@ class Batches:
             raise ValueError(f"shard must lie in [0, shards = {shards}), got {shard}")
         self._check_fits(shards)
         indices = self._indices(step, shard, shards)
+        if isinstance(data := self.data, Drawn):
+            return (
+                data.take(chosen, stream(self.seed, "posterior", shard, k)) for k, chosen in enumerate(indices, step)
+            )
         if isinstance(self.data, Labelled):
             return map(self.data.__getitem__, indices)
         return iter(
