@@ -112,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--compile", action="store_true", help="compile the network's blocks: minutes at the start")
     help_c = "compute activations anew in the backward pass: less memory, a third more time"
     sub.add_argument("--activation-checkpointing", action="store_true", help=help_c)
-    help_a = "micro-batches per step and process (default: 1; with --resume as many as keep the run as it was)"
+    help_a = "micro-batches per step and process when the run begins (default: 1); --resume keeps their number in all"
     sub.add_argument("--accumulate", type=_at_least(1), metavar="K", help=help_a)
     help_t = "logs, in the folder logs beside the checkpoints (default: tensorboard for runs of ImageNet)"
     sub.add_argument("--tracker", choices=("tensorboard", "none"), help=help_t)

@@ -77,8 +77,8 @@ def launch(
         precision: ``"no"`` (float32) or ``"bf16"``.
         compile: as in :func:`ismkit.train.fit`, and so
         activation_checkpointing.
-        accumulate: micro-batches per optimiser step and process. By default 1, and in a resumed run as many as keep the
-            number over all processes, so that it goes on alike with other processes.
+        accumulate: micro-batches per optimiser step and process when the run begins, by default 1. When it goes on,
+            with other processes too, their number over all processes stays as it was.
         save_every: steps between checkpoints, by default 5000.
         resume: as in :func:`ismkit.train.fit`.
         tracker: ``"tensorboard"``, a function that opens trackers (see :class:`ismkit.trackers.Tracking`), or None.
@@ -127,15 +127,20 @@ def launch(
 
 
 def _shards(accelerator: Accelerator, accumulate: int | None, folder: Path, resume: bool | int) -> int:
-    """Micro-batches per optimiser step over all processes: the checkpoint's, where a run goes on and none are given."""
-    if accumulate is None and resume is not False and (saved := checkpoint.steps(folder)):
-        step = saved[-1] if resume is True else resume
-        manifest = folder / f"step_{step:08d}" / checkpoint.MANIFEST
-        try:
-            return int(json.loads(manifest.read_bytes())["meta"]["settings"]["shards"])
-        except (OSError, ValueError, KeyError):
-            pass  # `fit` says what is wrong with this checkpoint
-    return accelerator.num_processes * (accumulate or 1)
+    """Micro-batches per optimiser step over all processes; a run that goes on keeps those it was begun with."""
+    asked = accelerator.num_processes * (accumulate or 1)
+    if resume is False or not (saved := checkpoint.steps(folder)):
+        return asked
+    step = saved[-1] if resume is True else resume
+    try:
+        manifest = json.loads((folder / f"step_{step:08d}" / checkpoint.MANIFEST).read_bytes())
+        kept = int(manifest["meta"]["settings"]["shards"])
+    except (OSError, ValueError, KeyError):
+        return asked  # `fit` says what is wrong with this checkpoint
+    if kept != asked:
+        accelerator.print(f"going on with {kept} micro-batches per step, as the run was begun, on "
+                          f"{accelerator.num_processes} processes")  # fmt: skip
+    return kept
 
 
 def _flops(run: Run, num_classes: int) -> float | None:
