@@ -18,7 +18,7 @@ from torch import nn
 
 from ismkit import data
 from ismkit.coupling import Coupling
-from ismkit.data import DataError, Labelled
+from ismkit.data import Labelled
 from ismkit.nets import PRESETS, DiT, ToyMLP
 from ismkit.objectives import RECIPES, Recipe
 from ismkit.wavelet import WaveletDistance, l2
@@ -98,21 +98,15 @@ def imagenet_latents(name: str, folder: str | os.PathLike[str] | None = None) ->
     """The latents of an ImageNet run, a data set of ``(x, y)`` on disk.
 
     Args:
-        name: of the latents: ``imagenet256``, ``imagenet512``.
+        name: of the latents: ``imagenet256``, ``imagenet512``, or ``imagenet-smoke``, which are made if missing.
         folder: where they are; by default ``$ISMKIT_LATENTS``, or ``out/latents/NAME``.
 
     Raises:
         DataError: if none are there; the message says how to make them.
     """
-    folder = Path(folder or os.environ.get("ISMKIT_LATENTS") or out_dir() / "latents" / name)
-    if not folder.is_dir():
-        raise DataError(
-            f"no latents of {name} at {folder}: make them with `ismkit latents IMAGES {folder}`, or name the folder "
-            "of yours with --latents or ISMKIT_LATENTS"
-        )
-    from ismkit.shards import LatentShards
+    from ismkit import imagenet
 
-    return LatentShards(folder)
+    return imagenet.open_latents(name, Path(folder or os.environ.get("ISMKIT_LATENTS") or out_dir() / "latents" / name))
 
 
 def for_points(recipe: Recipe) -> Recipe:

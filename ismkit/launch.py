@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -101,8 +101,11 @@ def launch(
     if save_every % log_every:
         raise ValueError(f"save_every must be a multiple of log_every={log_every}, got {save_every}: else a killed run "
                          "leaves a gap in its logs")  # fmt: skip
-    data = run.load(latents) if latents else run.load()
+    load = partial(run.load, latents) if latents else run.load
     accelerator = parallel.accelerator(mode, precision, cpu=not torch.cuda.is_available())
+    if accelerator.num_processes > 1:  # the main process first, for it may have to make them
+        parallel.agreed(accelerator, lambda: len(load()))
+    data = load()
     shards = _shards(accelerator, accumulate, folder, resume)
     options: dict[str, Any] = {"compile": compile, "activation_checkpointing": activation_checkpointing}
     options |= {"save_every": save_every, "resume": resume, "shards": shards, "accelerator": accelerator}
@@ -124,6 +127,16 @@ def launch(
         print(f"model: {folder / 'model.safetensors'} (SHA-256 {digest})")
     accelerator.end_training()  # else every process warns that its group was not taken down
     return state
+
+
+def worker(run: Run, seed: int, options: Mapping[str, Any]) -> None:
+    """:func:`launch` for ``accelerate.notebook_launcher``, which starts functions without keywords.
+
+    On a CPU each process gets one thread: one that was forked from a notebook cannot begin parallel work.
+    """
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    launch(run, seed, **options)
 
 
 def _shards(accelerator: Accelerator, accumulate: int | None, folder: Path, resume: bool | int) -> int:
