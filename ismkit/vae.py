@@ -83,9 +83,9 @@ class ImageVAE(nn.Module):
 
     @classmethod
     def _of_folder(cls, folder: Path, name: str, revision: str | None) -> Self:
-        for file in ("config.json", WEIGHTS):
-            if not (folder / file).is_file():
-                raise DataError(f"{folder / file} is missing: {folder} holds no AutoencoderKL of `save_pretrained`")
+        for wanted in ("config.json", WEIGHTS):
+            if not (folder / wanted).is_file():
+                raise DataError(f"{folder / wanted} is missing: {folder} holds no AutoencoderKL of `save_pretrained`")
         from diffusers import AutoencoderKL
 
         try:
@@ -167,7 +167,7 @@ def write_tiny_vae(folder: str | os.PathLike[str], seed: int = 0) -> Path:
     blocks = 4
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae = AutoencoderKL(
+        vae: Any = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * blocks,
             up_block_types=("UpDecoderBlock2D",) * blocks,
             block_out_channels=(8, 16, 16, 16),
