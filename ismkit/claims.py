@@ -140,6 +140,13 @@ CLAIMS: dict[str, Claim] = {
     "C07.residual": Claim("The slow copy is more consistent with itself than the network that is trained", "kit"),
     "C07.none": Claim("Targets of decay 0.5 are as good as targets by the network itself", "kit"),
     "C07.no_ramp": Claim("Without a warm-up ramp a slow target network ruins a short run", "kit"),
+    # 11 ImageNet-256: the run
+    "C11.parameters": Claim("SiT-XL/2 has 675 M parameters", "paper"),
+    "C11.passes": Claim("A step of iSM takes 4/3 of the network passes of a step of flow matching", "kit"),
+    "C11.killed": Claim("A run that is killed and started again ends with the weights of one that was not", "kit"),
+    "C11.logs": Claim("A run that was killed leaves the logs of one that was not: no gap, nothing twice", "kit"),
+    "C11.signal": Claim("A scheduler's signal loses no step: the run ends with a checkpoint", "kit"),
+    "C11.processes": Claim("One process ends where two do, within rounding", "kit"),
     # 12 ImageNet-256
     "C12.fid1": Claim("iSM reaches FID-50K 5.27 in one step on ImageNet-256 (SM: 10.60)", "paper"),
     "C12.fid4": Claim("iSM reaches FID-50K 2.05 in four steps on ImageNet-256 (SM: 7.80)", "paper"),
