@@ -24,6 +24,7 @@ from ismkit.objectives import RECIPES, Rows
 from ismkit.path import Query
 from ismkit.sampling import sample, trajectory
 from ismkit.seeding import stream
+from ismkit.state import collect
 from ismkit.train import TrainState, fit
 from ismkit.wavelet import WaveletDistance, dwt, geometric_weights, idwt
 
@@ -82,7 +83,7 @@ def train(steps: int, device: str = DEVICE, precision: str = "no", **options: An
 
 
 def contents(state: TrainState) -> dict[str, Tensor]:
-    tensors, _ = checkpoint.collect(state.net, state.optimizer, {"ema": state.ema})
+    tensors, _ = collect(state.net, state.optimizer, {"ema": state.ema})
     return tensors
 
 

@@ -36,6 +36,7 @@ from ismkit.objectives import RECIPES, Recipe
 from ismkit.path import Network, Query, interpolate
 from ismkit.rows import Rows
 from ismkit.seeding import stream
+from ismkit.state import collect
 from ismkit.train import FLUSH_EVERY, DivergenceError, StepReport, TrainState, fit, training_step
 from ismkit.wavelet import WaveletDistance, geometric_weights, l2
 
@@ -97,7 +98,7 @@ def train(problem: str, steps: int, *, optim: Optim = OPTIM, **options: Any) -> 
 
 def contents(state: TrainState) -> dict[str, Tensor]:
     """All that training changes: the net, both averages, the optimiser's moments and settings."""
-    tensors, scalars = checkpoint.collect(state.net, state.optimizer, {"ema": state.ema})
+    tensors, scalars = collect(state.net, state.optimizer, {"ema": state.ema})
     return tensors | {name: torch.tensor(value) for name, value in scalars.items() if value is not None}
 
 
