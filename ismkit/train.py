@@ -151,14 +151,13 @@ def fit(
     optim = optim or Optim()
     shards = accelerator.num_processes if shards is None else shards
     _check(recipe, net, batches, steps, seed, shards, accelerator, run_dir, save_every, resume)
-    data = {"size": batches.size, "batch_size": batches.batch_size, "seed": batches.seed}
     settings = describe(
         {
             "recipe": recipe,
             "optim": optim,
             "seed": seed,
             "shards": shards,
-            "data": data,
+            "data": batches.settings,
             "net": {"class": type(net).__name__, **getattr(net, "config", {})},
         }
     )
