@@ -177,7 +177,7 @@ def fit(
             "optim": optim,
             "seed": seed,
             "shards": shards,
-            "data": {"size": batches.size, "batch_size": batches.batch_size, "seed": batches.seed},
+            "data": batches.settings,
             "net": {"class": type(net).__name__, **getattr(net, "config", {})},
         }
     )
