@@ -185,9 +185,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"ismkit {args.command}: interrupted", file=sys.stderr)
         return 130
-    except SystemExit as ending:  # a run that a scheduler's signal has ended, to be queued again
-        print(f"ismkit {args.command}: {ending}", file=sys.stderr)
-        return int(ending.code or 0)
     except ImportError as error:
         message = f"{error}; `ismkit doctor` says what to install"
     except Exception as error:  # the kit's own errors by module: to import their classes here would import torch

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ismkit.config import imagenet_latents
-from ismkit.costs import passes, step_flops
+from ismkit.costs import step_flops
 from ismkit.data import Batches
 from ismkit.sampling import sample
 from ismkit.seeding import stream
@@ -100,15 +100,14 @@ def _steps(sizes: Sizes) -> Iterator[Row]:
     yield median(f"flow step, {how}", seconds["flow"], "s")
     yield median(f"iSM step, {how}", seconds["ism"], "s")
     yield ratio(f"iSM step over flow step, {how}", seconds["ism"], seconds["flow"], at_most=1.5)
-    counted = {name: passes(recipe(name), rows) for name in seconds}
-    cost = {name: 3 * online + target for name, (online, target) in counted.items()}
-    yield Row("count: network passes of iSM over flow, a backward being two", cost["ism"] / cost["flow"], "x")
+    parts = sizes.large_batch // rows
+    flops = {name: parts * step_flops(sizes.build().config, recipe(name), rows) for name in seconds}
+    yield Row("count: network passes of iSM over flow, a backward being two", flops["ism"] / flops["flow"], "x")
     yield median(f"images per second, iSM, {how}", [sizes.large_batch / s for s in seconds["ism"]], "per s")
-    flops = step_flops(sizes.build().config, recipe("ism"), rows) * (sizes.large_batch // rows)
-    yield Row("model FLOPs of an iSM step, all passes counted", flops / 1e12, "TFLOP")
+    yield Row("model FLOPs of an iSM step, all passes counted", flops["ism"] / 1e12, "TFLOP")
     peak = peak_flops(torch.cuda.get_device_name()) if cuda else None
     if peak is not None:
-        shares = [100 * flops / (s * peak) for s in seconds["ism"]]
+        shares = [100 * flops["ism"] / (s * peak) for s in seconds["ism"]]
         yield median(f"MFU of the iSM step, {how}", shares, "%", at_least=45)
     for name, value in peaks.items():
         yield Row(f"{name}: peak memory, {how}", value / 2**30, "GiB")
