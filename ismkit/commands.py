@@ -111,7 +111,17 @@ def train(args: argparse.Namespace) -> int:
 
 def _train_shipped(args: argparse.Namespace) -> int:
     """Train one of the networks in ``data/weights`` as the shipped one was trained."""
-    options = ("recipe", "steps", "batch_size", "lr", "save_every", "resume", "latents", "parallel", "precision")
+    options: tuple[str, ...] = (
+        "recipe",
+        "steps",
+        "batch_size",
+        "lr",
+        "save_every",
+        "resume",
+        "latents",
+        "parallel",
+        "precision",
+    )
     options += ("compile", "activation_checkpointing", "accumulate", "tracker", "log_every", "vae", "samples_every")
     if given := [f"--{name.replace('_', '-')}" for name in options if getattr(args, name)]:
         raise UsageError(f"{args.run} takes --seed and --run-dir only, got {', '.join(given)}")

@@ -234,12 +234,19 @@ _SMOKE = dataclasses.replace(
     batch_size=32,
 )
 
+
+def _sit(size: str, side: int) -> Callable[..., nn.Module]:
+    """SiT-S/2 to -XL/2 for latents of ``side`` x ``side`` x 4, without its number of classes."""
+    shape: dict[str, Any] = {**PRESETS[size]}
+    return partial(DiT, size=side, channels=4, patch=2, **shape)
+
+
 # The paper's run [S], where it says what it did; what it does not say is as in the public SM code [SM] or ours [D].
 _XL2 = Run(
     name="imagenet256-xl2",
     about="SiT-XL/2 on ImageNet-256, the paper's run: 120 hours of an H100 at 45 % of its peak",
     load=partial(imagenet_latents, "imagenet256"),
-    net=partial(DiT, size=32, channels=4, patch=2, **PRESETS["XL"]),  # 32 x 32 x 4 latents of sd-vae-ft-mse [S]
+    net=_sit("XL", 32),  # 32 x 32 x 4 latents of sd-vae-ft-mse [S]
     adapt=partial(for_imagenet, side=32),
     recipe=for_imagenet(RECIPES["ism"], side=32),  # 5 wavelet levels, K = 32, averages 0.95 and 0.9999, w to 3.5 [S];
     steps=800_000,  # [S]                            label dropout 0.1 [SM]; fractions of rows 1/2, 1/4, 1/4 [D]
@@ -251,7 +258,7 @@ _L2, _B2, _S2 = (
         _XL2,
         name=f"imagenet256-{size.lower()}2",
         about=f"SiT-{size}/2 in place of XL/2, all else the same",
-        net=partial(DiT, size=32, channels=4, patch=2, **PRESETS[size]),
+        net=_sit(size, 32),
     )
     for size in ("L", "B", "S")
 )
@@ -260,7 +267,7 @@ _512 = dataclasses.replace(
     name="imagenet512-xl2",
     about="SiT-XL/2 on 64 x 64 x 4 latents of 512 px (the paper trains FlowDCN there, for as many steps)",
     load=partial(imagenet_latents, "imagenet512"),
-    net=partial(DiT, size=64, channels=4, patch=2, **PRESETS["XL"]),  # [D]
+    net=_sit("XL", 64),  # [D]
     adapt=partial(for_imagenet, side=64),
     recipe=for_imagenet(RECIPES["ism"], side=64),
     steps=300_000,  # [S]
@@ -273,6 +280,7 @@ _IMAGENET_SMOKE = dataclasses.replace(
     net=partial(DiT, size=32, channels=4, patch=4, width=32, depth=2, heads=2),
     steps=30,
     batch_size=16,
+    optim=dataclasses.replace(_XL2.optim, lr=2e-3),  # else nothing moves in 30 steps
 )
 
 #: The runs that ``ismkit train`` and the notebooks know by name.

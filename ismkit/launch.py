@@ -116,9 +116,16 @@ def launch(
         if not callable(open_):
             raise ValueError(f"tracker must be 'tensorboard', a function or None, got {tracker!r}")
         grid = _samples(vae, data, accelerator) if vae else None
-        tracking = partial(trackers.Tracking, open_, run.batch_size, run.recipe.rows.grid, log_every)
-        flops = _flops(run, data.num_classes)
-        with tracking(flops, accelerator.num_processes, grid, samples_every or save_every) as hook:
+        with trackers.Tracking(
+            open_,
+            rows=run.batch_size,
+            grid=run.recipe.rows.grid,
+            every=log_every,
+            flops=_flops(run, data.num_classes),
+            devices=accelerator.num_processes,
+            samples=grid,
+            samples_every=samples_every or save_every,
+        ) as hook:
             state = train_run(run, seed, data=data, folder=folder, hooks=[hook, *hooks], **options)
     net = parallel.unsharded(state.ema.slow)
     if accelerator.is_main_process:

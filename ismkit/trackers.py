@@ -7,6 +7,7 @@ read waits for the device. A resumed run goes on with its logs: what was written
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -160,6 +161,7 @@ def scalars(folder: str | os.PathLike[str]) -> dict[str, list[tuple[int, float]]
     """What :func:`tensorboard` has written to ``folder``: (step, value) by tag, without what was taken back."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every restart that it has taken care of
     events = EventAccumulator(os.fspath(folder), size_guidance={"scalars": 0})
     events.Reload()
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
