@@ -149,7 +149,7 @@ class Run:
     Attributes:
         name: as on the command line.
         about: one line for the list of runs.
-        load: makes the training set.
+        load: makes the training set; that of an ImageNet run takes the folder of the latents, if not the default.
         net: makes the network, given ``num_classes``.
         adapt: fits a recipe of ``RECIPES`` to this data.
         recipe: the method.
@@ -161,7 +161,7 @@ class Run:
 
     name: str
     about: str
-    load: Callable[[], Labelled]
+    load: Callable[..., Labelled]
     net: Callable[..., nn.Module]
     adapt: Callable[[Recipe], Recipe]
     recipe: Recipe
