@@ -61,7 +61,10 @@ def accelerator(
     wait = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))
     if mode == "ddp":
         views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # else gradients are held twice
-        return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[wait, views])
+        made = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[wait, views])
+        if is_sharding(made):  # Accelerate keeps what the first one of a process was made with
+            raise ValueError("mode is 'ddp', but this process has an accelerator for 'fsdp' already")
+        return made
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
     before = os.environ.get("ACCELERATE_USE_FSDP")
     made = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[wait], fsdp_plugin=plugin)

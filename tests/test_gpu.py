@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 
-from ismkit import checkpoint
 from ismkit.config import Optim, for_side
 from ismkit.coupling import Coupling, assign
 from ismkit.data import Batches, Labelled
