@@ -143,7 +143,7 @@ def test_fit_is_the_plain_loop(problem: str, shards: int) -> None:
     assert_same(contents(train(problem, 6, shards=shards)), expected)
 
 
-#: The first and last of 8 losses, and the sum of |weights| of the slow average, before the loop could shard and compile.
+#: The first and last of 8 losses, and the sum of |weights| of the slow average, before the loop could shard.
 RECORDED = {
     ("toy", 1): ("0x1.1994b40000000p+2", "0x1.da3df40000000p+1", "0x1.9e26d38dbfdf4p+8"),
     ("images", 1): ("0x1.19c3900000000p+1", "0x1.2207360000000p+1", "0x1.62001f9460d40p+9"),
@@ -952,6 +952,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return graphs
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # Dynamo looks at it
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_compiled_networks_train_as_eager_ones_under_their_own_names(problem: str, traced: list[int]) -> None:
     expected = train(problem, 3)
