@@ -216,9 +216,7 @@ class Vote:
     The answer to the vote of one step is read after the next, when it has long been there, so that nobody waits for the
     device; all processes read the same. One process alone reads its own at once.
 
-    Args:
-        accelerator: whose processes vote.
-        active: whether anybody may want to; else nothing is read.
+    Not ``active``, where nobody may want to end, it reads nothing.
     """
 
     def __init__(self, accelerator: Accelerator, *, active: bool) -> None:

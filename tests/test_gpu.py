@@ -18,6 +18,7 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
+from ismkit import checkpoint, parallel
 from ismkit.config import Optim, for_side
 from ismkit.coupling import Coupling, assign
 from ismkit.data import Batches, Labelled
