@@ -183,7 +183,15 @@ def _nbytes(tensors: Tensors) -> int:
 def _write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, Any]) -> None:
     # safetensors orders several metadata entries at random, refuses shared memory and shuts out other users.
     one = {"ismkit": json.dumps(dict(metadata), sort_keys=True)}
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path, one)
+    alone: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in tensors.items():
+        value = value.detach().cpu()
+        memory = value.untyped_storage()
+        shared = memory.data_ptr() in seen or memory.nbytes() != value.nbytes
+        alone[name] = value.contiguous().clone() if shared or not value.is_contiguous() else value
+        seen.add(memory.data_ptr())
+    save_file(alone, path, one)
     path.chmod(0o644)
     _sync(path)
 

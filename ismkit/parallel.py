@@ -61,7 +61,10 @@ def accelerator(
     wait = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))
     if mode == "ddp":
         views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # else gradients are held twice
-        return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[wait, views])
+        made = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[wait, views])
+        if is_sharding(made):  # Accelerate keeps what the first one of a process was made with
+            raise ValueError("mode is 'ddp', but this process has an accelerator for 'fsdp' already")
+        return made
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
     before = os.environ.get("ACCELERATE_USE_FSDP")
     made = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[wait], fsdp_plugin=plugin)
@@ -213,9 +216,7 @@ class Vote:
     The answer to the vote of one step is read after the next, when it has long been there, so that nobody waits for the
     device; all processes read the same. One process alone reads its own at once.
 
-    Args:
-        accelerator: whose processes vote.
-        active: whether anybody may want to; else nothing is read.
+    Not ``active``, where nobody may want to end, it reads nothing.
     """
 
     def __init__(self, accelerator: Accelerator, *, active: bool) -> None:

@@ -19,7 +19,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasa
 
 
 class Preempted(SystemExit):
-    """A run was asked to end, and has; where nothing catches it, the process exits with status 75, :data:`REQUEUE`.
+    """A run was asked to end, and has; where nothing catches it, the process exits with status 75, ``REQUEUE``.
 
     Attributes:
         step: optimiser steps done, and saved.
@@ -35,7 +35,7 @@ class Preempted(SystemExit):
 
 @contextmanager
 def listening(active: bool = True) -> Iterator[Callable[[], bool]]:
-    """Within the block :data:`SIGNALS` end nothing; the function that it gives says whether one has come.
+    """Within the block ``SIGNALS`` end nothing; the function that it gives says whether one has come.
 
     Python takes signals in the main thread only: in another, and if not ``active``, they keep their meaning.
     """
