@@ -239,13 +239,14 @@ def report(folder: Path, manifest: dict[str, Any]) -> str:
     """What a folder of latents holds, in a few lines."""
     scale, vae, shards = manifest["vae"]["scaling_factor"], manifest["vae"], manifest["shards"]
     size = sum(shard["bytes"] for shard in shards)
+    amount = f"{size / 1e9:.3g} GB" if size > 1e9 else f"{size / 1e6:.3g} MB"
     spread = " ".join(f"{scale * std:.3f}" for std in manifest["statistics"]["std"])
     posterior = " ".join(f"{scale * std:.4f}" for std in manifest["statistics"]["posterior_std"])
     return "\n".join(
         [
             f"latents: {folder}",
             f"{manifest['images']} images of {len(manifest['class_names'])} classes, each with its mirror image: "
-            f"{manifest['rows']} rows of {tuple(manifest['shape'])} in {len(shards)} shards, {size / 1e9:.3g} GB",
+            f"{manifest['rows']} rows of {tuple(manifest['shape'])} in {len(shards)} shards, {amount}",
             f"VAE {vae['name']}, revision {vae['revision']}, SHA-256 {vae['sha256']}, scaling factor {scale:g}",
             f"scaled, per channel: standard deviation of the means {spread}, of the posterior {posterior}",
             f"corrupt images left out: {len(manifest['corrupt'])}"
