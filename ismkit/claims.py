@@ -140,6 +140,16 @@ CLAIMS: dict[str, Claim] = {
     "C07.residual": Claim("The slow copy is more consistent with itself than the network that is trained", "kit"),
     "C07.none": Claim("Targets of decay 0.5 are as good as targets by the network itself", "kit"),
     "C07.no_ramp": Claim("Without a warm-up ramp a slow target network ruins a short run", "kit"),
+    # 10 ImageNet-256: latents
+    "C10.moments": Claim("The stored moments are those of diffusers called directly, up to half precision", "kit"),
+    "C10.flip": Claim("The second row of an image is the encoding of its mirror image", "kit"),
+    "C10.mirror": Claim("Mirroring a latent is not encoding the mirror image: 5 % of the spread or more", "kit"),
+    "C10.draws": Claim("Latents drawn in training have the posterior's variance", "kit"),
+    "C10.scale": Claim("The scaling factor gives latents a standard deviation of 1, within 15 %", "kit"),
+    "C10.posterior": Claim("The posterior is narrow: its deviation is at most a fifth of the spread of means", "kit"),
+    "C10.same": Claim("One process, three, and a killed one gone on with write the same latents, byte for byte", "kit"),
+    "C10.refuse": Claim("Latents of another VAE or scale, truncated or altered ones are refused", "kit"),
+    "C10.bytes": Claim("Latents of ImageNet at 256 pixels, twice, with their deviations, are 42 GB", "kit"),
     # 11 ImageNet-256: the run
     "C11.parameters": Claim("SiT-XL/2 has 675 M parameters", "paper"),
     "C11.passes": Claim("A step of iSM takes 4/3 of the network passes of a step of flow matching", "kit"),

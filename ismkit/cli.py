@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from ismkit import __version__
-from ismkit.commands import UsageError, doctor, evaluate, lab, ledger, run, sample, sweep, train
+from ismkit.commands import UsageError, doctor, evaluate, lab, latents, ledger, run, sample, sweep, train
 
 # Names of other modules, repeated so that the parser need not import torch; a test holds them equal.
 RUNS = ("gaussians", "fashion-smoke", "fashion-laptop", "fashion")
@@ -19,6 +19,7 @@ RECIPES: tuple[str, ...] = ("flow", "shortcut_every_level", "shortcut_finest_lev
 RECIPES += ("ism_guidance", "+interval", "+wavelet", "+sot", "ism", "ism_plus")
 SWEEPS = ("ladder", "ladder-gpu", "ladder-laptop", "ladder-smoke", "sensitivity", "tried")
 RELEASED = ("shortcut_finest_level", "ism", "ism_plus")
+VAES = ("sd-vae-ft-mse", "sd-vae-ft-ema")
 SHIPPED = ("features", "autoencoder", *RELEASED)
 
 
@@ -122,6 +123,32 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--vae", metavar="VAE", help=help_v)
     help_g = "steps between sample grids (default: as --save-every)"
     sub.add_argument("--samples-every", type=_at_least(1), metavar="K", help=help_g)
+
+    sub = add(
+        latents,
+        "ismkit latents imagenet/train --workers 8 --out latents/imagenet256",
+        "ismkit latents ILSVRC2012_img_train.tar --side 512",
+        "ismkit latents shards/*.tar --class-names synsets.txt --skip-corrupt",
+        "ismkit latents ILSVRC/imagenet-1k               # streamed from the hub",
+        "ismkit latents --verify latents/imagenet256     # every byte against the manifest",
+    )
+    help_s = "a folder of class folders, .tar files (or their folder), or OWNER/NAME on the hub"
+    sub.add_argument("source", nargs="*", metavar="SOURCE", help=help_s)
+    help_o = "folder of the latents (default: $ISMKIT_LATENTS, or out/latents/imagenetSIDE)"
+    sub.add_argument("--out", metavar="DIR", help=help_o)
+    help_v = f"{', '.join(VAES)}, a folder, or OWNER/NAME on the hub (default: {VAES[0]})"
+    sub.add_argument("--vae", default=VAES[0], metavar="NAME", help=help_v)
+    sub.add_argument("--vae-revision", metavar="COMMIT", help="of the VAE on the hub (default: the pinned one)")
+    sub.add_argument("--revision", metavar="COMMIT", help="of the images on the hub (ImageNet's is pinned)")
+    sub.add_argument("--split", default="train", help="of the images on the hub (default: train)")
+    sub.add_argument("--class-names", metavar="FILE", help="for .tar files: the name of each class, one a line")
+    sub.add_argument("--side", type=_at_least(8), default=256, help="pixels after the centre crop (default: 256)")
+    sub.add_argument("--batch-size", type=_at_least(1), default=32, metavar="B", help="images at a time (default: 32)")
+    sub.add_argument("--workers", type=_at_least(1), default=1, metavar="K", help="processes here (default: 1)")
+    sub.add_argument("--threads", type=_at_least(1), metavar="K", help="that decode images, in each process")
+    help_c = "list images that cannot be decoded, and go on without them"
+    sub.add_argument("--skip-corrupt", action="store_true", help=help_c)
+    sub.add_argument("--verify", metavar="DIR", help="verify a folder of latents instead")
 
     sub = add(
         sweep,

@@ -166,6 +166,32 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def latents(args: argparse.Namespace) -> int:
+    """Encode images into a folder of latents, or verify one; after a kill the same command goes on."""
+    from ismkit.config import out_dir
+    from ismkit.encode import Encoding, encode, report
+    from ismkit.shards import LatentShards
+    from ismkit.sources import open_source
+
+    if bool(args.source) == bool(args.verify):
+        raise UsageError("give either the source of the images, or --verify and a folder of latents")
+    if args.verify:
+        data = LatentShards(args.verify, verify=True)
+        print(report(data.folder, data.manifest))
+        return 0
+    names = Path(args.class_names).read_text().splitlines() if args.class_names else None
+    source = open_source(args.source, revision=args.revision, split=args.split, class_names=names)
+    folder = Path(args.out or os.environ.get("ISMKIT_LATENTS") or out_dir() / "latents" / f"imagenet{args.side}")
+    options = {name: getattr(args, name) for name in ("side", "batch_size", "skip_corrupt")}
+    options |= {"threads": args.threads} if args.threads else {}
+    job = Encoding(source, args.vae, folder, args.vae_revision, **options)
+    rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    print(f"{source.units} shards of {source.identity['kind']} images, VAE {args.vae}; in {folder}", flush=True)
+    manifest = encode(job, workers=args.workers, rank=rank, world=world)
+    print(report(folder, manifest) if manifest else f"process {rank} of {world} is done; others are at work")
+    return 0
+
+
 def sweep(args: argparse.Namespace) -> int:
     """Train and score many variants over seeds, side by side; after a kill the same command goes on."""
     from dataclasses import replace

@@ -195,10 +195,22 @@ def row_bytes(shape: Iterable[int]) -> int:
     return 4 * int(np.prod(list(shape)))
 
 
-def encode(job: Encoding, *, workers: int = 1, progress: bool | None = None) -> dict[str, Any]:
-    """Do a job on this machine, in ``workers`` processes, with a bar that shows the time left; returns the manifest.
+def encode(
+    job: Encoding, *, workers: int = 1, rank: int = 0, world: int = 1, progress: bool | None = None
+) -> dict[str, Any] | None:
+    """Do a job, or one machine's share of it, in ``workers`` processes, with a bar that shows the time left.
 
     With GPUs the workers share them out; several for each keep it busy where decoding images takes longer.
+
+    Args:
+        job: what to encode.
+        workers: processes here.
+        rank: of this call among ``world`` of them, on one machine or many that share the folder.
+        world: number of calls; not the same each time.
+        progress: show a progress bar; by default unless the environment says CI.
+
+    Returns:
+        The manifest, or None if all that is missing is the share of other calls.
 
     Raises:
         ValueError: if workers is below 1, or the job is not possible.
@@ -206,8 +218,10 @@ def encode(job: Encoding, *, workers: int = 1, progress: bool | None = None) -> 
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
+    if not 0 <= rank < world:
+        raise ValueError(f"rank must lie in [0, world = {world}), got {rank}")
     job.begin()
-    todo, images = len(job.missing()), job.source.images
+    todo, images = sum(unit // workers % world == rank for unit in job.missing()), job.source.images
     counted = {"total": todo, "unit": "shard"} if images is None else {"total": images * todo // job.source.units}
     with progress_bar(show=progress, desc="encoding", **{"unit": "image"} | counted) as bar:
 
@@ -215,20 +229,38 @@ def encode(job: Encoding, *, workers: int = 1, progress: bool | None = None) -> 
             bar.update(shards if counted.get("unit") else images)
 
         if workers == 1:
-            job.run(tick=tick)
+            job.run(rank, world, tick)
         elif todo:
-            _run_workers(job, workers, tick)
-    if job.finish() is None:
-        raise DataError(f"{job.folder} lacks shards of {len(job.missing())} units: another process removed them?")
-    return read_manifest(job.folder)
+            _run_workers(job, workers, rank, world, tick)
+    return None if job.finish() is None else read_manifest(job.folder)
 
 
-def _run_workers(job: Encoding, workers: int, tick: Callable[[int, int], None]) -> None:
+def report(folder: Path, manifest: dict[str, Any]) -> str:
+    """What a folder of latents holds, in a few lines."""
+    scale, vae, shards = manifest["vae"]["scaling_factor"], manifest["vae"], manifest["shards"]
+    size = sum(shard["bytes"] for shard in shards)
+    amount = f"{size / 1e9:.3g} GB" if size > 1e9 else f"{size / 1e6:.3g} MB"
+    spread = " ".join(f"{scale * std:.3f}" for std in manifest["statistics"]["std"])
+    posterior = " ".join(f"{scale * std:.4f}" for std in manifest["statistics"]["posterior_std"])
+    return "\n".join(
+        [
+            f"latents: {folder}",
+            f"{manifest['images']} images of {len(manifest['class_names'])} classes, each with its mirror image: "
+            f"{manifest['rows']} rows of {tuple(manifest['shape'])} in {len(shards)} shards, {amount}",
+            f"VAE {vae['name']}, revision {vae['revision']}, SHA-256 {vae['sha256']}, scaling factor {scale:g}",
+            f"scaled, per channel: standard deviation of the means {spread}, of the posterior {posterior}",
+            f"corrupt images left out: {len(manifest['corrupt'])}"
+            + (f", listed in {folder / CORRUPT}" if manifest["corrupt"] else ""),
+        ]
+    )
+
+
+def _run_workers(job: Encoding, workers: int, rank: int, world: int, tick: Callable[[int, int], None]) -> None:
     context = multiprocessing.get_context("spawn")  # fork and CUDA do not go together
     shared = (context.Array("q", 2), context.Event())
     seen = (0, 0)
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_share, initargs=(*shared, workers)) as pool:
-        futures = [pool.submit(_work, job, rank, workers) for rank in range(workers)]
+        futures = [pool.submit(_work, job, rank * workers + k, world * workers) for k in range(workers)]
         waiting: set[Future[None]] = set(futures)
         while waiting:
             done, waiting = wait(waiting, timeout=0.5)
