@@ -30,8 +30,8 @@ def open_latents(name: str, folder: Path) -> LatentShards:
         return photograph_latents(folder)
     if not folder.is_dir():
         raise DataError(
-            f"no latents of {name} at {folder}: make them with `ismkit latents IMAGES --out {folder}`, or name the folder "
-            "of yours with --latents or ISMKIT_LATENTS"
+            f"no latents of {name} at {folder}: make them with `ismkit latents IMAGES --out {folder}`, or name the "
+            "folder of yours with --latents or ISMKIT_LATENTS"
         )
     from ismkit.shards import LatentShards
 
