@@ -96,7 +96,7 @@ bench: $(STAMP) ## measure on this CPU and append to tests/bench/RESULTS.md
 	@echo "== Benchmarks on the CPU"
 	$(PY) -m tests.bench --device cpu --append tests/bench/RESULTS.md
 
-gpu: $(if $(PYTHON_GPU),,$(STAMP)) ## GPU tests, then all benchmarks into tests/bench/RESULTS.md (under 10 minutes)
+gpu: $(if $(PYTHON_GPU),,$(STAMP)) ## GPU tests, then all benchmarks into tests/bench/RESULTS.md (about 20 minutes)
 	@"$(RUN_GPU)" -c 'import sys, torch; torch.cuda.is_available() or sys.exit("error: torch %s sees no CUDA device here" % torch.__version__)'
 	@echo "== GPU tests"
 	"$(RUN_GPU)" -m pytest tests/test_gpu.py tests/test_metrics.py -m gpu

@@ -31,7 +31,7 @@ PARTS = {
     "Guidance": ["03", "04"],
     "Frequency, paths, averages": ["05", "06", "07"],
     "Integration": ["08", "09"],
-    "Full scale": ["10", "11", "12"],
+    "Full scale": ["10", "11", "12", "failures"],
     "Claims": ["13", "ledger"],
     "Reference": ["sweeps", "timings", "api", "solutions"],
 }
@@ -51,6 +51,7 @@ def lay_out(source: Path) -> None:
     """Write every source of the book into an empty folder."""
     shutil.copytree(NOTEBOOKS, source / "notebooks", ignore=shutil.ignore_patterns(".*"))
     shutil.copy(ROOT / "docs" / "samples.png", source)
+    shutil.copy(BOOK / "failures.md", source)
     shutil.copy(ROOT / "tests" / "bench" / "RESULTS.md", source / "timings.md")
     (source / "ledger.md").write_text("\n".join(ledger_page()))
     (source / "sweeps.md").write_text("\n".join(sweeps_page()))

@@ -10,26 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 VERSION = 1
 STATE, MANIFEST = "state.safetensors", "manifest.json"
 PathLike = str | os.PathLike[str]
 State = dict[str, Any]
 Tensors = Mapping[str, Tensor]
-Modules = Mapping[str, nn.Module]
 
 
 class CheckpointError(Exception):
@@ -71,7 +66,7 @@ def load_weights(module: nn.Module, path: PathLike, sha256: str | None = None) -
     and dtypes of ``module``. Raises CheckpointError and leaves ``module`` as it was.
     """
     tensors, metadata = read_weights(path, sha256)
-    _check_fit(str(path), tensors, module.state_dict(), "Build the module as it was when it was saved.")
+    check_fit(str(path), tensors, module.state_dict(), "Build the module as it was when it was saved.")
     module.load_state_dict(tensors)
     return metadata
 
@@ -160,74 +155,9 @@ def load(run_dir: PathLike, step: int | None = None) -> Checkpoint:
         raise CheckpointError(f"{error} {way_on}") from error
 
 
-def collect(net: nn.Module, optimizer: Optimizer, extra_modules: Modules) -> tuple[dict[str, Tensor], State]:
-    """Copy to the CPU all that training changes: flat (tensors, scalars), scalars being JSON hyperparameters.
+def check_fit(where: str, found: Mapping[str, Any], expected: Mapping[str, Any], remedy: str) -> None:
+    """Raise CheckpointError, naming the first five, unless ``found`` has the names, shapes and dtypes ``expected``."""
 
-    Names begin with ``net.``, ``extra.<name>.``, ``optimizer.``. The modules must be unwrapped and whole.
-    """
-    _, state, parameters = _layout(net, optimizer, extra_modules)
-    for name, p in parameters.items():
-        state |= {f"optimizer.state.{name}.{key}": value for key, value in optimizer.state.get(p, {}).items()}
-    tensors = {k: v.detach().to("cpu", copy=True) for k, v in state.items() if isinstance(v, Tensor)}
-    return tensors, {name: value for name, value in state.items() if name not in tensors}
-
-
-def restore(
-    tensors: Tensors, scalars: Mapping[str, Any], net: nn.Module, optimizer: Optimizer, extra_modules: Modules
-) -> None:
-    """Put back, bit for bit, what :func:`collect` gave; CheckpointError, before any change, if it misfits."""
-    # Clones, for the optimiser keeps what it is given; tuples, for JSON makes lists of them.
-    found: State = {name: value.clone() for name, value in tensors.items()}
-    found |= {name: tuple(value) if isinstance(value, list) else value for name, value in scalars.items()}
-    modules, expected, parameters = _layout(net, optimizer, extra_modules)
-    moments: dict[str, State] = {}  # none for a parameter that has never had a gradient
-    for name in [name for name in found if name.startswith("optimizer.state.")]:
-        owner, key = name.removeprefix("optimizer.state.").rsplit(".", 1)
-        moments.setdefault(owner, {})[key] = found[name]
-    for owner in moments.keys() & parameters.keys():
-        for key in {key for state in moments.values() for key in state}:
-            like = torch.tensor(0.0) if key == "step" else parameters[owner]
-            expected[f"optimizer.state.{owner}.{key}"] = like
-    _check_fit("the checkpoint", found, expected, "Use the settings that the run was started with.")
-    modules.load_state_dict({name: found[name] for name in modules.state_dict()})
-    packed = optimizer.state_dict()
-    for index, group in enumerate(packed["param_groups"]):
-        group |= {key: found[f"optimizer.group.{index}.{key}"] for key in group if key != "params"}
-    packed["state"] = {i: moments[name] for i, name in enumerate(parameters) if name in moments}
-    optimizer.load_state_dict(packed)
-
-
-def random_state() -> dict[str, Tensor]:
-    """State of the global random streams: torch (CPU, every CUDA device), ``random`` and numpy, as uint8."""
-    states = {"python": random.getstate(), "numpy": np.random.get_state(legacy=False)}  # noqa: NPY002
-    texts = {name: json.dumps(state, default=np.ndarray.tolist) for name, state in states.items()}
-    tensors = {name: torch.tensor(list(text.encode()), dtype=torch.uint8) for name, text in texts.items()}
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {**tensors, "torch": torch.get_rng_state(), **{f"cuda.{i}": state for i, state in enumerate(cuda)}}
-
-
-def set_random_state(state: Tensors) -> None:
-    """Put back what :func:`random_state` returned; CheckpointError with another number of CUDA devices."""
-    if state.keys() != (streams := random_state().keys()):
-        raise CheckpointError(f"the random streams here are {sorted(streams)}, those saved {sorted(state)}.")
-    version, words, gauss = json.loads(bytes(state["python"].tolist()))
-    random.setstate((version, tuple(words), gauss))
-    np.random.set_state(json.loads(bytes(state["numpy"].tolist())))  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
-    for name in streams - {"python", "numpy", "torch"}:
-        torch.cuda.set_rng_state(state[name], int(name.removeprefix("cuda.")))
-
-
-def _layout(net: nn.Module, optimizer: Optimizer, extra_modules: Modules) -> tuple[nn.Module, State, State]:
-    modules = nn.ModuleDict({"net": net, "extra": nn.ModuleDict(extra_modules)})
-    state: State = dict(modules.state_dict())
-    for i, group in enumerate(optimizer.param_groups):
-        state |= {f"optimizer.group.{i}.{key}": value for key, value in group.items() if key != "params"}
-    names = {p: name for name, p in net.named_parameters()}
-    return modules, state, {names[p]: p for group in optimizer.param_groups for p in group["params"]}
-
-
-def _check_fit(where: str, found: Mapping[str, Any], expected: Mapping[str, Any], remedy: str) -> None:
     def form(state: Mapping[str, Any], name: str) -> str:
         value, kind = state.get(name), "a setting" if name in state else "missing"
         return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else kind
@@ -253,7 +183,15 @@ def _nbytes(tensors: Tensors) -> int:
 def _write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, Any]) -> None:
     # safetensors orders several metadata entries at random, refuses shared memory and shuts out other users.
     one = {"ismkit": json.dumps(dict(metadata), sort_keys=True)}
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path, one)
+    alone: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in tensors.items():
+        value = value.detach().cpu()
+        memory = value.untyped_storage()
+        shared = memory.data_ptr() in seen or memory.nbytes() != value.nbytes
+        alone[name] = value.contiguous().clone() if shared or not value.is_contiguous() else value
+        seen.add(memory.data_ptr())
+    save_file(alone, path, one)
     path.chmod(0o644)
     _sync(path)
 

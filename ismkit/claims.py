@@ -159,6 +159,23 @@ CLAIMS: dict[str, Claim] = {
     "C08.released": Claim("The released model's one-step distance is at most 1.5 times that of its 128 steps", "kit"),
     "C08.agreement": Claim("At least 93 % of its one-step samples show the class asked for", "kit"),
     "C08.recorded": Claim("The released models score what their cards record", "kit"),
+    # 10 ImageNet-256: latents
+    "C10.moments": Claim("The stored moments are those of diffusers called directly, up to half precision", "kit"),
+    "C10.flip": Claim("The second row of an image is the encoding of its mirror image", "kit"),
+    "C10.mirror": Claim("Mirroring a latent is not encoding the mirror image: 5 % of the spread or more", "kit"),
+    "C10.draws": Claim("Latents drawn in training have the posterior's variance", "kit"),
+    "C10.scale": Claim("The scaling factor gives latents a standard deviation of 1, within 15 %", "kit"),
+    "C10.posterior": Claim("The posterior is narrow: its deviation is at most a fifth of the spread of means", "kit"),
+    "C10.same": Claim("One process, three, and a killed one gone on with write the same latents, byte for byte", "kit"),
+    "C10.refuse": Claim("Latents of another VAE or scale, truncated or altered ones are refused", "kit"),
+    "C10.bytes": Claim("Latents of ImageNet at 256 pixels, twice, with their deviations, are 42 GB", "kit"),
+    # 11 ImageNet-256: the run
+    "C11.parameters": Claim("SiT-XL/2 has 675 M parameters", "paper"),
+    "C11.passes": Claim("A step of iSM takes 4/3 of the network passes of a step of flow matching", "kit"),
+    "C11.killed": Claim("A run that is killed and started again ends with the weights of one that was not", "kit"),
+    "C11.logs": Claim("A run that was killed leaves the logs of one that was not: no gap, nothing twice", "kit"),
+    "C11.signal": Claim("A scheduler's signal loses no step: the run ends with a checkpoint", "kit"),
+    "C11.processes": Claim("One process ends where two do, within rounding", "kit"),
     # 12 ImageNet-256
     "C12.fid1": Claim("iSM reaches FID-50K 5.27 in one step on ImageNet-256 (SM: 10.60)", "paper"),
     "C12.fid4": Claim("iSM reaches FID-50K 2.05 in four steps on ImageNet-256 (SM: 7.80)", "paper"),

@@ -9,14 +9,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from ismkit import __version__
-from ismkit.commands import UsageError, doctor, evaluate, lab, ledger, run, sample, sweep, train
+from ismkit.commands import UsageError, doctor, evaluate, lab, latents, ledger, run, sample, sweep, train
 
 # Names of other modules, repeated so that the parser need not import torch; a test holds them equal.
 RUNS = ("gaussians", "fashion-smoke", "fashion-laptop", "fashion")
+IMAGENET: tuple[str, ...] = ("imagenet-smoke", "imagenet256-s2", "imagenet256-b2", "imagenet256-l2")
+IMAGENET += ("imagenet256-xl2", "imagenet512-xl2")
 RECIPES: tuple[str, ...] = ("flow", "shortcut_every_level", "shortcut_finest_level")
 RECIPES += ("ism_guidance", "+interval", "+wavelet", "+sot", "ism", "ism_plus")
 SWEEPS = ("ladder", "ladder-gpu", "ladder-laptop", "ladder-smoke", "sensitivity", "tried")
 RELEASED = ("shortcut_finest_level", "ism", "ism_plus")
+VAES = ("sd-vae-ft-mse", "sd-vae-ft-ema")
 SHIPPED = ("features", "autoencoder", *RELEASED)
 
 
@@ -84,17 +87,68 @@ def parser() -> argparse.ArgumentParser:
         "ismkit train fashion-laptop --resume            # from the newest checkpoint",
         "ismkit train fashion-laptop --resume 400        # from the checkpoint of step 400",
         "ismkit train autoencoder                        # a network that the kit ships, anew",
+        "ismkit train imagenet256-xl2 --latents /data/latents --precision bf16 --compile --accumulate 4",
+        "",
+        "on many GPUs, started again by the same command after a kill, with as many processes or others:",
+        "  torchrun --nproc-per-node 8 -m ismkit.train imagenet256-xl2 --precision bf16 --compile --resume",
+        "  accelerate launch --multi_gpu -m ismkit.train imagenet256-xl2 --parallel fsdp --precision bf16 --resume",
     )
-    sub.add_argument("run", metavar="RUN", choices=RUNS + SHIPPED, help=", ".join(RUNS + SHIPPED))
+    names = RUNS + IMAGENET + SHIPPED
+    sub.add_argument("run", metavar="RUN", choices=names, help=", ".join(names))
     sub.add_argument("--recipe", metavar="NAME", choices=RECIPES, help=f"method: {', '.join(RECIPES)} (default: ism)")
     sub.add_argument("--steps", type=_at_least(1), metavar="K", help="optimiser steps")
-    sub.add_argument("--batch-size", type=_at_least(1), metavar="B", help="rows per step")
+    sub.add_argument("--batch-size", type=_at_least(1), metavar="B", help="rows per step, over all processes")
     sub.add_argument("--lr", type=float, help="peak learning rate")
     sub.add_argument("--seed", type=int, default=0, help="seed of weights, data order and noise (default: 0)")
     sub.add_argument("--run-dir", metavar="DIR", help="folder of the checkpoints (default: out/runs/...)")
-    sub.add_argument("--save-every", type=_at_least(1), metavar="K", help="steps between checkpoints (one at the end)")
+    help_s = "steps between checkpoints (default: 5000, and one at the end)"
+    sub.add_argument("--save-every", type=_at_least(1), metavar="K", help=help_s)
     help_r = "go on from the newest checkpoint, or from that of STEP; give the options of the first call again"
     sub.add_argument("--resume", nargs="?", type=_at_least(1), const=True, default=False, metavar="STEP", help=help_r)
+    help_l = "folder of the latents of ImageNet (default: $ISMKIT_LATENTS, or out/latents/NAME)"
+    sub.add_argument("--latents", metavar="DIR", help=help_l)
+    help_m = "of several processes: ddp (a whole network each; default) or fsdp (a share of it each, FSDP2)"
+    sub.add_argument("--parallel", choices=("ddp", "fsdp"), help=help_m)
+    sub.add_argument("--precision", choices=("no", "bf16"), help="of the passes: no (float32, default) or bf16")
+    sub.add_argument("--compile", action="store_true", help="compile the network's blocks: minutes at the start")
+    help_c = "compute activations anew in the backward pass: less memory, a third more time"
+    sub.add_argument("--activation-checkpointing", action="store_true", help=help_c)
+    help_a = "micro-batches per step and process when the run begins (default: 1); --resume keeps their number in all"
+    sub.add_argument("--accumulate", type=_at_least(1), metavar="K", help=help_a)
+    help_t = "logs, in the folder logs beside the checkpoints (default: tensorboard for runs of ImageNet)"
+    sub.add_argument("--tracker", choices=("tensorboard", "none"), help=help_t)
+    help_e = "steps per line of the logs, a divisor of --save-every (default: the largest up to 100)"
+    sub.add_argument("--log-every", type=_at_least(1), metavar="K", help=help_e)
+    help_v = "the VAE that made the latents, a name or a folder: sample grids go to the logs"
+    sub.add_argument("--vae", metavar="VAE", help=help_v)
+    help_g = "steps between sample grids (default: as --save-every)"
+    sub.add_argument("--samples-every", type=_at_least(1), metavar="K", help=help_g)
+
+    sub = add(
+        latents,
+        "ismkit latents imagenet/train --workers 8 --out latents/imagenet256",
+        "ismkit latents ILSVRC2012_img_train.tar --side 512",
+        "ismkit latents shards/*.tar --class-names synsets.txt --skip-corrupt",
+        "ismkit latents ILSVRC/imagenet-1k               # streamed from the hub",
+        "ismkit latents --verify latents/imagenet256     # every byte against the manifest",
+    )
+    help_s = "a folder of class folders, .tar files (or their folder), or OWNER/NAME on the hub"
+    sub.add_argument("source", nargs="*", metavar="SOURCE", help=help_s)
+    help_o = "folder of the latents (default: $ISMKIT_LATENTS, or out/latents/imagenetSIDE)"
+    sub.add_argument("--out", metavar="DIR", help=help_o)
+    help_v = f"{', '.join(VAES)}, a folder, or OWNER/NAME on the hub (default: {VAES[0]})"
+    sub.add_argument("--vae", default=VAES[0], metavar="NAME", help=help_v)
+    sub.add_argument("--vae-revision", metavar="COMMIT", help="of the VAE on the hub (default: the pinned one)")
+    sub.add_argument("--revision", metavar="COMMIT", help="of the images on the hub (ImageNet's is pinned)")
+    sub.add_argument("--split", default="train", help="of the images on the hub (default: train)")
+    sub.add_argument("--class-names", metavar="FILE", help="for .tar files: the name of each class, one a line")
+    sub.add_argument("--side", type=_at_least(8), default=256, help="pixels after the centre crop (default: 256)")
+    sub.add_argument("--batch-size", type=_at_least(1), default=32, metavar="B", help="images at a time (default: 32)")
+    sub.add_argument("--workers", type=_at_least(1), default=1, metavar="K", help="processes here (default: 1)")
+    sub.add_argument("--threads", type=_at_least(1), metavar="K", help="that decode images, in each process")
+    help_c = "list images that cannot be decoded, and go on without them"
+    sub.add_argument("--skip-corrupt", action="store_true", help=help_c)
+    sub.add_argument("--verify", metavar="DIR", help="verify a folder of latents instead")
 
     sub = add(
         sweep,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,8 +70,11 @@ def train(args: argparse.Namespace) -> int:
 
     if args.run not in config.RUNS:
         return _train_shipped(args)
-    from ismkit.models import save_model, train_run
+    from ismkit.launch import launch
 
+    imagenet = args.run.startswith("imagenet")
+    if not imagenet and (given := [name for name in ("latents", "vae") if getattr(args, name)]):
+        raise UsageError(f"{args.run} has data of its own: --{given[0]} goes with the runs of ImageNet")
     preset = config.RUNS[args.run]
     if args.recipe:
         preset = replace(preset, recipe=preset.adapt(objectives.RECIPES[args.recipe]))
@@ -82,17 +86,43 @@ def train(args: argparse.Namespace) -> int:
     if args.resume is False and (done := checkpoint.steps(folder)):
         raise UsageError(f"{folder} holds checkpoints up to step {done[-1]}: add --resume, or take another --run-dir")
     folder.mkdir(parents=True, exist_ok=True)
-    print(f"{preset.name}: recipe {preset.recipe.name}, {preset.steps} steps of {preset.batch_size}; in {folder}")
-    state = train_run(preset, args.seed, folder=folder, save_every=args.save_every, resume=args.resume)
-    card = {"run": config.describe(preset), "steps": state.step, "seed": args.seed, "licence": "Apache-2.0"}
-    digest = save_model(state.ema.slow, folder / "model.safetensors", card)
-    print(f"model: {folder / 'model.safetensors'} (SHA-256 {digest})")
+    if os.environ.get("RANK", "0") == "0":  # of the processes that a launcher has started
+        print(f"{preset.name}: recipe {preset.recipe.name}, {preset.steps} steps of {preset.batch_size}; in {folder}")
+    tracker = args.tracker or ("tensorboard" if imagenet else "none")
+    launch(
+        preset,
+        args.seed,
+        folder=folder,
+        latents=args.latents,
+        mode=args.parallel or "ddp",
+        precision=args.precision or "no",
+        compile=args.compile,
+        activation_checkpointing=args.activation_checkpointing,
+        accumulate=args.accumulate,
+        save_every=args.save_every,
+        resume=args.resume,
+        tracker=None if tracker == "none" else tracker,
+        log_every=args.log_every,
+        vae=args.vae,
+        samples_every=args.samples_every,
+    )
     return 0
 
 
 def _train_shipped(args: argparse.Namespace) -> int:
     """Train one of the networks in ``data/weights`` as the shipped one was trained."""
-    options = ("recipe", "steps", "batch_size", "lr", "save_every", "resume")
+    options: tuple[str, ...] = (
+        "recipe",
+        "steps",
+        "batch_size",
+        "lr",
+        "save_every",
+        "resume",
+        "latents",
+        "parallel",
+        "precision",
+    )
+    options += ("compile", "activation_checkpointing", "accumulate", "tracker", "log_every", "vae", "samples_every")
     if given := [f"--{name.replace('_', '-')}" for name in options if getattr(args, name)]:
         raise UsageError(f"{args.run} takes --seed and --run-dir only, got {', '.join(given)}")
     from ismkit.config import out_dir
@@ -133,6 +163,32 @@ def evaluate(args: argparse.Namespace) -> int:
     print(as_text(rows))
     if args.out:
         print(f"table: {write_csv(rows, args.out)}")
+    return 0
+
+
+def latents(args: argparse.Namespace) -> int:
+    """Encode images into a folder of latents, or verify one; after a kill the same command goes on."""
+    from ismkit.config import out_dir
+    from ismkit.encode import Encoding, encode, report
+    from ismkit.shards import LatentShards
+    from ismkit.sources import open_source
+
+    if bool(args.source) == bool(args.verify):
+        raise UsageError("give either the source of the images, or --verify and a folder of latents")
+    if args.verify:
+        data = LatentShards(args.verify, verify=True)
+        print(report(data.folder, data.manifest))
+        return 0
+    names = Path(args.class_names).read_text().splitlines() if args.class_names else None
+    source = open_source(args.source, revision=args.revision, split=args.split, class_names=names)
+    folder = Path(args.out or os.environ.get("ISMKIT_LATENTS") or out_dir() / "latents" / f"imagenet{args.side}")
+    options = {name: getattr(args, name) for name in ("side", "batch_size", "skip_corrupt")}
+    options |= {"threads": args.threads} if args.threads else {}
+    job = Encoding(source, args.vae, folder, args.vae_revision, **options)
+    rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    print(f"{source.units} shards of {source.identity['kind']} images, VAE {args.vae}; in {folder}", flush=True)
+    manifest = encode(job, workers=args.workers, rank=rank, world=world)
+    print(report(folder, manifest) if manifest else f"process {rank} of {world} is done; others are at work")
     return 0
 
 

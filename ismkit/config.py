@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from ismkit import data
+from ismkit.coupling import Coupling
 from ismkit.data import Labelled
-from ismkit.nets import ToyMLP
+from ismkit.nets import PRESETS, DiT, ToyMLP
 from ismkit.objectives import RECIPES, Recipe
 from ismkit.wavelet import WaveletDistance, l2
 
@@ -93,6 +94,21 @@ def _fashion_latents(count: int | None = None) -> Labelled:
     return latents.fashion_latents(out_dir() / "cache", count)
 
 
+def imagenet_latents(name: str, folder: str | os.PathLike[str] | None = None) -> Any:
+    """The latents of an ImageNet run, a data set of ``(x, y)`` on disk.
+
+    Args:
+        name: of the latents: ``imagenet256``, ``imagenet512``, or ``imagenet-smoke``, which are made if missing.
+        folder: where they are; by default ``$ISMKIT_LATENTS``, or ``out/latents/NAME``.
+
+    Raises:
+        DataError: if none are there; the message says how to make them.
+    """
+    from ismkit import imagenet
+
+    return imagenet.open_latents(name, Path(folder or os.environ.get("ISMKIT_LATENTS") or out_dir() / "latents" / name))
+
+
 def for_points(recipe: Recipe) -> Recipe:
     """The recipe for data without pixels: a wavelet distance becomes plain L2."""
     return dataclasses.replace(recipe, distance=l2) if isinstance(recipe.distance, WaveletDistance) else recipe
@@ -114,6 +130,18 @@ def for_side(recipe: Recipe, side: int) -> Recipe:
     return dataclasses.replace(recipe, distance=dataclasses.replace(distance, weights=weights))
 
 
+def for_imagenet(recipe: Recipe, side: int) -> Recipe:
+    """The recipe for latents of ``side`` x ``side`` in 1000 classes: what couples noise is coupled across classes.
+
+    A pool of 8192 holds 8 images of a class, and assignment among 8 gains almost nothing (notebook 06).
+    """
+    coupling = _THOUSAND_CLASSES if recipe.coupling.pool else recipe.coupling
+    return for_side(dataclasses.replace(recipe, coupling=coupling), side)
+
+
+_THOUSAND_CLASSES = Coupling(pool=32, class_aware=False)  # K = 32 [S]; how classes enter is not said [D]
+
+
 @dataclass(frozen=True)
 class Run:
     """All that a training run consists of.
@@ -121,19 +149,19 @@ class Run:
     Attributes:
         name: as on the command line.
         about: one line for the list of runs.
-        load: makes the training set.
+        load: makes the training set; that of an ImageNet run takes the folder of the latents, if not the default.
         net: makes the network, given ``num_classes``.
         adapt: fits a recipe of ``RECIPES`` to this data.
         recipe: the method.
         steps: optimiser steps.
-        batch_size: rows per micro-batch.
+        batch_size: rows per optimiser step, over all processes and micro-batches.
         optim: optimiser and schedule.
         images: whether samples are latents of Fashion-MNIST images, to be decoded, scored and drawn.
     """
 
     name: str
     about: str
-    load: Callable[[], Labelled]
+    load: Callable[..., Labelled]
     net: Callable[..., nn.Module]
     adapt: Callable[[Recipe], Recipe]
     recipe: Recipe
@@ -206,5 +234,56 @@ _SMOKE = dataclasses.replace(
     batch_size=32,
 )
 
+
+def _sit(size: str, side: int) -> Callable[..., nn.Module]:
+    """SiT-S/2 to -XL/2 for latents of ``side`` x ``side`` x 4, without its number of classes."""
+    shape: dict[str, Any] = {**PRESETS[size]}
+    return partial(DiT, size=side, channels=4, patch=2, **shape)
+
+
+# The paper's run [S], where it says what it did; what it does not say is as in the public SM code [SM] or ours [D].
+_XL2 = Run(
+    name="imagenet256-xl2",
+    about="SiT-XL/2 on ImageNet-256, the paper's run: 120 hours of an H100 at 45 % of its peak",
+    load=partial(imagenet_latents, "imagenet256"),
+    net=_sit("XL", 32),  # 32 x 32 x 4 latents of sd-vae-ft-mse [S]
+    adapt=partial(for_imagenet, side=32),
+    recipe=for_imagenet(RECIPES["ism"], side=32),  # 5 wavelet levels, K = 32, averages 0.95 and 0.9999, w to 3.5 [S];
+    steps=800_000,  # [S]                            label dropout 0.1 [SM]; fractions of rows 1/2, 1/4, 1/4 [D]
+    batch_size=256,  # [SM]; over all processes and micro-batches
+    optim=Optim(lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1, warmup=0, cooldown=0.0),  # constant rate [SM]
+)
+_L2, _B2, _S2 = (
+    dataclasses.replace(
+        _XL2,
+        name=f"imagenet256-{size.lower()}2",
+        about=f"SiT-{size}/2 in place of XL/2, all else the same",
+        net=_sit(size, 32),
+    )
+    for size in ("L", "B", "S")
+)
+_512 = dataclasses.replace(
+    _XL2,
+    name="imagenet512-xl2",
+    about="SiT-XL/2 on 64 x 64 x 4 latents of 512 px (the paper trains FlowDCN there, for as many steps)",
+    load=partial(imagenet_latents, "imagenet512"),
+    net=_sit("XL", 64),  # [D]
+    adapt=partial(for_imagenet, side=64),
+    recipe=for_imagenet(RECIPES["ism"], side=64),
+    steps=300_000,  # [S]
+)
+_IMAGENET_SMOKE = dataclasses.replace(
+    _XL2,
+    name="imagenet-smoke",
+    about="the same code on latents of photographs with a DiT of two blocks, in seconds: nothing is learnt",
+    load=partial(imagenet_latents, "imagenet-smoke"),
+    net=partial(DiT, size=32, channels=4, patch=4, width=32, depth=2, heads=2),
+    steps=30,
+    batch_size=16,
+    optim=dataclasses.replace(_XL2.optim, lr=2e-3),  # else nothing moves in 30 steps
+)
+
 #: The runs that ``ismkit train`` and the notebooks know by name.
-RUNS: dict[str, Run] = {run.name: run for run in (_GAUSSIANS, _SMOKE, _LAPTOP, _FASHION)}
+RUNS: dict[str, Run] = {
+    run.name: run for run in (_GAUSSIANS, _SMOKE, _LAPTOP, _FASHION, _IMAGENET_SMOKE, _S2, _B2, _L2, _XL2, _512)
+}

@@ -8,9 +8,10 @@ independently (arXiv 2503.10636); assignment within each class removes that leak
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -21,6 +22,15 @@ from ismkit.seeding import stream
 
 # Below this dimension POT's network simplex is the quicker exact solver, above it SciPy's (tests/bench/RESULTS.md).
 LOW_DIMENSION = 6
+
+
+def checked_pair(x0: Tensor, x1: Tensor) -> None:
+    """Raise ValueError unless noise and data have one shape and are finite."""
+    if x0.shape != x1.shape:
+        raise ValueError(f"x0 and x1 must have one shape, got {tuple(x0.shape)} and {tuple(x1.shape)}")
+    for name, x in (("x0", x0), ("x1", x1)):
+        if not torch.isfinite(x).all():
+            raise ValueError(f"{name} has {int((~torch.isfinite(x)).sum())} values that are not finite: not coupled")
 
 
 def assign(x0: Tensor, x1: Tensor) -> Tensor:
@@ -36,11 +46,7 @@ def assign(x0: Tensor, x1: Tensor) -> Tensor:
     Raises:
         ValueError: if the shapes differ or anything is not finite.
     """
-    if x0.shape != x1.shape:
-        raise ValueError(f"x0 and x1 must have one shape, got {tuple(x0.shape)} and {tuple(x1.shape)}")
-    for name, x in (("x0", x0), ("x1", x1)):
-        if not torch.isfinite(x).all():
-            raise ValueError(f"{name} has {int((~torch.isfinite(x)).sum())} values that are not finite: not coupled")
+    checked_pair(x0, x1)
     noise, data = x0.detach().flatten(1).cpu().float(), x1.detach().flatten(1).cpu().float()
     # -x1.x0 differs from half the squared distance by terms of rows and columns alone: the same best permutation.
     # Reducing it by its row and column minima saves the solver most of its work (67 s -> 2.7 s at n = 4096).
@@ -78,6 +84,10 @@ class Coupling:
         if self.pool < 0:
             raise ValueError(f"pool, the number of batches in one assignment, must be 0 or more, got {self.pool}")
 
+    def assign(self, x0: Tensor, x1: Tensor) -> Tensor:
+        """The permutation ``p``, (n,) long, that couples ``x0[p]`` to ``x1``: here the exact one, :func:`assign`."""
+        return assign(x0, x1)
+
     def couple(self, x0: Tensor, x1: Tensor, y: Tensor) -> Tensor:
         """Permute the noise of one pool.
 
@@ -102,7 +112,7 @@ class Coupling:
         classes = y.unique() if self.class_aware else [None]
         for c in classes:
             rows = torch.arange(len(x1)) if c is None else (y == c).nonzero().flatten().cpu()
-            order[rows] = rows[assign(x0[rows], x1[rows])]
+            order[rows] = rows[self.assign(x0[rows], x1[rows])]
         return x0[order.to(x0.device)]
 
     def pairs(
@@ -133,7 +143,7 @@ class Coupling:
             lengths = [len(labels) for _, labels in pool]
             return list(zip(x0.split(lengths), x1.split(lengths), y.split(lengths), strict=True))
 
-        with ThreadPoolExecutor(1, thread_name_prefix="coupling") as thread:
+        with ThreadPoolExecutor(1, thread_name_prefix="coupling", initializer=_on_this_device()) as thread:
             p = step // size
             ahead = thread.submit(next_pool, p)
             while pairs := ahead.result():
@@ -145,6 +155,13 @@ class Coupling:
         """Where a stream of batches must start so that :meth:`pairs` can go on at ``step``: its pool's first batch."""
         size = max(self.pool, 1)
         return step - step % size
+
+
+def _on_this_device() -> Callable[[], None] | None:
+    """What a new thread must do to use the CUDA device of this one: else each starts with the first."""
+    if not torch.cuda.is_initialized():
+        return None
+    return partial(torch.cuda.set_device, torch.cuda.current_device())
 
 
 def class_leak(x0: Tensor, y: Tensor) -> float:

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ismkit.grouping import ClassGroups
 from ismkit.seeding import stream
 
 Split = Literal["train", "test"]
@@ -70,12 +71,13 @@ def data_root() -> Path:
     return root
 
 
-def verify_sha256(path: Path, expected: str, size: int | None = None) -> None:
+def verify_sha256(path: Path, expected: str, size: int | None = None, remedy: str | None = None) -> None:
     """Raise :class:`DataError` unless the file exists and has this SHA-256 sum (64 hex digits).
 
-    With the right ``size`` in bytes, the message tells a truncated file from an altered one.
+    With the right ``size`` in bytes, the message tells a truncated file from an altered one. It ends with the
+    ``remedy``, by default that for a file of the repository.
     """
-    repair = f"restore it with `git checkout -- {path}`, or clone the repository again"
+    repair = remedy or f"restore it with `git checkout -- {path}`, or clone the repository again"
     if not path.is_file():
         raise DataError(f"{path} is missing: {repair}")
     held = path.stat().st_size
@@ -196,6 +198,14 @@ def _generator(name: str, n: int, seed: int) -> torch.Generator:
     return stream(seed, name)
 
 
+@runtime_checkable
+class Drawn(Protocol):
+    """A data set whose samples are drawn anew each time, such as :class:`ismkit.shards.LatentShards`."""
+
+    def take(self, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Samples x (B, ...) and y (B,) of rows ``index`` (B,) int64, by draws from ``rng`` alone."""
+
+
 class Batches:
     """Endless shuffled batches in an order that is a pure function of the seed, so that any step can resume.
 
@@ -204,21 +214,33 @@ class Batches:
     from step k equals one from 0 after k batches, and the shards of a step make up the batch of a single
     stream with ``batch_size * shards``. A batch may span two epochs: no sample is skipped or repeated in one.
 
-    ``data`` is a :class:`Labelled` set, indexed directly, or any map-style dataset of (x, y), read by
-    ``num_workers`` processes of a ``DataLoader``. Random transforms inside such a dataset are not replayed.
+    ``data`` is a :class:`Labelled` set, indexed directly; a :class:`Drawn` one, whose draws are a function of (seed,
+    shard, step); or any map-style dataset of (x, y), read by ``num_workers`` processes of a ``DataLoader``. Random
+    transforms inside such a dataset are not replayed.
     """
 
-    def __init__(self, data: Dataset[Any], batch_size: int, seed: int, *, num_workers: int = 0) -> None:
+    def __init__(
+        self, data: Dataset[Any], batch_size: int, seed: int, *, num_workers: int = 0, groups: ClassGroups | None = None
+    ) -> None:
         self.size = len(data)  # type: ignore[arg-type]
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if num_workers < 0:
             raise ValueError(f"num_workers must be at least 0, got {num_workers}")
+        if groups is not None and not isinstance(getattr(data, "y", None), Tensor):
+            raise ValueError(f"groups need data with the classes of all rows as y (n,), {type(data).__name__} has none")
         self.data = data
+        self.groups = groups
         self.batch_size = batch_size
         self.seed = seed
         self.num_workers = num_workers
         self._check_fits(shards=1)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the order depends on, for the checkpoints of a run."""
+        settings = {"size": self.size, "batch_size": self.batch_size, "seed": self.seed}
+        return settings | ({"groups": self.groups} if self.groups else {})
 
     def stream(self, step: int = 0, shard: int = 0, shards: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches ``x`` (batch_size, ...), ``y`` (batch_size,) of one shard from ``step`` on, without end."""
@@ -228,6 +250,10 @@ class Batches:
             raise ValueError(f"shard must lie in [0, shards = {shards}), got {shard}")
         self._check_fits(shards)
         indices = self._indices(step, shard, shards)
+        if isinstance(data := self.data, Drawn):
+            return (
+                data.take(chosen, stream(self.seed, "posterior", shard, k)) for k, chosen in enumerate(indices, step)
+            )
         if isinstance(self.data, Labelled):
             return map(self.data.__getitem__, indices)
         return iter(
@@ -240,21 +266,40 @@ class Batches:
         )
 
     def _indices(self, step: int, shard: int, shards: int) -> Iterator[Tensor]:
-        epoch, order = -1, torch.empty(0, dtype=torch.int64)
-        for start in count((step * shards + shard) * self.batch_size, shards * self.batch_size):
-            parts, position = [], start
-            while position < start + self.batch_size:
-                if position // self.size != epoch:
-                    epoch = position // self.size
-                    order = torch.randperm(self.size, generator=stream(self.seed, "epoch", epoch))
-                offset = position % self.size
-                parts.append(order[offset : offset + start + self.batch_size - position])
+        # Without groups a pool is one batch, in the order of the epochs.
+        K = self.groups.pool if self.groups else 1
+        rows, held = K * self.batch_size, {}  # type: ignore[var-annotated]
+
+        def order(epoch: int) -> Tensor:
+            if epoch not in held:
+                held.clear()
+                held[epoch] = (
+                    self.groups.order(self.data.y, rows, self.seed, epoch)  # type: ignore[attr-defined]
+                    if self.groups
+                    else torch.randperm(self.size, generator=stream(self.seed, "epoch", epoch))
+                )
+            return held[epoch]
+
+        for k in count(step // K):
+            place = k * shards + shard  # of this pool among those of all shards
+            parts, position = [], place * rows
+            while position < (place + 1) * rows:
+                epoch, offset = divmod(position, self.size)
+                parts.append(order(epoch)[offset : offset + (place + 1) * rows - position])
                 position += len(parts[-1])
-            yield torch.cat(parts)
+            chosen = torch.cat(parts)
+            if self.groups:
+                chosen = chosen[torch.randperm(rows, generator=stream(self.seed, "pool", place))]
+            yield from chosen.split(self.batch_size)[max(0, step - k * K) :]
 
     def _check_fits(self, shards: int) -> None:
         if self.batch_size * shards > self.size:
             raise ValueError(
                 f"batch_size {self.batch_size} x shards {shards} exceeds the {self.size} samples: a "
                 "step would hold a sample twice"
+            )
+        if self.groups and (rows := self.groups.pool * self.batch_size * shards) > self.size:
+            raise ValueError(
+                f"groups.pool {self.groups.pool} x batch_size {self.batch_size} x shards {shards} = {rows} exceeds the "
+                f"{self.size} samples: a pool would hold a sample twice"
             )

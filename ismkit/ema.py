@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel
+
+from ismkit.parallel import reshard
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
@@ -37,6 +41,8 @@ class TwinEMA(nn.Module):
 
     ``average <- decay * average + (1 - decay) * weights`` per :meth:`update`, with the decay ramped up by
     :func:`ramped`. Both start at the network's initial weights. Buffers are copied. A decay of 0 follows the network.
+    A network may be compiled or wrapped: its averages are those of the plain one, under its names. Where
+    :func:`ismkit.parallel.shard` has sharded the network and both averages alike, each process updates its share.
 
     Attributes:
         fast: makes the targets.
@@ -50,6 +56,7 @@ class TwinEMA(nn.Module):
         if fast > slow:
             raise ValueError(f"the fast decay must not exceed the slow one, got fast={fast}, slow={slow}")
         super().__init__()
+        net = extract_model_from_parallel(net, keep_torch_compile=False)
         decays = {fast: None, slow: None}  # one average where the two are equal
         self.averages = nn.ModuleList(_average(net, decay) for decay in decays)
 
@@ -64,7 +71,9 @@ class TwinEMA(nn.Module):
         return self.averages[-1].module  # type: ignore[return-value]
 
     def update(self, net: nn.Module) -> None:
-        """Take in the weights of ``net`` (unwrapped) after an optimiser step."""
+        """Take in the weights of ``net`` after an optimiser step."""
+        net = extract_model_from_parallel(net, keep_torch_compile=False)
+        reshard(self)  # else the next forward pass would use the weights gathered for the last one
         for average in self.averages:
             average.update_parameters(net)  # type: ignore[operator]
 
@@ -77,9 +86,14 @@ def _average(net: nn.Module, decay: float) -> AveragedModel:
     @torch.no_grad()
     def blend(averages: Tensors, weights: Tensors, _: Tensor | int) -> None:
         updates = int(average.n_averaged) - 1  # the counter on the CPU: the argument is its copy on the device
-        torch._foreach_lerp_(averages, weights, 1 - ramped(decay, updates))
+        torch._foreach_lerp_(_local(averages), _local(weights), 1 - ramped(decay, updates))
 
     average = AveragedModel(net, multi_avg_fn=blend)
     # AveragedModel copies the weights at its first update; an EMA starts from the initial ones instead.
     average.n_averaged.fill_(1)
     return average.eval().requires_grad_(False)
+
+
+def _local(tensors: Tensors) -> list[Tensor]:
+    """The share of each that this process holds."""
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
+from ismkit import parallel
 from ismkit.checkpoint import CheckpointError, load_weights, read_weights, save_weights
 from ismkit.config import Run
 from ismkit.data import Batches
@@ -77,8 +79,11 @@ def train_run(
     run: Run,
     seed: int = 0,
     *,
+    data: Any = None,
     folder: str | os.PathLike[str] | None = None,
     resume: bool | int = True,
+    shards: int | None = None,
+    accelerator: Accelerator | None = None,
     **options: Any,
 ) -> TrainState:
     """Train a run: load its data, build its network, fit; in its folder, where an earlier call is gone on with.
@@ -86,15 +91,27 @@ def train_run(
     Args:
         run: a value of ``RUNS`` or your own.
         seed: of weights, data order and noise.
+        data: the training set, where it is loaded already.
         folder: of the checkpoints, by default ``run.folder(seed)``.
         resume: as in :func:`ismkit.train.fit`; a run that is finished is loaded, not trained again.
-        options: ``save_every``, ``hooks`` and ``progress`` of ``fit``.
+        shards: micro-batches in which the rows of a step are split, over all processes; by default one for each.
+        accelerator: of :func:`ismkit.parallel.accelerator`.
+        options: ``save_every``, ``hooks`` and ``progress`` of ``fit``, and so on.
 
     Returns:
         The final state; sample with ``state.ema.slow``. Its ``losses`` are those of this call alone.
+
+    Raises:
+        ValueError: if the rows of a step cannot be split so, before the network is built.
     """
-    data = run.load()
-    batches = Batches(data, run.batch_size, seed)
+    accelerator = accelerator or parallel.accelerator()
+    shards = accelerator.num_processes if shards is None else shards
+    if run.batch_size % shards:
+        raise ValueError(f"batch_size must be a multiple of the {shards} micro-batches of a step, got {run.batch_size}")
+    run.recipe.rows.blocks(run.batch_size // shards)
+    data = run.load() if data is None else data
+    batches = Batches(data, run.batch_size // shards, seed)
     folder = run.folder(seed) if folder is None else folder
     settings: dict[str, Any] = {"optim": run.optim, "run_dir": folder, "resume": resume, **options}
+    settings |= {"shards": shards, "accelerator": accelerator}
     return fit(run.recipe, run.build(data.num_classes, seed), batches, steps=run.steps, seed=seed, **settings)

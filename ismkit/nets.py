@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ismkit.path import StepGrid
 
@@ -142,7 +143,14 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Transformer block with AdaLN-Zero: shift, scale and gate of attention and MLP come from the conditioning."""
+    """Transformer block with AdaLN-Zero: shift, scale and gate of attention and MLP come from the conditioning.
+
+    Attributes:
+        recompute: keep its input alone for the backward pass, and compute the rest anew there (activation
+            checkpointing): the same numbers, less memory, a forward pass more.
+    """
+
+    recompute = False
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -154,6 +162,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """Tokens (B, T, D) under the conditioning c (B, D) -> (B, T, D)."""
+        if self.recompute and torch.is_grad_enabled():  # nothing here is random: no generator's state is kept
+            return checkpoint(self._forward, x, c, use_reentrant=False, preserve_rng_state=False)
+        return self._forward(x, c)
+
+    def _forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c).chunk(6, -1)  # each (B, D)
         x = x + gate1[:, None] * self.attention(modulate(self.norm1(x), shift1, scale1))  # (B, T, D)
         return x + gate2[:, None] * self.mlp(modulate(self.norm2(x), shift2, scale2))  # (B, T, D)

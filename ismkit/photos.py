@@ -6,6 +6,7 @@ Nothing is downloaded: files that scikit-image would fetch are not asked for.
 from __future__ import annotations
 
 import math
+import os
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +33,8 @@ PHOTOGRAPHS = {
     "motorcycle": "motorcycle_left.png",
     "rocket": "rocket.jpg",
 }
+#: Those of them that are in colour and differ at a glance: classes for a trial with colour images.
+COLOURED = ("astronaut", "cat", "coffee", "rocket")
 
 
 @cache
@@ -42,6 +45,14 @@ def photograph(name: str) -> Tensor:
         ValueError: for another name.
         DataError: if scikit-image is not installed, or without its pictures.
     """
+    from PIL import Image  # comes with scikit-image
+
+    with Image.open(_path(name)) as image:
+        grey = np.asarray(image.convert("L"), dtype=np.float32)  # luma, ITU-R 601
+    return torch.from_numpy(grey / 127.5 - 1)
+
+
+def _path(name: str) -> Path:
     if name not in PHOTOGRAPHS:
         raise ValueError(f"name must be one of {', '.join(PHOTOGRAPHS)}, got {name!r}")
     package = find_spec("skimage")
@@ -50,11 +61,7 @@ def photograph(name: str) -> Tensor:
     path = Path(package.submodule_search_locations[0]) / "data" / PHOTOGRAPHS[name]
     if not path.is_file():
         raise DataError(f"{path} is missing: install the wheel of scikit-image again, which holds it")
-    from PIL import Image  # comes with scikit-image
-
-    with Image.open(path) as image:
-        grey = np.asarray(image.convert("L"), dtype=np.float32)  # luma, ITU-R 601
-    return torch.from_numpy(grey / 127.5 - 1)
+    return path
 
 
 def photographs(n: int, side: int, seed: int, shrink: int = 2) -> Labelled:
@@ -88,3 +95,36 @@ def photographs(n: int, side: int, seed: int, shrink: int = 2) -> Labelled:
     x = F.avg_pool2d(torch.stack(parts)[:, None], shrink)
     order = torch.randperm(n, generator=rng)
     return Labelled(x[order], y[order], len(sheets), tuple(PHOTOGRAPHS))
+
+
+def photo_folder(folder: str | os.PathLike[str], per_class: int, side: int = 256, seed: int = 0) -> Path:
+    """Write colour pictures as a folder of class folders, ``per_class`` PNG files of ``side`` x ``side`` in each.
+
+    The classes are the photographs in ``COLOURED``; a picture is a random square window of one, between half and all
+    of its shorter edge, resized. The same seed gives the same pictures. What ImageNet is to the full run, this is to
+    a trial of it.
+
+    Raises:
+        ValueError: if per_class or side is below 1.
+        DataError: if the folder holds other files, or scikit-image is missing.
+    """
+    for what, value in (("per_class", per_class), ("side", side)):
+        if value < 1:
+            raise ValueError(f"{what} must be at least 1, got {value}")
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise DataError(f"{folder} is not empty: give a new folder")
+    paths = {name: _path(name) for name in COLOURED}
+    from PIL import Image
+
+    for name, path in paths.items():
+        (folder / name).mkdir(parents=True)
+        places = torch.rand(per_class, 3, generator=stream(seed, "photo folder", name, per_class, side))
+        with Image.open(path) as file:
+            picture = file.convert("RGB")
+        for k, (size, u, v) in enumerate(places.tolist()):
+            window = round(min(picture.size) * (1 + size) / 2)
+            left, top = int(u * (picture.width - window + 1)), int(v * (picture.height - window + 1))
+            box = (left, top, left + window, top + window)
+            picture.resize((side, side), Image.Resampling.BICUBIC, box).save(folder / name / f"{k:04d}.png")
+    return folder

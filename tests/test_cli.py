@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import ismkit
-from ismkit import cli, config, objectives
+from ismkit import cli, config, objectives, vae
 from ismkit.checkpoint import CheckpointError
 from ismkit.data import DataError
 from ismkit.evaluation import FashionJudge
@@ -23,7 +23,7 @@ from ismkit.train import DivergenceError
 from tests.commandline import Ismkit, a_file
 from tests.conftest import ROOT
 
-COMMANDS = ("lab", "doctor", "run", "ledger", "train", "sweep", "sample", "evaluate")
+COMMANDS = ("lab", "doctor", "run", "ledger", "train", "latents", "sweep", "sample", "evaluate")
 pytestmark = pytest.mark.usefixtures("own_folder")
 
 
@@ -63,8 +63,9 @@ def test_commands_of_the_readme_parse() -> None:
 
 
 def test_names_repeated_for_the_parser_are_those_of_the_library() -> None:
-    assert tuple(config.RUNS) == cli.RUNS
+    assert tuple(config.RUNS) == cli.RUNS + cli.IMAGENET
     assert tuple(objectives.RECIPES) == cli.RECIPES
+    assert tuple(vae.PINNED) == cli.VAES
     grid = cli.parser().parse_args(["evaluate", "m", "--nfe", *map(str, (2**k for k in range(8)))])
     assert grid.nfe == [2**k for k in range(8)]
 
@@ -109,6 +110,12 @@ def cut_off(folder: Path) -> Path:
     return path
 
 
+def class_folder(folder: Path) -> Path:
+    (folder / "photos" / "cat").mkdir(parents=True)
+    (folder / "photos" / "cat" / "0.png").write_bytes(b"not read")
+    return folder / "photos"
+
+
 MISTAKES: dict[str, tuple[list[Any], str]] = {
     "no command": ([], "arguments are required: COMMAND (more: ismkit --help)"),
     "unknown command": (["fly"], "invalid choice: 'fly' (choose from"),
@@ -149,6 +156,22 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
     "no images": (["sample", "m.safetensors", "-n", "0"], "-n: must be a whole number of at least 1, got '0'"),
     "no picture": (["sample", "m.safetensors", "-o", "clothes.jpg"], "--out must end in .png, got 'clothes.jpg'"),
     "few samples": (["evaluate", "m.safetensors", "-n", "50"], "-n: must be a whole number of at least 100"),
+    "no images to encode": (["latents"], "give either the source of the images, or --verify and a folder of latents"),
+    "encode and verify": (["latents", "photos", "--verify", "latents"], "give either the source of the images, or"),
+    "no source": (
+        ["latents", "nowhere"],
+        "a source is a folder, .tar files, or OWNER/NAME on the hub, and not: nowhere",
+    ),
+    "unpinned images": (["latents", "owner/images"], "of the hub, its revision is needed: the commit, 40 hexadecimal"),
+    "images of a branch": (["latents", "owner/images", "--revision", "main"], "must be a commit, got 'main'"),
+    "unknown VAE": (
+        ["latents", class_folder, "--vae", "vae"],
+        "a VAE is sd-vae-ft-mse, sd-vae-ft-ema, a folder or OWNER",
+    ),
+    "unpinned VAE": (["latents", class_folder, "--vae", "owner/vae"], "of the hub, its revision is needed"),
+    "folder of no images": (["latents", "--vae", "x", "notebooks"], "notebooks holds no class folders with images"),
+    "no workers": (["latents", "photos", "--workers", "0"], "--workers: must be a whole number of at least 1, got '0'"),
+    "no latents": (["latents", "--verify", "nowhere"], "nowhere/manifest.json is missing"),
     "no sweep": (["sweep"], "required: NAME (more: ismkit sweep --help)"),
     "unknown sweep": (["sweep", "snakes"], "argument NAME: invalid choice: 'snakes' (choose from"),
     "unknown method": (["sweep", "gaussians", "--recipe", "ism", "ddpm"], "--recipe: invalid choice: 'ddpm'"),

@@ -21,7 +21,9 @@ from ismkit import cli, commands, config, evaluation, ladder, plot, shipped, tra
 from ismkit.checkpoint import steps
 from ismkit.evaluation import Cell, FashionJudge
 from ismkit.models import load_model
+from ismkit.photos import photo_folder
 from ismkit.sweep import Trial, read, summary
+from ismkit.vae import write_tiny_vae
 from tests.commandline import PARAMETERS, Answer, Ismkit, a_file, tiny
 from tests.conftest import ROOT
 
@@ -303,6 +305,39 @@ def test_sweep_trains_scores_and_repeats_nothing(tmp_path: Path, ismkit_: Ismkit
     assert (again.status, again.out) == (0, answer.out)
     assert files() == before
     assert read(folder / "gaussians.parquet").equals(frame)
+
+
+# ---------------------------------------------------------------- latents
+
+
+def test_latents_of_a_folder_and_their_verification(
+    tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two calls as of two processes, then the same again; a spoilt byte is found."""
+    photos, vae = photo_folder(tmp_path / "photos", per_class=2, side=16), write_tiny_vae(tmp_path / "tiny")
+    (photos / "cat" / "0001.png").write_bytes(b"")
+    command = ["latents", photos, "--vae", vae, "--side", "16", "--threads", "1", "--skip-corrupt"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    other = ismkit_(*command)
+    assert (other.status, other.err) == (0, "")
+    assert "process 1 of 2 is done; others are at work" in other.out
+    monkeypatch.setenv("RANK", "0")
+    answer = ismkit_(*command)
+    folder = tmp_path / "out" / "latents" / "imagenet16"
+    assert (answer.status, answer.err) == (0, "")
+    assert "7 images of 4 classes, each with its mirror image: 14 rows of (4, 2, 2) in 1 shards" in answer.out
+    assert f"corrupt images left out: 1, listed in {folder / 'corrupt.txt'}" in answer.out
+    said = answer.out[answer.out.index("latents: ") :]
+    assert ismkit_(*command).out.endswith(said)
+    assert ismkit_("latents", "--verify", folder).out == said
+    shard = folder / "shard-00000.arrow"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    spoilt = ismkit_("latents", "--verify", folder)
+    assert spoilt.status == 2
+    assert "shard-00000.arrow is altered" in spoilt.err
 
 
 # ---------------------------------------------------------------- sample and evaluate

@@ -13,11 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ismkit.config import RUNS, Optim, Run, describe, for_points, for_side, out_dir
+from ismkit.config import RUNS, Optim, Run, describe, for_imagenet, for_points, for_side, imagenet_latents, out_dir
 from ismkit.coupling import Coupling
-from ismkit.nets import ToyMLP
+from ismkit.data import DataError
+from ismkit.nets import PRESETS, DiT, ToyMLP
 from ismkit.objectives import RECIPES, Intrinsic, Rows
 from ismkit.wavelet import WaveletDistance, geometric_weights, l2
+
+FULL = ("imagenet256-s2", "imagenet256-b2", "imagenet256-l2", "imagenet256-xl2", "imagenet512-xl2")
+IMAGENET = ("imagenet-smoke", *FULL)
 
 # ---------------------------------------------------------------- Optim
 
@@ -169,10 +173,12 @@ def test_a_run_is_complete(run: Run) -> None:
     run.recipe.rows.blocks(run.batch_size)  # every block gets its rows
     assert run.adapt(run.recipe) == run.recipe  # it already fits its data
     for recipe in RECIPES.values():
-        assert run.adapt(recipe) == replace(recipe, distance=run.adapt(recipe).distance)
+        adapted = run.adapt(recipe)
+        assert adapted == replace(recipe, distance=adapted.distance, coupling=adapted.coupling)
+        assert adapted.coupling == recipe.coupling or run.name in IMAGENET
 
 
-@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize("run", [run for run in RUNS.values() if run.name not in FULL], ids=lambda run: run.name)
 def test_a_network_is_built_from_its_seed_alone(run: Run) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -207,3 +213,73 @@ def test_other_settings_have_another_folder(monkeypatch: pytest.MonkeyPatch, tmp
 def test_output_goes_beside_the_package_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ISMKIT_OUT", raising=False)
     assert out_dir() == Path(__file__).resolve().parent.parent / "out"
+
+
+# ---------------------------------------------------------------- ImageNet
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "side"), [("imagenet256-xl2", 800_000, 32), ("imagenet512-xl2", 300_000, 64)]
+)
+def test_the_run_of_the_paper(name: str, steps: int, side: int) -> None:
+    """What the paper states, and what the public SM code does where it does not (design notes, sections 2 and 3)."""
+    run = RUNS[name]
+    assert (run.steps, run.batch_size) == (steps, 256)
+    assert run.optim == Optim(lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1)
+    assert {run.optim.rate(step, steps) for step in (0, 1, steps // 2, steps - 1)} == {1e-4}
+    recipe = run.recipe
+    assert (recipe.fast, recipe.slow, recipe.weights) == (0.95, 0.9999, (1.0, 1.0, 1.0))
+    assert (recipe.rows.label_dropout, recipe.rows.grid.n) == (0.1, 128)
+    assert (recipe.rows.strengths.w_max, recipe.rows.strengths.step) == (3.5, 0.25)
+    assert recipe.target == Intrinsic(t_interval=0.3)
+    assert isinstance(recipe.distance, WaveletDistance)
+    assert recipe.distance.levels == 5
+    assert recipe.coupling.pool == 32
+    with torch.device("meta"):
+        net = run.net(num_classes=1000)
+    assert (net.size, net.channels, net.patch) == (side, 4, 2)
+
+
+# Parameters of SiT and DiT as published: DiT-XL/2's exactly, the others in millions.
+PUBLISHED = {"S": 33e6, "B": 130e6, "L": 458e6, "XL": 675_129_632}
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_networks_have_the_published_sizes_but_for_what_is_ours(size: str) -> None:
+    """Two more embedders (d, w); no head for sigma; positions that are fixed are not counted."""
+    with torch.device("meta"):
+        net = RUNS[f"imagenet256-{size.lower()}2"].net(num_classes=1000)
+    assert isinstance(net, DiT)
+    width, tokens = PRESETS[size]["width"], 16 * 16
+    embedder = (256 + 1) * width + (width + 1) * width
+    sigma_head = (width + 1) * 2 * 2 * 4
+    published = sum(p.numel() for p in net.parameters()) - 2 * embedder + sigma_head + tokens * width
+    assert published == pytest.approx(PUBLISHED[size], abs=0.6e6 if size != "XL" else 0)
+    if size == "XL":
+        assert sum(p.numel() for p in net.parameters()) - published == 3_248_640 - 18_448 - 294_912
+
+
+def test_coupling_at_a_thousand_classes_is_the_recipes_choice_only_where_it_couples() -> None:
+    for side in (32, 64):
+        assert for_imagenet(RECIPES["flow"], side).coupling == Coupling()
+        ism = for_imagenet(RECIPES["ism"], side)
+        assert ism == replace(RECIPES["ism"], coupling=ism.coupling)
+        assert ism.coupling.pool == RECIPES["ism"].coupling.pool
+    assert for_imagenet(RECIPES["ism"], 8).distance == for_side(RECIPES["ism"], 8).distance
+
+
+@pytest.mark.parametrize("how", ["default", "environment", "argument"])
+def test_missing_latents_are_told_with_the_way_to_make_them(
+    how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ISMKIT_OUT", str(tmp_path / "out"))
+    monkeypatch.delenv("ISMKIT_LATENTS", raising=False)
+    expected = tmp_path / "out" / "latents" / "imagenet256"
+    if how != "default":
+        monkeypatch.setenv("ISMKIT_LATENTS", str(expected := tmp_path / "mine"))
+    folder = None
+    if how == "argument":
+        folder = expected = tmp_path / "given"  # goes before the environment
+    with pytest.raises(DataError) as error:
+        imagenet_latents("imagenet256", folder)
+    assert f"no latents of imagenet256 at {expected}: make them with `ismkit latents " in str(error.value)

@@ -92,7 +92,7 @@ def test_generator_of_clothes_is_loaded(kind: str, tmp_path: Path) -> None:
 
 
 def test_generator_of_the_runs_is_loaded(tmp_path: Path) -> None:
-    for run in RUNS.values():
+    for run in (run for run in RUNS.values() if not run.name.startswith("imagenet")):
         save_model(run.build(10 if run.images else 8), tmp_path / "model.safetensors", {})
         if run.images:
             load_generator(tmp_path / "model.safetensors")

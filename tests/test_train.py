@@ -1,5 +1,6 @@
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
-from ismkit import checkpoint
+from ismkit import checkpoint, parallel
 from ismkit.checkpoint import CheckpointError
 from ismkit.config import Optim, for_points, for_side
 from ismkit.coupling import Coupling
@@ -34,8 +35,10 @@ from ismkit.ema import TwinEMA, ramped
 from ismkit.nets import DiT, ToyMLP
 from ismkit.objectives import RECIPES, Recipe
 from ismkit.path import Network, Query, interpolate
+from ismkit.preemption import REQUEUE, Preempted
 from ismkit.rows import Rows
 from ismkit.seeding import stream
+from ismkit.state import collect
 from ismkit.train import FLUSH_EVERY, DivergenceError, StepReport, TrainState, fit, training_step
 from ismkit.wavelet import WaveletDistance, geometric_weights, l2
 
@@ -97,7 +100,7 @@ def train(problem: str, steps: int, *, optim: Optim = OPTIM, **options: Any) -> 
 
 def contents(state: TrainState) -> dict[str, Tensor]:
     """All that training changes: the net, both averages, the optimiser's moments and settings."""
-    tensors, scalars = checkpoint.collect(state.net, state.optimizer, {"ema": state.ema})
+    tensors, scalars = collect(state.net, state.optimizer, {"ema": state.ema})
     return tensors | {name: torch.tensor(value) for name, value in scalars.items() if value is not None}
 
 
@@ -138,6 +141,23 @@ def test_fit_is_the_plain_loop(problem: str, shards: int) -> None:
     recipe, net, batches = PROBLEMS[problem]()
     expected = plain_loop(recipe, net.train(), batches, 6, OPTIM, shards)
     assert_same(contents(train(problem, 6, shards=shards)), expected)
+
+
+#: The first and last of 8 losses, and the sum of |weights| of the slow average, before the loop could shard.
+RECORDED = {
+    ("toy", 1): ("0x1.1994b40000000p+2", "0x1.da3df40000000p+1", "0x1.9e26d38dbfdf4p+8"),
+    ("images", 1): ("0x1.19c3900000000p+1", "0x1.2207360000000p+1", "0x1.62001f9460d40p+9"),
+    ("images", 3): ("0x1.2cc5440000000p+1", "0x1.4164e80000000p+1", "0x1.6533378d41e7cp+9"),
+}
+
+
+@pytest.mark.parametrize(("problem", "shards"), RECORDED)
+def test_one_process_trains_as_it_always_did(problem: str, shards: int) -> None:
+    """To rounding here, for other processors sum in another order; where they were recorded the bits were equal."""
+    state = train(problem, 8, shards=shards)
+    size = sum(float(p.double().abs().sum()) for p in state.ema.slow.parameters())
+    expected = [float.fromhex(number) for number in RECORDED[problem, shards]]
+    assert [state.losses[0], state.losses[-1], size] == pytest.approx(expected, rel=1e-5)
 
 
 def test_averages_follow_the_weights_of_every_step() -> None:
@@ -545,6 +565,16 @@ RUNS: dict[str, Callable[[str], TrainState]] = {
 }
 
 
+QUERY = Query(
+    torch.randn(2, 1, 8, 8, generator=stream(0, "query")), *torch.tensor([[0.2, 0.5], [0.5, 0.0], [0.0, 1.0]]),
+    torch.tensor([0, 3]),
+)  # fmt: skip
+
+
+def full_disk(*_: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
 def _worker(rank: int, port: int, folder: str) -> None:
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
@@ -558,6 +588,55 @@ def _worker(rank: int, port: int, folder: str) -> None:
 
     # A process that starts from other weights, or from none that are finite, must not matter.
     results["other weights"] = contents(multi(partial(images, seed=rank), 3))
+
+    def sharded(*args: Any, precision: Any = "no", **options: Any) -> TrainState:
+        AcceleratorState._reset_state(False)
+        GradientState._reset_state()
+        return multi(*args, accelerator=parallel.accelerator("fsdp", precision, cpu=True), **options)
+
+    results["fsdp, 2 shards"] = contents(sharded(images, 3, run_dir=f"{folder}/fsdp"))
+    results["fsdp, 4 shards"] = contents(sharded(images, 3, shards=4))
+    results["fsdp, other weights"] = contents(sharded(partial(images, seed=rank), 3))
+    results["fsdp, resumed"] = contents(sharded(images, 6, run_dir=f"{folder}/one-again", resume=True))
+    results["fsdp, recomputed"] = contents(sharded(images, 3, activation_checkpointing=True))
+    answers: list[Tensor] = []
+
+    def ask(state: TrainState, report: StepReport) -> None:
+        answers.append(state.ema.slow(*QUERY).detach())
+
+    ask.everywhere = True  # type: ignore[attr-defined]
+    state = sharded(images, 3, hooks=[ask])
+    results["fsdp, losses"] = state.losses
+    plain = parallel.unsharded(state.ema.slow)
+    results["fsdp, answer"] = (answers, plain(*QUERY).detach(), type(plain).__name__, dict(plain.named_parameters()))
+    held = [*state.net.parameters(), *state.ema.fast.parameters(), *state.ema.slow.parameters()]
+    results["fsdp, held"] = [(p.dtype, p.to_local().numel(), p.numel()) for p in held]  # type: ignore[attr-defined]
+    half = sharded(images, 3, precision="bf16")
+    results["fsdp, bf16"] = (half.losses, {p.dtype for p in (*half.net.parameters(), *half.ema.parameters())})
+    AcceleratorState._reset_state(False)
+    GradientState._reset_state()
+
+    # A signal that one process gets ends both, after the same step.
+    def signalled(state: TrainState, report: StepReport) -> None:
+        if rank == 1 and report.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    signalled.everywhere = True  # type: ignore[attr-defined]
+    try:
+        multi(images, 6, run_dir=f"{folder}/ended", hooks=[signalled])
+    except Preempted as end:
+        results["ended"] = (end.step, end.code, checkpoint.steps(f"{folder}/ended"))
+    results["ended, then resumed"] = contents(multi(images, 6, run_dir=f"{folder}/ended", resume=True))
+
+    # What fails on the main process alone is told to both.
+    write = checkpoint._write_tensors
+    if rank == 0:
+        checkpoint._write_tensors = full_disk
+    try:
+        multi(images, 6, save_every=2, run_dir=f"{folder}/full")
+    except CheckpointError as error:
+        results["full disk"] = str(error)
+    checkpoint._write_tensors = write
 
     # The wrapped network is called, once per micro-batch, and gradients meet in the last one only.
     synced = []
@@ -606,6 +685,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Two:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
+    shutil.copytree(folder / "one", folder / "one-again")  # FSDP goes on from there
     start_processes(_worker, (port, str(folder)), nprocs=2, start_method="spawn")
     return Two(folder, [torch.load(folder / f"rank{rank}.pt") for rank in range(2)], one)
 
@@ -672,6 +752,218 @@ def test_every_process_refuses_and_diverges_alike(two: Two) -> None:
         assert rank["diverged"].startswith("step 5: ")
         assert "gradient norm nan; the last good checkpoint is of step 4" in rank["diverged"]
     assert checkpoint.steps(two.folder / "nan") == [2, 4]
+
+
+def test_sharded_processes_train_like_one(two: Two) -> None:
+    for name in ("2 shards", "4 shards"):
+        assert_same(two.ranks[0][f"fsdp, {name}"], two.ranks[1][f"fsdp, {name}"])
+        expected = two.one[f"float32, {name}"]
+        assert two.ranks[0][f"fsdp, {name}"].keys() == expected.keys()
+        for key, value in expected.items():  # the norm is summed up by shards: measured 6e-8
+            torch.testing.assert_close(
+                two.ranks[0][f"fsdp, {name}"][key], value, rtol=0, atol=SUM_ORDER[value.dtype], msg=key
+            )
+    assert_same(two.ranks[0]["fsdp, other weights"], two.ranks[0]["fsdp, 2 shards"])
+    assert_same(two.ranks[0]["fsdp, recomputed"], two.ranks[0]["fsdp, 2 shards"])
+
+
+def test_sharded_and_replicated_losses_are_those_of_one(two: Two) -> None:
+    losses = multi(images, 3).losses
+    for rank in two.ranks:
+        assert rank["fsdp, losses"] == pytest.approx(losses, rel=1e-6)
+        assert rank["losses"] == pytest.approx(multi(images, 2, shards=6).losses, rel=1e-6)
+        half, kept = rank["fsdp, bf16"]
+        assert half == pytest.approx(losses, rel=0.02)  # bf16 rounds at 0.4 %
+        assert half != losses
+        assert kept == {torch.float32}
+
+
+def test_each_process_holds_its_share_in_float32(two: Two) -> None:
+    one, other = (rank["fsdp, held"] for rank in two.ranks)
+    assert len(one) == len(other) == 3 * len(list(images()[1].parameters()))
+    for (dtype, mine, whole), (_, theirs, _) in zip(one, other, strict=True):
+        assert dtype == torch.float32
+        assert mine + theirs == whole
+
+
+def test_a_sharded_average_answers_as_its_whole_copy(two: Two) -> None:
+    saved = two.ranks[0]["fsdp, 2 shards"]
+    for rank in two.ranks:
+        answers, plain, kind, weights = rank["fsdp, answer"]
+        assert len(answers) == 3  # the hook was called on each process
+        assert kind == "DiT"
+        torch.testing.assert_close(answers[-1], plain, rtol=1e-6, atol=1e-7)
+        assert not torch.equal(answers[-1], answers[-2])  # and sees what the last update left
+        assert_same(weights, {name: saved[f"extra.ema.averages.1.module.{name}"] for name in weights})
+
+
+def test_resume_between_one_process_and_shards(two: Two) -> None:
+    whole = contents(multi(images, 6))
+    back = contents(multi(images, 6, run_dir=two.folder / "fsdp", resume=True))
+    for found in (back, *(rank["fsdp, resumed"] for rank in two.ranks)):
+        assert found.keys() == whole.keys()
+        for key, value in whole.items():
+            torch.testing.assert_close(found[key], value, rtol=0, atol=SUM_ORDER[value.dtype], msg=key)
+
+
+def test_a_signal_to_one_process_ends_all_after_one_step_more(two: Two) -> None:
+    whole = contents(multi(images, 6))
+    for rank in two.ranks:
+        assert rank["ended"] == (4, REQUEUE, [4])  # sent after step 2, told in step 3, answered after step 4
+        assert_same(rank["ended, then resumed"], whole)
+
+
+def test_a_disk_that_is_full_on_the_main_process_is_told_to_all(two: Two) -> None:
+    for rank in two.ranks:
+        assert "step_00000002/state.safetensors cannot be written" in rank["full disk"]
+        assert "No space left on device" in rank["full disk"]
+    assert checkpoint.steps(two.folder / "full") == []
+
+
+# ---------------------------------------------------------------- signals, and processes that die or hang
+
+
+def test_a_signal_saves_and_ends_with_the_status_that_a_scheduler_queues_again(tmp_path: Path) -> None:
+    """By the module's own command line, which is that of `ismkit train`."""
+    run_dir = tmp_path / "run"
+    command = [sys.executable, "-m", "ismkit.train", "gaussians", "--batch-size", "64", "--save-every", "100"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CI": "1", "PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen([*command, "--run-dir", str(run_dir)], cwd=ROOT, env=environment, text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    while child.poll() is None and not checkpoint.steps(run_dir):
+        time.sleep(0.01)
+    child.send_signal(signal.SIGUSR1)
+    _, errors = child.communicate()
+    assert child.returncode == REQUEUE == 75, errors
+    last = checkpoint.steps(run_dir)[-1]
+    assert last > 100
+    assert errors == f"ismkit: ended by a signal at step {last}; its checkpoint is in {run_dir}\n"
+    assert not (run_dir / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_loses_nothing_and_is_nobodys_without_a_folder(number: signal.Signals, tmp_path: Path) -> None:
+    def send(state: TrainState, report: StepReport) -> None:
+        if report.step == 3:
+            os.kill(os.getpid(), number)
+
+    came: list[int] = []
+    before = signal.signal(number, lambda number, _: came.append(number))
+    try:
+        with pytest.raises(Preempted, match="ended by a signal at step 4") as info:
+            train("toy", 6, run_dir=tmp_path, hooks=[send])
+        assert (info.value.step, info.value.code, came) == (4, REQUEUE, [])
+        train("toy", 6, hooks=[send])  # there is nowhere to save: the handler that was there gets it
+        assert came == [number]
+    finally:
+        signal.signal(number, before)
+    assert checkpoint.steps(tmp_path) == [4]
+    resumed = train("toy", 6, run_dir=tmp_path, resume=True)
+    assert_same(contents(resumed), contents(train("toy", 6)))
+
+
+def test_a_signal_in_the_last_step_is_the_end_that_it_asks_for(tmp_path: Path) -> None:
+    def send(state: TrainState, report: StepReport) -> None:
+        if report.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert train("toy", 3, run_dir=tmp_path, hooks=[send]).step == 3
+
+
+def lose_a_process(run_dir: str, rank: int, port: int, how: str) -> None:
+    """What each process of the next test does: the second dies, or hangs, after step 5."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "yes"}  # fmt: skip
+
+    def lost(state: TrainState, report: StepReport) -> None:
+        if rank == 1 and report.step == 5:
+            os.kill(os.getpid(), signal.SIGKILL if how == "dies" else signal.SIGSTOP)
+
+    lost.everywhere = True  # type: ignore[attr-defined]
+    timeout = 600 if how == "dies" else 5
+    accelerator = parallel.accelerator(cpu=True, timeout=timeout)
+    multi(images, 100, run_dir=run_dir, save_every=2, hooks=[lost], accelerator=accelerator)
+
+
+def test_no_process_waits_for_ever_for_one_that_died_or_hangs(tmp_path: Path) -> None:
+    pairs: dict[str, list[subprocess.Popen[str]]] = {}
+    for how in ("dies", "hangs"):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        call = (
+            f"from tests.test_train import lose_a_process as run; run({str(tmp_path / how)!r}, {{}}, {port}, {how!r})"
+        )
+        pairs[how] = [python(call.format(rank)) for rank in range(2)]
+    try:
+        for how, (left, _) in pairs.items():
+            _, errors = left.communicate(timeout=120)
+            assert left.returncode == 1, errors
+            assert ("Timed out" if how == "hangs" else "Connection") in errors, errors
+            assert checkpoint.steps(tmp_path / how) == [2, 4]
+    finally:
+        for pair in pairs.values():
+            for process in pair:
+                process.kill()
+                process.communicate()
+    resumed = multi(images, 6, run_dir=tmp_path / "dies", save_every=2, resume=True)  # one process goes on
+    assert_same(contents(resumed), contents(multi(images, 6)))
+
+
+# ---------------------------------------------------------------- compiled, recomputed
+
+
+def test_recomputed_blocks_give_the_same_bits() -> None:
+    expected = contents(train("images", 4))
+    calls: list[bool] = []
+
+    def count(state: TrainState, report: StepReport) -> None:
+        calls.append(all(block.recompute for block in state.net.blocks))  # type: ignore[union-attr, attr-defined]
+
+    recomputed = train("images", 4, activation_checkpointing=True, hooks=[count])
+    assert_same(contents(recomputed), expected)
+    assert calls == [True] * 4
+
+
+def test_a_recomputed_block_keeps_its_input_alone() -> None:
+    _, net, _ = images()
+    saved: dict[bool, int] = {}
+    for recompute in (False, True):
+        net.blocks[0].recompute = recompute
+        kept: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x.numel()) or x, lambda x: x):
+            net.blocks[0](torch.randn(4, 16, 16, requires_grad=True), torch.randn(4, 16))
+        saved[recompute] = sum(kept)
+    assert saved[True] <= 4 * 16 * 16 + 4 * 16 < saved[False] / 10
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """`torch.compile` without its code generator, which takes a minute: the graphs are traced and run as they are."""
+    graphs: list[int] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(len(graph.graph.nodes))
+        return aot_eager(graph, inputs)
+
+    aot_eager = torch._dynamo.lookup_backend("aot_eager")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    torch._dynamo.reset()
+    return graphs
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # Dynamo looks at it
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_compiled_networks_train_as_eager_ones_under_their_own_names(problem: str, traced: list[int]) -> None:
+    expected = train(problem, 3)
+    assert not traced
+    state = train(problem, 3, compile=True)
+    assert traced
+    assert state.losses == pytest.approx(expected.losses, rel=1e-5)
+    found = contents(state)
+    assert found.keys() == contents(expected).keys()
+    for key, value in contents(expected).items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5, msg=key)
 
 
 # ---------------------------------------------------------------- mixed precision
@@ -845,6 +1137,8 @@ class NoClasses(nn.Module):
             "the fast decay must not exceed the slow one, got fast=0.99, slow=0.9",
         ),
         ({"accumulate": 2}, "gradient_accumulation_steps=1, got 2: accumulate with shards"),
+        ({"activation_checkpointing": True}, "activation_checkpointing needs a network with blocks, such as DiT"),
+        ({"net": torch.compile(ToyMLP(width=8))}, "net must be the plain network, got a OptimizedModule"),
     ],
 )
 def test_settings_are_refused_before_any_work(

@@ -19,7 +19,7 @@ import scipy
 import torch
 
 import ismkit
-from tests.bench import coupling, imports, ladder, memory, sampling, step
+from tests.bench import coupling, imagenet, imports, ladder, memory, sampling, step
 from tests.bench.common import SIZES, Row, Sizes, tiny
 
 BENCHES: dict[str, Callable[[Sizes], Iterator[Row]]] = {
@@ -29,6 +29,7 @@ BENCHES: dict[str, Callable[[Sizes], Iterator[Row]]] = {
     "sampling": sampling.run,
     "ladder": ladder.run,
     "memory": memory.run,
+    "imagenet": imagenet.run,
     "imports": imports.run,
 }
 HEAD = ("what", "median", "quartiles", "n", "goal", "")
