@@ -74,14 +74,14 @@ def test_ties_and_equal_values_end_in_a_permutation() -> None:
 
 
 def test_a_share_of_the_gain_that_spread_over_seeds_allows() -> None:
-    # Clustered data in 16 dimensions; measured over 20 seeds: 0.9937 with spread 0.0011.
+    # Clustered data in 16 dimensions; measured over 20 seeds: 0.9915 with spread 0.0016.
     for seed in range(3):
         data = Labelled(normal(300, 16, seed=seed) + 3 * normal(4, 16, seed=7).repeat(75, 1), torch.zeros(300).long(),
                         1, ("",))  # fmt: skip
         noise = normal(300, 16, seed=100 + seed)
         values = gains(noise, data.x)
         found = total(values, auction(values, 0.1 * float(values.std()), 0.01)[0])
-        assert 0.985 < found / best(values) <= 1 + 1e-6
+        assert 0.98 < found / best(values) <= 1 + 1e-6
 
 
 @given(st.integers(2, 30), st.integers(1, 20), seeds)

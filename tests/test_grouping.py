@@ -84,10 +84,9 @@ def test_every_sample_is_handed_out_once_per_epoch(pool: int, size: int, shards:
     period = pool * size * shards
     turns = -(-epochs * n // period)
     drawn = [rows(batches, turns * pool, 0, shard, shards) for shard in range(shards)]
-    # In the order of the pools, the shards of a period in turn, the epochs follow one another but for shuffling within
-    # pools: a pool may hold the end of one and the start of the next.
-    pools = [sum(drawn[shard][p * pool : (p + 1) * pool], []) for p in range(turns) for shard in range(shards)]
-    counts = torch.bincount(torch.tensor(sum(pools, [])), minlength=n)
+    # The shards of a period in turn, the epochs follow one another.
+    pools = [one for p in range(turns) for shard in range(shards) for one in drawn[shard][p * pool : (p + 1) * pool]]
+    counts = torch.tensor(pools).flatten().bincount(minlength=n)
     whole, rest = divmod(turns * period, n)
     assert int(counts.min()) == whole
     assert int(counts.max()) == whole + (rest > 0)
