@@ -126,8 +126,9 @@ def pools_page() -> str:
         trained.append([name, str(len(values[0])), *(f"{value.mean().item():.3g}" for value in values)])
 
     def table(rows: list[list[str]]) -> str:
-        lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-        return "\n".join(f"| {' | '.join(cell.replace('|', r'\|') for cell in line)} |" for line in lines)
+        cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+        lines = [cells[0], ["---"] * len(cells[0]), *cells[1:]]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     text = (BOOK / "pools.md").read_text()
     text = text.replace("<!-- table -->", table(couplings)).replace("<!-- training -->", table(trained))
