@@ -7,6 +7,7 @@ the ledger, the benchmarks and the modules. Notebooks that are not written yet a
 from __future__ import annotations
 
 import ast
+import csv
 import re
 import shutil
 import sys
@@ -17,7 +18,7 @@ import nbformat
 from conf import anchor
 from sphinx.cmd.build import main as sphinx_build
 
-from ismkit import ladder, ledger, sweep
+from ismkit import ladder, ledger, studies, sweep
 from ismkit.notebooks import NOTEBOOKS, solutions
 from ismkit.studies import FOLDER
 
@@ -33,7 +34,7 @@ PARTS = {
     "Integration": ["08", "09"],
     "Full scale": ["10", "11", "12", "failures"],
     "Claims": ["13", "ledger"],
-    "Reference": ["sweeps", "timings", "api", "solutions"],
+    "Reference": ["sweeps", "pools", "timings", "api", "solutions"],
 }
 
 
@@ -55,6 +56,7 @@ def lay_out(source: Path) -> None:
     shutil.copy(ROOT / "tests" / "bench" / "RESULTS.md", source / "timings.md")
     (source / "ledger.md").write_text("\n".join(ledger_page()))
     (source / "sweeps.md").write_text("\n".join(sweeps_page()))
+    (source / "pools.md").write_text(pools_page())
     if answers := list(solutions_page()):
         (source / "solutions.md").write_text("\n".join(["# Solutions of the exercises", "", *answers]))
     modules = sorted(path for path in (ROOT / "ismkit").glob("*.py") if not path.stem.startswith("_"))
@@ -111,6 +113,27 @@ def sweeps_page() -> Iterator[str]:
             rows += [[variant, *cells] for variant, cells in zip(text.index, text.to_numpy(), strict=True)]
             lines = (f"| {' | '.join(row)} |".replace(" ± ", "\u202f±\u202f") for row in rows)
             yield from [f"Frechet distance, {where}", "", *lines, ""]
+
+
+def pools_page() -> str:
+    """The study of pools of many classes: its text with the table of couplings and that of trained networks."""
+    with (FOLDER / "pools.csv").open() as file:
+        couplings = list(csv.reader(file))
+    results = studies.read("pools")
+    measures = [f"{what}, {nfe} NFE, w = {w}" for what in ("frechet", "agreement") for nfe in (1, 4) for w in (0, 1)]
+    trained = [["noise", "seeds", "loss", *measures]]
+    for name in dict.fromkeys(result["variant"] for result in results):
+        values = [studies.column(results, name, key) for key in ("loss", *measures)]
+        trained.append([name, str(len(values[0])), *(f"{value.mean().item():.3g}" for value in values)])
+
+    def table(rows: list[list[str]]) -> str:
+        cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+        lines = [cells[0], ["---"] * len(cells[0]), *cells[1:]]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    text = (BOOK / "pools.md").read_text()
+    text = text.replace("<!-- table -->", table(couplings)).replace("<!-- training -->", table(trained))
+    return f"# Pools of many classes\n\n{text}"
 
 
 def solutions_page() -> Iterator[str]:

@@ -140,6 +140,8 @@ class AuctionCoupling(Coupling):
             raise ValueError(f"epsilon must be at least 1e-4 of the standard deviation, got {self.epsilon}")
         if not 0 <= self.stop <= 1:
             raise ValueError(f"stop must be a share in [0, 1], got {self.stop}")
+        if self.device.partition(":")[0] not in ("cpu", "cuda"):
+            raise ValueError(f"device must be cpu, cuda or cuda:N, got {self.device!r}")
 
     def assign(self, x0: Tensor, x1: Tensor) -> Tensor:
         """A permutation ``p``, (n,) long on the CPU, such that ``x0[p]`` is coupled to ``x1``, both (n, ...)."""

@@ -217,7 +217,7 @@ def _fsdp(units: list[tuple[float, bool]], gather: float, scatter: float) -> flo
             sent = max(sent, waiting) + scatter
         before, done = done, max(done, arrived) + seconds
         waiting = done if has_gradients else None
-    return done if waiting is None else max(sent, waiting) + scatter
+    return max(done, sent if waiting is None else max(sent, waiting) + scatter)
 
 
 def plan(

@@ -21,10 +21,10 @@ class ClassGroups:
     """How the pools of a stream are grouped by class.
 
     Attributes:
-        pool: K, the batches in one pool: that of the coupling, :attr:`ismkit.coupling.Coupling.pool`.
-        classes: how many classes a pool holds, about: pieces are of ``K M / classes`` rows if the class allows, and a
-            pool that begins or ends within a piece holds one class more. Where a class has fewer rows than that, or
-            much more than one piece, pieces differ from it by up to a third (or are all of the class).
+        pool: K, the batches in one pool: that of the coupling, ``Coupling.pool``.
+        classes: how many classes a pool holds, about. Pieces of a class are equal, and as near to ``K M / classes``
+            rows as that allows: a class with fewer rows is one piece, and a pool that begins or ends within a piece
+            holds one class more.
     """
 
     pool: int

@@ -19,13 +19,15 @@ import scipy
 import torch
 
 import ismkit
-from tests.bench import coupling, imagenet, imports, ladder, memory, sampling, step
+from tests.bench import coupling, imagenet, imports, ladder, memory, plan, sampling, step
 from tests.bench.common import SIZES, Row, Sizes, tiny
 
 BENCHES: dict[str, Callable[[Sizes], Iterator[Row]]] = {
     "step": step.run,
     "coupling": coupling.run,
     "solvers": coupling.solvers,
+    "auction": coupling.auctions,
+    "plan": plan.run,
     "sampling": sampling.run,
     "ladder": ladder.run,
     "memory": memory.run,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ismkit import coupling, data
+from ismkit.auction import AuctionCoupling, auction, gains
 from ismkit.coupling import Coupling, assign
 from ismkit.data import Batches
 from ismkit.seeding import stream
@@ -136,6 +137,42 @@ def solvers(sizes: Sizes) -> Iterator[Row]:
     finally:
         coupling.LOW_DIMENSION = rule
         torch.set_num_threads(threads)
+
+
+def auctions(sizes: Sizes) -> Iterator[Row]:
+    """The auction against the exact solver: seconds in turns, one CPU thread, and the share of the exact gain.
+
+    On a GPU, from tensors on the CPU and back (as training does it), and the auction alone.
+    """
+    threads, largest = torch.get_num_threads(), max(sizes.solver_sizes)
+    torch.set_num_threads(1)
+    try:
+        for n in (*sizes.solver_sizes, *((2 * largest,) if sizes.device == "cuda" else ())):
+            for dimension in (2, 784, 4096):
+                x0, x1 = torch.randn(n, dimension, generator=stream(0, "noise", n)), _points(n, dimension)
+                held = {name: AuctionCoupling(1, exact=0, device=name) for name in {"cpu", sizes.device}}
+                jobs: dict[str, Callable[[], object]] = {"exact": partial(assign, x0, x1)}
+                jobs |= {name: partial(kind.assign, x0, x1) for name, kind in held.items()}
+                if sizes.device == "cuda":
+                    values = gains(x0.cuda(), x1.cuda())
+                    jobs["cuda, alone"] = partial(auction, values, 0.1 * float(values.std()), 0.01)
+                seconds = take_turns(jobs, 3 if n <= 1024 else 1, sizes.device, warm=int(n <= 1024))
+                where = f"n = {n}, {dimension} dimensions"
+                for name in jobs:
+                    if name != "exact":
+                        yield median(f"auction on {name}, {where}", seconds[name], "s")
+                        yield ratio(
+                            f"exact solver over the auction on {name}, {where}", seconds["exact"], seconds[name]
+                        )
+                best, found = (_gain(x0, x1, p) for p in (assign(x0, x1), held[sizes.device].assign(x0, x1)))
+                yield Row(f"share of the exact gain over random pairing, {where}", 100 * found / best, "%")
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _gain(x0: Tensor, x1: Tensor, p: Tensor) -> float:
+    """What a permutation saves of half the squared distances, against random pairing."""
+    return float(((x0 - x0.mean(0))[p] * (x1 - x1.mean(0))).double().sum())
 
 
 def _points(n: int, dimension: int) -> Tensor:
