@@ -49,7 +49,7 @@ def accelerator(
             which has nobody to share with, the same.
         precision: ``"bf16"`` computes under autocast; weights, averages, moments and the sums of gradients over the
             processes stay in float32. FSDP2 sends weights in it.
-        cpu: gloo on the CPU, where there is a GPU too.
+        cpu: gloo on the CPU, where there is a GPU too. Without one it needs no saying.
         timeout: seconds that a process waits for the others, and so for the main one while it writes a checkpoint.
 
     Raises:
@@ -58,6 +58,8 @@ def accelerator(
     for name, value, kinds in (("mode", mode, get_args(Mode)), ("precision", precision, get_args(Precision))):
         if value not in kinds:
             raise ValueError(f"{name} must be one of {', '.join(kinds)}, got {value!r}")
+    # Accelerate alone would take several processes without a GPU for as many single ones.
+    cpu = cpu or ("WORLD_SIZE" in os.environ and not torch.cuda.is_available())
     wait = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))
     if mode == "ddp":
         views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # else gradients are held twice
