@@ -1158,7 +1158,7 @@ def test_settings_are_refused_before_any_work(
 def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = Accelerator(cpu=True)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="accelerator knows of 1 process, but 2 were launched: make it by ismkit.par"):
+    with pytest.raises(ValueError, match="accelerator knows of 1 process, but 2 were launched: make it"):
         train("toy", 1, accelerator=alone)
 
 
