@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel
 
-from ismkit.parallel import reshard
+from ismkit.parallel import is_shard, reshard
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
@@ -94,6 +96,6 @@ def _average(net: nn.Module, decay: float) -> AveragedModel:
     return average.eval().requires_grad_(False)
 
 
-def _local(tensors: Tensors) -> list[Tensor]:
+def _local(tensors: Sequence[Any]) -> list[Tensor]:
     """The share of each that this process holds."""
-    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    return [tensor.to_local() if is_shard(tensor) else tensor for tensor in tensors]

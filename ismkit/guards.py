@@ -28,6 +28,10 @@ def check(
         _check_count(name, value)
     if type(seed) is not int:
         raise ValueError(f"seed must be an integer, got {seed!r}")
+    if accelerator.num_processes == 1 < (launched := int(os.environ.get("WORLD_SIZE", "1"))):
+        raise ValueError(  # each would train by itself, all into one folder
+            f"accelerator knows of 1 process, but {launched} were launched: make it by ismkit.parallel.accelerator()"
+        )
     if shards % accelerator.num_processes:
         raise ValueError(f"shards must be a multiple of the {accelerator.num_processes} processes, got {shards}")
     if accelerator.gradient_accumulation_steps != 1:

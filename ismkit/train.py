@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
@@ -263,6 +264,5 @@ def fit(
 
 
 if __name__ == "__main__":
-    from ismkit.cli import main
-
-    sys.exit(main(["train", *sys.argv[1:]]))
+    sys.argv.insert(1, "train")
+    runpy.run_module("ismkit.cli", run_name="__main__")

@@ -1155,6 +1155,13 @@ def test_settings_are_refused_before_any_work(
     assert not list(tmp_path.iterdir())
 
 
+def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Accelerator(cpu=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="accelerator knows of 1 process, but 2 were launched: make it"):
+        train("toy", 1, accelerator=alone)
+
+
 def test_more_shards_than_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="batch_size 16 x shards 32 exceeds the 256 samples"):
         train("toy", 1, shards=32)
