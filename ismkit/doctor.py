@@ -41,7 +41,7 @@ PURPOSE = {
     "datasets": "image folders and shards",
     "ray": "sweeps: many trainings side by side",
     "pandas": "tables of results",
-    "pyarrow": "tables of results as Parquet",
+    "pyarrow": "tables of results as Parquet, latents",
     "filelock": "one sweep at a time in a folder",
     "matplotlib": "figures",
     "seaborn": "figures",
