@@ -8,12 +8,10 @@ again, and what is written is a function of the source, the VAE and the batch si
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,9 +23,10 @@ from ismkit.data import DataError
 from ismkit.files import replacing
 from ismkit.pixels import decoded
 from ismkit.progress import progress as progress_bar
-from ismkit.shards import FORMAT, MANIFEST, VERSION, moment_sums, read_manifest, statistics, write_manifest, write_shard
+from ismkit.shards import FORMAT, VERSION, moment_sums, read_manifest, statistics, write_manifest, write_shard
 from ismkit.sources import Source
 from ismkit.vae import ImageVAE
+from ismkit.workers import run_workers
 
 PLAN, CORRUPT = "plan.json", "corrupt.txt"
 
@@ -231,7 +230,7 @@ def encode(
         if workers == 1:
             job.run(rank, world, tick)
         elif todo:
-            _run_workers(job, workers, rank, world, tick)
+            run_workers(job.run, workers, rank, world, tick)
     return None if job.finish() is None else read_manifest(job.folder)
 
 
@@ -253,52 +252,6 @@ def report(folder: Path, manifest: dict[str, Any]) -> str:
             + (f", listed in {folder / CORRUPT}" if manifest["corrupt"] else ""),
         ]
     )
-
-
-def _run_workers(job: Encoding, workers: int, rank: int, world: int, tick: Callable[[int, int], None]) -> None:
-    context = multiprocessing.get_context("spawn")  # fork and CUDA do not go together
-    shared = (context.Array("q", 2), context.Event())
-    seen = (0, 0)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_share, initargs=(*shared, workers)) as pool:
-        futures = [pool.submit(_work, job, rank * workers + k, world * workers) for k in range(workers)]
-        waiting: set[Future[None]] = set(futures)
-        while waiting:
-            done, waiting = wait(waiting, timeout=0.5)
-            before, seen = seen, (shared[0][0], shared[0][1])
-            tick(seen[0] - before[0], seen[1] - before[1])
-            if any(future.exception() for future in done):
-                shared[1].set()  # the others end after their batch
-    errors = [error for future in futures if (error := future.exception()) and not isinstance(error, _StoppedError)]
-    if errors and isinstance(errors[0], BrokenProcessPool):
-        raise DataError(
-            f"a worker died, by lack of memory or by a kill. {MANIFEST} is not written; finished shards are kept: the "
-            "same command goes on"
-        ) from errors[0]
-    if errors:
-        raise errors[0]
-
-
-class _StoppedError(Exception):
-    """Another worker failed."""
-
-
-_shared: dict[str, Any] = {}
-
-
-def _share(count: Any, stop: Any, workers: int) -> None:
-    _shared.update(count=count, stop=stop)
-    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
-
-
-def _work(job: Encoding, rank: int, world: int) -> None:
-    def tick(images: int, shards: int) -> None:
-        with _shared["count"].get_lock():
-            _shared["count"][0] += images
-            _shared["count"][1] += shards
-        if _shared["stop"].is_set():
-            raise _StoppedError
-
-    job.run(rank, world, tick)
 
 
 def _moments(vae: ImageVAE, pixels: np.ndarray) -> np.ndarray:

@@ -6,10 +6,20 @@ import io
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
-from ismkit.sources import Item
+#: Of the names of image files.
+ENDINGS = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
+
+
+class Item(NamedTuple):
+    """An image as stored, not decoded: its name in the source, its class, the bytes of its file."""
+
+    name: str
+    label: int
+    data: bytes
 
 
 def center_crop(data: bytes, side: int) -> np.ndarray:

@@ -16,9 +16,9 @@ import torch
 from ismkit.data import DataError
 from ismkit.encode import Encoding, encode, row_bytes
 from ismkit.photos import photo_folder
-from ismkit.pixels import center_crop
+from ismkit.pixels import Item, center_crop
 from ismkit.shards import LatentShards, read_manifest
-from ismkit.sources import ImageFolder, Item
+from ismkit.sources import ImageFolder
 from ismkit.vae import ImageVAE, write_tiny_vae
 
 pytest.importorskip("diffusers")

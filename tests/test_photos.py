@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import skimage
 import torch
+from PIL import Image
 
 from ismkit import photos
 from ismkit.data import DataError
 from ismkit.metrics import radial_spectrum
-from ismkit.photos import PHOTOGRAPHS, photograph, photographs
+from ismkit.photos import COLOURED, PHOTOGRAPHS, photo_folder, photograph, photographs
 
 
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
@@ -110,3 +111,36 @@ def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", no_pooch)
     for name in PHOTOGRAPHS:
         photograph.__wrapped__(name)
+
+
+def test_photo_folder_is_pictures_in_class_folders(tmp_path: Path) -> None:
+    """Each one is a window of its photograph: the means of its colours lie in the photograph's range."""
+    folder = photo_folder(tmp_path / "photos", per_class=2, side=24, seed=3)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(COLOURED)
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    assert files == sorted(f"{name}/{k:04d}.png" for name in COLOURED for k in range(2))
+    pictures = {}
+    for file in files:
+        with Image.open(folder / file) as picture:
+            assert (picture.size, picture.mode) == ((24, 24), "RGB")
+            pictures[file] = np.asarray(picture)
+    assert not np.array_equal(pictures["cat/0000.png"], pictures["cat/0001.png"])
+    again = photo_folder(tmp_path / "again", per_class=2, side=24, seed=3)
+    other = photo_folder(tmp_path / "other", per_class=2, side=24, seed=4)
+    for file in files:
+        assert (again / file).read_bytes() == (folder / file).read_bytes()
+        assert (other / file).read_bytes() != (folder / file).read_bytes()
+    rocket, coffee = pictures["rocket/0000.png"].mean((0, 1)), pictures["coffee/0000.png"].mean((0, 1))
+    assert rocket[2] > rocket[0], "a blue sky"
+    assert coffee[0] > coffee[2], "a brown table"
+
+
+def test_photo_folder_overwrites_nothing_and_refuses_nonsense(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(DataError, match="is not empty: give a new folder"):
+        photo_folder(tmp_path, per_class=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    for options in ({"per_class": 0}, {"per_class": 1, "side": 0}):
+        with pytest.raises(ValueError, match="must be at least 1, got 0"):
+            photo_folder(tmp_path / "new", **options)
+    assert not (tmp_path / "new").exists()

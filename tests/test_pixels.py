@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from ismkit.pixels import center_crop, decoded
-from ismkit.sources import Item
+from ismkit.pixels import Item, center_crop, decoded
 
 Image = pytest.importorskip("PIL.Image")
 
