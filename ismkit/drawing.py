@@ -1,11 +1,11 @@
 """Samples of a latent-space model on disk: drawn once, over many processes, gone on with after a kill.
 
-Sample i has label ``i mod num_classes`` and noise that is a function of the seed and of i alone. So a set does not depend
-on the number of processes, on when it was interrupted, or on n: the first 10 000 samples of 50 000 are the set of 10 000.
-(The batch size changes how kernels round: with another one, a few numbers in a thousand differ by one level of 255.)
+Sample i has label ``i mod num_classes`` and noise that is a function of the seed and of i alone. So a set does not
+depend on the number of processes, on when it was interrupted, or on n: the first 10 000 samples of 50 000 are the set
+of 10 000. (The batch size changes how kernels round: with another one, some numbers differ by one level of 255.)
 
-A folder holds ``manifest.json`` and shards ``00000.safetensors`` with ``images`` (m, 3, H, W) uint8 and ``y`` (m,) int64.
-Each file is whole or not there, and each shard holds the sum of its contents; so a kill costs the shards under way.
+A folder holds ``manifest.json`` and shards ``00000.safetensors`` with ``images`` (m, 3, H, W) uint8 and ``y`` (m,)
+int64. Each file is whole or not there, and each shard holds the sum of its contents; a kill costs the shards under way.
 """
 
 from __future__ import annotations
@@ -167,12 +167,13 @@ def draw(
     folder, state, shape = Path(folder), PartialState(), latent_shape(net)
     num_classes = int(net.num_classes)  # type: ignore[arg-type]
     size = (3, shape[1] * vae.factor, shape[2] * vae.factor)
-    wanted = {
-        **{"model": dict(model), "vae": dict(vae.identity), "nfe": cell.nfe, "w": float(cell.w), "n": cell.n},
-        **{"seed": cell.seed, "num_classes": num_classes, "latents": list(shape), "images": list(size)},
-        **{"shard": shard, **PROTOCOL},
-    }
-    wanted = json.loads(json.dumps(wanted))
+    wanted = json.loads(
+        json.dumps(
+            {"model": dict(model), "vae": dict(vae.identity), "nfe": cell.nfe, "w": float(cell.w), "n": cell.n}
+            | {"seed": cell.seed, "num_classes": num_classes, "latents": shape, "images": size, "shard": shard}
+            | PROTOCOL
+        )
+    )
     count = math.ceil(cell.n / shard)
     # One process looks, or the others might see the first new shards; a refusal is raised by all of them alike.
     plan: list[Any] = [_pending(folder, wanted, count) if state.is_main_process else None]
@@ -235,7 +236,9 @@ def _manifest(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError) as error:
-        raise SampleError(f"{folder / MANIFEST} is truncated or altered ({error}): delete it, and draw again") from error
+        raise SampleError(
+            f"{folder / MANIFEST} is truncated or altered ({error}): delete it, and draw again"
+        ) from error
     return found
 
 
@@ -260,7 +263,9 @@ def _pending(folder: Path, wanted: dict[str, Any], count: int) -> list[int] | st
     if other := [key for key in {**wanted, **here} if wanted.get(key) != here.get(key)]:
         told = "; ".join(f"{key} is {here.get(key)} there and {wanted.get(key)} now" for key in other)
         return f"{folder} holds other samples: {told}. Take another folder, or delete it"
-    strange = [path.name for path in folder.glob("*.safetensors") if path not in [_path(folder, k) for k in range(count)]]
+    strange = [
+        path.name for path in folder.glob("*.safetensors") if path not in [_path(folder, k) for k in range(count)]
+    ]
     if strange or (not found and _path(folder, 0).exists()):
         return f"{folder} holds {strange[0] if strange else 'shards'} of another set: take another folder, or delete it"
     for leftover in folder.glob(".*.partial-*"):
@@ -274,16 +279,17 @@ def _pending(folder: Path, wanted: dict[str, Any], count: int) -> list[int] | st
     return pending
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def contents_sum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the names, shapes and numbers of tensors on the CPU."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        digest.update(f"{name} {list(tensors[name].shape)}".encode() + tensors[name].numpy().data)
+        digest.update(f"{name} {list(tensors[name].shape)}".encode() + tensors[name].numpy().tobytes())
     return digest.hexdigest()
 
 
 def _write(folder: Path, k: int, images: Tensor, y: Tensor, wanted: dict[str, Any]) -> None:
     tensors = {"images": images.contiguous(), "y": y}
-    metadata = {"ismkit": json.dumps({"set": _sum(wanted), "shard": k, "sha256": _digest(tensors)})}
+    metadata = {"ismkit": json.dumps({"set": _sum(wanted), "shard": k, "sha256": contents_sum(tensors)})}
     with replacing(_path(folder, k)) as file:
         file.write(to_bytes(tensors, metadata))
 
@@ -297,6 +303,6 @@ def _read(folder: Path, k: int, wanted: dict[str, Any]) -> tuple[dict[str, Tenso
         raise SampleError(f"{error} ({remedy})") from error
     if (stated.get("set"), stated.get("shard")) != (_sum(wanted), k):
         raise SampleError(f"{path} belongs to another set: {remedy}")
-    if (digest := _digest(tensors)) != stated.get("sha256"):
+    if (digest := contents_sum(tensors)) != stated.get("sha256"):
         raise SampleError(f"{path} is altered: {remedy}")
     return tensors, digest

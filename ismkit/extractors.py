@@ -63,7 +63,9 @@ class Weights:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != self.sha256:
-            raise DataError(f"{path} is truncated or altered: its SHA-256 is {digest}, expected {self.sha256}; delete it")
+            raise DataError(
+                f"{path} is truncated or altered: its SHA-256 is {digest}, expected {self.sha256}; delete it"
+            )
         return path
 
 

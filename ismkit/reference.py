@@ -1,8 +1,8 @@
 """What samples are compared with: ADM's published statistics, or statistics made here from images.
 
-ADM's file ``VIRTUAL_imagenet256_labeled.npz`` holds means and covariances of Inception's features over the training set
-(``mu``, ``sigma``; ``mu_s``, ``sigma_s`` of the spatial features) and 10 000 images, ``arr_0``, for precision and recall.
-Nothing here reads a pickle.
+ADM's file ``VIRTUAL_imagenet256_labeled.npz`` holds means and covariances of Inception's features over the training
+set (``mu``, ``sigma``; ``mu_s``, ``sigma_s`` of the spatial features) and 10 000 images, ``arr_0``, for precision and
+recall. Nothing here reads a pickle.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def make_reference(
     kept: list[Tensor] = []
     n, rng = 0, stream(0, "reference")
     for batch in progress_bar(images, show=progress, total=total, desc=f"statistics in {extractor.name}", unit="batch"):
-        # Reservoir sampling (Vitter 1985): image number n takes the place of a kept one with probability keep / (n + 1).
+        # Reservoir sampling (Vitter 1985): image i takes the place of a kept one with probability keep / (i + 1).
         places = [i if i < keep else int(torch.randint(i + 1, (), generator=rng)) for i in range(n, n + len(batch))]
         found = extractor(batch)
         for layer in found.keys() & set(ADM_LAYERS):
@@ -225,7 +225,7 @@ def make_reference(
 
 
 def real_features(reference: Reference, extractor: Extractor, cache: Path) -> Tensor:
-    """Features (m, F), layer ``pool``, of a reference's images: those in its file, or of ADM's images, embedded once into ``cache``.
+    """Features (m, F), layer ``pool``, of a reference's images: in its file, or of ADM's, embedded once into ``cache``.
 
     Raises:
         DataError: if the reference has no images.
@@ -237,6 +237,8 @@ def real_features(reference: Reference, extractor: Extractor, cache: Path) -> Te
     key = f"{reference.sha256[:12]}-{extractor.name}-{extractor.identity['sha256'][:12]}"
     path = cache / f"reference-{key}.safetensors"
     about = {"source": f"arr_0 of {reference.path.name}", "sha256": reference.sha256}
-    made = load_reference(path) if path.is_file() else make_reference(npz_images(reference.path), extractor, path, about)
+    made = (
+        load_reference(path) if path.is_file() else make_reference(npz_images(reference.path), extractor, path, about)
+    )
     assert made.features is not None
     return made.features
