@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
@@ -194,7 +195,7 @@ def draw(
     state.wait_for_everyone()
     here = range(state.process_index, count, state.num_processes)
     sums = gather_object([(k, _read(folder, k, wanted)[1]) for k in here])
-    shards, known = [digest for _, digest in sorted(sums)], _manifest(folder)["shards"]
+    shards, known = [digest for _, digest in sorted(sums)], _manifest(folder).get("shards")
     if known and (wrong := [k for k, digest in enumerate(shards) if digest != known[k]]):
         raise SampleError(f"{_path(folder, wrong[0])} is not the file that {MANIFEST} names: delete it, and draw again")
     made = {"processes": state.num_processes, "batch": batch, "device": state.device.type, "torch": torch.__version__}
@@ -263,14 +264,18 @@ def _pending(folder: Path, wanted: dict[str, Any], count: int) -> list[int] | st
     if other := [key for key in {**wanted, **here} if wanted.get(key) != here.get(key)]:
         told = "; ".join(f"{key} is {here.get(key)} there and {wanted.get(key)} now" for key in other)
         return f"{folder} holds other samples: {told}. Take another folder, or delete it"
-    strange = [
-        path.name for path in folder.glob("*.safetensors") if path not in [_path(folder, k) for k in range(count)]
-    ]
-    if strange or (not found and _path(folder, 0).exists()):
-        return f"{folder} holds {strange[0] if strange else 'shards'} of another set: take another folder, or delete it"
+    paths = {_path(folder, k): k for k in range(count)}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:  # reads the head alone, and sees where the file is cut off
+                stated = json.loads((file.metadata() or {}).get("ismkit", "{}"))
+        except (OSError, ValueError, SafetensorError) as error:
+            return f"{path} is truncated or no shard ({error}): delete it, and draw again; the rest is kept"
+        if path not in paths or stated.get("set") != _sum(wanted) or stated.get("shard") != paths[path]:
+            return f"{path} belongs to another set of samples: take another folder, or delete it"
     for leftover in folder.glob(".*.partial-*"):
         leftover.unlink(missing_ok=True)
-    pending = [k for k in range(count) if not _path(folder, k).exists()]
+    pending = [k for path, k in paths.items() if not path.exists()]
     if pending:  # the sums are stated again once all shards are there
         _complete(folder, wanted, [], {})
     needed = min(wanted["n"], len(pending) * wanted["shard"]) * math.prod(wanted["images"])

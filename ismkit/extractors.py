@@ -120,9 +120,10 @@ class SmallNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Conv2d(3, 16, 4, stride=2)
-        self.second = nn.Conv2d(16, 32, 4, stride=2)
-        self.head = nn.Linear(48, 10)
+        with torch.random.fork_rng(devices=[]):  # layers draw from the global generator, in vain
+            self.first = nn.Conv2d(3, 16, 4, stride=2)
+            self.second = nn.Conv2d(16, 32, 4, stride=2)
+            self.head = nn.Linear(48, 10)
         rng = stream(0, "small features")
         with torch.no_grad():
             for weight in self.parameters():  # He's initialisation: activations of order 1

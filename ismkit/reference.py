@@ -26,6 +26,7 @@ from ismkit.data import DataError
 from ismkit.extractors import Extractor
 from ismkit.files import replacing
 from ismkit.metrics import Gaussian, Moments
+from ismkit.pixels import center_crop
 from ismkit.progress import progress as progress_bar
 from ismkit.seeding import stream
 
@@ -90,7 +91,7 @@ def load_reference(path: str | os.PathLike[str]) -> Reference:
 def _load_adm(path: Path) -> Reference:
     digest, moments, images = file_sum(path), {}, 0
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             for layer, names in ADM_LAYERS.items():
                 if missing := [name for name in names if name not in file.files]:
                     raise DataError(f"{path} has no {missing[0]}, but: {', '.join(file.files) or 'nothing'}")
@@ -151,28 +152,17 @@ def image_files(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def folder_images(files: Sequence[Path], side: int, batch: int = 100) -> Iterator[Tensor]:
-    """Pictures as (b, 3, side, side) uint8 by ADM's centre crop.
+    """Pictures as (b, 3, side, side) uint8 by :func:`ismkit.pixels.center_crop`, ADM's.
 
-    Halved by means of areas while the shorter side is at least twice ``side``, then bicubic to ``side``, cut at the
-    centre. Raises DataError, naming the file, for a picture that cannot be read.
+    Raises DataError, naming the file, for a picture that cannot be read.
     """
-    from PIL import Image, UnidentifiedImageError
-
     for start in range(0, len(files), batch):
         pictures = []
         for path in files[start : start + batch]:
             try:
-                with Image.open(path) as opened:
-                    image = opened.convert("RGB")
-            except (OSError, UnidentifiedImageError) as error:
+                pictures.append(torch.from_numpy(center_crop(path.read_bytes(), side)))
+            except Exception as error:  # Pillow's formats raise many kinds
                 raise DataError(f"{path} cannot be read: {error}") from error
-            while min(image.size) >= 2 * side:
-                image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-            scale = side / min(image.size)
-            size = (round(image.width * scale), round(image.height * scale))
-            pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
-            top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
-            pictures.append(torch.from_numpy(pixels[top : top + side, left : left + side].copy()).movedim(2, 0))
         yield torch.stack(pictures)
 
 
