@@ -126,9 +126,9 @@ def npz_images(path: str | os.PathLike[str], batch: int = 100) -> Iterator[Tenso
     """
     try:
         with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
-            major, _ = np.lib.format.read_magic(file)  # type: ignore[arg-type]
+            major, _ = np.lib.format.read_magic(file)
             head = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = head(file)  # type: ignore[arg-type]
+            shape, fortran, dtype = head(file)
             if dtype != np.uint8 or fortran or len(shape) != 4 or shape[3] != 3:
                 raise DataError(f"{path}: arr_0 must be (n, H, W, 3) uint8 in C order, got {shape} {dtype}")
             each = shape[1] * shape[2] * 3
