@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import ismkit
-from ismkit import cli, config, objectives, vae
-from ismkit import cli, config, fidelity, objectives
+from ismkit import cli, config, fidelity, objectives, vae
 from ismkit.checkpoint import CheckpointError
 from ismkit.data import DataError
 from ismkit.evaluation import FashionJudge
@@ -157,7 +156,6 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
     "bad class": (["sample", "m.safetensors", "--classes", "3", "10"], "--classes: invalid choice: 10"),
     "no images": (["sample", "m.safetensors", "-n", "0"], "-n: must be a whole number of at least 1, got '0'"),
     "no picture": (["sample", "m.safetensors", "-o", "clothes.jpg"], "--out must end in .png, got 'clothes.jpg'"),
-    "few samples": (["evaluate", "m.safetensors", "-n", "50"], "-n: must be a whole number of at least 100"),
     "no images to encode": (["latents"], "give either the source of the images, or --verify and a folder of latents"),
     "encode and verify": (["latents", "photos", "--verify", "latents"], "give either the source of the images, or"),
     "no source": (
