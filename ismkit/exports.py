@@ -32,12 +32,12 @@ def export_npz(samples: SampleSet, path: str | os.PathLike[str], *, progress: bo
         with archive.open("arr_0.npy", "w", force_zip64=True) as member:
             shape = (len(samples), height, width, channels)
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(member, header)  # type: ignore[arg-type]
+            np.lib.format.write_array_header_1_0(member, header)
             for images, y in bar:
                 member.write(images.movedim(1, 3).contiguous().numpy().data)
                 labels.append(y.numpy())
         with archive.open("arr_1.npy", "w") as member:
-            np.lib.format.write_array(member, np.concatenate(labels), allow_pickle=False)  # type: ignore[arg-type]
+            np.lib.format.write_array(member, np.concatenate(labels), allow_pickle=False)
     return path
 
 
