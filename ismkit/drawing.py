@@ -6,6 +6,7 @@ of 10 000. (The batch size changes how kernels round: with another one, some num
 
 A folder holds ``manifest.json`` and shards ``00000.safetensors`` with ``images`` (m, 3, H, W) uint8 and ``y`` (m,)
 int64. Each file is whole or not there, and each shard holds the sum of its contents; a kill costs the shards under way.
+50 000 images of 256 pixels take 9.8 GB.
 """
 
 from __future__ import annotations
