@@ -54,11 +54,6 @@ def test_help_lists_the_commands(ismkit_: Ismkit) -> None:
     assert ismkit_("--version").out == f"ismkit {ismkit.__version__}\n"
 
 
-def test_python_m_ismkit_is_ismkit() -> None:
-    done = subprocess.run([sys.executable, "-m", "ismkit", "--version"], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, f"ismkit {ismkit.__version__}\n")
-
-
 def test_commands_of_the_readme_parse() -> None:
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     commands = re.findall(r"^ismkit (.*?)(?:  +#.*)?$", "\n".join(blocks), re.M)
