@@ -60,7 +60,7 @@ class Decoder(Protocol):
 
 
 def noise(seed: int, start: int, stop: int, shape: tuple[int, ...]) -> Tensor:
-    """Noise of the samples ``start .. stop - 1``, ``(stop - start, *shape)``: a function of the seed and the numbers."""
+    """Noise of the samples ``start .. stop - 1``, ``(stop - start, *shape)``: a function of the seed and numbers."""
     first, last = start // BLOCK, math.ceil(stop / BLOCK)
     blocks = [torch.randn(BLOCK, *shape, generator=stream(seed, "samples", k)) for k in range(first, last)]
     return torch.cat(blocks)[start - first * BLOCK : stop - first * BLOCK]
