@@ -177,6 +177,15 @@ CLAIMS: dict[str, Claim] = {
     "C11.signal": Claim("A scheduler's signal loses no step: the run ends with a checkpoint", "kit"),
     "C11.processes": Claim("One process ends where two do, within rounding", "kit"),
     # 12 ImageNet-256
+    "C12.closed": Claim("The Frechet distance of Gaussians that share axes is a sum over the axes", "kit"),
+    "C12.bias": Claim("The distance of n perfect samples in F equal features is F (F + 5) / 4n", "kit"),
+    "C12.line": Claim("A line through subsets against 1/n removes at least half of that bias", "kit"),
+    "C12.processes": Claim(
+        "Two processes, one of them killed and gone on with, leave the samples of one process, byte for byte", "kit"
+    ),
+    "C12.rounding": Claim("In random features, floor moves photographs further than JPEG 75, 3 times or more", "kit"),
+    "C12.jpeg": Claim("JPEG 75 moves the distance of photographs 3 times as far as JPEG 95, or more", "kit"),
+    "C12.resize": Claim("Resizing without antialiasing moves it 10 times as far as another filter, or more", "kit"),
     "C12.fid1": Claim("iSM reaches FID-50K 5.27 in one step on ImageNet-256 (SM: 10.60)", "paper"),
     "C12.fid4": Claim("iSM reaches FID-50K 2.05 in four steps on ImageNet-256 (SM: 7.80)", "paper"),
     "C12.ladder": Claim("Each of the four fixes lowers the one-step FID: 9.62, 8.49, 8.12, 7.97, 6.56", "paper"),

@@ -20,6 +20,7 @@ RECIPES += ("ism_guidance", "+interval", "+wavelet", "+sot", "ism", "ism_plus")
 SWEEPS = ("ladder", "ladder-gpu", "ladder-laptop", "ladder-smoke", "sensitivity", "tried")
 RELEASED = ("shortcut_finest_level", "ism", "ism_plus")
 VAES = ("sd-vae-ft-mse", "sd-vae-ft-ema")
+METRICS = ("fid", "sfid", "is", "precision", "recall", "fd_dinov2")
 SHIPPED = ("features", "autoencoder", *RELEASED)
 
 
@@ -180,6 +181,8 @@ def parser() -> argparse.ArgumentParser:
     )
     common.add_argument("model", nargs="?", default="ism_plus", help=f"{help_model} (default: ism_plus)")
     common.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
+    help_d = "cpu or cuda (default: a GPU where there is one)"
+    common.add_argument("--device", choices=("cpu", "cuda"), help=help_d)
     nfe: dict[str, Any] = {"type": int, "metavar": "NFE", "choices": [2**k for k in range(8)]}
     help_nfe, help_w = "network evaluations per sample: 1, 2, 4 ... 128", "guidance strength, 0 = unguided"
     file = "out/runs/NAME/model.safetensors"
@@ -193,11 +196,29 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--classes", nargs="+", help="labels 0 .. 9 (default: all)", **labels)
     sub.add_argument("-o", "--out", default="samples.png", help="PNG file to write (default: samples.png)")
 
-    sub = add(evaluate, f"ismkit evaluate {file} --nfe 1 4 --w 0 1 2 -n 10000 -o scores.csv", parents=[common])
+    sub = add(
+        evaluate,
+        f"ismkit evaluate {file} --nfe 1 4 --w 0 1 2 -n 10000 -o scores.csv",
+        f"ismkit evaluate {file} --vae sd-vae-ft-mse --reference VIRTUAL_imagenet256_labeled.npz --metrics fid is",
+        parents=[common],
+    )
     sub.add_argument("--nfe", nargs="+", default=[1, 2, 4], help=f"{help_nfe} (default: 1 2 4)", **nfe)
     sub.add_argument("--w", type=_at_least(0, float), nargs="+", default=[0, 1, 2], help=f"{help_w} (default: 0 1 2)")
-    sub.add_argument("-n", type=_at_least(100), default=2000, help="samples per setting, 100 .. 10000 (default: 2000)")
-    sub.add_argument("-o", "--out", help="CSV file to write")
+    help_n = "samples per setting: 100 .. 10000 of clothes (default: 2000), of images any number (default: 50000)"
+    sub.add_argument("-n", type=_at_least(10), help=help_n)
+    help_o = "CSV file to write; for images the folder of samples, features and scores (default: out/evaluation/...)"
+    sub.add_argument("-o", "--out", help=help_o)
+    images = sub.add_argument_group("a model of image latents (its card names a VAE, or --vae does)")
+    images.add_argument("--vae", metavar="NAME", help="sd-vae-ft-mse, sd-vae-ft-ema or a folder (default: its card's)")
+    help_r = "statistics, one file per feature network: ADM's .npz, a .safetensors made here, or a folder of pictures"
+    images.add_argument("--reference", nargs="+", metavar="FILE", help=help_r)
+    images.add_argument("--metrics", nargs="+", choices=METRICS, metavar="NAME", help=f"{', '.join(METRICS)} (all)")
+    help_f = "small: read a small random network instead, to try things out; comparable with nothing published"
+    images.add_argument("--features", choices=("small",), help=help_f)
+    images.add_argument("--batch", type=_at_least(1), metavar="B", help="images at one time (default: 100)")
+    images.add_argument("--npz", action="store_true", help="write the samples as ADM's .npz too")
+    images.add_argument("--png", action="store_true", help="write the samples as PNG files too")
+    images.add_argument("--download", action="store_true", help="fetch missing weights of feature networks")
     return root
 
 

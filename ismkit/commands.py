@@ -141,13 +141,15 @@ def sample(args: argparse.Namespace) -> int:
 
     from ismkit import plot
     from ismkit.evaluation import FashionJudge
+    from ismkit.scoring import device_at_hand
     from ismkit.shipped import load_generator
 
     if Path(args.out).suffix != ".png":
         raise UsageError(f"--out must end in .png, got {args.out!r}")
-    net = load_generator(args.model)
+    device = device_at_hand(args.device)
+    net = load_generator(args.model).to(device)
     labels = torch.tensor(args.classes).repeat(args.n)
-    images = FashionJudge.load().draw(net, labels, w=args.w, steps=args.nfe, seed=args.seed)
+    images = FashionJudge.load(device).draw(net, labels, w=args.w, steps=args.nfe, seed=args.seed)
     figure = plot.picture(images, len(args.classes), f"{args.nfe} NFE, w = {args.w:g}")
     print(f"{len(images)} images: {plot.save(figure, args.out)}")
     return 0
@@ -155,15 +157,9 @@ def sample(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Score a trained model: a row of metrics for each NFE and w."""
-    from ismkit.evaluation import FashionJudge, as_text, write_csv
-    from ismkit.shipped import load_generator
+    from ismkit import scoring
 
-    net = load_generator(args.model)
-    rows = FashionJudge.load().table(net, nfe=args.nfe, w=args.w, n=args.n, seed=args.seed)
-    print(as_text(rows))
-    if args.out:
-        print(f"table: {write_csv(rows, args.out)}")
-    return 0
+    return scoring.evaluate(args)
 
 
 def latents(args: argparse.Namespace) -> int:

@@ -29,6 +29,16 @@ PAPER: dict[str, tuple[float, float]] = {
     "+sot": (7.97, 2.23),
     "ism": (6.56, 2.16),
 }
+#: The paper's FID-50K on ImageNet-256 by method and NFE, and there its FD-DINOv2 and IS. Guidance strengths: not known.
+PAPER_FID: dict[str, dict[int, float]] = {
+    "SM": {1: 10.60, 4: 7.80, 128: 3.80},
+    "IMM": {1: 7.77, 2: 3.99, 4: 2.51, 8: 1.99},
+    "iSM": {1: 5.27, 2: 2.44, 4: 2.05, 8: 1.93, 128: 1.88},
+}
+PAPER_DINOV2_IS: dict[str, dict[int, tuple[float, float]]] = {
+    "SM": {1: (500.92, 102.66), 2: (329.53, 125.66), 4: (265.90, 136.79)},
+    "iSM": {1: (232.31, 223.52), 2: (107.63, 302.29), 4: (83.70, 298.23)},
+}
 #: In the order of the paper's table, the baselines first.
 LADDER: tuple[Recipe, ...] = (
     *(RECIPES[name] for name in list(RECIPES)[: list(RECIPES).index("+sot")]),

@@ -7,9 +7,31 @@ what made them: name the feature network and the numbers of samples next to ever
 from __future__ import annotations
 
 import math
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+
+class Gaussian(NamedTuple):
+    """A mean (F,) and a covariance (F, F) in float64, such as published statistics of a reference."""
+
+    mean: Tensor
+    cov: Tensor
+
+
+class HasMoments(Protocol):
+    """Anything with a mean (F,) and a covariance (F, F): :class:`Moments` or a :class:`Gaussian`."""
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean (F,)."""
+        ...
+
+    @property
+    def cov(self) -> Tensor:
+        """Covariance (F, F)."""
+        ...
 
 
 class Moments:
@@ -68,7 +90,7 @@ class Moments:
             raise ValueError(f"{what} needs at least {least} samples, got {self.n}")
 
 
-def frechet(a: Moments, b: Moments) -> float:
+def frechet(a: HasMoments, b: HasMoments) -> float:
     """Fréchet distance (squared 2-Wasserstein distance of the two Gaussians; Heusel et al. 2017 for images).
 
     |mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2). The last trace is the sum of the singular

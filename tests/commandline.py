@@ -86,7 +86,7 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> FashionJudge:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         judge = FashionJudge(FeatureNet().eval(), FashionAutoencoder().eval(), torch.device("cpu"))
-    monkeypatch.setattr(FashionJudge, "load", lambda: judge)
+    monkeypatch.setattr(FashionJudge, "load", lambda *_: judge)
     return judge
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-pytest_plugins = ["tests.commandline", "tests.float64"]
+pytest_plugins = ["tests.commandline", "tests.float64", "tests.images"]
 ROOT = Path(__file__).resolve().parent.parent
 
 # A path that exists on its author's machine only.

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import ismkit
-from ismkit import cli, config, objectives, vae
+from ismkit import cli, config, fidelity, objectives, vae
 from ismkit.checkpoint import CheckpointError
 from ismkit.data import DataError
 from ismkit.evaluation import FashionJudge
@@ -66,6 +66,7 @@ def test_names_repeated_for_the_parser_are_those_of_the_library() -> None:
     assert tuple(config.RUNS) == cli.RUNS + cli.IMAGENET
     assert tuple(objectives.RECIPES) == cli.RECIPES
     assert tuple(vae.PINNED) == cli.VAES
+    assert tuple(fidelity.METRICS) == cli.METRICS
     grid = cli.parser().parse_args(["evaluate", "m", "--nfe", *map(str, (2**k for k in range(8)))])
     assert grid.nfe == [2**k for k in range(8)]
 
@@ -155,7 +156,6 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
     "bad class": (["sample", "m.safetensors", "--classes", "3", "10"], "--classes: invalid choice: 10"),
     "no images": (["sample", "m.safetensors", "-n", "0"], "-n: must be a whole number of at least 1, got '0'"),
     "no picture": (["sample", "m.safetensors", "-o", "clothes.jpg"], "--out must end in .png, got 'clothes.jpg'"),
-    "few samples": (["evaluate", "m.safetensors", "-n", "50"], "-n: must be a whole number of at least 100"),
     "no images to encode": (["latents"], "give either the source of the images, or --verify and a folder of latents"),
     "encode and verify": (["latents", "photos", "--verify", "latents"], "give either the source of the images, or"),
     "no source": (
@@ -172,6 +172,13 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
     "folder of no images": (["latents", "--vae", "x", "notebooks"], "notebooks holds no class folders with images"),
     "no workers": (["latents", "photos", "--workers", "0"], "--workers: must be a whole number of at least 1, got '0'"),
     "no latents": (["latents", "--verify", "nowhere"], "nowhere/manifest.json is missing"),
+    "few samples": (["evaluate", "m.safetensors", "-n", "5"], "-n: must be a whole number of at least 10, got '5'"),
+    "few clothes": (["evaluate", "-n", "50"], "n must be 100 .. 10000 samples"),
+    "no GPU": (["evaluate", "--device", "cuda"], "--device cuda: torch sees no CUDA device here"),
+    "unknown device": (["sample", "--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
+    "unknown metric": (["evaluate", "m.safetensors", "--metrics", "kid"], "argument --metrics: invalid choice: 'kid'"),
+    "reference of clothes": (["evaluate", "--reference", "r.npz"], "--reference goes with a model of image latents"),
+    "no VAE": (["evaluate", toy_model, "--vae", "none"], "a VAE is sd-vae-ft-mse, sd-vae-ft-ema, a folder or"),
     "no sweep": (["sweep"], "required: NAME (more: ismkit sweep --help)"),
     "unknown sweep": (["sweep", "snakes"], "argument NAME: invalid choice: 'snakes' (choose from"),
     "unknown method": (["sweep", "gaussians", "--recipe", "ism", "ddpm"], "--recipe: invalid choice: 'ddpm'"),
