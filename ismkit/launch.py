@@ -22,6 +22,7 @@ from ismkit import checkpoint, config, costs, parallel, trackers
 from ismkit.config import Run
 from ismkit.models import save_model, train_run
 from ismkit.nets import DiT
+from ismkit.shards import LatentShards, check_vae
 from ismkit.train import Hook, StepReport, TrainState
 
 SAVE_EVERY = 5000  # steps between checkpoints, and at most so many
@@ -99,8 +100,8 @@ def launch(
     save_every = save_every or min(SAVE_EVERY, run.steps)
     log_every = log_every or max(k for k in range(1, LOG_EVERY + 1) if save_every % k == 0)
     if save_every % log_every:
-        raise ValueError(f"save_every must be a multiple of log_every={log_every}, got {save_every}: else a killed run "
-                         "leaves a gap in its logs")  # fmt: skip
+        why = "else a killed run leaves a gap in its logs"
+        raise ValueError(f"save_every must be a multiple of log_every={log_every}, got {save_every}: {why}")
     load = partial(run.load, latents) if latents else run.load
     accelerator = parallel.accelerator(mode, precision, cpu=not torch.cuda.is_available())
     if accelerator.num_processes > 1:  # the main process first, for it may have to make them
@@ -130,6 +131,8 @@ def launch(
     net = parallel.unsharded(state.ema.slow)
     if accelerator.is_main_process:
         card = {"run": config.describe(run), "steps": state.step, "seed": seed, "licence": "Apache-2.0"}
+        if isinstance(data, LatentShards):
+            card["vae"] = data.manifest["vae"]  # that decodes what this model draws
         digest = save_model(net, folder / "model.safetensors", card)
         print(f"model: {folder / 'model.safetensors'} (SHA-256 {digest})")
     accelerator.end_training()  # else every process warns that its group was not taken down
@@ -158,8 +161,8 @@ def _shards(accelerator: Accelerator, accumulate: int | None, folder: Path, resu
     except (OSError, ValueError, KeyError):
         return asked  # `fit` says what is wrong with this checkpoint
     if kept != asked:
-        accelerator.print(f"going on with {kept} micro-batches per step, as the run was begun, on "
-                          f"{accelerator.num_processes} processes")  # fmt: skip
+        processes = f"{accelerator.num_processes} processes"
+        accelerator.print(f"going on with {kept} micro-batches per step, as the run was begun, on {processes}")
     return kept
 
 
@@ -171,7 +174,6 @@ def _flops(run: Run, num_classes: int) -> float | None:
 
 
 def _samples(vae: str, data: Any, accelerator: Accelerator) -> trackers.SampleGrid:
-    from ismkit.shards import check_vae
     from ismkit.vae import ImageVAE
 
     decoder = ImageVAE.load(vae).to(accelerator.device)
