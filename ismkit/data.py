@@ -21,18 +21,7 @@ from ismkit.seeding import stream
 
 Split = Literal["train", "test"]
 
-CLOTHES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 # In code and not only in the folder's SHA256SUMS, so that altering both data and sums does not go unseen.
 FASHION_MNIST_FILES = {  # bytes, SHA-256

@@ -1,4 +1,4 @@
-"""The plan of a run: limits of the closed forms, conservation of bytes, and queues that never send early."""
+"""A step on many GPUs: limits of the closed forms, conservation of bytes, and queues that never send early."""
 
 import math
 from dataclasses import replace
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ismkit import cluster as module
-from ismkit.cluster import Cluster, exact_seconds, memory_bytes, micro_batch, plan, pools, step, text
+from ismkit.cluster import Cluster, memory_bytes, micro_batch, step
 from ismkit.costs import STATE_BYTES, parameters, step_flops
 from ismkit.nets import PRESETS
 from ismkit.objectives import RECIPES
@@ -136,33 +136,6 @@ def test_micro_batches_fit_and_divide() -> None:
         micro_batch(XL, FLOW, 256, Cluster(memory=16e9), "ddp", False)
     with pytest.raises(ValueError, match="a batch of 2 gives no guidance row"):
         micro_batch(XL, ISM, 128, Cluster(64), "ddp", False)
-
-
-def test_a_row_of_the_plan() -> None:
-    row = plan("XL/2", XL, ISM, Cluster(8), price=3.0, kept=2)
-    assert row["GPU hours"] == pytest.approx(8 * row["hours"]) == pytest.approx(row["money"] / 3)
-    assert row["hours"] == pytest.approx(800_000 * row["s / step"] / 3600)
-    assert row["images / s"] == pytest.approx(256 / row["s / step"])
-    assert 0 < row["MFU %"] < 45
-    assert row["storage GB"] == pytest.approx(41.98 + 2 * 20 * 0.678065, abs=0.01)
-    # Throughput that was measured takes the place of the assumed MFU: one GPU then trains at that rate, updates apart.
-    known = plan("XL/2", XL, ISM, SMOOTH, price=3.0, measured=100.0)
-    assert known["source"] == "measured"
-    update = step(XL, ISM, 256, SMOOTH).update
-    assert known["s / step"] == pytest.approx(2.56 + update, rel=1e-9)
-    assert text([row, known]).count("\n") == 2
-
-
-def test_pools_hold_the_same_rows_by_another_k() -> None:
-    same, many, one = pools(XL, 0.05, Cluster(64))
-    assert (same["rows"], many["rows"], one["rows"]) == (128, 8192, 8192)
-    assert (same["K"], many["K"], one["K"]) == (32, 2048, 32)
-    assert many["busy cores"] == pytest.approx(one["busy cores"])  # the same work, by one rank or by all
-    assert one["s gathering"] == pytest.approx(Cluster(64).gather(8192 * 4096 * 4))
-    assert many["GB / rank"] == pytest.approx(64 * one["GB / rank"])
-    alone = pools(XL, 0.05, Cluster(1))
-    assert len({(row["K"], row["rows"], row["busy cores"], row["s gathering"]) for row in alone}) == 1
-    assert exact_seconds(8192) == 12
 
 
 @pytest.mark.parametrize(

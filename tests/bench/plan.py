@@ -7,11 +7,12 @@ from functools import partial
 
 import torch
 
-from ismkit.cluster import Cluster, plan
+from ismkit.cluster import Cluster
 from ismkit.costs import step_flops
 from ismkit.grouping import ClassGroups
 from ismkit.nets import PRESETS
 from ismkit.objectives import RECIPES
+from ismkit.plan import plan
 from tests.bench.common import Row, Sizes, median, take_turns
 
 
