@@ -234,7 +234,6 @@ def test_the_run_of_the_paper(name: str, steps: int, side: int) -> None:
     assert recipe.target == Intrinsic(t_interval=0.3)
     assert isinstance(recipe.distance, WaveletDistance)
     assert recipe.distance.levels == 5
-    assert recipe.coupling.pool == 32
     with torch.device("meta"):
         net = run.net(num_classes=1000)
     assert (net.size, net.channels, net.patch) == (side, 4, 2)
@@ -264,7 +263,7 @@ def test_coupling_at_a_thousand_classes_is_the_recipes_choice_only_where_it_coup
         assert for_imagenet(RECIPES["flow"], side).coupling == Coupling()
         ism = for_imagenet(RECIPES["ism"], side)
         assert ism == replace(RECIPES["ism"], coupling=ism.coupling)
-        assert ism.coupling.pool == RECIPES["ism"].coupling.pool
+        assert (ism.coupling.pool, ism.coupling.class_aware) == (128, True)
     assert for_imagenet(RECIPES["ism"], 8).distance == for_side(RECIPES["ism"], 8).distance
 
 
