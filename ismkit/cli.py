@@ -89,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
         "ismkit train fashion-laptop --resume 400        # from the checkpoint of step 400",
         "ismkit train autoencoder                        # a network that the kit ships, anew",
         "ismkit train imagenet256-xl2 --latents /data/latents --precision bf16 --compile --accumulate 4",
+        "ismkit train imagenet256-xl2 -p recipe.coupling.pool 0            # no optimal transport",
         "",
         "on many GPUs, started again by the same command after a kill, with as many processes or others:",
         "  torchrun --nproc-per-node 8 -m ismkit.train imagenet256-xl2 --precision bf16 --compile --resume",
@@ -100,6 +101,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=_at_least(1), metavar="K", help="optimiser steps")
     sub.add_argument("--batch-size", type=_at_least(1), metavar="B", help="rows per step, over all processes")
     sub.add_argument("--lr", type=float, help="peak learning rate")
+    help_p = "any other setting by its path, as in a sweep: recipe.coupling.class_aware False; repeatable"
+    sub.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("PATH", "VALUE"), help=help_p)
+    help_o = "classes in each pool of the coupling, about (default: rows in any order)"
+    sub.add_argument("--classes-per-pool", type=_at_least(1), metavar="C", help=help_o)
     sub.add_argument("--seed", type=int, default=0, help="seed of weights, data order and noise (default: 0)")
     sub.add_argument("--run-dir", metavar="DIR", help="folder of the checkpoints (default: out/runs/...)")
     help_s = "steps between checkpoints (default: 5000, and one at the end)"

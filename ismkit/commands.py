@@ -81,6 +81,10 @@ def train(args: argparse.Namespace) -> int:
     if args.lr is not None:
         preset = replace(preset, optim=replace(preset.optim, lr=args.lr))
     preset = replace(preset, steps=args.steps or preset.steps, batch_size=args.batch_size or preset.batch_size)
+    for path, value in args.parameter:
+        from ismkit.sweep import change
+
+        preset = change(preset, path, _literal(value))
     preset.recipe.rows.blocks(preset.batch_size)  # too small a batch is refused before the data are loaded
     folder = Path(args.run_dir or preset.folder(args.seed))
     if args.resume is False and (done := checkpoint.steps(folder)):
@@ -99,6 +103,7 @@ def train(args: argparse.Namespace) -> int:
         compile=args.compile,
         activation_checkpointing=args.activation_checkpointing,
         accumulate=args.accumulate,
+        classes_per_pool=args.classes_per_pool,
         save_every=args.save_every,
         resume=args.resume,
         tracker=None if tracker == "none" else tracker,
@@ -116,6 +121,8 @@ def _train_shipped(args: argparse.Namespace) -> int:
         "steps",
         "batch_size",
         "lr",
+        "parameter",
+        "classes_per_pool",
         "save_every",
         "resume",
         "latents",

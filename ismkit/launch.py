@@ -59,6 +59,7 @@ def launch(
     compile: bool = False,
     activation_checkpointing: bool = False,
     accumulate: int | None = None,
+    classes_per_pool: int | None = None,
     save_every: int | None = None,
     resume: bool | int = False,
     tracker: trackers.Open | str | None = None,
@@ -80,6 +81,7 @@ def launch(
         activation_checkpointing.
         accumulate: micro-batches per optimiser step and process when the run begins, by default 1. When it goes on,
             with other processes too, their number over all processes stays as it was.
+        classes_per_pool: as in :func:`ismkit.models.train_run`.
         save_every: steps between checkpoints, by default 5000.
         resume: as in :func:`ismkit.train.fit`.
         tracker: ``"tensorboard"``, a function that opens trackers (see :class:`ismkit.trackers.Tracking`), or None.
@@ -110,6 +112,7 @@ def launch(
     shards = _shards(accelerator, accumulate, folder, resume)
     options: dict[str, Any] = {"compile": compile, "activation_checkpointing": activation_checkpointing}
     options |= {"save_every": save_every, "resume": resume, "shards": shards, "accelerator": accelerator}
+    options["classes_per_pool"] = classes_per_pool
     if tracker is None:
         state = train_run(run, seed, data=data, folder=folder, hooks=hooks, **options)
     else:

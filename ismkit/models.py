@@ -16,6 +16,7 @@ from ismkit import parallel
 from ismkit.checkpoint import CheckpointError, load_weights, read_weights, save_weights
 from ismkit.config import Run
 from ismkit.data import Batches
+from ismkit.grouping import ClassGroups
 from ismkit.guidance import TwoPassCFG
 from ismkit.nets import DiT, ToyMLP
 from ismkit.objectives import velocity_target
@@ -83,6 +84,7 @@ def train_run(
     folder: str | os.PathLike[str] | None = None,
     resume: bool | int = True,
     shards: int | None = None,
+    classes_per_pool: int | None = None,
     accelerator: Accelerator | None = None,
     **options: Any,
 ) -> TrainState:
@@ -95,6 +97,8 @@ def train_run(
         folder: of the checkpoints, by default ``run.folder(seed)``.
         resume: as in :func:`ismkit.train.fit`; a run that is finished is loaded, not trained again.
         shards: micro-batches in which the rows of a step are split, over all processes; by default one for each.
+        classes_per_pool: let each pool of the recipe's coupling hold about so many classes, see
+            :class:`ismkit.grouping.ClassGroups`; by default rows come in any order.
         accelerator: of :func:`ismkit.parallel.accelerator`.
         options: ``save_every``, ``hooks`` and ``progress`` of ``fit``, and so on.
 
@@ -102,15 +106,18 @@ def train_run(
         The final state; sample with ``state.ema.slow``. Its ``losses`` are those of this call alone.
 
     Raises:
-        ValueError: if the rows of a step cannot be split so, before the network is built.
+        ValueError: if the rows of a step cannot be split so, or there are no pools, before the network is built.
     """
     accelerator = accelerator or parallel.accelerator()
     shards = accelerator.num_processes if shards is None else shards
     if run.batch_size % shards:
         raise ValueError(f"batch_size must be a multiple of the {shards} micro-batches of a step, got {run.batch_size}")
     run.recipe.rows.blocks(run.batch_size // shards)
+    if classes_per_pool and not run.recipe.coupling.pool:
+        raise ValueError(f"classes_per_pool is for a recipe that couples in pools, {run.recipe.name} does not")
+    groups = ClassGroups(run.recipe.coupling.pool, classes_per_pool) if classes_per_pool else None
     data = run.load() if data is None else data
-    batches = Batches(data, run.batch_size // shards, seed)
+    batches = Batches(data, run.batch_size // shards, seed, groups=groups)
     folder = run.folder(seed) if folder is None else folder
     settings: dict[str, Any] = {"optim": run.optim, "run_dir": folder, "resume": resume, **options}
     settings |= {"shards": shards, "accelerator": accelerator}

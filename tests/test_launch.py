@@ -157,6 +157,17 @@ def test_the_full_runs_code_in_seconds(latents: Path, tmp_path: Path, ismkit_: I
     assert {"loss/velocity", "loss/guidance", "loss/consistency", "grad_norm", "lr"} <= log.keys()
     meta = checkpoint.load(tmp_path / "run").meta
     assert (meta["settings"]["shards"], meta["settings"]["data"]["batch_size"]) == (2, 4)
+    assert "groups" not in meta["settings"]["data"]
+
+
+def test_coupling_is_chosen_by_its_settings_and_by_the_classes_of_a_pool(latents: Path, ismkit_: Ismkit) -> None:
+    small = ["--steps", "1", "--batch-size", "8", "--latents", latents, "--run-dir", "run", "--tracker", "none"]
+    pools = ["-p", "recipe.coupling.pool", "3", "-p", "recipe.coupling.class_aware", "False"]
+    answer = ismkit_("train", "imagenet-smoke", *small, *pools, "--classes-per-pool", "2")
+    assert answer.status == 0, answer.err
+    settings = checkpoint.load("run").meta["settings"]
+    assert settings["recipe"]["coupling"] == {"class": "Coupling", "pool": 3, "class_aware": False}
+    assert settings["data"]["groups"] == {"class": "ClassGroups", "pool": 3, "classes": 2}
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
@@ -175,6 +186,11 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         "save_every must be a multiple of log_every=30, got 100",
     ),
     "rows that do not divide": (["gaussians", "--accumulate", "3"], "a multiple of the 3 micro-batches of a step"),
+    "unknown setting": (["gaussians", "-p", "recipe.slower", "0.9"], "no setting 'slower' in Recipe: it has"),
+    "classes of no pool": (
+        ["gaussians", "--recipe", "flow", "--classes-per-pool", "2"],
+        "classes_per_pool is for a recipe that couples in pools, flow does not",
+    ),
     "precision of a shipped network": (
         ["features", "--precision", "bf16"],
         "--seed and --run-dir only, got --precision",
