@@ -68,6 +68,7 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any]) -> Path:
     how = {"kernel_name": "python3", "progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
     # Without this each kernel warns that its connection, within this machine, is not encrypted.
     how["extra_arguments"] = ["--IPKernelApp.log_level=ERROR"]
+    how["kernel_manager_class"] = _patient_kernels()
     try:
         papermill.execute_notebook(source, target, dict(parameters), cwd=source.parent, **how)
     except PapermillExecutionError as error:
@@ -75,6 +76,37 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any]) -> Path:
         raise NotebookError(f"{failure}; the notebook as far as it got: {target}") from None
     _save_figures(target, folder / "figures")
     return target
+
+
+def _patient_kernels() -> type:
+    """A kernel manager whose clients look for a reply once a second, and do not rely on being woken.
+
+    nbclient plays the front end of an ``Output`` widget, and sends while it waits on the same socket. Such a send can
+    take the sign that a reply has come, and the wait never ends.
+    """
+    from queue import Empty
+
+    from jupyter_client.asynchronous.client import AsyncKernelClient
+    from jupyter_client.channels import AsyncZMQSocketChannel
+    from jupyter_client.manager import AsyncKernelManager
+    from traitlets import Type
+
+    class Channel(AsyncZMQSocketChannel):
+        async def get_msg(self, timeout: float | None = None) -> dict[str, Any]:  # type: ignore[override]
+            while timeout is None:
+                try:
+                    return await super().get_msg(1.0)
+                except Empty:
+                    continue
+            return await super().get_msg(timeout)
+
+    class Client(AsyncKernelClient):
+        shell_channel_class = Type(Channel)
+
+    class Manager(AsyncKernelManager):
+        client_factory = Type(Client)
+
+    return Manager
 
 
 def _save_figures(notebook: Path, folder: Path) -> None:

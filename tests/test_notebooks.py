@@ -146,7 +146,9 @@ def image(alt: str) -> nbformat.NotebookNode:
 
 
 def good() -> nbformat.NotebookNode:
-    notebook = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    notebook = new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
     passed = new_output("stream", name="stdout", text="PASS C01 want=1\n")
     notebook.cells = [
         new_markdown_cell("# 00 Start here\n\nTrain."),
@@ -390,6 +392,29 @@ def run_or_show_where(command: list[str], seconds: int) -> subprocess.CompletedP
             out, err = process.communicate()
             pytest.fail(f"{command} ran for more than {seconds} s\n{out[-3000:]}\n{err[-12000:]}")
     return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+WIDGETS = """
+import sys
+from pathlib import Path
+from ismkit.notebooks import execute
+execute(Path(sys.argv[1]), Path(sys.argv[2]), {})
+"""
+
+
+def test_output_widgets_do_not_stop_a_notebook(tmp_path: Path) -> None:
+    """nbclient answers them on the socket that it waits on; waiting to be woken there hung at cell 7 and at cell 21."""
+    show = "from ipywidgets import Output\nout = Output()\nwith out:\n    display(1)\nout"
+    cells = [new_code_cell("seed = 0", metadata={"tags": ["parameters"]}), *(new_code_cell(show) for _ in range(100))]
+    notebook = new_notebook(
+        cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
+    nbformat.write(notebook, tmp_path / "99_widgets.ipynb")
+    command = [sys.executable, "-c", WIDGETS, str(tmp_path / "99_widgets.ipynb"), str(tmp_path / "out")]
+    answer = run_or_show_where(command, seconds=120)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    executed = nbformat.read(tmp_path / "out" / "99_widgets.ipynb", as_version=4)
+    assert [cell.execution_count for cell in code_cells(executed)] == list(range(1, 102))
 
 
 SMOKE = """
