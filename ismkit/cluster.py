@@ -152,7 +152,8 @@ def step(
     Blocks are passed through one after another, each taking ``FLOPs / (mfu * flops)`` but at least ``launch``. DDP
     sends gradients, 4 bytes each, in buckets as the last backward pass frees them. FSDP gathers every block in bf16
     before it is needed, one block ahead, for every pass (those that make targets too, whose network is sharded as
-    well), and scatters its gradients after it. Nothing is sent while nothing is there to send: what does not hide
+    well; :func:`ismkit.train.fit` keeps that one gathered within a step, and sends less), and scatters its gradients
+    after it. Nothing is sent while nothing is there to send: what does not hide
     behind computation is ``exposed``. The update moves AdamW's and the averages' numbers once through memory.
 
     Args:

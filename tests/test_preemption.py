@@ -25,8 +25,12 @@ def test_signals_are_heard_within_the_block_alone() -> None:
 
 
 def test_interrupts_are_left_alone() -> None:
-    with pytest.raises(KeyboardInterrupt), listening():
-        os.kill(os.getpid(), signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs of a shell ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt), listening():
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("inactive", [True, False])
