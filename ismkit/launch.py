@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -23,7 +23,7 @@ from ismkit.config import Run
 from ismkit.models import save_model, train_run
 from ismkit.nets import DiT
 from ismkit.shards import LatentShards, check_vae
-from ismkit.train import Hook, StepReport, TrainState
+from ismkit.train import StepReport, TrainState
 
 SAVE_EVERY = 5000  # steps between checkpoints, and at most so many
 LOG_EVERY = 100
@@ -54,8 +54,8 @@ def launch(
     *,
     folder: str | os.PathLike[str] | None = None,
     latents: str | os.PathLike[str] | None = None,
-    mode: parallel.Mode = "ddp",
-    precision: parallel.Precision = "no",
+    mode: Literal["ddp", "fsdp"] = "ddp",
+    precision: Literal["no", "bf16"] = "no",
     compile: bool = False,
     activation_checkpointing: bool = False,
     accumulate: int | None = None,
@@ -66,7 +66,7 @@ def launch(
     log_every: int | None = None,
     vae: str | None = None,
     samples_every: int | None = None,
-    hooks: Sequence[Hook] = (),
+    hooks: Sequence[Callable[[TrainState, StepReport], Any]] = (),
 ) -> TrainState:
     """Train a run in this process and in those that a launcher has started beside it.
 
