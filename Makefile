@@ -99,7 +99,7 @@ bench: $(STAMP) ## measure on this CPU and append to tests/bench/RESULTS.md
 gpu: $(if $(PYTHON_GPU),,$(STAMP)) ## GPU tests, then all benchmarks into tests/bench/RESULTS.md (about 20 minutes)
 	@"$(RUN_GPU)" -c 'import sys, torch; torch.cuda.is_available() or sys.exit("error: torch %s sees no CUDA device here" % torch.__version__)'
 	@echo "== GPU tests"
-	"$(RUN_GPU)" -m pytest tests/test_gpu.py tests/test_metrics.py -m gpu
+	"$(RUN_GPU)" -m pytest tests/test_gpu.py tests/evaluation/test_metrics.py -m gpu
 	@echo "== Benchmarks on the GPU"
 	"$(RUN_GPU)" -m tests.bench --device cuda --append tests/bench/RESULTS.md
 

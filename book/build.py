@@ -18,12 +18,17 @@ import nbformat
 from conf import anchor
 from sphinx.cmd.build import main as sphinx_build
 
-from ismkit import ladder, ledger, studies, sweep
-from ismkit.notebooks import NOTEBOOKS, solutions
-from ismkit.studies import FOLDER
+import ismkit
+from ismkit.lessons import ledger
+from ismkit.lessons.notebooks import NOTEBOOKS, solutions
+from ismkit.sweeps import ladder, studies, sweep
+from ismkit.sweeps.studies import FOLDER
 
 BOOK = Path(__file__).resolve().parent
 ROOT = BOOK.parent
+PACKAGE = ROOT / "ismkit"
+#: The rooms of the library from the ground up, as its docstring lists them.
+ROOMS = re.findall(r"^\* ``ismkit\.(\w+)``", ismkit.__doc__ or "", re.MULTILINE)
 
 #: The parts of the book: a caption, and the numbers of its notebooks or the names of its pages.
 PARTS = {
@@ -59,13 +64,11 @@ def lay_out(source: Path) -> None:
     (source / "pools.md").write_text(pools_page())
     if answers := list(solutions_page()):
         (source / "solutions.md").write_text("\n".join(["# Solutions of the exercises", "", *answers]))
-    modules = sorted(path for path in (ROOT / "ismkit").glob("*.py") if not path.stem.startswith("_"))
-    (source / "api.md").write_text("\n".join(api_page(modules)))
-    (source / "api").mkdir()
-    for path in modules:
-        title = f"ismkit.{path.stem}"
-        lines = [title, "=" * len(title), "", f".. automodule:: {title}", "   :members:"]
-        (source / "api" / f"{path.stem}.rst").write_text("\n".join(lines) + "\n")
+    (source / "api.md").write_text("\n".join(api_page()))
+    for page, name in api_modules():
+        path = source / f"{page}.rst"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join([name, "=" * len(name), "", f".. automodule:: {name}", "   :members:"]) + "\n")
     start = (BOOK / "index.md").read_text()
     (source / "index.md").write_text(start + "\n" + "\n".join(contents(source)))
 
@@ -95,7 +98,7 @@ def ledger_page() -> Iterator[str]:
 
 def sweeps_page() -> Iterator[str]:
     """The tables behind notebook 08: mean and deviation over the seeds of each sweep, read from its Parquet file."""
-    frame = sweep.read(FOLDER / "ladder.parquet")
+    frame = sweep.read_table(FOLDER / "ladder.parquet")
     yield from ["# The sweeps", "", (BOOK / "sweeps.md").read_text()]
     for name, plan in ladder.SWEEPS.items():
         part = frame[frame["sweep"] == name]
@@ -148,14 +151,28 @@ def solutions_page() -> Iterator[str]:
             yield from [f"### Exercise {name[1] if name else i + 1}", "", "```python", solution.rstrip(), "```", ""]
 
 
-def api_page(modules: list[Path]) -> Iterator[str]:
-    """All modules with the first sentence of each, and the toctree of their pages."""
-    yield from ["# The library", "", "| module | purpose |", "|---|---|"]
-    for path in modules:
-        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
-        purpose = " ".join(docstring.partition("\n\n")[0].split())
-        yield f"| {{doc}}`{path.stem} <api/{path.stem}>` | {purpose} |"
-    yield from ["", "```{toctree}", ":hidden:", "", *(f"api/{path.stem}" for path in modules), "```", ""]
+def api_page() -> Iterator[str]:
+    """The rooms from the ground up, the files of each with the first sentence of its docstring, and their toctree."""
+    yield from ["# The library", ""]
+    for room in ROOMS:
+        yield from [f"## {room}", "", sentence(PACKAGE / room / "__init__.py"), "", "| file | purpose |", "|---|---|"]
+        for page, name in api_modules():
+            if name.startswith(f"ismkit.{room}."):
+                file = PACKAGE.parent / f"{name.replace('.', '/')}.py"
+                yield f"| {{doc}}`{file.stem} <{page}>` | {sentence(file)} |"
+        yield ""
+    yield from ["```{toctree}", ":hidden:", "", *(page for page, _ in api_modules()), "```", ""]
+
+
+def api_modules() -> list[tuple[str, str]]:
+    """Page and name of every module, room by room: ``api/method/path`` and ``ismkit.method.path``."""
+    files = [path for room in ROOMS for path in sorted((PACKAGE / room).glob("[!_]*.py"))]
+    return [(f"api/{path.parent.name}/{path.stem}", f"ismkit.{path.parent.name}.{path.stem}") for path in files]
+
+
+def sentence(path: Path) -> str:
+    """The first paragraph of a module's docstring."""
+    return " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n\n")[0].split())
 
 
 if __name__ == "__main__":

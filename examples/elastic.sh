@@ -7,4 +7,4 @@
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 exec torchrun --nnodes "${NODES:-1:4}" --nproc-per-node "${PROCESSES:-8}" --max-restarts "${RESTARTS:-100}" \
   --rdzv-backend c10d --rdzv-endpoint "${HEAD:-localhost}:${PORT:-29400}" --rdzv-id ismkit \
-  -m ismkit.train "$@" --resume
+  -m ismkit train "$@" --resume

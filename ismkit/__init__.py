@@ -1,6 +1,28 @@
-"""ismkit: improved shortcut models (iSM), from a 2D toy to ImageNet, with every claim checked.
+"""ismkit: improved shortcut models (iSM), one network that draws in one step, in few or in many.
 
-The modules are flat and are imported by name, as in ``from ismkit.sampling import sample``.
+Nine rooms, from the ground up; a room imports only rooms below it:
+
+* ``ismkit.utils``: files, weights, random streams, progress bars;
+* ``ismkit.method``: path, rows, guidance, wavelet loss, coupling, averages, recipes with the training step, sampling;
+* ``ismkit.data``: 2D sets, Fashion-MNIST and its latent space, photographs, batches;
+* ``ismkit.models``: networks, and trained ones as files;
+* ``ismkit.imagenet``: ImageNet as latents;
+* ``ismkit.training``: runs, the loop, checkpoints, many processes, logs, costs;
+* ``ismkit.evaluation``: metrics, judges, FID by its published protocol, tables;
+* ``ismkit.sweeps``: many trainings compared, the ladder of ablations;
+* ``ismkit.lessons``: the ledger of claims, exercises, figures, closed forms.
+
+The public names of all rooms but the lessons' are here too, and each is imported when it is first used::
+
+    import torch
+    from ismkit import released, sample
+
+    net, card = released("ism_plus")
+    latents = sample(net, torch.randn(10, 4, 8, 8), torch.arange(10), w=1.0, steps=1)
 """
 
+import lazy_loader
+
 __version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -21,7 +21,6 @@ SWEEPS = ("ladder", "ladder-gpu", "ladder-laptop", "ladder-smoke", "sensitivity"
 RELEASED = ("shortcut_finest_level", "ism", "ism_plus")
 VAES = ("sd-vae-ft-mse", "sd-vae-ft-ema")
 METRICS = ("fid", "sfid", "is", "precision", "recall", "fd_dinov2")
-SHIPPED = ("features", "autoencoder", *RELEASED)
 
 
 def _at_least(least: int, kind: type = int) -> Callable[[str], Any]:
@@ -87,15 +86,14 @@ def parser() -> argparse.ArgumentParser:
         "ismkit train fashion-laptop --recipe shortcut_finest_level --seed 1 --save-every 200",
         "ismkit train fashion-laptop --resume            # from the newest checkpoint",
         "ismkit train fashion-laptop --resume 400        # from the checkpoint of step 400",
-        "ismkit train autoencoder                        # a network that the kit ships, anew",
         "ismkit train imagenet256-xl2 --latents /data/latents --precision bf16 --compile --accumulate 4",
         "ismkit train imagenet256-xl2 -p recipe.coupling.pool 0            # no optimal transport",
         "",
         "on many GPUs, started again by the same command after a kill, with as many processes or others:",
-        "  torchrun --nproc-per-node 8 -m ismkit.train imagenet256-xl2 --precision bf16 --compile --resume",
-        "  accelerate launch --multi_gpu -m ismkit.train imagenet256-xl2 --parallel fsdp --precision bf16 --resume",
+        "  torchrun --nproc-per-node 8 -m ismkit train imagenet256-xl2 --precision bf16 --compile --resume",
+        "  accelerate launch --multi_gpu -m ismkit train imagenet256-xl2 --parallel fsdp --precision bf16 --resume",
     )
-    names = RUNS + IMAGENET + SHIPPED
+    names = RUNS + IMAGENET
     sub.add_argument("run", metavar="RUN", choices=names, help=", ".join(names))
     sub.add_argument("--recipe", metavar="NAME", choices=RECIPES, help=f"method: {', '.join(RECIPES)} (default: ism)")
     sub.add_argument("--steps", type=_at_least(1), metavar="K", help="optimiser steps")

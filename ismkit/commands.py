@@ -19,7 +19,7 @@ class UsageError(ValueError):
 
 def lab(args: argparse.Namespace) -> int:
     """Check the machine, then open a notebook in JupyterLab, which gets all further options."""
-    from ismkit.notebooks import find
+    from ismkit.lessons.notebooks import find
 
     notebook = find(args.notebook)
     if doctor(args):
@@ -38,8 +38,8 @@ def doctor(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Execute a notebook, with parameters, into the output folder."""
-    from ismkit.config import out_dir
-    from ismkit.notebooks import execute, find
+    from ismkit.lessons.notebooks import execute, find
+    from ismkit.utils.files import out_dir
 
     parameters = {name: _literal(value) for name, value in args.parameter}
     if args.profile:
@@ -51,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
 
 def ledger(args: argparse.Namespace) -> int:
     """Show what came out of every claim, or measure a notebook's claims anew over several seeds."""
-    from ismkit.config import out_dir
-    from ismkit.ledger import as_text, book_rows, table, write
-    from ismkit.notebooks import NOTEBOOKS, find, measure
+    from ismkit.lessons.ledger import as_text, book_rows, table, write
+    from ismkit.lessons.notebooks import NOTEBOOKS, find, measure
+    from ismkit.utils.files import out_dir
 
     for source in [find(name) for name in args.notebooks]:
         rows = measure(source, range(args.seeds), out_dir() / "measured")
@@ -63,26 +63,24 @@ def ledger(args: argparse.Namespace) -> int:
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train a model, or anew a network that the kit ships."""
+    """Train a model."""
     from dataclasses import replace
 
-    from ismkit import checkpoint, config, objectives
-
-    if args.run not in config.RUNS:
-        return _train_shipped(args)
-    from ismkit.launch import launch
+    from ismkit.method import recipes
+    from ismkit.training import checkpoint, runs
+    from ismkit.training.launcher import launch
 
     imagenet = args.run.startswith("imagenet")
     if not imagenet and (given := [name for name in ("latents", "vae") if getattr(args, name)]):
         raise UsageError(f"{args.run} has data of its own: --{given[0]} goes with the runs of ImageNet")
-    preset = config.RUNS[args.run]
+    preset = runs.RUNS[args.run]
     if args.recipe:
-        preset = replace(preset, recipe=preset.adapt(objectives.RECIPES[args.recipe]))
+        preset = replace(preset, recipe=preset.adapt(recipes.RECIPES[args.recipe]))
     if args.lr is not None:
         preset = replace(preset, optim=replace(preset.optim, lr=args.lr))
     preset = replace(preset, steps=args.steps or preset.steps, batch_size=args.batch_size or preset.batch_size)
     for path, value in args.parameter:
-        from ismkit.sweep import change
+        from ismkit.sweeps.sweep import change
 
         preset = change(preset, path, _literal(value))
     preset.recipe.rows.blocks(preset.batch_size)  # too small a batch is refused before the data are loaded
@@ -114,42 +112,14 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _train_shipped(args: argparse.Namespace) -> int:
-    """Train one of the networks in ``data/weights`` as the shipped one was trained."""
-    options: tuple[str, ...] = (
-        "recipe",
-        "steps",
-        "batch_size",
-        "lr",
-        "parameter",
-        "classes_per_pool",
-        "save_every",
-        "resume",
-        "latents",
-        "parallel",
-        "precision",
-    )
-    options += ("compile", "activation_checkpointing", "accumulate", "tracker", "log_every", "vae", "samples_every")
-    if given := [f"--{name.replace('_', '-')}" for name in options if getattr(args, name)]:
-        raise UsageError(f"{args.run} takes --seed and --run-dir only, got {', '.join(given)}")
-    from ismkit.config import out_dir
-    from ismkit.shipped import train_shipped
-
-    path = Path(args.run_dir or out_dir() / args.run) / f"fashion_{args.run}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    result, digest = train_shipped(args.run, path, args.seed)
-    print(f"{result}\nweights: {path} (SHA-256 {digest})")
-    return 0
-
-
 def sample(args: argparse.Namespace) -> int:
     """Draw images with a trained model into a PNG file."""
     import torch
 
-    from ismkit import plot
-    from ismkit.evaluation import FashionJudge
-    from ismkit.scoring import device_at_hand
-    from ismkit.shipped import load_generator
+    from ismkit.evaluation.judges import FashionJudge
+    from ismkit.evaluation.scoring import device_at_hand
+    from ismkit.lessons import plot
+    from ismkit.models.saved import load_generator
 
     if Path(args.out).suffix != ".png":
         raise UsageError(f"--out must end in .png, got {args.out!r}")
@@ -164,17 +134,17 @@ def sample(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Score a trained model: a row of metrics for each NFE and w."""
-    from ismkit import scoring
+    from ismkit.evaluation import scoring
 
     return scoring.evaluate(args)
 
 
 def latents(args: argparse.Namespace) -> int:
     """Encode images into a folder of latents, or verify one; after a kill the same command goes on."""
-    from ismkit.config import out_dir
-    from ismkit.encode import Encoding, encode, report
-    from ismkit.shards import LatentShards
-    from ismkit.sources import open_source
+    from ismkit.imagenet.encoding import Encoding, encode, report
+    from ismkit.imagenet.latents import LatentShards
+    from ismkit.imagenet.sources import open_source
+    from ismkit.utils.files import out_dir
 
     if bool(args.source) == bool(args.verify):
         raise UsageError("give either the source of the images, or --verify and a folder of latents")
@@ -199,13 +169,15 @@ def sweep(args: argparse.Namespace) -> int:
     """Train and score many variants over seeds, side by side; after a kill the same command goes on."""
     from dataclasses import replace
 
-    from ismkit import config, ladder, runner
-    from ismkit.sweep import cells, summary, write
+    from ismkit.sweeps import ladder, runner
+    from ismkit.sweeps.sweep import cells, summary, write_table
+    from ismkit.training import runs
+    from ismkit.utils import files
 
     if args.recipe and (prepared := [name for name in args.name if name in ladder.SWEEPS]):
-        raise UsageError(f"{prepared[0]} has its own recipes; --recipe goes with a run: {', '.join(config.RUNS)}")
+        raise UsageError(f"{prepared[0]} has its own recipes; --recipe goes with a run: {', '.join(runs.RUNS)}")
     recipes = args.recipe or ["ism"]
-    plans = [ladder.SWEEPS.get(name) or ladder.of_run(config.RUNS[name], recipes) for name in dict.fromkeys(args.name)]
+    plans = [ladder.SWEEPS.get(name) or ladder.of_run(runs.RUNS[name], recipes) for name in dict.fromkeys(args.name)]
     parameters = {path: [_literal(value) for value in values] for path, *values in args.parameter}
     if len(parameters) < len(args.parameter):
         raise UsageError("each -p names another setting: give all values of one after it")
@@ -217,7 +189,7 @@ def sweep(args: argparse.Namespace) -> int:
         plans = [replace(plan, seeds=tuple(range(args.seeds))) for plan in plans]
     if len({run.images for plan in plans for run in plan.runs.values()}) > 1:
         raise UsageError("points and images are scored by other metrics: sweep one kind at a time")
-    folder = Path(args.out or config.out_dir() / "sweeps")
+    folder = Path(args.out or files.out_dir() / "sweeps")
     target = Path(args.table or folder / f"{'_'.join(args.name)}.parquet")
     for plan in plans:
         print(f"{plan.name}: {len(plan.runs)} variants, {len(plan.seeds)} seeds; in {folder}", flush=True)
@@ -230,7 +202,7 @@ def sweep(args: argparse.Namespace) -> int:
         print(
             f"{plan.name}: {metric}, mean ± standard deviation over the seeds\n{summary(smallest, metric).to_string()}"
         )
-    print(f"table: {write(frame, target)}")
+    print(f"table: {write_table(frame, target)}")
     return 0
 
 

@@ -30,6 +30,7 @@ PURPOSE = {
     "accelerate": "devices, processes, mixed precision",
     "safetensors": "weights on disk",
     "tqdm": "progress bars",
+    "lazy-loader": "names imported when they are used",
     "packaging": "this comparison of versions",
     "psutil": "memory readings",
     "pot": "exact assignment in low dimension, 2-Wasserstein",
@@ -205,7 +206,8 @@ def disk(folder: Path | None = None) -> Check:
 
 def data_files() -> Iterator[Check]:
     """Fashion-MNIST and the shipped weights, each file against its SHA-256 sum."""
-    from ismkit.data import FASHION_MNIST_FILES, DataError, data_root, verify_sha256
+    from ismkit.data.fashion import FASHION_MNIST_FILES
+    from ismkit.utils.files import DataError, data_root, verify_sha256
 
     try:
         root = data_root()
@@ -228,9 +230,9 @@ def data_files() -> Iterator[Check]:
 
 def weight_sums() -> dict[str, str]:
     """The shipped weights in ``data/weights/``: file name to SHA-256 sum."""
-    from ismkit.features import FEATURES_SHA256
-    from ismkit.latents import WEIGHTS_SHA256
-    from ismkit.shipped import RELEASED
+    from ismkit.data.fashion import WEIGHTS_SHA256
+    from ismkit.evaluation.judges import FEATURES_SHA256
+    from ismkit.models.saved import RELEASED
 
     return {
         "fashion_features.safetensors": FEATURES_SHA256,

@@ -11,13 +11,13 @@ from accelerate.state import AcceleratorState, GradientState
 from matplotlib import pyplot as plt
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from ismkit import cli, evaluation
-from ismkit.data import Labelled, fashion_mnist
-from ismkit.evaluation import FashionJudge
-from ismkit.features import FeatureNet
-from ismkit.latents import FashionAutoencoder
-from ismkit.models import save_model
-from ismkit.nets import DiT
+from ismkit import cli
+from ismkit.data.fashion import FashionAutoencoder, fashion_mnist
+from ismkit.data.sets import Labelled
+from ismkit.evaluation import judges
+from ismkit.evaluation.judges import FashionJudge, FeatureNet
+from ismkit.models.nets import DiT
+from ismkit.models.saved import save_model
 
 
 @dataclass
@@ -82,7 +82,7 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> FashionJudge:
     """In place of the shipped one: untrained networks, and 300 test images as the reference."""
     test = fashion_mnist("test")
     few = Labelled(test.x[:300], test.y[:300], 10, test.class_names)
-    monkeypatch.setattr(evaluation, "fashion_mnist", lambda split: few)
+    monkeypatch.setattr(judges, "fashion_mnist", lambda split: few)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         judge = FashionJudge(FeatureNet().eval(), FashionAutoencoder().eval(), torch.device("cpu"))
@@ -125,5 +125,5 @@ def notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     nbformat.write(tiny([WRITE, FIGURE], PARAMETERS), folder / "00_tiny.ipynb")
     nbformat.write(tiny(["pass"]), folder / "01_other.ipynb")
-    monkeypatch.setattr("ismkit.notebooks.NOTEBOOKS", folder)
+    monkeypatch.setattr("ismkit.lessons.notebooks.NOTEBOOKS", folder)
     return folder

@@ -7,7 +7,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ismkit.path import StepGrid
+from ismkit.method.path import StepGrid
 
 NULL = 2  # two classes and the null label
 seeds = st.integers(0, 2**32 - 1)

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ismkit.drawing import SampleSet, draw
-from ismkit.evaluation import Cell
-from ismkit.extractors import Extractor, load_extractor
-from ismkit.nets import DiT
+from ismkit.evaluation.extractors import Extractor, load_extractor
+from ismkit.evaluation.judges import Cell
+from ismkit.evaluation.samples import SampleSet, draw
+from ismkit.models.nets import DiT
 from tests.commandline import fill
 
 MODEL = {"sha256": "0" * 64, "weights": "slow EMA"}

@@ -13,8 +13,8 @@ import nbformat
 import pytest
 from selenium.webdriver import Chrome
 
-from ismkit.ledger import book_rows
-from ismkit.notebooks import solutions
+from ismkit.lessons.ledger import book_rows
+from ismkit.lessons.notebooks import solutions
 from tests.browser import chromium, logged, served
 from tests.conftest import ROOT
 
@@ -130,7 +130,7 @@ def test_no_page_has_a_problem(site: Site) -> None:
 
 
 def test_every_notebook_and_module_has_a_page(site: Site) -> None:
-    modules = {f"api/{path.stem}.html" for path in (ROOT / "ismkit").glob("[a-z]*.py")}
+    modules = {f"api/{path.parent.name}/{path.stem}.html" for path in (ROOT / "ismkit").glob("*/[a-z]*.py")}
     notebooks = {f"notebooks/{name}.html" for name in NOTEBOOKS}
     assert modules | notebooks | {"index.html", "ledger.html", "timings.html", "api.html"} <= site.pages.keys()
 

@@ -13,13 +13,17 @@ import torch
 from safetensors.torch import save_file
 
 import ismkit
-from ismkit import cli, config, fidelity, objectives, vae
-from ismkit.checkpoint import CheckpointError
-from ismkit.data import DataError
-from ismkit.evaluation import FashionJudge
-from ismkit.models import save_model
-from ismkit.nets import ToyMLP
-from ismkit.train import DivergenceError
+from ismkit import cli
+from ismkit.evaluation import fidelity
+from ismkit.evaluation.judges import FashionJudge
+from ismkit.imagenet import vae
+from ismkit.method import recipes
+from ismkit.models.nets import ToyMLP
+from ismkit.models.saved import save_model
+from ismkit.training import runs
+from ismkit.training.loop import DivergenceError
+from ismkit.utils.files import DataError
+from ismkit.utils.weights import CheckpointError
 from tests.commandline import Ismkit, a_file
 from tests.conftest import ROOT
 
@@ -63,8 +67,8 @@ def test_commands_of_the_readme_parse() -> None:
 
 
 def test_names_repeated_for_the_parser_are_those_of_the_library() -> None:
-    assert tuple(config.RUNS) == cli.RUNS + cli.IMAGENET
-    assert tuple(objectives.RECIPES) == cli.RECIPES
+    assert tuple(runs.RUNS) == cli.RUNS + cli.IMAGENET
+    assert tuple(recipes.RECIPES) == cli.RECIPES
     assert tuple(vae.PINNED) == cli.VAES
     assert tuple(fidelity.METRICS) == cli.METRICS
     grid = cli.parser().parse_args(["evaluate", "m", "--nfe", *map(str, (2**k for k in range(8)))])
@@ -135,7 +139,6 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
     "resume from a word": (["train", "gaussians", "--resume", "latest"], "--resume: must be a whole number"),
     "resume from nowhere": (["train", "gaussians", "--resume", "7"], "no checkpoint step_00000007"),
     "run folder is a file": (["train", "gaussians", "--run-dir", a_file], "File exists"),
-    "option of another run": (["train", "features", "--steps", "5"], "--seed and --run-dir only, got --steps"),
     "no such notebook": (["run", "99"], "'99' names 0 notebooks, must name one of: 00_tiny, 01_other"),
     "two notebooks": (["run", "0"], "'0' names 2 notebooks, must name one of: 00_tiny, 01_other"),
     "notebook elsewhere": (["run", "/some/where/07.ipynb"], "names 0 notebooks"),
@@ -236,13 +239,13 @@ def test_errors_of_the_kit_are_told_and_bugs_are_raised(ismkit_: Ismkit, monkeyp
         return fit
 
     for error in (DivergenceError("step 7"), CheckpointError("step 7"), DataError("step 7"), OSError("step 7")):
-        monkeypatch.setattr("ismkit.models.fit", failing(error))
+        monkeypatch.setattr("ismkit.training.runs.fit", failing(error))
         answer = ismkit_("train", "gaussians")
         assert (answer.status, answer.err) == (2, "ismkit train: step 7\n")
-    monkeypatch.setattr("ismkit.models.fit", failing(KeyboardInterrupt()))
+    monkeypatch.setattr("ismkit.training.runs.fit", failing(KeyboardInterrupt()))
     answer = ismkit_("train", "gaussians")
     assert (answer.status, answer.err) == (130, "ismkit train: interrupted\n")
-    monkeypatch.setattr("ismkit.models.fit", failing(RuntimeError("a bug")))
+    monkeypatch.setattr("ismkit.training.runs.fit", failing(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         ismkit_("train", "gaussians")
 

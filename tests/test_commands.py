@@ -17,13 +17,19 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from ismkit import cli, commands, config, evaluation, ladder, plot, shipped, train
-from ismkit.checkpoint import steps
-from ismkit.evaluation import Cell, FashionJudge
-from ismkit.models import load_model
-from ismkit.photos import photo_folder
-from ismkit.sweep import Trial, read, summary
-from ismkit.vae import write_tiny_vae
+from ismkit import commands
+from ismkit.data.photos import photo_folder
+from ismkit.evaluation import judges
+from ismkit.evaluation.judges import Cell, FashionJudge
+from ismkit.imagenet.vae import write_tiny_vae
+from ismkit.lessons import plot
+from ismkit.method import recipes
+from ismkit.models.saved import load_model
+from ismkit.sweeps import ladder
+from ismkit.sweeps.sweep import Trial, read_table, summary
+from ismkit.training import runs
+from ismkit.training.checkpoint import steps
+from ismkit.training.loop import TrainState, fit
 from tests.commandline import PARAMETERS, Answer, Ismkit, a_file, tiny
 from tests.conftest import ROOT
 
@@ -106,7 +112,8 @@ FAILING = ["print('first')", "raise KeyError('no such cloth')", "print('never')"
 RUN = """
 import sys
 from pathlib import Path
-from ismkit import cli, notebooks
+from ismkit import cli
+from ismkit.lessons import notebooks
 notebooks.NOTEBOOKS = Path(sys.argv[1])
 sys.exit(cli.main(sys.argv[2:]))
 """
@@ -148,7 +155,7 @@ def test_resumed_training_makes_the_same_file(ismkit_: Ismkit, monkeypatch: pyte
     assert digest(ismkit_(*TOY, "--run-dir", "other", "--seed", "1")) != whole
 
     # Stopped in step 5 and taken up at the checkpoint of step 3.
-    done, step = [], train.training_step
+    done, step = [], recipes.training_step
 
     def stopping(*args: Any) -> Any:
         done.append(len(done) + 1)
@@ -158,7 +165,7 @@ def test_resumed_training_makes_the_same_file(ismkit_: Ismkit, monkeypatch: pyte
 
     saving = [*TOY, "--run-dir", "parts", "--save-every", "3"]
     with monkeypatch.context() as patch:
-        patch.setattr(train, "training_step", stopping)
+        patch.setattr("ismkit.training.loop.training_step", stopping)
         assert ismkit_(*saving).status == 130
     assert steps("parts") == [3]
     assert not Path("parts/model.safetensors").exists()
@@ -184,23 +191,22 @@ def test_mistakes_are_found_before_the_data_are_loaded(
     """The data of fashion-laptop take half a minute the first time."""
     a_file(tmp_path)
     (tmp_path / "run" / "step_00000003").mkdir(parents=True)
-    preset = replace(config.RUNS["gaussians"], load=lambda: pytest.fail("loaded"))
-    monkeypatch.setitem(config.RUNS, "gaussians", preset)
+    preset = replace(runs.RUNS["gaussians"], load=lambda: pytest.fail("loaded"))
+    monkeypatch.setitem(runs.RUNS, "gaussians", preset)
     answer = ismkit_("train", "gaussians", *options)
     assert (answer.status, answer.err.count("\n")) == (2, 1)
 
 
 def test_trained_model_and_its_card(tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file holds the slow average; the card says what was asked for; the folder is the run's own."""
-    states: list[train.TrainState] = []
-    fit = train.fit
+    states: list[TrainState] = []
 
-    def kept(recipe: Any, net: Any, batches: Any, **options: Any) -> train.TrainState:
+    def kept(recipe: Any, net: Any, batches: Any, **options: Any) -> TrainState:
         assert options["seed"] == batches.seed == 4
         states.append(fit(recipe, net, batches, **options))
         return states[0]
 
-    monkeypatch.setattr("ismkit.models.fit", kept)
+    monkeypatch.setattr("ismkit.training.runs.fit", kept)
     options = ["--recipe", "shortcut_finest_level", "--lr", "0.01", "--seed", "4"]
     answer = ismkit_(*TOY, *options)
     digest(answer)
@@ -213,17 +219,6 @@ def test_trained_model_and_its_card(tmp_path: Path, ismkit_: Ismkit, monkeypatch
     assert (card["steps"], card["seed"]) == (6, 4)
     assert card["run"]["recipe"]["name"] == "shortcut_finest_level"
     assert (card["run"]["optim"]["lr"], card["run"]["batch_size"], card["run"]["steps"]) == (0.01, 32, 6)
-
-
-@pytest.mark.parametrize("name", cli.SHIPPED)
-def test_train_shipped_networks(name: str, tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(shipped, "train_shipped", lambda *args: asked.append(args) or ({"seed": "4"}, "ab" * 32))
-    answer = ismkit_("train", name, "--seed", "4")
-    path = tmp_path / "out" / name / f"fashion_{name}.safetensors"
-    assert asked == [(name, path, 4)]
-    assert path.parent.is_dir()
-    assert digest(answer) == "ab" * 32
 
 
 # ---------------------------------------------------------------- sweep
@@ -241,7 +236,7 @@ def swept(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Trial], Path, dict
         row = {"nfe": 1, "w": 0.0, "n": 100, "frechet": 2.0}
         return pd.DataFrame([{"variant": t.variant, "seed": t.seed, **dict(t.labels), **row} for t in trials])
 
-    monkeypatch.setattr("ismkit.runner.run", run)
+    monkeypatch.setattr("ismkit.sweeps.runner.run", run)
     return asked
 
 
@@ -256,7 +251,7 @@ def test_prepared_sweeps_keep_their_plans(swept: list[Any], tmp_path: Path, ismk
         assert f"{plan.name}: {len(plan.runs)} variants, {len(plan.seeds)} seeds; in {folder}\n" in answer.out
     assert answer.out.count("\nism_plus without ") == len(ladder.OURS)  # in the summary of its own sweep only
     assert answer.out.endswith(f"table: {folder / 'ladder-laptop_tried.parquet'}\n")
-    frame = read(folder / "ladder-laptop_tried.parquet")
+    frame = read_table(folder / "ladder-laptop_tried.parquet")
     assert frame["sweep"].value_counts().to_dict() == {plan.name: len(plan.trials()) for plan in plans}
 
 
@@ -283,7 +278,7 @@ def test_sweep_trains_scores_and_repeats_nothing(tmp_path: Path, ismkit_: Ismkit
     answer = ismkit_("sweep", "gaussians", *settings, *protocol)
     assert answer.status == 0, answer.err
     folder = tmp_path / "out" / "sweeps"
-    frame = read(folder / "gaussians.parquet")
+    frame = read_table(folder / "gaussians.parquet")
     assert frame.variant.tolist() == [f"ism, steps={k}, batch_size=32, pool=0" for k in (2, 3)]
     columns = ["recipe", "steps", "batch_size", "recipe.coupling.pool", "seed", "nfe", "calls", "w", "n", "noise"]
     assert frame[columns].to_numpy().tolist() == [["ism", k, 32, 0, 0, 1, 1, 0.0, 100, 0] for k in (2, 3)]
@@ -304,7 +299,7 @@ def test_sweep_trains_scores_and_repeats_nothing(tmp_path: Path, ismkit_: Ismkit
     again = ismkit_("sweep", "gaussians", *settings, *protocol)
     assert (again.status, again.out) == (0, answer.out)
     assert files() == before
-    assert read(folder / "gaussians.parquet").equals(frame)
+    assert read_table(folder / "gaussians.parquet").equals(frame)
 
 
 # ---------------------------------------------------------------- latents
@@ -373,6 +368,6 @@ def test_evaluate_prints_and_writes_the_table(
     answer = ismkit_("evaluate", model, *options, "-o", "new/scores.csv")
     assert answer.status == 0, answer.err
     rows = judge.table(load_model(model)[0], nfe=[1, 2], w=[0.0, 1.5], n=100, seed=6)
-    assert answer.out == f"{evaluation.as_text(rows)}\ntable: new/scores.csv\n"
+    assert answer.out == f"{judges.as_text(rows)}\ntable: new/scores.csv\n"
     with (tmp_path / "new" / "scores.csv").open(newline="") as file:
         assert [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)] == rows

@@ -33,7 +33,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         sums[file] = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setattr(doctor, "weight_sums", lambda: {"net.safetensors": sums["net.safetensors"]})
     size = len(b"clothes.gz" * 9)
-    monkeypatch.setattr("ismkit.data.FASHION_MNIST_FILES", {"clothes.gz": (size, sums["clothes.gz"])})
+    monkeypatch.setattr("ismkit.data.fashion.FASHION_MNIST_FILES", {"clothes.gz": (size, sums["clothes.gz"])})
     monkeypatch.setenv("ISMKIT_DATA", str(tmp_path))
     return tmp_path
 

@@ -18,19 +18,21 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
-from ismkit import checkpoint, parallel
-from ismkit.auction import AuctionCoupling
-from ismkit.config import Optim, for_side
-from ismkit.coupling import Coupling, assign
-from ismkit.data import Batches, Labelled
-from ismkit.nets import DiT
-from ismkit.objectives import RECIPES, Rows
-from ismkit.path import Query
-from ismkit.sampling import sample, trajectory
-from ismkit.seeding import stream
-from ismkit.state import collect
-from ismkit.train import TrainState, fit
-from ismkit.wavelet import WaveletDistance, dwt, geometric_weights, idwt
+from ismkit.data.batches import Batches
+from ismkit.data.sets import Labelled
+from ismkit.method.auction import AuctionCoupling
+from ismkit.method.coupling import Coupling, assign
+from ismkit.method.path import Query
+from ismkit.method.recipes import RECIPES
+from ismkit.method.rows import Rows
+from ismkit.method.sampling import sample, trajectory
+from ismkit.method.wavelet import WaveletDistance, dwt, geometric_weights, idwt
+from ismkit.models.nets import DiT
+from ismkit.training import checkpoint, distributed
+from ismkit.training.checkpoint import collect
+from ismkit.training.loop import Optim, TrainState, fit
+from ismkit.training.runs import for_side
+from ismkit.utils.seeding import stream
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.gpu
@@ -159,7 +161,7 @@ def _two(rank: int, port: int, folder: str) -> None:
             net, batches = problem()
             state = fit(RECIPE, net, batches, steps=4, shards=2, optim=OPTIM, progress=False,
                         run_dir=f"{folder}/{mode}-{precision}",
-                        accelerator=parallel.accelerator(mode, precision))  # type: ignore[arg-type]  # fmt: skip
+                        accelerator=distributed.accelerator(mode, precision))  # type: ignore[arg-type]  # fmt: skip
             results[f"{mode}, {precision}"] = state.losses
     torch.save(results, f"{folder}/rank{rank}.pt")
     torch.distributed.destroy_process_group()

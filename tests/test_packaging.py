@@ -1,12 +1,14 @@
 """Dependencies, import cost, shape of the package, what may be committed, and the Makefile."""
 
 import ast
+import importlib
 import importlib.metadata
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
@@ -28,8 +30,20 @@ NAMED = [
     *(r for name in EXTRAS if name != "all" for r in EXTRAS[name]),
 ]
 
-MODULES = sorted(path for path in (ROOT / "ismkit").glob("*.py") if path.stem != "__init__")
-MAX_LINES = 300
+MODULES = sorted(path for path in (ROOT / "ismkit").glob("*/*.py") if path.stem != "__init__")
+#: The rooms from the ground up, and what each may import beside itself.
+ROOMS = {
+    "utils": [],
+    "method": ["utils"],
+    "data": ["utils"],
+    "models": ["utils", "method", "data"],
+    "imagenet": ["utils", "data"],
+    "training": ["utils", "method", "data", "models", "imagenet"],
+    "evaluation": ["utils", "method", "data", "models", "imagenet"],
+    "sweeps": ["utils", "method", "data", "models", "training", "evaluation"],
+    "lessons": ["utils", "method", "data", "training"],
+}
+TOP = ["cli", "commands", "doctor"]
 HEAVY = [
     "IPython",
     "datasets",
@@ -132,7 +146,7 @@ def test_version_and_python_are_the_same_everywhere() -> None:
 
 
 def test_import_is_quick_and_light() -> None:
-    names = ["ismkit", *(f"ismkit.{path.stem}" for path in MODULES if path.stem != "plot")]
+    names = ["ismkit", *(f"ismkit.{module(path)}" for path in MODULES if path.stem != "plot")]
     # Processor time, which unlike wall time does not grow when other tests use the core.
     program = f"""
 import importlib, sys, time
@@ -150,22 +164,69 @@ print(*sorted({{name.partition(".")[0] for name in set(sys.modules) - before}} &
     assert float(seconds) < IMPORT_SECONDS
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_module_is_short_and_has_tests(path: Path) -> None:
-    assert len(path.read_text().splitlines()) < MAX_LINES
-    assert (ROOT / "tests" / f"test_{path.stem}.py").is_file()
+def test_every_room_is_drawn() -> None:
+    """The rooms stand in one order, from the ground up, and hold at most about eight files each."""
+    assert {path.parent.name for path in (ROOT / "ismkit").glob("*/__init__.py")} == {*ROOMS}
+    for room in ROOMS:
+        assert len([path for path in MODULES if path.parent.name == room]) <= 9, room
+    assert sorted(path.stem for path in (ROOT / "ismkit").glob("*.py")) == sorted(["__init__", "__main__", *TOP])
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_downwards_only(room: str) -> None:
+    """A file imports its own room and those that stand below it in ``ROOMS``, less the pairs that do not meet."""
+    allowed = {room, *ROOMS[room]}
+    for path in MODULES:
+        if path.parent.name == room:
+            found = {name.partition(".")[0] for name in imported(path)}
+            assert found <= allowed, f"{path.relative_to(ROOT)} imports from {', '.join(sorted(found - allowed))}"
 
 
 def test_no_import_cycles() -> None:
-    graph = {path.stem: imported(path) for path in MODULES}
+    graph = {module(path): imported(path) & {module(path) for path in MODULES} for path in MODULES}
     settled: set[str] = set()
     while ready := {name for name, needs in graph.items() if needs <= settled} - settled:
         settled |= ready
     assert not graph.keys() - settled, {name: graph[name] - settled for name in graph.keys() - settled}
 
 
+@pytest.mark.parametrize("room", ROOMS)
+def test_public_names_of_a_room(room: str) -> None:
+    """Each can be imported; none has the name of a file, which would make ``from room import name`` ambiguous."""
+    package = importlib.import_module(f"ismkit.{room}")
+    files = {path.stem for path in MODULES if path.parent.name == room}
+    assert files <= set(package.__all__)
+    assert package.__doc__
+    for name in package.__all__:
+        assert isinstance(getattr(package, name), types.ModuleType) == (name in files), name
+
+
+def test_public_names_of_the_kit_are_those_of_its_rooms() -> None:
+    assert set(ROOMS) < set(ismkit.__all__)
+    for name in set(ismkit.__all__) - set(ROOMS):
+        value = getattr(ismkit, name)
+        homes = [room for room in ROOMS if name in importlib.import_module(f"ismkit.{room}").__all__]
+        assert len(homes) == 1, name
+        assert getattr(importlib.import_module(f"ismkit.{homes[0]}"), name) is value
+
+
+def test_the_package_lists_its_rooms() -> None:
+    assert re.findall(r"^\* ``ismkit\.(\w+)``", ismkit.__doc__ or "", re.MULTILINE) == [*ROOMS]
+
+
+def test_tests_mirror_the_rooms() -> None:
+    """Each test of a room stands in a folder of its name; what serves all rooms stands beside the folders."""
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders - {"bench"} == {*ROOMS}
+
+
+def module(path: Path) -> str:
+    """``method.rows`` for the file of that module."""
+    return ".".join(path.relative_to(ROOT / "ismkit").with_suffix("").parts)
+
+
 def imported(path: Path) -> set[str]:
-    """The modules of ismkit that a module imports, anywhere in it."""
+    """The modules of ismkit that a module imports, anywhere in it, as ``method.rows``."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
@@ -173,7 +234,8 @@ def imported(path: Path) -> set[str]:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-    return {name.split(".")[1] for name in found if name.startswith("ismkit.")} & {path.stem for path in MODULES}
+    names = {tuple(name.split(".")[1:3]) for name in found if name.startswith("ismkit.")}
+    return {".".join(name) for name in names if name[0] != "__version__"}
 
 
 def test_nothing_of_one_machine_is_committed() -> None:

@@ -20,18 +20,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ismkit.auction import AuctionCoupling
-from ismkit.config import RUNS, Run
-from ismkit.coupling import Coupling
-from ismkit.data import Batches, Labelled
-from ismkit.evaluation import FashionJudge
-from ismkit.files import replacing
-from ismkit.grouping import ClassGroups
-from ismkit.latents import fashion_latents
-from ismkit.nets import ToyMLP
-from ismkit.seeding import stream
-from ismkit.studies import run_study
-from ismkit.train import fit
+from ismkit.data.batches import Batches, ClassGroups
+from ismkit.data.fashion import fashion_latents
+from ismkit.data.sets import Labelled
+from ismkit.evaluation.judges import FashionJudge
+from ismkit.method.auction import AuctionCoupling
+from ismkit.method.coupling import Coupling
+from ismkit.models.nets import ToyMLP
+from ismkit.sweeps.studies import run_study
+from ismkit.training.loop import fit
+from ismkit.training.runs import RUNS, Run
+from ismkit.utils.files import replacing
+from ismkit.utils.seeding import stream
 
 HERE = Path(__file__)
 CACHE = HERE.parents[2] / "out" / "cache"

@@ -17,14 +17,15 @@ from typing import Any
 
 import torch
 
-from ismkit.config import RUNS, Run
-from ismkit.data import Batches, fashion_mnist
-from ismkit.evaluation import FashionJudge
-from ismkit.metrics import radial_spectrum, spectrum_error
-from ismkit.nets import ToyMLP
-from ismkit.studies import run_study
-from ismkit.train import fit
-from ismkit.wavelet import candidates
+from ismkit.data.batches import Batches
+from ismkit.data.fashion import fashion_mnist
+from ismkit.evaluation.judges import FashionJudge
+from ismkit.evaluation.metrics import radial_spectrum, spectrum_error
+from ismkit.method.wavelet import candidates
+from ismkit.models.nets import ToyMLP
+from ismkit.sweeps.studies import run_study
+from ismkit.training.loop import fit
+from ismkit.training.runs import RUNS, Run
 
 LAPTOP = RUNS["fashion-laptop"]
 BASE = replace(

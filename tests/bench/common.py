@@ -14,13 +14,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
-from ismkit.config import Optim, for_side
-from ismkit.coupling import Coupling
-from ismkit.data import Batches, Labelled
-from ismkit.nets import PRESETS, DiT
-from ismkit.objectives import RECIPES, Recipe
-from ismkit.seeding import stream
-from ismkit.train import StepReport, TrainState, fit
+from ismkit.data.batches import Batches
+from ismkit.data.sets import Labelled
+from ismkit.method.coupling import Coupling
+from ismkit.method.recipes import RECIPES, Recipe
+from ismkit.models.nets import PRESETS, DiT
+from ismkit.training.loop import Optim, StepReport, TrainState, fit
+from ismkit.training.runs import for_side
+from ismkit.utils.seeding import stream
 
 
 @dataclass(frozen=True)

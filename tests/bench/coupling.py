@@ -12,11 +12,12 @@ from statistics import median as middle
 import torch
 from torch import Tensor
 
-from ismkit import coupling, data
-from ismkit.auction import AuctionCoupling, auction, gains
-from ismkit.coupling import Coupling, assign
-from ismkit.data import Batches
-from ismkit.seeding import stream
+from ismkit.data import fashion, sets
+from ismkit.data.batches import Batches
+from ismkit.method import coupling
+from ismkit.method.auction import AuctionCoupling, auction, gains
+from ismkit.method.coupling import Coupling, assign
+from ismkit.utils.seeding import stream
 from tests.bench.common import RestingFit, Row, Sizes, fresh_accelerator, latents, median, ratio, recipe, take_turns
 
 CLASSES = 10
@@ -178,8 +179,8 @@ def _gain(x0: Tensor, x1: Tensor, p: Tensor) -> float:
 def _points(n: int, dimension: int) -> Tensor:
     """Data of this dimension: eight Gaussians, corners of 1/f fields, Fashion-MNIST, or 1/f fields."""
     if dimension == 2:
-        return data.eight_gaussians(n, 0).x
+        return sets.eight_gaussians(n, 0).x
     if dimension == 784:
-        return data.fashion_mnist("train").x[:n].flatten(1)
+        return fashion.fashion_mnist("train").x[:n].flatten(1)
     x = latents(n, CLASSES).x
     return x.flatten(1) if dimension == 4096 else x[:, 0, :8, :8].flatten(1)[:, :dimension].contiguous()

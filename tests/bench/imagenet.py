@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ismkit.config import imagenet_latents
-from ismkit.costs import step_flops
-from ismkit.data import Batches
-from ismkit.sampling import sample
-from ismkit.seeding import stream
-from ismkit.trackers import peak_flops
+from ismkit.data.batches import Batches
+from ismkit.method.sampling import sample
+from ismkit.training.costs import step_flops
+from ismkit.training.runs import imagenet_latents
+from ismkit.training.tracking import peak_flops
+from ismkit.utils.seeding import stream
 from tests.bench.common import RestingFit, Row, Sizes, fresh_accelerator, latents, median, ratio, recipe, take_turns
 
 STEPS = 300

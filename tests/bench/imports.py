@@ -27,8 +27,13 @@ print(json.dumps([seconds, sorted(name for name in new if not name.startswith("_
 def run(sizes: Sizes) -> Iterator[Row]:
     """Fresh processes, in turns: the package, the trainer, and every module but the plots."""
     package = Path(__file__).resolve().parents[2] / "ismkit"
-    modules = [f"ismkit.{path.stem}" for path in sorted(package.glob("*.py")) if path.stem not in ("__init__", "plot")]
-    cases = {"ismkit": ["ismkit"], "ismkit.train": ["ismkit.train"], "every module of ismkit but plot": modules}
+    paths = [path for path in sorted(package.glob("*/*.py")) if path.stem not in ("__init__", "plot")]
+    modules = [f"ismkit.{path.parent.name}.{path.stem}" for path in paths]
+    cases = {
+        "ismkit": ["ismkit"],
+        "ismkit.training.loop": ["ismkit.training.loop"],
+        "every module of ismkit but plot": modules,
+    }
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     dragged: dict[str, list[str]] = {}
     for _ in range(max(2, min(sizes.rounds, 3))):

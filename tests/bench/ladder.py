@@ -11,14 +11,15 @@ from statistics import median as middle
 import torch
 from torch import Tensor, nn
 
-from ismkit.config import RUNS
-from ismkit.coupling import Coupling
-from ismkit.data import CLOTHES, Batches, Labelled
-from ismkit.evaluation import FashionJudge
-from ismkit.ladder import LADDER
-from ismkit.latents import SHAPE
-from ismkit.sampling import sample
-from ismkit.seeding import stream
+from ismkit.data.batches import Batches
+from ismkit.data.fashion import CLOTHES, SHAPE
+from ismkit.data.sets import Labelled
+from ismkit.evaluation.judges import FashionJudge
+from ismkit.method.coupling import Coupling
+from ismkit.method.sampling import sample
+from ismkit.sweeps.ladder import LADDER
+from ismkit.training.runs import RUNS
+from ismkit.utils.seeding import stream
 from tests.bench.common import RestingFit, Row, Sizes, fresh_accelerator, median, ratio, take_turns
 
 RUN = RUNS["fashion"]

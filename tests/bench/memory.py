@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from ismkit.config import Optim
-from ismkit.data import Batches
-from ismkit.train import StepReport, TrainState, fit
+from ismkit.data.batches import Batches
+from ismkit.training.loop import Optim, StepReport, TrainState, fit
 from tests.bench.common import Row, Sizes, fresh_accelerator, latents, median, recipe
 
 MIB = 2**20

@@ -7,12 +7,11 @@ from functools import partial
 
 import torch
 
-from ismkit.cluster import Cluster
-from ismkit.costs import step_flops
-from ismkit.grouping import ClassGroups
-from ismkit.nets import PRESETS
-from ismkit.objectives import RECIPES
-from ismkit.plan import plan
+from ismkit.data.batches import ClassGroups
+from ismkit.lessons.budget import Cluster, plan
+from ismkit.method.recipes import RECIPES
+from ismkit.models.nets import PRESETS
+from ismkit.training.costs import step_flops
 from tests.bench.common import Row, Sizes, median, take_turns
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ismkit.guidance import TwoPassCFG
-from ismkit.sampling import sample
+from ismkit.method.guidance import TwoPassCFG
+from ismkit.method.sampling import sample
 from tests.bench.common import Row, Sizes, median, ratio, take_turns
 
 

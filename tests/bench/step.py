@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ismkit.data import Batches
-from ismkit.nets import DiT
-from ismkit.wavelet import l2
+from ismkit.data.batches import Batches
+from ismkit.method.wavelet import l2
+from ismkit.models.nets import DiT
 from tests.bench.common import RestingFit, Row, Sizes, fresh_accelerator, latents, median, ratio, recipe, take_turns
 
 

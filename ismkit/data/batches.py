@@ -1,0 +1,175 @@
+"""The endless, resumable, distributed stream of batches that training reads.
+
+:class:`Batches` is a pure function of (seed, step). :class:`ClassGroups` orders an epoch so that each pool of the
+coupling holds few classes, for assignment within classes where there are many: a pool of 8192 of ImageNet's 1000
+classes holds 8 rows of each, and among 8 there is little to choose. An epoch is cut into pieces of one class, the
+pieces are put in random order, and every pool takes the next rows of that order. The rows of a pool are then shuffled
+over its batches, and each shard has pools of its own: a step of S shards sees about S times as many classes as one
+pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ismkit.data.sets import Labelled
+from ismkit.utils.seeding import stream
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """A data set whose samples are drawn anew each time, such as :class:`ismkit.imagenet.latents.LatentShards`."""
+
+    def take(self, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Samples x (B, ...) and y (B,) of rows ``index`` (B,) int64, by draws from ``rng`` alone."""
+
+
+class Batches:
+    """Endless shuffled batches in an order that is a pure function of the seed, so that any step can resume.
+
+    Every epoch is one permutation of the data, drawn from (seed, epoch). Step k takes the next
+    ``shards * batch_size`` samples of the endless row of permutations and shard j its j-th part. So a stream
+    from step k equals one from 0 after k batches, and the shards of a step make up the batch of a single
+    stream with ``batch_size * shards``. A batch may span two epochs: no sample is skipped or repeated in one.
+
+    ``data`` is a :class:`~ismkit.data.sets.Labelled` set, indexed directly; a :class:`Drawn` one, whose draws are a
+    function of (seed, shard, step); or any map-style dataset of (x, y), read by ``num_workers`` processes of a
+    ``DataLoader``. Random transforms inside such a dataset are not replayed.
+    """
+
+    def __init__(
+        self, data: Dataset[Any], batch_size: int, seed: int, *, num_workers: int = 0, groups: ClassGroups | None = None
+    ) -> None:
+        self.size = len(data)  # type: ignore[arg-type]
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if num_workers < 0:
+            raise ValueError(f"num_workers must be at least 0, got {num_workers}")
+        if groups is not None and not isinstance(getattr(data, "y", None), Tensor):
+            raise ValueError(f"groups need data with the classes of all rows as y (n,), {type(data).__name__} has none")
+        self.data = data
+        self.groups = groups
+        self.batch_size = batch_size
+        self.seed = seed
+        self.num_workers = num_workers
+        self._check_fits(shards=1)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the order depends on, for the checkpoints of a run."""
+        settings = {"size": self.size, "batch_size": self.batch_size, "seed": self.seed}
+        return settings | ({"groups": self.groups} if self.groups else {})
+
+    def stream(self, step: int = 0, shard: int = 0, shards: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches ``x`` (batch_size, ...), ``y`` (batch_size,) of one shard from ``step`` on, without end."""
+        if step < 0:
+            raise ValueError(f"step must be at least 0, got {step}")
+        if not 0 <= shard < shards:
+            raise ValueError(f"shard must lie in [0, shards = {shards}), got {shard}")
+        self._check_fits(shards)
+        indices = self._indices(step, shard, shards)
+        if isinstance(data := self.data, Drawn):
+            return (
+                data.take(chosen, stream(self.seed, "posterior", shard, k)) for k, chosen in enumerate(indices, step)
+            )
+        if isinstance(self.data, Labelled):
+            return map(self.data.__getitem__, indices)
+        return iter(
+            DataLoader(
+                self.data,
+                batch_sampler=(chosen.tolist() for chosen in indices),
+                num_workers=self.num_workers,
+                generator=stream(self.seed, "workers"),  # else each iterator draws from the global generator
+            )
+        )
+
+    def _indices(self, step: int, shard: int, shards: int) -> Iterator[Tensor]:
+        # Without groups a pool is one batch, in the order of the epochs.
+        K = self.groups.pool if self.groups else 1
+        rows, held = K * self.batch_size, {}  # type: ignore[var-annotated]
+
+        def order(epoch: int) -> Tensor:
+            if epoch not in held:
+                held.clear()
+                held[epoch] = (
+                    self.groups.order(self.data.y, rows, self.seed, epoch)  # type: ignore[attr-defined]
+                    if self.groups
+                    else torch.randperm(self.size, generator=stream(self.seed, "epoch", epoch))
+                )
+            return held[epoch]
+
+        for k in count(step // K):
+            place = k * shards + shard  # of this pool among those of all shards
+            parts, position = [], place * rows
+            while position < (place + 1) * rows:
+                epoch, offset = divmod(position, self.size)
+                parts.append(order(epoch)[offset : offset + (place + 1) * rows - position])
+                position += len(parts[-1])
+            chosen = torch.cat(parts)
+            if self.groups:
+                chosen = chosen[torch.randperm(rows, generator=stream(self.seed, "pool", place))]
+            yield from chosen.split(self.batch_size)[max(0, step - k * K) :]
+
+    def _check_fits(self, shards: int) -> None:
+        if self.batch_size * shards > self.size:
+            raise ValueError(
+                f"batch_size {self.batch_size} x shards {shards} exceeds the {self.size} samples: a "
+                "step would hold a sample twice"
+            )
+        if self.groups and (rows := self.groups.pool * self.batch_size * shards) > self.size:
+            raise ValueError(
+                f"groups.pool {self.groups.pool} x batch_size {self.batch_size} x shards {shards} = {rows} exceeds the "
+                f"{self.size} samples: a pool would hold a sample twice"
+            )
+
+
+@dataclass(frozen=True)
+class ClassGroups:
+    """How the pools of a stream are grouped by class.
+
+    Attributes:
+        pool: K, the batches in one pool: that of the coupling, ``Coupling.pool``.
+        classes: how many classes a pool holds, about. Pieces of a class are equal, and as near to ``K M / classes``
+            rows as that allows: a class with fewer rows is one piece, and a pool that begins or ends within a piece
+            holds one class more.
+    """
+
+    pool: int
+    classes: int
+
+    def __post_init__(self) -> None:
+        for name in ("pool", "classes"):
+            if type(value := getattr(self, name)) is not int or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+    def order(self, y: Tensor, rows: int, seed: int, epoch: int) -> Tensor:
+        """The order of one epoch: a permutation in which pieces of one class stand together.
+
+        Args:
+            y: the class of every row, (n,) long, from 0 on.
+            rows: in one pool, K M.
+            seed: of the data's order.
+            epoch: from 0 on.
+
+        Returns:
+            Indices, (n,) long: a function of the arguments alone.
+        """
+        rng = stream(seed, "groups", epoch)
+        order = torch.randperm(len(y), generator=rng)
+        order = order[y[order].argsort(stable=True)]  # by class, shuffled within each
+        sizes = y.bincount()
+        # Equal pieces of a class, so that none is a small rest.
+        pieces = (sizes * self.classes / rows).round().long().clamp(min=1)
+        first = pieces.cumsum(0) - pieces  # number of a class's first piece
+        c = y[order]
+        place = torch.arange(len(y)) - (sizes.cumsum(0) - sizes)[c]  # within the class
+        piece = first[c] + place * pieces[c] // sizes[c]
+        turn = torch.randperm(int(pieces.sum()), generator=rng)  # of each piece
+        return order[turn[piece].argsort(stable=True)]

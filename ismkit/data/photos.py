@@ -1,0 +1,131 @@
+"""Natural photographs, from those inside scikit-image's wheel: patches whose spectrum falls as that of the world does.
+
+Nothing is downloaded: files that scikit-image would fetch are not asked for.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ismkit.data.sets import Labelled
+from ismkit.utils.files import DataError
+from ismkit.utils.seeding import stream
+
+#: Scenes, things and textures seen by a camera. Left out of the wheel's pictures: drawings, print and test patterns,
+#: microscopy and astronomy, whose spectra are others, and the second view of a stereo pair.
+PHOTOGRAPHS = {
+    "astronaut": "astronaut.png",
+    "brick": "brick.png",
+    "camera": "camera.png",
+    "cat": "chelsea.png",
+    "coffee": "coffee.png",
+    "coins": "coins.png",
+    "grass": "grass.png",
+    "gravel": "gravel.png",
+    "motorcycle": "motorcycle_left.png",
+    "rocket": "rocket.jpg",
+}
+#: Those of them that are in colour and differ at a glance: classes for a trial with colour images.
+COLOURED = ("astronaut", "cat", "coffee", "rocket")
+
+
+@cache
+def photograph(name: str) -> Tensor:
+    """A photograph, a key of ``PHOTOGRAPHS``, as grey values (H, W) float32 in [-1, 1]; both sides 300 pixels or more.
+
+    Raises:
+        ValueError: for another name.
+        DataError: if scikit-image is not installed, or without its pictures.
+    """
+    from PIL import Image  # comes with scikit-image
+
+    with Image.open(_path(name)) as image:
+        grey = np.asarray(image.convert("L"), dtype=np.float32)  # luma, ITU-R 601
+    return torch.from_numpy(grey / 127.5 - 1)
+
+
+def _path(name: str) -> Path:
+    if name not in PHOTOGRAPHS:
+        raise ValueError(f"name must be one of {', '.join(PHOTOGRAPHS)}, got {name!r}")
+    package = find_spec("skimage")
+    if package is None or not package.submodule_search_locations:
+        raise DataError("the photographs are those inside scikit-image, which is missing: pip install scikit-image")
+    path = Path(package.submodule_search_locations[0]) / "data" / PHOTOGRAPHS[name]
+    if not path.is_file():
+        raise DataError(f"{path} is missing: install the wheel of scikit-image again, which holds it")
+    return path
+
+
+def photographs(n: int, side: int, seed: int, shrink: int = 2) -> Labelled:
+    """``n`` random patches x (n, 1, side, side) in [-1, 1]; the class is the photograph, an equal share of each.
+
+    A patch is a window of ``shrink * side`` pixels, mirrored or not, averaged in blocks of ``shrink`` pixels: what a
+    camera further away would see. The same seed gives the same patches.
+
+    Raises:
+        ValueError: if n, side or shrink is below 1, or a window larger than the smallest photograph.
+    """
+    for what, value in (("n", n), ("side", side), ("shrink", shrink)):
+        if value < 1:
+            raise ValueError(f"{what} must be at least 1, got {value}")
+    window = shrink * side
+    sheets = [photograph(name) for name in PHOTOGRAPHS]
+    smallest = min(min(sheet.shape) for sheet in sheets)
+    if window > smallest:
+        raise ValueError(f"shrink * side must be at most {smallest} pixels, got {shrink} * {side}")
+    rng = stream(seed, "photographs", n, side, shrink)
+    y = torch.arange(n) % len(sheets)
+    u, v, mirrored = torch.rand(3, n, generator=rng).tolist()
+    parts = []
+    for k in range(n):
+        sheet = sheets[k % len(sheets)]
+        top, left = (
+            math.floor(share * (size - window + 1)) for share, size in zip((u[k], v[k]), sheet.shape, strict=True)
+        )
+        patch = sheet[top : top + window, left : left + window]
+        parts.append(patch.flip(1) if mirrored[k] < 0.5 else patch)
+    x = F.avg_pool2d(torch.stack(parts)[:, None], shrink)
+    order = torch.randperm(n, generator=rng)
+    return Labelled(x[order], y[order], len(sheets), tuple(PHOTOGRAPHS))
+
+
+def photo_folder(folder: str | os.PathLike[str], per_class: int, side: int = 256, seed: int = 0) -> Path:
+    """Write colour pictures as a folder of class folders, ``per_class`` PNG files of ``side`` x ``side`` in each.
+
+    The classes are the photographs in ``COLOURED``; a picture is a random square window of one, between half and all
+    of its shorter edge, resized. The same seed gives the same pictures. What ImageNet is to the full run, this is to
+    a trial of it.
+
+    Raises:
+        ValueError: if per_class or side is below 1.
+        DataError: if the folder holds other files, or scikit-image is missing.
+    """
+    for what, value in (("per_class", per_class), ("side", side)):
+        if value < 1:
+            raise ValueError(f"{what} must be at least 1, got {value}")
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise DataError(f"{folder} is not empty: give a new folder")
+    paths = {name: _path(name) for name in COLOURED}
+    from PIL import Image
+
+    for name, path in paths.items():
+        (folder / name).mkdir(parents=True)
+        places = torch.rand(per_class, 3, generator=stream(seed, "photo folder", name, per_class, side))
+        with Image.open(path) as file:
+            picture = file.convert("RGB")
+        for k, (size, u, v) in enumerate(places.tolist()):
+            window = round(min(picture.size) * (1 + size) / 2)
+            left, top = int(u * (picture.width - window + 1)), int(v * (picture.height - window + 1))
+            box = (left, top, left + window, top + window)
+            picture.resize((side, side), Image.Resampling.BICUBIC, box).save(folder / name / f"{k:04d}.png")
+    return folder

@@ -1,0 +1,5 @@
+"""Scores: metrics, judges of clothes and points, samples on disk, FID by its published protocol, tables."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,247 @@
+"""FID, sFID, IS, precision, recall and FD-DINOv2 of samples on disk, each with the protocol that it depends on.
+
+torch-fidelity gives the feature networks and the inception score. Fréchet distances are this kit's: torch-fidelity
+takes the eigenvalues of a product of two covariances, a matrix that is not symmetric, and keeps the real parts of their
+roots. Where a covariance is singular (fewer samples than features) each zero eigenvalue comes out at rounding size, and
+its root far above it; :func:`ismkit.evaluation.metrics.frechet` never leaves symmetric matrices and stays at rounding.
+Precision and recall are this kit's too, in float64 (ADM's suite computes distances in float16 first).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from ismkit.evaluation.extractors import Extractor
+from ismkit.evaluation.judges import Cell
+from ismkit.evaluation.metrics import Moments, frechet, precision_recall
+from ismkit.evaluation.reference import Reference, real_features
+from ismkit.evaluation.samples import Decoder, SampleError, SampleSet, contents_sum, draw
+from ismkit.utils.files import json_sum, replacing
+from ismkit.utils.progress import progress_bar
+from ismkit.utils.weights import CheckpointError, read_weights
+
+NEIGHBOURS, SPLITS = 3, 10  # of precision and recall; of the inception score
+
+
+class Metric(NamedTuple):
+    """What a metric is called, which network's features it reads, and in which layer."""
+
+    title: str
+    extractor: str
+    layer: str
+
+
+METRICS: dict[str, Metric] = {
+    "fid": Metric("FID", "inception", "pool"),
+    "sfid": Metric("sFID", "inception", "spatial"),
+    "is": Metric("IS", "inception", "logits"),
+    "precision": Metric("precision", "inception", "pool"),
+    "recall": Metric("recall", "inception", "pool"),
+    "fd_dinov2": Metric("FD-DINOv2", "dinov2", "pool"),
+}
+
+
+def choose(names: Sequence[str], features: str | None = None) -> dict[str, Metric]:
+    """Metrics by name; with ``features`` all of them read that network instead of their own, and say so.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if unknown := [name for name in names if name not in METRICS]:
+        raise ValueError(f"metrics must be among {', '.join(METRICS)}, got {unknown[0]!r}")
+    found = {name: METRICS[name] for name in METRICS if name in names}
+    if features is None:
+        return found
+    return {name: Metric(f"{metric.title} [{features}]", features, metric.layer) for name, metric in found.items()}
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features of a set of samples on disk, a file for each shard of samples.
+
+    Attributes:
+        folder: where they are.
+        samples: what they are features of.
+        key: sum of the feature network's identity.
+    """
+
+    folder: Path
+    samples: SampleSet
+    key: str
+
+    def shard(self, k: int) -> dict[str, Tensor]:
+        """Features (m, F) by layer of shard ``k``; SampleError if they are missing, altered or of other samples."""
+        path = self.folder / f"{k:05}.safetensors"
+        try:
+            tensors, stated = read_weights(path)
+        except CheckpointError as error:
+            raise SampleError(f"{error} Delete it: the next call makes it anew.") from error
+        facts = {"samples": self.samples.manifest["shards"][k], "extractor": self.key, "sha256": contents_sum(tensors)}
+        if wrong := [key for key, value in facts.items() if stated.get(key) != value]:
+            raise SampleError(f"{path} is altered or of other samples (its {wrong[0]} is another): delete it")
+        return tensors
+
+    def layer(self, name: str) -> Iterator[Tensor]:
+        """Features (m, F) of one layer, shard by shard."""
+        return (self.shard(k)[name] for k in range(self.samples.shards))
+
+    def moments(self, name: str) -> Moments:
+        """Mean and covariance of one layer over all samples, in float64; one shard is in memory at a time."""
+        moments = Moments()
+        for part in self.layer(name):
+            moments.update(part)
+        return moments
+
+
+def embed(samples: SampleSet, extractor: Extractor, *, batch: int = 100, progress: bool | None = None) -> FeatureSet:
+    """Run the feature network over a set, once: what is on disk is kept. Each process takes its share of the shards."""
+    key = json_sum(extractor.identity)
+    folder = samples.folder / f"features-{extractor.name}-{key[:8]}"
+    found, state = FeatureSet(folder, samples, key), PartialState()
+    mine = range(state.process_index, samples.shards, state.num_processes)
+    show = False if not state.is_main_process else progress
+    for k in progress_bar(mine, show=show, desc=f"features of {extractor.name}", unit="shard"):
+        path = folder / f"{k:05}.safetensors"
+        if path.exists():
+            continue
+        images, _ = samples.shard(k)
+        parts = [extractor(part) for part in images.split(batch)]
+        tensors = {layer: torch.cat([part[layer] for part in parts]).contiguous() for layer in parts[0]}
+        stated = {"samples": samples.manifest["shards"][k], "extractor": key, "sha256": contents_sum(tensors)}
+        with replacing(path) as file:
+            file.write(to_bytes(tensors, {"ismkit": json.dumps(stated)}))
+    state.wait_for_everyone()
+    return found
+
+
+def inception_score(logits: Tensor) -> float:
+    """Exponential of the mean Kullback-Leibler divergence of p(y | x) from p(y), mean of ten parts (Salimans 2016).
+
+    By torch-fidelity, in float64, the parts in the order of the samples; ``logits`` (n, classes) with n >= 10.
+    """
+    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
+
+    if len(logits) < SPLITS:
+        raise ValueError(f"the inception score takes {SPLITS} parts: at least as many samples, got {len(logits)}")
+    return isc_features_to_metric(logits, splits=SPLITS, shuffle=False)[KEY_METRIC_ISC_MEAN]
+
+
+@dataclass(frozen=True)
+class ImageJudge:
+    """Scores a model of image latents, setting by setting, and keeps samples and features.
+
+    Attributes:
+        vae: decodes the latents; on the device.
+        metrics: of :func:`choose`.
+        extractors: the feature networks that they read, by name.
+        references: the statistics that they compare with, by the name of the feature network.
+        folder: of all settings; each has its own in it.
+        model: JSON that tells the model from others: ``sha256`` of its file, and ``weights`` in words.
+        batch: images at one time.
+        shard: samples per file.
+    """
+
+    vae: Decoder
+    metrics: Mapping[str, Metric]
+    extractors: Mapping[str, Extractor]
+    references: Mapping[str, Reference]
+    folder: Path
+    model: Mapping[str, Any]
+    batch: int = 100
+    shard: int = 500
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        """Raise ValueError, before any work, unless all settings can be scored with what is here."""
+        for cell in cells:
+            cell.check()
+            if cell.n < SPLITS:
+                raise ValueError(f"n must be at least {SPLITS} samples, got {cell.n}")
+        for name, metric in self.metrics.items():
+            if metric.extractor not in self.extractors:
+                raise ValueError(f"{name} needs the feature network {metric.extractor}")
+            if metric.layer == "logits":
+                continue
+            if (reference := self.references.get(metric.extractor)) is None:
+                raise ValueError(f"{name} needs a reference in the features of {metric.extractor}: give --reference")
+            size = self.extractors[metric.extractor](torch.zeros(1, 3, 64, 64, dtype=torch.uint8))[metric.layer].shape[
+                1
+            ]
+            held = {layer: len(moments.mean) for layer, moments in reference.moments.items()}
+            if held.get(metric.layer) != size:
+                raise ValueError(f"{name}: {metric.extractor} has {size} features, {reference.path} has {held}")
+            made = reference.about.get("extractor", {}).get("sha256")
+            if made not in (None, self.extractors[metric.extractor].identity["sha256"]):
+                raise ValueError(f"{reference.path} was made with other weights of {metric.extractor}: {made}")
+
+    def place(self, cell: Cell) -> Path:
+        """The folder of one setting."""
+        return self.folder / f"nfe{cell.nfe}_w{cell.w:g}_n{cell.n}_seed{cell.seed}"
+
+    def cell(self, net: nn.Module, cell: Cell) -> dict[str, float]:
+        """All metrics of one setting. Under several processes each draws and embeds its share, the first one scores."""
+        place = self.place(cell)
+        samples = draw(net, self.vae, cell, place, model=self.model, batch=self.batch, shard=self.shard)
+        used = dict.fromkeys(metric.extractor for metric in self.metrics.values())
+        features = {name: embed(samples, self.extractors[name], batch=self.batch) for name in used}
+        scores = [self.score(features) if PartialState().is_main_process else None]
+        broadcast_object_list(scores)
+        assert scores[0] is not None
+        return scores[0]
+
+    def score(self, features: Mapping[str, FeatureSet]) -> dict[str, float]:
+        """Metrics by name from features by the name of the network."""
+        scores: dict[str, float] = {}
+        for name, (_, network, layer) in self.metrics.items():
+            if name == "is":
+                scores[name] = inception_score(torch.cat(list(features[network].layer(layer))))
+            elif name in ("precision", "recall"):
+                if name not in scores:
+                    cache, extractor = self.folder, self.extractors[network]
+                    real = real_features(self.references[network], extractor, cache).to(extractor.device)
+                    drawn = torch.cat(list(features[network].layer(layer))).to(extractor.device)
+                    pair = precision_recall(drawn, real, NEIGHBOURS)
+                    scores |= dict(zip(("precision", "recall"), pair, strict=True))
+            else:
+                scores[name] = frechet(features[network].moments(layer), self.references[network].moments[layer])
+        return {name: scores[name] for name in self.metrics}
+
+    def table(self, net: nn.Module, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+        """A row for each setting: ``nfe``, ``w``, ``n``, ``seed`` and the metrics by name."""
+        self.check(cells)
+        return [{**cell._asdict(), **self.cell(net, cell)} for cell in cells]
+
+    def protocol(self, cell: Cell) -> dict[str, str]:
+        """All that the figures depend on beside NFE, w, n and the seed, in words, from the manifest of one setting."""
+        held = SampleSet.open(self.place(cell)).manifest["set"]
+        vae = " ".join(f"{key} {value}" for key, value in held["vae"].items() if value is not None)
+        text = {
+            "labels": f"{held['labels']} ({held['num_classes']})",
+            **{key: held[key] for key in ("sampler", "noise", "rounding")},
+            "model": f"SHA-256 {held['model']['sha256']}, {held['model'].get('weights', 'weights not described')}",
+            "decoder": vae,
+            "resolution": " x ".join(map(str, held["images"][1:])),
+        }
+        for name in dict.fromkeys(metric.extractor for metric in self.metrics.values()):
+            identity = self.extractors[name].identity
+            about = f"{', '.join(identity['layers'].values())}; torch-fidelity {identity['torch_fidelity']}"
+            text[f"features of {name}"] = f"{about}; weights SHA-256 {identity['sha256']}"
+            text[f"resize of {name}"] = identity["resize"]
+            if reference := self.references.get(name):
+                n = reference.about.get("images")
+                many = f", {n} images" if type(n) is int else ""
+                text[f"reference of {name}"] = f"{reference.about['source']}{many}; SHA-256 {reference.sha256}"
+        if "is" in self.metrics:
+            text["inception score"] = f"{SPLITS} parts in the order of the samples"
+        if {"precision", "recall"} & set(self.metrics):
+            text["precision and recall"] = f"k = {NEIGHBOURS}, float64, all samples against the reference's images"
+        return text

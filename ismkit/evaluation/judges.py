@@ -1,0 +1,349 @@
+"""What scores a model: samples per NFE and guidance strength, a table of metrics, and the features they compare.
+
+:class:`FeatureNet`, a small classifier of Fashion-MNIST, makes the features in which images of clothes are compared.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ismkit.data.batches import Batches
+from ismkit.data.fashion import CLOTHES, SHAPE, FashionAutoencoder, fashion_mnist, in_batches, load_autoencoder
+from ismkit.data.sets import Labelled
+from ismkit.evaluation.metrics import (
+    Moments,
+    class_agreement,
+    curvature,
+    frechet,
+    precision_recall,
+    spectrum_error,
+    wasserstein2,
+)
+from ismkit.method.path import Network, StepGrid
+from ismkit.method.sampling import sample, trajectory
+from ismkit.utils.files import data_root, replacing
+from ismkit.utils.progress import progress_bar
+from ismkit.utils.seeding import stream
+from ismkit.utils.weights import load_weights
+
+FEATURES_SHA256 = "e7e1f71219246579d008f178ed4c0630e2c9991dc9b5f4a8fc46ec38c6abba42"
+
+
+class FeatureNet(nn.Module):
+    """Convolutional classifier of 28 x 28 grey images in [-1, 1] into ten classes, with 64 features.
+
+    A feature is an *input* of the last rectifier, not its output, and is normalised: over the training images
+    it has mean 0 and variance 1, its distribution has no spike at 0 and no feature is dead. That suits the
+    Fréchet distance, which knows of each set of features only a mean and a covariance.
+    """
+
+    num_features = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(  # (B, 1, 28, 28)
+            *_convolution(1, 32, kernel=5, stride=2),  # (B, 32, 14, 14)
+            *_convolution(32, 48),
+            nn.MaxPool2d(2),  # (B, 48, 7, 7)
+            *_convolution(48, 96),
+            *_convolution(96, 96),
+            nn.MaxPool2d(2),  # (B, 96, 3, 3)
+            nn.Flatten(),
+            nn.Dropout(0.3),
+            nn.Linear(96 * 9, self.num_features, bias=False),
+            nn.BatchNorm1d(self.num_features, affine=False),
+        )
+        self.head = nn.Linear(self.num_features, 10)
+        self.to(memory_format=torch.channels_last)  # 1.7 times as fast on a CPU
+
+    def features(self, x: Tensor) -> Tensor:
+        """Features (B, 64) of images ``x`` (B, 1, 28, 28) in [-1, 1]."""
+        if x.ndim != 4 or x.shape[1:] != (1, 28, 28):
+            raise ValueError(f"x must be (B, 1, 28, 28), got {tuple(x.shape)}")
+        return self.trunk(x)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (B, 10) from features (B, 64)."""
+        return self.head(features.relu())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, 10) of images ``x`` (B, 1, 28, 28) in [-1, 1]."""
+        return self.classify(self.features(x))
+
+
+def load_features(path: Path | None = None) -> FeatureNet:
+    """The shipped classifier, checked against its SHA-256 sum, or the one in ``path``; in eval mode.
+
+    Raises :class:`ismkit.utils.weights.CheckpointError` if the file is missing, altered or does not fit.
+    """
+    net = FeatureNet()
+    if path is None:
+        load_weights(net, data_root() / "weights" / "fashion_features.safetensors", FEATURES_SHA256)
+    else:
+        load_weights(net, path)
+    return net.eval()
+
+
+@torch.inference_mode()
+def embed(net: FeatureNet, x: Tensor, batch_size: int = 250) -> tuple[Tensor, Tensor]:
+    """Features (n, 64) and logits (n, 10) of ``x`` (n, 1, 28, 28) in [-1, 1], batch by batch."""
+    if net.training:
+        raise ValueError("net must be in eval mode, call net.eval(): else features depend on the batch")
+    features = torch.cat([net.features(part) for part in x.split(batch_size)])
+    return features, net.classify(features)
+
+
+def accuracy(net: FeatureNet, data: Labelled) -> float:
+    """Share of ``data`` whose class ``net`` names, in [0, 1]."""
+    _, logits = embed(net, data.x)
+    return (logits.argmax(dim=1) == data.y).double().mean().item()
+
+
+def train_features(data: Labelled, *, epochs: int = 12, seed: int = 0, batch_size: int = 256) -> FeatureNet:
+    """Train a :class:`FeatureNet` (AdamW, one-cycle learning rate, random shifts); return it in eval mode.
+
+    ``data``: images (n, 1, 28, 28) in [-1, 1] of ten classes. The shipped weights come from the training
+    split and the defaults. No mirroring: all shoes point the same way, and a generator that turns them round
+    must not look right to the features.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    if data.x.shape[1:] != (1, 28, 28) or data.num_classes != 10:
+        raise ValueError(
+            f"data must hold images (n, 1, 28, 28) of 10 classes, got {tuple(data.x.shape)} of {data.num_classes}"
+        )
+    with torch.random.fork_rng(devices=[]):  # initial weights and dropout draw from the global generator
+        torch.manual_seed(seed)
+        net = FeatureNet().train()
+        steps = epochs * len(data) // batch_size
+        optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3, weight_decay=1e-2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=5e-3, total_steps=steps)
+        generator = stream(seed, "augment")
+        batches = Batches(data, batch_size, seed).stream()
+        bar = progress_bar(range(steps), desc="training the feature classifier", unit="step")
+        for _, (x, y) in zip(bar, batches, strict=False):
+            loss = F.cross_entropy(net(shift(x, generator)), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    return net.eval()
+
+
+def shift(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift each image of ``x`` (B, 1, 28, 28) by up to one pixel each way, filling with black (-1)."""
+    padded = F.pad(x, (1, 1, 1, 1), value=-1.0)
+    windows = padded.unfold(2, 28, 1).unfold(3, 28, 1)  # (B, 1, 3, 3, 28, 28)
+    down, right = torch.randint(3, (2, len(x)), generator=generator)
+    return windows[torch.arange(len(x)), :, down, right]
+
+
+def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    return [
+        nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    ]
+
+
+class Score(TypedDict):
+    """One row of a table of results; the protocol stands in :class:`FashionJudge`."""
+
+    nfe: int
+    w: float
+    n: int
+    frechet: float
+    agreement: float
+    precision: float
+    recall: float
+    spectrum_error: float
+    curvature: float
+
+
+class Cell(NamedTuple):
+    """One setting in which a model is scored: network evaluations, guidance strength, samples, seed of their noise."""
+
+    nfe: int
+    w: float
+    n: int
+    seed: int = 0
+
+    @property
+    def cost(self) -> float:
+        """Roughly how many rows pass through the network, those of the judge's networks included."""
+        return float(self.n * (self.nfe + 10))
+
+    def check(self) -> None:
+        """Raise ValueError unless the sampler knows the number of evaluations and the strength."""
+        StepGrid().check_steps(self.nfe)
+        if not 0 <= self.w < math.inf:
+            raise ValueError(f"w, the guidance strength, must be finite and at least 0, got {self.w}")
+        if self.n < 1:
+            raise ValueError(f"n must be 1 or more samples, got {self.n}")
+
+
+class Judge(Protocol):
+    """Scores a network in one setting."""
+
+    def cell(self, net: Network, cell: Cell) -> dict[str, float]:
+        """Metrics by name."""
+        ...
+
+
+CURVED = 250  # samples whose paths are kept to measure their curvature
+
+
+@dataclass(frozen=True)
+class PointJudge:
+    """Scores a network of points: the exact 2-Wasserstein distance to the data, per class, averaged over the classes.
+
+    Attributes:
+        data: the reference; each class is compared with as many of its points as there are samples.
+        device: where the network lives.
+    """
+
+    data: Labelled
+    device: torch.device
+
+    def cell(self, net: Network, cell: Cell) -> dict[str, float]:
+        """``w2`` and ``curvature`` of ``cell.n`` samples, labels in turn."""
+        y = torch.arange(cell.n) % self.data.num_classes
+        x0 = torch.randn(cell.n, *self.data.x.shape[1:], generator=stream(cell.seed, "samples")).to(self.device)
+        path = trajectory(net, x0, y.to(self.device), w=cell.w, steps=cell.nfe)
+        drawn = path[-1].cpu()
+        distances = [
+            wasserstein2(drawn[y == c], self.data.x[self.data.y == c][: int((y == c).sum())])
+            for c in range(self.data.num_classes)
+        ]
+        return {"w2": sum(distances) / len(distances), "curvature": _mean_curvature(path)}
+
+
+@dataclass(frozen=True)
+class FashionJudge:
+    """Draws Fashion-MNIST images from a latent-space model and scores them.
+
+    Protocol: n samples with labels 0, 1, ..., 9 in turn; latents decoded to 28 x 28 and clamped to [-1, 1]; features
+    of the kit's own classifier (64 numbers, float64 statistics, no Inception); reference: the 10 000 test images. The
+    Frechet distance shrinks as n grows: compare equal n only. Precision and recall take k = 3 and as many test images
+    as samples.
+
+    Attributes:
+        classifier: the shipped feature network.
+        autoencoder: the shipped autoencoder.
+        device: where the model lives and all of this runs.
+    """
+
+    classifier: FeatureNet
+    autoencoder: FashionAutoencoder
+    device: torch.device
+
+    @classmethod
+    def load(cls, device: torch.device | str = "cpu") -> FashionJudge:
+        """The judge with the shipped, verified weights."""
+        device = torch.device(device)
+        return cls(load_features().to(device), load_autoencoder().to(device), device)
+
+    @cached_property
+    def _real(self) -> Tensor:
+        return embed(self.classifier, fashion_mnist("test").x.to(self.device))[0]
+
+    @cached_property
+    def _real_moments(self) -> Moments:
+        return Moments(self._real)
+
+    def draw(self, net: Network, y: Tensor, *, w: float, steps: int, seed: int = 0, batch: int = 500) -> Tensor:
+        """Images (n, 1, 28, 28) in [-1, 1] of the labels ``y`` (n,), noise from ``seed``, ``steps`` calls each."""
+        x0 = torch.randn(len(y), *SHAPE, generator=stream(seed, "samples")).to(self.device)
+        y = y.to(self.device)
+        parts = zip(x0.split(batch), y.split(batch), strict=True)
+        latents = torch.cat([sample(net, x, labels, w=w, steps=steps) for x, labels in parts])
+        return in_batches(self.autoencoder.decode, latents)
+
+    def score(self, images: Tensor, y: Tensor) -> dict[str, float]:
+        """Metrics of images (n, 1, 28, 28) that were asked to be of classes ``y`` (n,)."""
+        features, logits = embed(self.classifier, images.to(self.device))
+        precision, recall = precision_recall(features, self._real[: len(features)])
+        return {
+            "frechet": frechet(Moments(features), self._real_moments),
+            "agreement": class_agreement(logits, y.to(self.device)),
+            "precision": precision,
+            "recall": recall,
+        }
+
+    def cell(self, net: Network, cell: Cell) -> dict[str, float]:
+        """All metrics of ``cell.n`` samples, labels in turn; curvature over the paths of the first 250."""
+        y = torch.arange(cell.n) % len(CLOTHES)
+        images = self.draw(net, y, w=cell.w, steps=cell.nfe, seed=cell.seed)
+        x0 = torch.randn(len(y), *SHAPE, generator=stream(cell.seed, "samples"))[:CURVED].to(self.device)
+        path = trajectory(net, x0, y[:CURVED].to(self.device), w=cell.w, steps=cell.nfe)
+        return {
+            **self.score(images, y),
+            "spectrum_error": spectrum_error(images, fashion_mnist("test").x),
+            "curvature": _mean_curvature(path),
+        }
+
+    def table(
+        self,
+        net: Network,
+        *,
+        nfe: Iterable[int],
+        w: Iterable[float],
+        n: int,
+        seed: int = 0,
+        progress: bool | None = None,
+    ) -> list[Score]:
+        """One :class:`Score` for each NFE and each guidance strength, from the same noise.
+
+        Raises:
+            ValueError: before any work, unless n is 100 .. 10 000 and the sampler knows every NFE and strength.
+        """
+        if not 100 <= n <= 10_000:
+            raise ValueError(f"n must be 100 .. 10000 samples (there are 10000 test images), got {n}")
+        strengths = [float(strength) for strength in w]
+        cells = [Cell(steps, strength, n, seed) for steps in nfe for strength in strengths]
+        for cell in cells:
+            cell.check()
+        return [
+            Score(nfe=cell.nfe, w=cell.w, n=n, **self.cell(net, cell))  # type: ignore[typeddict-item]
+            for cell in progress_bar(cells, show=progress, desc="scoring", unit="setting")
+        ]
+
+
+def _mean_curvature(path: Tensor) -> float:
+    """Mean over the samples that moved; NaN, which says undefined, where none did (a network that answers 0)."""
+    moved = (path[-1] != path[0]).flatten(1).any(1)
+    return float(curvature(path[:, moved]).mean()) if moved.any() else math.nan
+
+
+def as_text(rows: Sequence[Score]) -> str:
+    """A table to print, one line for each row."""
+    columns = {"NFE": 4, "w": 5, "n": 6, "Frechet": 8, "agreement": 9, "precision": 9, "recall": 7, "spectrum": 8}
+    columns["curvature"] = 9
+    head = " ".join(name.rjust(width) for name, width in columns.items())
+    line = "{nfe:>4} {w:>5g} {n:>6} {frechet:>8.3f} {agreement:>9.3f} {precision:>9.3f} {recall:>7.3f}"
+    line += " {spectrum_error:>8.4f} {curvature:>9.4f}"
+    return "\n".join([head, *(line.format(**row) for row in rows)])
+
+
+def write_csv(rows: Sequence[Score], path: str | os.PathLike[str]) -> Path:
+    """Write rows as CSV, atomically, making the folder; returns the path."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(Score.__annotations__))
+    writer.writeheader()
+    writer.writerows(rows)
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())
+    return Path(path)

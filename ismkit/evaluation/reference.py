@@ -1,0 +1,231 @@
+"""What samples are compared with: ADM's published statistics, or statistics made here from images.
+
+ADM's file ``VIRTUAL_imagenet256_labeled.npz`` holds means and covariances of Inception's features over the training
+set (``mu``, ``sigma``; ``mu_s``, ``sigma_s`` of the spatial features) and 10 000 images, ``arr_0``, for precision and
+recall. Nothing here reads a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from ismkit.evaluation.extractors import Extractor
+from ismkit.evaluation.metrics import Gaussian, Moments
+from ismkit.imagenet.pixels import center_crop
+from ismkit.utils.files import DataError, file_sum, replacing
+from ismkit.utils.progress import progress_bar
+from ismkit.utils.seeding import stream
+from ismkit.utils.weights import CheckpointError, read_weights
+
+ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256/"
+ADM += "VIRTUAL_imagenet256_labeled.npz"
+ADM_LAYERS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+KEPT = 10_000  # images whose features are kept for precision and recall, as many as ADM has
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Statistics of real images in the features of one network.
+
+    Attributes:
+        path: the file.
+        sha256: of the file.
+        extractor: name of the feature network.
+        moments: mean and covariance by layer.
+        features: (m, F) of some of the images in the layer ``pool``, for precision and recall; None in ADM's file.
+        about: JSON: source, number of images where it is known, how they were made.
+    """
+
+    path: Path
+    sha256: str
+    extractor: str
+    moments: dict[str, Gaussian]
+    features: Tensor | None
+    about: dict[str, Any]
+
+
+def checked_sum(path: Path) -> str:
+    """SHA-256 of a reference; DataError if it is not there."""
+    if not path.is_file():
+        raise DataError(f"{path} is missing; ADM's reference for 256 pixels is published at {ADM}")
+    return file_sum(path)
+
+
+def load_reference(path: str | os.PathLike[str]) -> Reference:
+    """The statistics in a file: ``.npz`` in ADM's form, or ``.safetensors`` of :func:`make_reference`.
+
+    Raises:
+        DataError: if it is missing, truncated, holds pickles, or its statistics are none (shapes, symmetry, NaN).
+    """
+    path = Path(path)
+    if path.suffix == ".npz":
+        return _load_adm(path)
+    if path.suffix != ".safetensors":
+        raise DataError(f"a reference is a .npz file in ADM's form or a .safetensors file made here, got {path}")
+    digest = checked_sum(path)
+    try:
+        tensors, about = read_weights(path)
+        extractor, layers = about["extractor"]["name"], about["layers"]
+        moments = {name: (tensors[f"mean.{name}"], tensors[f"cov.{name}"]) for name in layers}
+        features = tensors["features.pool"]
+    except (CheckpointError, KeyError, TypeError) as error:
+        raise DataError(f"{path} holds no statistics made here: {error}") from error
+    checked = {name: _checked(path, name, *pair) for name, pair in moments.items()}
+    return Reference(path, digest, extractor, checked, features, about)
+
+
+def _load_adm(path: Path) -> Reference:
+    digest, moments, images = checked_sum(path), {}, 0
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            for layer, names in ADM_LAYERS.items():
+                if missing := [name for name in names if name not in file.files]:
+                    raise DataError(f"{path} has no {missing[0]}, but: {', '.join(file.files) or 'nothing'}")
+                mean, cov = (torch.from_numpy(np.array(file[name], dtype=np.float64)) for name in names)
+                moments[layer] = _checked(path, names[1], mean, cov)
+            images = "arr_0" in file.files
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        raise DataError(f"{path} cannot be read without pickles, or is truncated: {error}") from error
+    about = {"source": "ADM's statistics of ImageNet's training set", "images": bool(images)}
+    return Reference(path, digest, "inception", moments, None, about)
+
+
+def _checked(path: Path, name: str, mean: Tensor, cov: Tensor) -> Gaussian:
+    size = len(mean)
+    if mean.ndim != 1 or cov.shape != (size, size) or size == 0:
+        raise DataError(f"{path}: {name} must be ({size}, {size}) beside a mean (F,), got {tuple(cov.shape)}")
+    if not (mean.isfinite().all() and cov.isfinite().all()):
+        raise DataError(f"{path}: {name} or its mean holds NaN or infinity")
+    scale = cov.abs().max()
+    if (gap := (cov - cov.T).abs().max()) > 1e-6 * scale:
+        raise DataError(f"{path}: {name} is not symmetric: entries differ by {gap:.3g}, the largest is {scale:.3g}")
+    if (cov.diagonal() < -1e-6 * scale).any():
+        raise DataError(f"{path}: {name} has a negative variance, {cov.diagonal().min():.3g}")
+    return Gaussian(mean.double(), (cov + cov.T).double() / 2)
+
+
+def npz_images(path: str | os.PathLike[str], batch: int = 100) -> Iterator[Tensor]:
+    """The images ``arr_0`` (n, H, W, 3) uint8 of a .npz file, as (b, 3, H, W), without loading all of them.
+
+    Raises:
+        DataError: if there are none, they are of another form, or the file is truncated.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
+            major, _ = np.lib.format.read_magic(file)
+            head = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = head(file)
+            if dtype != np.uint8 or fortran or len(shape) != 4 or shape[3] != 3:
+                raise DataError(f"{path}: arr_0 must be (n, H, W, 3) uint8 in C order, got {shape} {dtype}")
+            each = shape[1] * shape[2] * 3
+            for start in range(0, shape[0], batch):
+                rows = min(batch, shape[0] - start)
+                data = file.read(rows * each)
+                if len(data) < rows * each:
+                    raise DataError(f"{path} is truncated: arr_0 ends after {start} of {shape[0]} images")
+                yield torch.frombuffer(bytearray(data), dtype=torch.uint8).view(rows, *shape[1:]).movedim(3, 1)
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        raise DataError(f"{path} holds no images arr_0 that can be read: {error}") from error
+
+
+def image_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """The pictures in a folder and those below it, in order; DataError if there are none."""
+    ending = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+    found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in ending)
+    if not found:
+        raise DataError(f"{folder} holds no pictures ({', '.join(sorted(ending))})")
+    return found
+
+
+def folder_images(files: Sequence[Path], side: int, batch: int = 100) -> Iterator[Tensor]:
+    """Pictures as (b, 3, side, side) uint8 by :func:`ismkit.imagenet.pixels.center_crop`, ADM's.
+
+    Raises DataError, naming the file, for a picture that cannot be read.
+    """
+    for start in range(0, len(files), batch):
+        pictures = []
+        for path in files[start : start + batch]:
+            try:
+                pictures.append(torch.from_numpy(center_crop(path.read_bytes(), side)))
+            except Exception as error:  # Pillow's formats raise many kinds
+                raise DataError(f"{path} cannot be read: {error}") from error
+        yield torch.stack(pictures)
+
+
+def make_reference(
+    images: Iterable[Tensor],
+    extractor: Extractor,
+    path: str | os.PathLike[str],
+    about: Mapping[str, Any],
+    *,
+    keep: int = KEPT,
+    total: int | None = None,
+    progress: bool | None = None,
+) -> Reference:
+    """Statistics of a stream of images, written to a .safetensors file and read back.
+
+    Args:
+        images: batches (b, 3, H, W) uint8; one at a time is in memory.
+        extractor: makes the features.
+        path: of the file, written atomically.
+        about: JSON: where the images come from and what was done to them.
+        keep: so many images' features are kept for precision and recall, a uniform draw among all of them.
+        total: number of batches, for the bar.
+        progress: show a bar; by default unless the environment says CI.
+
+    Raises:
+        DataError: for fewer than two images.
+    """
+    moments: dict[str, Moments] = {}
+    kept: list[Tensor] = []
+    n, rng = 0, stream(0, "reference")
+    for batch in progress_bar(images, show=progress, total=total, desc=f"statistics in {extractor.name}", unit="batch"):
+        # Reservoir sampling (Vitter 1985): image i takes the place of a kept one with probability keep / (i + 1).
+        places = [i if i < keep else int(torch.randint(i + 1, (), generator=rng)) for i in range(n, n + len(batch))]
+        found = extractor(batch)
+        for layer in found.keys() & set(ADM_LAYERS):
+            moments.setdefault(layer, Moments()).update(found[layer])
+        for place, row in zip(places, found["pool"], strict=True):
+            if place < keep:
+                kept[place : place + 1] = [row.clone()]
+        n += len(batch)
+    if n < 2:
+        raise DataError(f"statistics need at least 2 images, got {n}")
+    tensors = {f"mean.{layer}": found.mean for layer, found in moments.items()}
+    tensors |= {f"cov.{layer}": found.cov for layer, found in moments.items()}
+    tensors["features.pool"] = torch.stack(kept)
+    text = {**about, "images": n, "layers": sorted(moments), "extractor": extractor.identity}
+    with replacing(path) as file:
+        file.write(to_bytes(tensors, {"ismkit": json.dumps(text, sort_keys=True)}))
+    return load_reference(path)
+
+
+def real_features(reference: Reference, extractor: Extractor, cache: Path) -> Tensor:
+    """Features (m, F), layer ``pool``, of a reference's images: in its file, or of ADM's, embedded once into ``cache``.
+
+    Raises:
+        DataError: if the reference has no images.
+    """
+    if reference.features is not None:
+        return reference.features
+    if not reference.about.get("images"):
+        raise DataError(f"{reference.path} has neither features nor images: precision and recall need them")
+    key = f"{reference.sha256[:12]}-{extractor.name}-{extractor.identity['sha256'][:12]}"
+    path = cache / f"reference-{key}.safetensors"
+    about = {"source": f"arr_0 of {reference.path.name}", "sha256": reference.sha256}
+    made = (
+        load_reference(path) if path.is_file() else make_reference(npz_images(reference.path), extractor, path, about)
+    )
+    assert made.features is not None
+    return made.features

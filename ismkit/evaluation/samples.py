@@ -1,0 +1,339 @@
+"""Samples of a latent-space model on disk: drawn once, over many processes, resumed after a kill, exported.
+
+Sample i has label ``i mod num_classes`` and noise that is a function of the seed and of i alone. So a set does not
+depend on the number of processes, on when it was interrupted, or on n: the first 10 000 samples of 50 000 are the set
+of 10 000. (The batch size changes how kernels round: with another one, some numbers differ by one level of 255.)
+
+A folder holds ``manifest.json`` and shards ``00000.safetensors`` with ``images`` (m, 3, H, W) uint8 and ``y`` (m,)
+int64; 9.8 GB for 50 000 images of 256 pixels. Each file is whole or not there; a kill costs the shards under way. Other
+programs read them as ADM's .npz or as a folder of PNG files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from ismkit.evaluation.judges import Cell
+from ismkit.method.sampling import sample
+from ismkit.utils.files import json_sum, replacing
+from ismkit.utils.progress import progress_bar
+from ismkit.utils.seeding import stream
+from ismkit.utils.weights import CheckpointError, read_weights
+
+BLOCK = 100  # samples whose noise comes from one stream: 50 000 streams of 32 bits would hold pairs of equal noise
+#: What is the same for all sets, and stands in each manifest.
+PROTOCOL = {
+    "labels": "in turn: sample i has label i mod the number of classes",
+    "noise": f"standard normal, float32, one stream for every {BLOCK} samples",
+    "sampler": "Euler, one network call per step",
+    "rounding": "floor of clamp(127.5 x + 128, 0, 255), the nearest of 256 levels (as DiT and SiT)",
+}
+MANIFEST = "manifest.json"
+
+
+class SampleError(Exception):
+    """Samples on disk that cannot be used, or drawn ones that are no images; the message names the file or sample."""
+
+
+class Decoder(Protocol):
+    """What turns latents into images, such as :class:`ismkit.imagenet.vae.ImageVAE`."""
+
+    identity: dict[str, Any]
+    factor: int
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] of scaled latents (B, C, h, w)."""
+        ...
+
+
+def noise(seed: int, start: int, stop: int, shape: tuple[int, ...]) -> Tensor:
+    """Noise of the samples ``start .. stop - 1``, ``(stop - start, *shape)``: a function of the seed and numbers."""
+    first, last = start // BLOCK, math.ceil(stop / BLOCK)
+    blocks = [torch.randn(BLOCK, *shape, generator=stream(seed, "samples", k)) for k in range(first, last)]
+    return torch.cat(blocks)[start - first * BLOCK : stop - first * BLOCK]
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as 256 levels, each number to the nearest (see ``PROTOCOL["rounding"]``)."""
+    return (127.5 * images + 128).clamp(0, 255).to(torch.uint8)
+
+
+def latent_shape(net: nn.Module) -> tuple[int, int, int]:
+    """Shape (C, h, w) of what a DiT draws, also inside two-pass CFG.
+
+    Raises:
+        ValueError: for a network that draws no fields.
+    """
+    config = getattr(net, "config", None) or getattr(getattr(net, "net", None), "config", {})
+    if "size" not in config:
+        raise ValueError(f"the network must be a DiT, which knows the shape of its samples, got {type(net).__name__}")
+    return config["channels"], config["size"], config["size"]
+
+
+class SampleSet:
+    """A complete set on disk.
+
+    Attributes:
+        folder: where it is.
+        manifest: ``set`` (what the samples are a function of), ``shards`` (SHA-256 of each), ``made`` (how).
+        shards: how many files.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder, self.manifest, self.shards = folder, manifest, len(manifest["shards"])
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> SampleSet:
+        """The set in a folder; its shards are verified as they are read.
+
+        Raises:
+            SampleError: if there is none, it is not complete, or its manifest is altered.
+        """
+        found = _manifest(Path(folder))
+        if not found or not found.get("shards"):
+            raise SampleError(f"{folder} holds no complete set of samples: draw it, or go on with the same command")
+        return cls(Path(folder), found)
+
+    def __len__(self) -> int:
+        return self.manifest["set"]["n"]
+
+    def shard(self, k: int) -> tuple[Tensor, Tensor]:
+        """``images`` (m, 3, H, W) uint8 and ``y`` (m,) of shard ``k``.
+
+        Raises:
+            SampleError: if the file is missing, truncated or altered.
+        """
+        tensors, digest = _read(self.folder, k, self.manifest["set"])
+        if digest != self.manifest["shards"][k]:
+            raise SampleError(f"{_path(self.folder, k)} is not the file that {MANIFEST} names: delete it, draw again")
+        return tensors["images"], tensors["y"]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return map(self.shard, range(self.shards))
+
+
+def draw(
+    net: nn.Module,
+    vae: Decoder,
+    cell: Cell,
+    folder: str | os.PathLike[str],
+    *,
+    model: Mapping[str, Any],
+    batch: int = 100,
+    shard: int = 500,
+    progress: bool | None = None,
+) -> SampleSet:
+    """The complete set, drawn or gone on with; under several processes every one of them calls this.
+
+    Args:
+        net: in eval mode, on this process's device, where the decoder is too; its weights are those of ``model``.
+        vae: decodes its latents.
+        cell: network evaluations, guidance strength, number of samples and seed.
+        folder: of this set alone.
+        model: JSON that tells the model from others; ``sha256`` of its file.
+        batch: samples at one time.
+        shard: samples per file.
+        progress: show a bar; by default in the first process unless the environment says CI.
+
+    Raises:
+        ValueError: before any work, for a setting that the sampler does not know.
+        SampleError: if the folder holds another set or an altered one, the disk is too small, or a sample is NaN.
+        OSError: if a file cannot be written; what is there stays.
+    """
+    cell.check()
+    if min(batch, shard) < 1:
+        raise ValueError(f"batch and shard must be 1 or more samples, got {batch} and {shard}")
+    folder, state, shape = Path(folder), PartialState(), latent_shape(net)
+    num_classes, size = int(net.num_classes), (3, *(side * vae.factor for side in shape[1:]))  # type: ignore[arg-type]
+    wanted = {"model": dict(model), "vae": dict(vae.identity), "nfe": cell.nfe, "w": float(cell.w), "n": cell.n}
+    wanted |= {"seed": cell.seed, "num_classes": num_classes, "latents": shape, "images": size, "shard": shard}
+    wanted = json.loads(json.dumps(wanted | PROTOCOL))
+    count = math.ceil(cell.n / shard)
+    # One process looks, or the others might see the first new shards; a refusal is raised by all of them alike.
+    plan: list[Any] = [_pending(folder, wanted, count) if state.is_main_process else None]
+    broadcast_object_list(plan)
+    if isinstance(plan[0], str):
+        raise SampleError(plan[0])
+    mine = plan[0][state.process_index :: state.num_processes]
+    total = sum(min(cell.n, (k + 1) * shard) - k * shard for k in mine)
+    show = progress if state.is_main_process else False
+    with progress_bar(total=total, show=show, desc=f"{cell.nfe} NFE, w = {cell.w:g}", unit="image") as bar:
+        for k in mine:
+            start, stop = k * shard, min(cell.n, (k + 1) * shard)
+            images = []
+            for low in range(start, stop, batch):
+                images.append(_images(net, vae, cell, low, min(stop, low + batch), shape, num_classes))
+                bar.update(len(images[-1]))
+            _write(folder, k, torch.cat(images), torch.arange(start, stop) % num_classes, wanted)
+    state.wait_for_everyone()
+    here = range(state.process_index, count, state.num_processes)
+    sums = gather_object([(k, _read(folder, k, wanted)[1]) for k in here])
+    shards, known = [digest for _, digest in sorted(sums)], _manifest(folder).get("shards")
+    if known and (wrong := [k for k, digest in enumerate(shards) if digest != known[k]]):
+        raise SampleError(f"{_path(folder, wrong[0])} is not the file that {MANIFEST} names: delete it, and draw again")
+    made = {"processes": state.num_processes, "batch": batch, "device": state.device.type, "torch": torch.__version__}
+    state.wait_for_everyone()
+    if state.is_main_process and not known:
+        _complete(folder, wanted, shards, made)
+    state.wait_for_everyone()
+    return SampleSet.open(folder)
+
+
+@torch.no_grad()
+def _images(
+    net: nn.Module, vae: Decoder, cell: Cell, start: int, stop: int, shape: tuple[int, ...], num_classes: int
+) -> Tensor:
+    device = next(net.parameters()).device
+    y = torch.arange(start, stop) % num_classes
+    x0 = noise(cell.seed, start, stop, shape).to(device)
+    latents = sample(net, x0, y.to(device), w=cell.w, steps=cell.nfe)
+    images = vae.decode(latents)
+    for what, x in (("latent", latents), ("image", images)):
+        good = x.isfinite().flatten(1).all(1)
+        if not good.all():
+            i = int((~good).nonzero()[0])
+            where = f"sample {start + i} (label {int(y[i])}, {cell.nfe} NFE, w = {cell.w:g}, seed {cell.seed})"
+            raise SampleError(f"the {what} of {where} holds NaN or infinity; nothing of its shard was written")
+    return to_uint8(images.float()).cpu()
+
+
+def _path(folder: Path, k: int) -> Path:
+    return folder / f"{k:05}.safetensors"
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder, ``{}`` where there is none; SampleError if it is altered."""
+    try:
+        found = json.loads((folder / MANIFEST).read_bytes())
+        if found["sum"] != json_sum({key: found[key] for key in ("set", "shards", "made")}):
+            raise ValueError("its sum is another")
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise SampleError(
+            f"{folder / MANIFEST} is truncated or altered ({error}): delete it, and draw again"
+        ) from error
+    return found
+
+
+def _complete(folder: Path, wanted: dict[str, Any], shards: list[str], made: dict[str, Any]) -> None:
+    """Write the manifest; ``shards`` is empty as long as some are missing."""
+    found: dict[str, Any] = {"set": wanted, "shards": shards, "made": made}
+    with replacing(folder / MANIFEST) as file:
+        file.write(json.dumps(found | {"sum": json_sum(found)}, indent=1).encode())
+
+
+def _pending(folder: Path, wanted: dict[str, Any], count: int) -> list[int] | str:
+    """The shards that are not there, or why the folder cannot be used."""
+    try:
+        found = _manifest(folder)
+    except SampleError as error:
+        return str(error)
+    here = found.get("set", wanted)
+    if other := [key for key in {**wanted, **here} if wanted.get(key) != here.get(key)]:
+        told = "; ".join(f"{key} is {here.get(key)} there and {wanted.get(key)} now" for key in other)
+        return f"{folder} holds other samples: {told}. Take another folder, or delete it"
+    paths = {_path(folder, k): k for k in range(count)}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:  # reads the head alone, and sees where the file is cut off
+                stated = json.loads((file.metadata() or {}).get("ismkit", "{}"))
+        except (OSError, ValueError, SafetensorError) as error:
+            return f"{path} is truncated or no shard ({error}): delete it, and draw again; the rest is kept"
+        if path not in paths or stated.get("set") != json_sum(wanted) or stated.get("shard") != paths[path]:
+            return f"{path} belongs to another set of samples: take another folder, or delete it"
+    for leftover in folder.glob(".*.partial-*"):
+        leftover.unlink(missing_ok=True)
+    pending = [k for path, k in paths.items() if not path.exists()]
+    if pending:  # the sums are stated again once all shards are there
+        _complete(folder, wanted, [], {})
+    needed = min(wanted["n"], len(pending) * wanted["shard"]) * math.prod(wanted["images"])
+    if needed > (free := shutil.disk_usage(folder).free):
+        return f"{folder} has {free / 1e9:.1f} GB free, and the samples need {needed / 1e9:.1f} GB: take another disk"
+    return pending
+
+
+def contents_sum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the names, shapes and numbers of tensors on the CPU."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {list(tensors[name].shape)}".encode() + tensors[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _write(folder: Path, k: int, images: Tensor, y: Tensor, wanted: dict[str, Any]) -> None:
+    tensors = {"images": images.contiguous(), "y": y}
+    metadata = {"ismkit": json.dumps({"set": json_sum(wanted), "shard": k, "sha256": contents_sum(tensors)})}
+    with replacing(_path(folder, k)) as file:
+        file.write(to_bytes(tensors, metadata))
+
+
+def _read(folder: Path, k: int, wanted: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
+    """A shard and the sum of its contents; SampleError if it is not whole, or another's."""
+    path, remedy = _path(folder, k), "delete the file, and draw again: the rest is kept"
+    try:
+        tensors, stated = read_weights(path)
+    except CheckpointError as error:
+        raise SampleError(f"{error} ({remedy})") from error
+    if (stated.get("set"), stated.get("shard")) != (json_sum(wanted), k):
+        raise SampleError(f"{path} belongs to another set: {remedy}")
+    if (digest := contents_sum(tensors)) != stated.get("sha256"):
+        raise SampleError(f"{path} is altered: {remedy}")
+    return tensors, digest
+
+
+def export_npz(samples: SampleSet, path: str | os.PathLike[str], *, progress: bool | None = None) -> Path:
+    """Write ``arr_0`` (n, H, W, 3) uint8 and ``arr_1`` (n,) int64, the labels, as ADM's evaluation suite reads them.
+
+    One shard at a time is in memory. The file is not compressed, written atomically, and without pickles.
+
+    Raises:
+        ValueError: unless ``path`` ends in ``.npz``.
+        SampleError: for an altered shard; nothing is written.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"path must end in .npz, got {path}")
+    channels, height, width = samples.manifest["set"]["images"]
+    bar = progress_bar(samples, show=progress, total=samples.shards, desc=path.name, unit="shard")
+    labels = []
+    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+            shape = (len(samples), height, width, channels)
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(member, header)
+            for images, y in bar:
+                member.write(images.movedim(1, 3).contiguous().numpy().data)
+                labels.append(y.numpy())
+        with archive.open("arr_1.npy", "w") as member:
+            np.lib.format.write_array(member, np.concatenate(labels), allow_pickle=False)
+    return path
+
+
+def export_png(samples: SampleSet, folder: str | os.PathLike[str], *, progress: bool | None = None) -> Path:
+    """Write sample i as ``folder/000000i.png``, lossless; returns the folder."""
+    from PIL import Image
+
+    folder, i = Path(folder), 0
+    for images, _ in progress_bar(samples, show=progress, total=samples.shards, desc="PNG files", unit="shard"):
+        for image in images:
+            with replacing(folder / f"{i:07}.png") as file:
+                Image.fromarray(image.movedim(0, 2).contiguous().numpy()).save(file, "PNG")
+            i += 1
+    return folder

@@ -1,0 +1,101 @@
+"""Our scores beside the paper's, in the form of its tables; what was not run is called so, never filled in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ismkit.evaluation.fidelity import Metric
+from ismkit.utils.files import replacing
+
+#: The paper's FID-50K on ImageNet-256 at 1 and at 4 NFE.
+PAPER: dict[str, tuple[float, float]] = {
+    "shortcut_finest_level": (10.60, 7.80),
+    "ism_guidance": (9.62, 3.17),
+    "+interval": (8.49, 2.81),
+    "+wavelet": (8.12, 2.64),
+    "+sot": (7.97, 2.23),
+    "ism": (6.56, 2.16),
+}
+#: The paper's FID-50K on ImageNet-256 by method and NFE, and there its FD-DINOv2 and IS. Guidance strengths: not known.
+PAPER_FID: dict[str, dict[int, float]] = {
+    "SM": {1: 10.60, 4: 7.80, 128: 3.80},
+    "IMM": {1: 7.77, 2: 3.99, 4: 2.51, 8: 1.99},
+    "iSM": {1: 5.27, 2: 2.44, 4: 2.05, 8: 1.93, 128: 1.88},
+}
+PAPER_DINOV2_IS: dict[str, dict[int, tuple[float, float]]] = {
+    "SM": {1: (500.92, 102.66), 2: (329.53, 125.66), 4: (265.90, 136.79)},
+    "iSM": {1: (232.31, 223.52), 2: (107.63, 302.29), 4: (83.70, 298.23)},
+}
+
+
+NOT_RUN, NOT_STATED = "not run", "-"
+PAPER_N = 50_000  # the paper's figures are FID-50K: others are not put beside them
+NFE = (1, 2, 4, 8, 128)
+
+
+def as_text(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Metric], protocol: Mapping[str, str]) -> str:
+    """The protocol, and under it the table to print, one line for each setting."""
+    lines = [f"{name}: {text}" for name, text in protocol.items()]
+    titles = {"nfe": "NFE", "w": "w", "n": "n", "seed": "seed"} | {
+        name: metric.title for name, metric in metrics.items()
+    }
+    cells = [
+        [f"{row[name]:g}" if name in ("nfe", "w", "n", "seed") else f"{row[name]:.3f}" for name in titles]
+        for row in rows
+    ]
+    table = [list(titles.values()), *cells]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines += ["  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in table]
+    return "\n".join(lines)
+
+
+def write(
+    rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Metric], protocol: Mapping[str, str], folder: Path
+) -> tuple[Path, Path]:
+    """Write ``scores.json`` and ``scores.csv``, each with the protocol, and in the CSV beside every row; atomically."""
+    told = {name: metric._asdict() for name, metric in metrics.items()}
+    text = json.dumps({"protocol": dict(protocol), "metrics": told, "rows": [dict(row) for row in rows]}, indent=1)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, fieldnames=[*rows[0], *protocol])
+    writer.writeheader()
+    writer.writerows({**row, **protocol} for row in rows)
+    paths = folder / "scores.json", folder / "scores.csv"
+    for path, content in zip(paths, (text, table.getvalue()), strict=True):
+        with replacing(path) as file:
+            file.write(content.encode())
+    return paths
+
+
+def ours(rows: Iterable[Mapping[str, Any]], metrics: Mapping[str, Metric], metric: str, nfe: int) -> tuple[str, str]:
+    """Our figure for a metric at an NFE and the w it was taken at: the w of the least FID, among sets of 50 000.
+
+    ``("not run", "")`` where there is none, or where the metric did not read its own feature network.
+    """
+    found = [row for row in rows if row["nfe"] == nfe and row["n"] == PAPER_N and metric in row and "fid" in row]
+    if metric not in metrics or metrics[metric].title.endswith("]") or not found:
+        return NOT_RUN, ""
+    best = min(found, key=lambda row: row["fid"])
+    return f"{best[metric]:.2f}", f"{best['w']:g}"
+
+
+def paper_tables(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Metric]) -> str:
+    """Two Markdown tables: FID-50K by NFE, and FD-DINOv2 / IS by NFE; the paper's figures, and ours in the last row."""
+    head = "| {} | " + " | ".join(f"{nfe} NFE" for nfe in NFE) + " |"
+    lines = [head.format("FID-50K, ImageNet-256"), "|---" * (len(NFE) + 1) + "|"]
+    for method, figures in PAPER_FID.items():
+        cells = [f"{figures[nfe]:.2f}" if nfe in figures else NOT_STATED for nfe in NFE]
+        lines.append(f"| {method} (paper) | {' | '.join(cells)} |")
+    mine = [ours(rows, metrics, "fid", nfe) for nfe in NFE]
+    lines.append(f"| iSM (here) | {' | '.join(text + (f' (w = {w})' if w else '') for text, w in mine)} |")
+    lines += ["", head.format("FD-DINOv2 / IS"), "|---" * (len(NFE) + 1) + "|"]
+    for method, pairs in PAPER_DINOV2_IS.items():
+        cells = [f"{pairs[nfe][0]:.2f} / {pairs[nfe][1]:.2f}" if nfe in pairs else NOT_STATED for nfe in NFE]
+        lines.append(f"| {method} (paper) | {' | '.join(cells)} |")
+    both = [[ours(rows, metrics, metric, nfe)[0] for metric in ("fd_dinov2", "is")] for nfe in NFE]
+    cells = [NOT_RUN if pair == [NOT_RUN] * 2 else " / ".join(pair) for pair in both]
+    return "\n".join([*lines, f"| iSM (here) | {' | '.join(cells)} |"])

@@ -1,0 +1,16 @@
+from . import data as data
+from . import encoding as encoding
+from . import latents as latents
+from . import pixels as pixels
+from . import sources as sources
+from . import vae as vae
+from .data import open_latents as open_latents
+from .data import small_vae as small_vae
+from .encoding import Encoding as Encoding
+from .encoding import encode as encode
+from .latents import LatentShards as LatentShards
+from .pixels import center_crop as center_crop
+from .sources import ImageFolder as ImageFolder
+from .sources import open_source as open_source
+from .vae import ImageVAE as ImageVAE
+from .vae import write_tiny_vae as write_tiny_vae

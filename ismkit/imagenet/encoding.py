@@ -1,0 +1,335 @@
+"""Images to a folder of latents: by many processes, whole shards at a time, so that a kill loses one shard at most.
+
+Each unit of a source becomes one shard with the entry for the manifest beside it (``shard-00000.json``), in this
+order and each atomically; whoever finds the entries of all units writes the manifest. What is there is not encoded
+again, and what is written is a function of the source, the VAE and the batch size alone.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ismkit.imagenet.latents import FORMAT, VERSION, moment_sums, read_manifest, statistics, write_manifest, write_shard
+from ismkit.imagenet.pixels import decoded
+from ismkit.imagenet.sources import Source
+from ismkit.imagenet.vae import ImageVAE
+from ismkit.utils.files import DataError, replacing
+from ismkit.utils.progress import progress_bar
+
+#: Called with what was done since the last call, in two units, such as images and shards.
+Tick = Callable[[int, int], None]
+
+
+def run_workers(task: Callable[[int, int, Tick], object], workers: int, rank: int, world: int, tick: Tick) -> None:
+    """Run ``task(rank, world, tick)`` in ``workers`` new processes, which share out PyTorch's threads.
+
+    Args:
+        task: can be pickled; what its ``tick`` raises must end it.
+        workers: number of processes.
+        rank: of this call among ``world`` of them: its workers are ``rank * workers``, ... of ``world * workers``.
+        world: number of calls.
+        tick: called in this process, twice a second or less, with the sums over all workers.
+
+    Raises:
+        DataError: if a worker dies.
+        Exception: what a worker raised; the others end at their next tick.
+    """
+    context = multiprocessing.get_context("spawn")  # fork and CUDA do not go together
+    shared = (context.Array("q", 2), context.Event())
+    seen = (0, 0)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_share, initargs=(*shared, workers)) as pool:
+        futures = [pool.submit(_work, task, rank * workers + k, world * workers) for k in range(workers)]
+        waiting: set[Future[None]] = set(futures)
+        while waiting:
+            done, waiting = wait(waiting, timeout=0.5)
+            before, seen = seen, (shared[0][0], shared[0][1])
+            tick(seen[0] - before[0], seen[1] - before[1])
+            if any(future.exception() for future in done):
+                shared[1].set()
+    errors = [error for future in futures if (error := future.exception()) and not isinstance(error, _StoppedError)]
+    if errors and isinstance(errors[0], BrokenProcessPool):
+        raise DataError(
+            "a worker died, by lack of memory or by a kill. What was finished is kept: the same command goes on"
+        ) from errors[0]
+    if errors:
+        raise errors[0]
+
+
+class _StoppedError(Exception):
+    """Another worker failed."""
+
+
+_shared: dict[str, Any] = {}
+
+
+def _share(count: Any, stop: Any, workers: int) -> None:
+    _shared.update(count=count, stop=stop)
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
+
+def _work(task: Callable[[int, int, Tick], object], rank: int, world: int) -> None:
+    def tick(first: int, second: int) -> None:
+        with _shared["count"].get_lock():
+            _shared["count"][0] += first
+            _shared["count"][1] += second
+        if _shared["stop"].is_set():
+            raise _StoppedError
+
+    task(rank, world, tick)
+
+
+PLAN, CORRUPT = "plan.json", "corrupt.txt"
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A job: which images, with which VAE, into which folder. The same job, given again, goes on where it was.
+
+    Attributes:
+        source: the images.
+        vae: name or folder for :meth:`ismkit.imagenet.vae.ImageVAE.load`, once in each process.
+        folder: of the latents.
+        revision: of the VAE.
+        side: of the images in pixels, after the centre crop.
+        batch_size: images in one pass through the VAE; it moves the last bits of the latents, no more.
+        threads: that decode images, in each process.
+        skip_corrupt: list images that cannot be decoded and go on without them; else the first one is an error.
+    """
+
+    source: Source
+    vae: str
+    folder: Path
+    revision: str | None = None
+    side: int = 256
+    batch_size: int = 32
+    threads: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    skip_corrupt: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("side", "batch_size", "threads"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+    def begin(self) -> None:
+        """Make the folder, or see that what it holds is of the same job, and that the disk has room for the rest.
+
+        Raises:
+            DataError: if the folder is of other images, another VAE or another side, or the disk too small.
+        """
+        vae = ImageVAE.load(self.vae, self.revision)
+        if self.side % vae.factor:
+            raise ValueError(f"side must be a multiple of {vae.factor}, the VAE's pixels per cell, got {self.side}")
+        cells = self.side // vae.factor
+        plan: dict[str, Any] = {"source": self.source.identity, "vae": vae.identity, "side": self.side}
+        plan |= {"shape": [vae.channels, cells, cells], "units": self.source.units}
+        path = self.folder / PLAN
+        if not path.exists():
+            if self.folder.is_dir() and any(_is_strange(found) for found in self.folder.iterdir()):
+                raise DataError(f"{self.folder} holds other files: give a folder that is new, empty or of latents")
+            with replacing(path) as file:
+                file.write(json.dumps(plan, indent=1).encode())
+        held = _read_json(path)
+        if other := [key for key in plan if held.get(key) != plan[key]]:
+            raise DataError(
+                f"{self.folder} is of another {other[0]}: {held.get(other[0])} there, {plan[other[0]]} now. "
+                "Give another folder"
+            )
+        if self.source.images is not None:
+            left = self.source.images * len(self.missing()) / self.source.units
+            needed, free = int(left * row_bytes(plan["shape"]) * 2), shutil.disk_usage(self.folder).free
+            if needed > free:
+                raise DataError(
+                    f"{self.folder} needs {needed / 1e9:.1f} GB more, the disk has {free / 1e9:.1f} GB free"
+                )
+
+    def shard(self, unit: int) -> Path:
+        """Where a unit's shard goes; its entry lies beside it, with the ending ``.json``."""
+        return self.folder / f"shard-{unit:05d}.arrow"
+
+    def missing(self) -> list[int]:
+        """Units without a finished shard."""
+
+        def finished(path: Path) -> bool:
+            entry = path.with_suffix(".json")
+            return entry.exists() and path.exists() and _read_json(entry)["shard"]["bytes"] == path.stat().st_size
+
+        return [unit for unit in range(self.source.units) if not finished(self.shard(unit))]
+
+    def run(
+        self, rank: int = 0, world: int = 1, tick: Callable[[int, int], None] = lambda images, shards: None
+    ) -> Path | None:
+        """Encode the share of process ``rank`` of ``world``: units rank, rank + world, ... that are missing.
+
+        Args:
+            rank: of this process, 0 .. world - 1.
+            world: number of processes; not the same each time.
+            tick: called after each batch and each shard with the numbers of images and of shards that were added; what
+                it raises ends the work.
+
+        Returns:
+            The manifest, or None while shards of other processes are missing.
+        """
+        vae = ImageVAE.load(self.vae, self.revision)
+        if torch.cuda.is_available():
+            vae.cuda(rank % torch.cuda.device_count())
+        with ThreadPoolExecutor(self.threads) as pool:
+            for unit in self.missing():
+                if unit % world == rank:
+                    self._encode(unit, vae, pool, tick)
+        return self.finish()
+
+    def _encode(self, unit: int, vae: ImageVAE, pool: ThreadPoolExecutor, tick: Callable[[int, int], None]) -> None:
+        path = self.shard(unit)
+        for stale in self.folder.glob(f".{path.stem}.*.partial-*"):
+            stale.unlink()
+        moments: list[np.ndarray] = []
+        kept: list[tuple[str, int]] = []
+        corrupt: list[list[str]] = []
+        batch: list[np.ndarray] = []
+
+        def flush() -> None:
+            moments.append(_moments(vae, np.stack(batch)))
+            tick(len(batch), 0)
+            batch.clear()
+
+        for item, pixels in decoded(self.source.read(unit), self.side, pool, 2 * self.batch_size):
+            if isinstance(pixels, Exception):
+                if not self.skip_corrupt:
+                    raise DataError(
+                        f"{item.name} is no image that can be decoded ({pixels}): mend or remove it, or choose to "
+                        "list such images and to go on without them (--skip-corrupt)"
+                    ) from pixels
+                corrupt.append([item.name, str(pixels)])
+                continue
+            kept.append((item.name, item.label))
+            batch.append(pixels)
+            if len(batch) == self.batch_size:
+                flush()
+        if batch:
+            flush()
+        cells = self.side // vae.factor
+        rows = np.concatenate([np.empty((0, 2, vae.channels, cells, cells), np.float16), *moments])
+        doubled = [image for image in kept for _ in range(2)]  # each image, then its mirror image
+        shard = write_shard(path, rows, [y for _, y in doubled], [False, True] * len(kept), [n for n, _ in doubled])
+        entry: dict[str, Any] = {"shard": shard, "sums": moment_sums(rows), "corrupt": corrupt}
+        entry["labels"] = max((y for _, y in kept), default=-1) + 1
+        with replacing(path.with_suffix(".json")) as file:
+            file.write(json.dumps(entry).encode())
+        tick(0, 1)
+
+    def finish(self) -> Path | None:
+        """Write the manifest if all shards are there; returns its path, else None. The same each time."""
+        if self.missing():
+            return None
+        entries = [_read_json(self.shard(unit).with_suffix(".json")) for unit in range(self.source.units)]
+        plan = _read_json(self.folder / PLAN)
+        rows = sum(entry["shard"]["rows"] for entry in entries)
+        if not rows:
+            raise DataError(f"{self.folder}: no image could be decoded")
+        names = self.source.class_names or tuple(map(str, range(max(entry["labels"] for entry in entries))))
+        corrupt = [pair for entry in entries for pair in entry["corrupt"]]
+        with replacing(self.folder / CORRUPT) as file:
+            file.write("".join(f"{name}\t{reason}\n" for name, reason in corrupt).encode())
+        manifest = {"format": FORMAT, "version": VERSION} | {
+            key: plan[key] for key in ("source", "vae", "side", "shape")
+        }
+        manifest |= {"class_names": list(names), "images": rows // 2, "rows": rows, "corrupt": corrupt}
+        cells = rows * plan["shape"][1] * plan["shape"][2]
+        manifest["statistics"] = statistics([entry["sums"] for entry in entries], cells)
+        return write_manifest(self.folder, manifest | {"shards": [entry["shard"] for entry in entries]})
+
+
+def row_bytes(shape: Iterable[int]) -> int:
+    """Bytes of one row of latents (C, h, w): two numbers of float16 for each."""
+    return 4 * int(np.prod(list(shape)))
+
+
+def encode(
+    job: Encoding, *, workers: int = 1, rank: int = 0, world: int = 1, progress: bool | None = None
+) -> dict[str, Any] | None:
+    """Do a job, or one machine's share of it, in ``workers`` processes, with a bar that shows the time left.
+
+    With GPUs the workers share them out; several for each keep it busy where decoding images takes longer.
+
+    Args:
+        job: what to encode.
+        workers: processes here.
+        rank: of this call among ``world`` of them, on one machine or many that share the folder.
+        world: number of calls; not the same each time.
+        progress: show a progress bar; by default unless the environment says CI.
+
+    Returns:
+        The manifest, or None if all that is missing is the share of other calls.
+
+    Raises:
+        ValueError: if workers is below 1, or the job is not possible.
+        DataError: for a corrupt image, a full disk, a worker that died; finished shards are kept.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    if not 0 <= rank < world:
+        raise ValueError(f"rank must lie in [0, world = {world}), got {rank}")
+    job.begin()
+    todo, images = sum(unit // workers % world == rank for unit in job.missing()), job.source.images
+    counted = {"total": todo, "unit": "shard"} if images is None else {"total": images * todo // job.source.units}
+    with progress_bar(show=progress, desc="encoding", **{"unit": "image"} | counted) as bar:
+
+        def tick(images: int, shards: int) -> None:
+            bar.update(shards if counted.get("unit") else images)
+
+        if workers == 1:
+            job.run(rank, world, tick)
+        elif todo:
+            run_workers(job.run, workers, rank, world, tick)
+    return None if job.finish() is None else read_manifest(job.folder)
+
+
+def report(folder: Path, manifest: dict[str, Any]) -> str:
+    """What a folder of latents holds, in a few lines."""
+    scale, vae, shards = manifest["vae"]["scaling_factor"], manifest["vae"], manifest["shards"]
+    size = sum(shard["bytes"] for shard in shards)
+    amount = f"{size / 1e9:.3g} GB" if size > 1e9 else f"{size / 1e6:.3g} MB"
+    spread = " ".join(f"{scale * std:.3f}" for std in manifest["statistics"]["std"])
+    posterior = " ".join(f"{scale * std:.4f}" for std in manifest["statistics"]["posterior_std"])
+    return "\n".join(
+        [
+            f"latents: {folder}",
+            f"{manifest['images']} images of {len(manifest['class_names'])} classes, each with its mirror image: "
+            f"{manifest['rows']} rows of {tuple(manifest['shape'])} in {len(shards)} shards, {amount}",
+            f"VAE {vae['name']}, revision {vae['revision']}, SHA-256 {vae['sha256']}, scaling factor {scale:g}",
+            f"scaled, per channel: standard deviation of the means {spread}, of the posterior {posterior}",
+            f"corrupt images left out: {len(manifest['corrupt'])}"
+            + (f", listed in {folder / CORRUPT}" if manifest["corrupt"] else ""),
+        ]
+    )
+
+
+def _moments(vae: ImageVAE, pixels: np.ndarray) -> np.ndarray:
+    """Rows of images (B, 3, H, W) uint8, each followed by its mirror image: (2 B, 2, C, h, w) float16."""
+    images = torch.from_numpy(pixels).to(vae.vae.device).float().div_(127.5).sub_(1)
+    copies = torch.stack([torch.stack(vae.moments(x), dim=1) for x in (images, images.flip(-1))], dim=1)
+    return copies.flatten(0, 1).half().cpu().numpy()
+
+
+def _is_strange(path: Path) -> bool:
+    """Neither the plan nor a hidden file, which another process may be writing at the moment."""
+    return path.name != PLAN and not path.name.startswith(".")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}): delete it, and the same command goes on") from error

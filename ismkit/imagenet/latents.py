@@ -1,0 +1,293 @@
+"""Latents on disk: shards of posterior moments, read through memory maps, and the manifest that says what they are.
+
+A folder of latents holds ``manifest.json`` and ``shard-00000.arrow``, ... (Arrow IPC files, one record batch each).
+A row is one image or its mirror image: ``moments``, mean and standard deviation of the posterior as float16 (2, C, h,
+w), not scaled; ``label`` int64; ``flipped`` bool; ``name`` of the image in its source. Mean and deviation of a row lie
+side by side, so that a random row is one read of 16 KiB at 4 x 32 x 32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ismkit.imagenet.vae import ImageVAE
+from ismkit.utils.files import DataError, json_sum, replacing, verify_sha256
+from ismkit.utils.progress import progress_bar
+
+FORMAT, VERSION = "ismkit latents", 1
+MANIFEST = "manifest.json"
+REMEDY = "delete it and give the command that made the folder again, which makes the missing shards anew"
+#: Fields of the manifest and their types; ``sha256`` is that of all the others.
+FIELDS: dict[str, type] = {
+    "format": str,
+    "version": int,
+    "source": dict,
+    "vae": dict,
+    "side": int,
+    "shape": list,
+    "class_names": list,
+    "images": int,
+    "rows": int,
+    "corrupt": list,
+    "statistics": dict,
+    "shards": list,
+    "sha256": str,
+}
+
+
+def write_shard(
+    path: Path, moments: np.ndarray, labels: Sequence[int], flipped: Sequence[bool], names: Sequence[str]
+) -> dict[str, Any]:
+    """Write one shard, atomically.
+
+    Args:
+        path: of the file.
+        moments: (rows, 2, C, h, w) float16: mean and standard deviation of the posterior, not scaled.
+        labels: class of each row.
+        flipped: whether the row is a mirror image.
+        names: of each row's image in its source.
+
+    Returns:
+        Its entry in the manifest: ``file``, ``rows``, ``bytes``, ``sha256``.
+
+    Raises:
+        ValueError: if a number is not finite (float16 reaches to 65504).
+        DataError: if the disk takes no more; nothing is left of the shard then.
+    """
+    import pyarrow as pa
+
+    if moments.dtype != np.float16 or moments.ndim != 5 or moments.shape[1] != 2:
+        raise ValueError(f"moments must be float16 (rows, 2, C, h, w), got {moments.dtype} {moments.shape}")
+    if len(broken := np.flatnonzero(~np.isfinite(moments).all((1, 2, 3, 4)))):
+        raise ValueError(f"{path.name}: latents of {names[broken[0]]} are not finite in float16")
+    size = math.prod(moments.shape[1:])
+    columns = {
+        "moments": pa.FixedSizeListArray.from_arrays(pa.array(moments.reshape(-1)), size),
+        "label": pa.array(labels, pa.int64()),
+        "flipped": pa.array(flipped, pa.bool_()),
+        "name": pa.array(names, pa.string()),
+    }
+    batch = pa.RecordBatch.from_pydict(columns)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    content = sink.getvalue()
+    try:
+        with replacing(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written: {error.strerror or error}. What was finished before is kept: "
+            "make room, and the same command goes on"
+        ) from error
+    digest = hashlib.sha256(content).hexdigest()
+    return {"file": path.name, "rows": len(moments), "bytes": content.size, "sha256": digest}
+
+
+def moment_sums(moments: np.ndarray) -> dict[str, list[float]]:
+    """Sums over the rows and cells of moments (rows, 2, C, h, w), per channel in float64, from which
+    :func:`statistics` makes those of the whole set.
+    """
+    mean, std = moments[:, 0].astype(np.float64), moments[:, 1].astype(np.float64)
+    axes = (0, 2, 3)
+    return {
+        "mean": mean.sum(axes).tolist(),
+        "square": np.square(mean).sum(axes).tolist(),
+        "variance": np.square(std).sum(axes).tolist(),
+        "low": mean.min(axes, initial=math.inf).tolist(),
+        "high": mean.max(axes, initial=-math.inf).tolist(),
+    }
+
+
+def statistics(sums: Sequence[dict[str, list[float]]], cells: int) -> dict[str, list[float]]:
+    """Per channel, of latents that are not scaled, from the sums of all shards over ``cells`` cells in each channel.
+
+    Returns:
+        ``mean`` and ``std`` of the posterior means, ``low`` and ``high``, their range, and ``posterior_std``, the root
+        of the mean posterior variance.
+    """
+    columns = {key: np.array([part[key] for part in sums]) for key in sums[0]}
+    mean = columns["mean"].sum(0) / cells
+    return {
+        "mean": mean.tolist(),
+        "std": np.sqrt(np.maximum(columns["square"].sum(0) / cells - mean**2, 0)).tolist(),
+        "posterior_std": np.sqrt(columns["variance"].sum(0) / cells).tolist(),
+        "low": columns["low"].min(0).tolist(),
+        "high": columns["high"].max(0).tolist(),
+    }
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> Path:
+    """Write the manifest, with its own sum, atomically. The same content gives the same bytes."""
+    with replacing(folder / MANIFEST) as file:
+        file.write(json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1).encode())
+    return folder / MANIFEST
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The manifest of a folder of latents, verified.
+
+    Raises:
+        DataError: if it is missing, truncated, altered, of another version, or at odds with itself.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        started = ": encoding it is not finished, give the same command again" if path.parent.is_dir() else ""
+        raise DataError(f"{path} is missing{started}; `ismkit latents --help` says how latents are made")
+    try:
+        manifest = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path} is no JSON ({error}): {REMEDY}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise DataError(f"{path} is no manifest of latents of this kit")
+    if manifest.get("version") != VERSION:
+        raise DataError(f"{path} has version {manifest.get('version')}, and this ismkit reads version {VERSION}")
+    for name, kind in FIELDS.items():
+        if not isinstance(manifest.get(name), kind):
+            raise DataError(f"{path} holds no {name} of type {kind.__name__}: {REMEDY}")
+    if _digest(manifest) != manifest["sha256"]:
+        raise DataError(f"{path} is altered, it has not the sum that it names: {REMEDY}")
+    return manifest
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return json_sum(rest)
+
+
+def check_vae(folder: Path, manifest: Mapping[str, Any], vae: ImageVAE | Mapping[str, Any]) -> None:
+    """Raise DataError unless the latents are those of this VAE: its weights, its revision and its scaling factor.
+
+    A revision that either side does not name (the VAE of a folder has none) is not compared; the weights always are.
+    """
+    held = manifest["vae"]
+    given = vae.identity if isinstance(vae, ImageVAE) else vae
+    for key in ("sha256", "revision", "scaling_factor"):
+        if held[key] != given[key] and not (key == "revision" and None in (held[key], given[key])):
+            what = {"sha256": "SHA-256 of the weights"}.get(key, key.replace("_", " "))
+            raise DataError(
+                f"the latents in {folder} are of another VAE: {what} {held[key]} ({held['name']}), and that of the VAE "
+                f"given is {given[key]} ({given['name']}). Give the VAE that made them, or encode the images again"
+            )
+
+
+class LatentShards(Dataset[tuple[Tensor, Tensor]]):
+    """A folder of latents as a data set with quick random access; nothing but labels is held in memory.
+
+    ``data[i]`` gives scaled posterior means (..., C, h, w) float32 and labels (...,) for whole numbers or int64
+    tensors ``i``: always the same. :meth:`take` draws from the posteriors, which is what training wants. An image and
+    its mirror image are two rows.
+
+    Args:
+        folder: that ``ismkit latents`` wrote.
+        vae: refuse latents of another VAE than this one, or than that of this ``identity``.
+        verify: read all bytes and compare their sums (42 GB for ImageNet at 256 pixels: minutes). Else only the
+            manifest and the sizes of the files are verified.
+
+    Attributes:
+        manifest: source, VAE, counts, statistics, shards.
+        num_classes: number of classes.
+        class_names: one name per class.
+        shape: (C, h, w) of a latent.
+        y: labels (n,) int64.
+
+    Raises:
+        DataError: if the manifest or a shard is missing, truncated or altered, or the VAE another.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        vae: ImageVAE | Mapping[str, Any] | None = None,
+        verify: bool = False,
+    ) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        if vae is not None:
+            check_vae(self.folder, self.manifest, vae)
+        for shard in self.manifest["shards"]:
+            path = self.folder / shard["file"]
+            if not path.is_file() or path.stat().st_size != shard["bytes"]:
+                held = f"holds {path.stat().st_size} of {shard['bytes']} bytes" if path.is_file() else "is missing"
+                raise DataError(f"{path} {held}: {REMEDY}")
+        if verify:
+            self.verify()
+        self.class_names: tuple[str, ...] = tuple(self.manifest["class_names"])
+        self.num_classes = len(self.class_names)
+        self.shape: tuple[int, ...] = tuple(self.manifest["shape"])
+        self.scaling_factor: float = self.manifest["vae"]["scaling_factor"]
+        opened = [_map_shard(self.folder / shard["file"], self.shape) for shard in self.manifest["shards"]]
+        self._maps = [moments for moments, _ in opened]
+        self._ends = np.cumsum([len(moments) for moments in self._maps])
+        self.y = torch.from_numpy(np.concatenate([labels for _, labels in opened]))
+        if len(self.y) != self.manifest["rows"] or len(self.y) == 0:
+            raise DataError(f"{self.folder} holds {len(self.y)} rows, its manifest says {self.manifest['rows']}")
+        if int(self.y.min()) < 0 or int(self.y.max()) >= self.num_classes:
+            raise DataError(f"{self.folder} holds labels outside its {self.num_classes} classes")
+
+    def verify(self, *, progress: bool | None = None) -> None:
+        """Compare the SHA-256 sums of all shards with the manifest; raises DataError for the first that differs."""
+        for shard in progress_bar(self.manifest["shards"], show=progress, desc="verifying", unit="shard"):
+            verify_sha256(self.folder / shard["file"], shard["sha256"], shard["bytes"], REMEDY)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process maps the files itself: pickled maps would carry all latents along.
+        return type(self), (self.folder,)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: Any) -> tuple[Tensor, Tensor]:
+        if isinstance(index, slice):
+            index = range(len(self))[index]
+        index = torch.as_tensor(index)
+        mean = self.moments(index.reshape(-1))[:, 0].float() * self.scaling_factor
+        return mean.reshape(*index.shape, *self.shape), self.y[index]
+
+    def take(self, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw from the posteriors of rows ``index`` (B,): scaled latents (B, C, h, w) float32, labels (B,).
+
+        ``rng`` is a generator on the CPU, which alone the draws depend on; see :class:`ismkit.data.batches.Batches`.
+        """
+        mean, std = self.moments(index).float().unbind(1)
+        noise = torch.randn(mean.shape, generator=rng)
+        return noise.mul_(std).add_(mean).mul_(self.scaling_factor), self.y[index]
+
+    def moments(self, index: Tensor) -> Tensor:
+        """Mean and standard deviation as stored, not scaled: rows ``index`` (B,) to (B, 2, C, h, w) float16."""
+        if index.dtype != torch.int64 or index.ndim != 1:
+            raise TypeError(f"index must be int64 (B,), got {index.dtype} {tuple(index.shape)}")
+        rows = index.numpy()
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
+            raise IndexError(f"index must lie in [0, {len(self)}), got {rows.min()} .. {rows.max()}")
+        shards = np.searchsorted(self._ends, rows, side="right")
+        offsets = rows - (self._ends[shards] - [len(self._maps[k]) for k in shards])
+        out = np.empty((len(rows), 2, *self.shape), dtype=np.float16)
+        for k, (shard, offset) in enumerate(zip(shards.tolist(), offsets.tolist(), strict=True)):
+            out[k] = self._maps[shard][offset]
+        return torch.from_numpy(out)
+
+
+def _map_shard(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Moments (rows, 2, C, h, w) float16, a view of the mapped file, and labels (rows,) int64 of a shard."""
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as file:
+            batch = pa.ipc.open_file(file).get_batch(0)
+        moments = batch.column("moments").values.to_numpy(zero_copy_only=True)
+        return moments.reshape(-1, 2, *shape), batch.column("label").to_numpy(zero_copy_only=True)
+    except (pa.ArrowException, KeyError, ValueError, AttributeError, OSError) as error:
+        raise DataError(f"{path} is no shard of latents {shape} ({error}): {REMEDY}") from error

@@ -1,0 +1,315 @@
+"""Where images come from: a folder of class folders, tar files, or the hub; each read in units of some thousand images.
+
+A unit is what is read, encoded and written in one go, so the order of images is the same whoever reads it. Tar files
+are ImageNet's own archive of archives, or shards as WebDataset writes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from ismkit.imagenet.pixels import ENDINGS, Item
+from ismkit.imagenet.vae import HOW_TO_PIN, check_commit
+from ismkit.utils.files import DataError
+
+
+def nested_or_sharded(paths: Sequence[Path], class_names: Sequence[str] | None = None) -> NestedTar | TarShards:
+    """A tar file of tar files, as ImageNet's own, or tar files of images with labels, whichever the first one is."""
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"{path} is no file")
+    with _opened(paths[0]) as archive:
+        first = archive.next()
+    if first is None:
+        raise DataError(f"{paths[0]} is empty")
+    if not first.name.endswith(".tar"):
+        return TarShards(tuple(paths), None if class_names is None else tuple(class_names))
+    if len(paths) > 1 or class_names is not None:
+        raise ValueError(f"{paths[0]} holds a tar file for each class: give it alone, without class names")
+    return NestedTar(paths[0])
+
+
+class NestedTar:
+    """ImageNet's own ``ILSVRC2012_img_train.tar``: inside is one tar file for each class, which has its name.
+
+    A class is a unit.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _opened(path) as archive:
+            inner = sorted(member.name for member in archive if member.name.endswith(".tar"))
+        self.inner = inner
+        self.units, self.images = len(inner), None
+        self.class_names: tuple[str, ...] | None = tuple(Path(name).stem for name in inner)
+        self.identity: dict[str, Any] = {"kind": "tar of tars", "name": path.name, "bytes": path.stat().st_size}
+
+    @cached_property
+    def _members(self) -> dict[str, tarfile.TarInfo]:
+        with _opened(self.path) as archive:
+            return {member.name: member for member in archive}
+
+    def read(self, unit: int) -> Iterator[Item]:
+        """The images of class ``unit``."""
+        with _opened(self.path) as archive:
+            inside = archive.extractfile(self._members[self.inner[unit]])
+            with _opened(self.path, inside) as images:
+                for name, data in _files(images, self.path):
+                    yield Item(name, unit, data)
+
+
+@dataclass
+class TarShards:
+    """Tar files as WebDataset writes them: an image, and beside it its label as ``.cls`` or as ``label`` in ``.json``.
+
+    Files of a sample share their name up to the first dot of its last part, and follow each other. A tar file is a
+    unit: a thousand images or a few in each are best.
+    """
+
+    paths: tuple[Path, ...]
+    class_names: tuple[str, ...] | None = None
+    images: None = field(default=None, init=False)
+
+    @property
+    def units(self) -> int:
+        """Number of tar files."""
+        return len(self.paths)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Names and sizes of the files, by their sum."""
+        listing = json.dumps([[path.name, path.stat().st_size] for path in self.paths])
+        return {"kind": "tar", "files": len(self.paths), "listing_sha256": hashlib.sha256(listing.encode()).hexdigest()}
+
+    def read(self, unit: int) -> Iterator[Item]:
+        """The images of tar file ``unit``."""
+        path, key, sample = self.paths[unit], "", {}  # type: ignore[var-annotated]
+        with _opened(path) as archive:
+            for name, data in _files(archive, path):
+                folder, base = os.path.split(name)
+                stem, dot, ending = base.partition(".")
+                if os.path.join(folder, stem) != key:
+                    if sample:
+                        yield self._item(path, key, sample)
+                    key, sample = os.path.join(folder, stem), {}
+                sample[(dot + ending).lower()] = data
+        if sample:
+            yield self._item(path, key, sample)
+
+    def _item(self, path: Path, key: str, sample: dict[str, bytes]) -> Item:
+        images = [ending for ending in sample if ending in ENDINGS]
+        if len(images) != 1:
+            raise DataError(f"{path}: {key} must be one image with its label, got {', '.join(sample)}")
+        try:
+            label = int(sample[".cls"]) if ".cls" in sample else json.loads(sample[".json"])["label"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: {key} has no label, neither as .cls nor as `label` in .json ({error})") from error
+        classes = "the number of a class" if self.class_names is None else f"a number in [0, {len(self.class_names)})"
+        if type(label) is not int or label < 0 or (self.class_names is not None and label >= len(self.class_names)):
+            raise DataError(f"{path}: the label of {key} must be {classes}, got {label!r}")
+        return Item(key + images[0], label, sample[images[0]])
+
+
+def _opened(path: Path, file: Any = None) -> tarfile.TarFile:
+    try:
+        return tarfile.open(path if file is None else None, fileobj=file)
+    except tarfile.ReadError as error:
+        raise DataError(f"{path} is no tar file, or a truncated one ({error})") from error
+
+
+def _files(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files of an archive; DataError if it ends too early."""
+    try:
+        for member in archive:
+            if member.isfile():
+                yield member.name, archive.extractfile(member).read()  # type: ignore[union-attr]
+    except tarfile.ReadError as error:
+        raise DataError(f"{path} is truncated or damaged ({error})") from error
+
+
+#: Commits of data sets on the hub, by name.
+REVISIONS = {"ILSVRC/imagenet-1k": "49e2ee26f3810fb5a7536bbf732a7b07389a47b5"}
+
+
+class Source(Protocol):
+    """A labelled set of images in ``units`` parts.
+
+    Attributes:
+        identity: JSON object that says which set it is; other content has another.
+        units: number of parts.
+        images: number of images, or None where only reading all of them tells.
+        class_names: one name per class, or None where only reading all of them tells how many there are.
+    """
+
+    @property
+    def identity(self) -> dict[str, Any]: ...  # noqa: D102
+
+    @property
+    def units(self) -> int: ...  # noqa: D102
+
+    @property
+    def images(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None: ...  # noqa: D102
+
+    def read(self, unit: int) -> Iterator[Item]:
+        """The images of a unit, in an order that is always the same."""
+
+
+def open_source(
+    names: Sequence[str | os.PathLike[str]],
+    *,
+    revision: str | None = None,
+    split: str = "train",
+    class_names: Sequence[str] | None = None,
+) -> Source:
+    """The source of a name: a folder, tar files, or OWNER/NAME on the hub.
+
+    Args:
+        names: one folder (of class folders, or of .tar files), one or more .tar files, or one name on the hub.
+        revision: commit of the hub.
+        split: of the hub.
+        class_names: one name per class, in the order of the labels; for tar files only, where labels are numbers.
+
+    Raises:
+        ValueError: if the names or options fit no source.
+        DataError: if the source holds no images.
+    """
+    paths = [Path(name) for name in names]
+    if len(paths) == 1 and paths[0].is_dir():
+        if tars := sorted(path for path in paths[0].iterdir() if path.suffix == ".tar"):
+            paths = tars
+        elif class_names is not None:
+            raise ValueError("class names are for tar files: those of a folder are the names of its folders")
+        else:
+            return ImageFolder(paths[0])
+    if paths and all(path.suffix == ".tar" for path in paths):
+        return nested_or_sharded(paths, class_names)
+    name = os.fspath(names[0]) if len(names) == 1 else ""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        listed = ", ".join(str(name) for name in names) or "nothing"
+        raise ValueError(f"a source is a folder, .tar files, or OWNER/NAME on the hub, and not: {listed}")
+    if class_names is not None:
+        raise ValueError("class names are for tar files: the hub names its classes")
+    if (revision := revision or REVISIONS.get(name)) is None:
+        raise ValueError(f"{name} is no folder here; of the hub, its revision is needed: {HOW_TO_PIN}")
+    return HubImages(name, revision, split)
+
+
+class ImageFolder:
+    """Folders of images, one for each class, which has the folder's name; classes and files in order of their names.
+
+    Images may lie in folders further down. Files with other endings than ``ENDINGS`` are not read.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], per_unit: int = 2048) -> None:
+        self.folder, self.per_unit = Path(folder), per_unit
+        self.files: list[str] = []
+        self.labels: list[int] = []
+        names = sorted(entry.name for entry in os.scandir(self.folder) if entry.is_dir())
+        for label, name in enumerate(names):
+            found = [
+                os.path.relpath(os.path.join(at, file), self.folder)
+                for at, _, files in os.walk(self.folder / name)
+                for file in files
+                if file.lower().endswith(ENDINGS)
+            ]
+            if not found:
+                raise DataError(f"{self.folder / name} holds no images ({', '.join(ENDINGS)}): remove it, or fill it")
+            self.files += sorted(found)
+            self.labels += [label] * len(found)
+        if not self.files:
+            raise DataError(f"{self.folder} holds no class folders with images, and no .tar files")
+        self.class_names: tuple[str, ...] | None = tuple(names)
+        self.images: int | None = len(self.files)
+        self.units = -(-len(self.files) // per_unit)
+        listing = hashlib.sha256("\n".join(self.files).encode()).hexdigest()
+        self.identity: dict[str, Any] = {"kind": "folder", "name": self.folder.resolve().name}
+        self.identity |= {"images": self.images, "listing_sha256": listing}
+
+    def read(self, unit: int) -> Iterator[Item]:
+        """Images ``unit * per_unit`` and following."""
+        part = slice(unit * self.per_unit, (unit + 1) * self.per_unit)
+        for file, label in zip(self.files[part], self.labels[part], strict=True):
+            yield Item(file, label, (self.folder / file).read_bytes())
+
+
+@dataclass
+class HubImages:
+    """A data set on the hub, streamed: nothing but what is being read is kept. A file of it is a unit.
+
+    Some, such as ImageNet, want their terms accepted first, and then a login (``hf auth login``).
+    """
+
+    name: str
+    revision: str
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        check_commit(self.revision)
+
+    @cached_property
+    def _stream(self) -> Any:
+        import datasets
+
+        try:
+            return datasets.load_dataset(self.name, split=self.split, revision=self.revision, streaming=True)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise DataError(
+                f"{self.name}, split {self.split} at {self.revision}, cannot be had from the hub: {error}. If it asks "
+                "you to accept its terms, do so on its page, then log in with `hf auth login`"
+            ) from error
+
+    @cached_property
+    def _columns(self) -> tuple[str, str]:
+        import datasets
+
+        found: dict[type, str] = {}
+        for name, feature in (self._stream.features or {}).items():
+            found.setdefault(type(feature), name)
+        try:
+            return found[datasets.Image], found[datasets.ClassLabel]
+        except KeyError as error:
+            raise DataError(f"{self.name} must hold an image and a class label, got {self._stream.features}") from error
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Name, commit and split."""
+        return {"kind": "hub", "name": self.name, "revision": self.revision, "split": self.split}
+
+    @property
+    def units(self) -> int:
+        """Number of files."""
+        return int(self._stream.num_shards)
+
+    @property
+    def images(self) -> int | None:
+        """Number of images, where the data set says it."""
+        splits = self._stream.info.splits or {}
+        return int(splits[self.split].num_examples) or None if self.split in splits else None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(self._stream.features[self._columns[1]].names)
+
+    def read(self, unit: int) -> Iterator[Item]:
+        """The images of file ``unit``."""
+        import datasets
+
+        image, label = self._columns
+        stream = self._stream.cast_column(image, datasets.Image(decode=False))
+        for row, sample in enumerate(stream.shard(num_shards=self.units, index=unit)):
+            held = sample[image]
+            data = Path(held["path"]).read_bytes() if held["bytes"] is None else held["bytes"]
+            yield Item(f"{self.split}/{unit}/{row}/{Path(held['path'] or 'image').name}", sample[label], data)

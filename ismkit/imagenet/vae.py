@@ -1,0 +1,181 @@
+"""The autoencoder of the full run: diffusers' ``AutoencoderKL``, pinned, and known by the sum of its weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from ismkit.utils.files import DataError, file_sum, verify_sha256
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+#: Name: repository on the hub, its commit, SHA-256 of its weights. A commit of the hub names its large files by their
+#: sums, so it pins the weights also where the sum is not written here. The two share their encoder: the second was
+#: made from the first by training the decoder on (less absolute error and LPIPS, more squared error).
+PINNED: dict[str, tuple[str, str, str | None]] = {
+    "sd-vae-ft-mse": (
+        "stabilityai/sd-vae-ft-mse",
+        "31f26fdeee1355a5c34592e401dd41e45d25a493",
+        "a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815",
+    ),
+    "sd-vae-ft-ema": ("stabilityai/sd-vae-ft-ema", "f04b2c4b98319346dad8c65879f680b1997b204a", None),
+}
+
+
+class ImageVAE(nn.Module):
+    """Images (B, 3, H, W) in [-1, 1] to latents (B, C, H / factor, W / factor), and back.
+
+    Attributes:
+        vae: diffusers' ``AutoencoderKL``, in eval mode, without gradients.
+        identity: ``name``, ``revision`` (None for a folder), ``sha256`` of the weights file and ``scaling_factor``.
+        scaling_factor: scaled latents, those that a generator sees, are the VAE's own times this number.
+        channels: C, of a latent.
+        factor: pixels per latent cell along each side.
+    """
+
+    def __init__(self, vae: Any, identity: dict[str, Any]) -> None:
+        super().__init__()
+        if shifted := [key for key in ("shift_factor", "latents_mean") if vae.config.get(key) is not None]:
+            raise DataError(f"{identity['name']} shifts its latents ({shifted[0]}): latents are only scaled here")
+        self.vae = vae.eval().requires_grad_(False)
+        self.identity = identity
+        self.scaling_factor: float = identity["scaling_factor"]
+        self.channels: int = vae.config.latent_channels
+        self.factor: int = 2 ** (len(vae.config.block_out_channels) - 1)
+
+    @classmethod
+    def load(cls, name_or_folder: str | os.PathLike[str], revision: str | None = None) -> Self:
+        """The VAE of a name in :data:`PINNED`, of a folder of ``save_pretrained``, or of a repository on the hub.
+
+        Weights are safetensors only. What is not in the hub's cache is downloaded: 335 MB for the pinned ones.
+
+        Args:
+            name_or_folder: ``sd-vae-ft-mse``, ``sd-vae-ft-ema``, an existing folder, or OWNER/NAME.
+            revision: commit of the hub, 40 hexadecimal digits; by default the pinned one, else required.
+
+        Raises:
+            ValueError: for an unknown name, or a repository without a commit.
+            DataError: if a file is missing, truncated or altered, or the VAE also shifts its latents.
+        """
+        name = os.fspath(name_or_folder)
+        if name in PINNED:
+            repository, pinned, sha256 = PINNED[name]
+            folder = _from_hub(repository, revision or pinned)
+            if sha256 and revision in (None, pinned):
+                verify_sha256(folder / WEIGHTS, sha256, remedy="delete the file: the next call downloads it anew")
+            return cls._of_folder(folder, name, revision or pinned)
+        if Path(name).is_dir():
+            if revision is not None:
+                raise ValueError(f"revision is for the hub, and {name} is a folder here: leave it out")
+            return cls._of_folder(Path(name), Path(name).resolve().name, None)
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+            raise ValueError(f"a VAE is {', '.join(PINNED)}, a folder or OWNER/NAME on the hub, got {name!r}")
+        if revision is None:
+            raise ValueError(f"{name} is not a folder here; of the hub, its revision is needed: {HOW_TO_PIN}")
+        return cls._of_folder(_from_hub(name, revision), name, revision)
+
+    @classmethod
+    def _of_folder(cls, folder: Path, name: str, revision: str | None) -> Self:
+        for wanted in ("config.json", WEIGHTS):
+            if not (folder / wanted).is_file():
+                raise DataError(f"{folder / wanted} is missing: {folder} holds no AutoencoderKL of `save_pretrained`")
+        from diffusers import AutoencoderKL
+
+        try:
+            kind = json.loads((folder / "config.json").read_bytes()).get("_class_name")
+            if kind != "AutoencoderKL":
+                raise ValueError(f"it is a {kind}")
+            vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        except (ValueError, OSError, RuntimeError) as error:
+            raise DataError(f"{folder} holds no AutoencoderKL that can be read: {error}") from error
+        sha256 = file_sum(folder / WEIGHTS)
+        scale = float(vae.config.scaling_factor)
+        return cls(vae, {"name": name, "revision": revision, "sha256": sha256, "scaling_factor": scale})
+
+    @torch.no_grad()
+    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the posterior, a diagonal Gaussian over latents that are *not* scaled.
+
+        Args:
+            images: (B, 3, H, W) in [-1, 1]; H and W are multiples of ``factor``.
+
+        Returns:
+            Two tensors (B, C, H / factor, W / factor) in the dtype of the weights.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % self.factor or images.shape[3] % self.factor:
+            raise ValueError(
+                f"images must be (B, 3, H, W), H and W multiples of {self.factor}, got {tuple(images.shape)}"
+            )
+        posterior = self.vae.encode(images.to(self.vae.device, self.vae.dtype)).latent_dist
+        return posterior.mean, posterior.std
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (B, 3, h * factor, w * factor) in [-1, 1], clamped, of scaled latents (B, C, h, w)."""
+        if latents.ndim != 4 or latents.shape[1] != self.channels:
+            raise ValueError(f"latents must be (B, {self.channels}, h, w), got {tuple(latents.shape)}")
+        scaled = latents.to(self.vae.device, self.vae.dtype)
+        return self.vae.decode(scaled / self.scaling_factor).sample.clamp(-1, 1)
+
+
+HOW_TO_PIN = (
+    "the commit, 40 hexadecimal digits, that `huggingface_hub.HfApi().repo_info(NAME, repo_type=...).sha` "
+    "or the page 'Files and versions' names"
+)
+
+
+def check_commit(revision: str) -> None:
+    """Raise ValueError unless ``revision`` is a commit: a branch or a tag may change from one day to the next."""
+    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise ValueError(f"revision must be a commit, got {revision!r}: {HOW_TO_PIN}")
+
+
+def _from_hub(repository: str, revision: str) -> Path:
+    """The folder of the hub's cache with a VAE's configuration and weights, downloaded if they are not there."""
+    check_commit(revision)
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    if not isinstance(try_to_load_from_cache(repository, WEIGHTS, revision=revision), str):
+        print(f"downloading {repository} at {revision} (the VAE) from the hub", flush=True)
+    try:
+        hf_hub_download(repository, "config.json", revision=revision)
+        return Path(hf_hub_download(repository, WEIGHTS, revision=revision)).parent
+    except OSError as error:
+        raise DataError(
+            f"{repository} at {revision} cannot be had from the hub ({error}); without a network, give the folder "
+            f"that holds its config.json and {WEIGHTS}"
+        ) from error
+
+
+def write_tiny_vae(folder: str | os.PathLike[str], seed: int = 0) -> Path:
+    """A folder of ``save_pretrained`` with an untrained VAE of the full one's class and shape, for trying things out.
+
+    As the full one: 3 channels to 4, eight pixels to a cell, a posterior much narrower than the spread of its means.
+    It has 0.1 % of its weights, drawn from ``seed``; the scaling factor gives the means of photographs a standard
+    deviation of about 1. The global generator is left alone.
+    """
+    from diffusers import AutoencoderKL
+
+    blocks = 4
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae: Any = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * blocks,
+            up_block_types=("UpDecoderBlock2D",) * blocks,
+            block_out_channels=(8, 16, 16, 16),
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=8,
+            mid_block_add_attention=False,
+            scaling_factor=5.0,
+        )
+    with torch.no_grad():
+        vae.quant_conv.bias[4:] = -8.0  # log variance: a standard deviation of about 0.02
+    vae.save_pretrained(folder)
+    return Path(folder)

@@ -1,0 +1,5 @@
+"""What the notebooks teach with: claims and their ledger, exercises, figures, closed forms, diagnostics, budgets."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

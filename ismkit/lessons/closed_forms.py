@@ -1,0 +1,262 @@
+"""Cases in closed form: the exact velocity of a Gaussian mixture, and the network that a rule's targets would lead to.
+
+The noise is N(0, I), drawn independently of the data, and x_t = (1 - t) x0 + t x1. For data of one component,
+N(m, std^2 I), x_t is N(t m, s_t^2 I) with s_t^2 = (1 - t)^2 + t^2 std^2, and (x_t, v) are jointly Gaussian: the
+velocity of a mixture is that one regression, averaged over the components by their responsibilities. With it a rule for
+targets can be studied by itself, free of the errors of a trained network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ismkit.data.sets import EIGHT_GAUSSIANS_MEANS, EIGHT_GAUSSIANS_STD, Labelled
+from ismkit.method.guidance import Strengths
+from ismkit.method.path import Query, StepGrid
+from ismkit.method.recipes import BakedIn, Intrinsic, average_of_half_steps
+from ismkit.method.rows import Rows
+from ismkit.utils.seeding import stream
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Data from the mixture of N(``means[k]``, ``std``^2 I), equal weights; ``means`` (K, D).
+
+    Throughout, ``x`` (B, D) are states and ``t`` (B,) their times in [0, 1]; results have the dtype of ``x``.
+    """
+
+    means: Tensor
+    std: float
+
+    def __post_init__(self) -> None:
+        if self.means.ndim != 2 or len(self.means) == 0:
+            raise ValueError(f"means must be (K, D) with K >= 1, got {tuple(self.means.shape)}")
+        if not 0 < self.std < math.inf:
+            raise ValueError(f"std must be positive and finite, got {self.std}")
+
+    def log_density(self, x: Tensor, t: Tensor) -> Tensor:
+        """Logarithm of the density of x_t, (B,): that of noise at t = 0 and of the data at t = 1."""
+        return self._joint(x, t).logsumexp(1)
+
+    def responsibilities(self, x: Tensor, t: Tensor) -> Tensor:
+        """Probability (B, K) of each component, given x_t."""
+        return self._joint(x, t).softmax(1)
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """The marginal velocity E[x1 - x0 | x_t], (B, D): what a network trained by flow matching should answer."""
+        return (self.responsibilities(x, t)[..., None] * self._component_velocities(x, t)).sum(1)
+
+    def velocity_variance(self, x: Tensor, t: Tensor) -> Tensor:
+        """Variance of x1 - x0 given x_t, (B,), the mean over coordinates: the loss that no network gets below."""
+        velocities = self._component_velocities(x, t)  # (B, K, D)
+        weights = self.responsibilities(x, t)[..., None]  # (B, K, 1)
+        between = (weights * (velocities - (weights * velocities).sum(1, keepdim=True)).square()).sum(1).mean(1)
+        return self.std**2 / self._variance(t) + between
+
+    def _variance(self, t: Tensor) -> Tensor:
+        """s_t^2, (B,): the variance of x_t within a component."""
+        return (1 - t).square() + (t * self.std).square()
+
+    def _offsets(self, x: Tensor, t: Tensor) -> Tensor:
+        """How far x_t is from the mean of each component at that time, (B, K, D)."""
+        if x.ndim != 2 or x.shape[1] != self.means.shape[1] or t.shape != x.shape[:1]:
+            expected = f"(B, {self.means.shape[1]}) and (B,)"
+            raise ValueError(f"x and t must be {expected}, got {tuple(x.shape)} and {tuple(t.shape)}")
+        return x[:, None] - t[:, None, None] * self.means.to(x)
+
+    def _joint(self, x: Tensor, t: Tensor) -> Tensor:
+        """Logarithm of p(x_t, component), (B, K)."""
+        squared = self._offsets(x, t).square().sum(2)
+        variance = self._variance(t)[:, None]
+        constant = math.log(len(self.means)) + x.shape[1] / 2 * torch.log(2 * math.pi * variance)
+        return -squared / (2 * variance) - constant
+
+    def _component_velocities(self, x: Tensor, t: Tensor) -> Tensor:
+        """E[x1 - x0 | x_t, component], (B, K, D): mean plus (t std^2 - (1 - t)) / s_t^2 times the offset."""
+        slope = (t * self.std**2 - (1 - t)) / self._variance(t)
+        return self.means.to(x) + slope[:, None, None] * self._offsets(x, t)
+
+
+#: The mixture of :func:`ismkit.data.sets.eight_gaussians`.
+EIGHT_GAUSSIANS = Mixture(EIGHT_GAUSSIANS_MEANS, EIGHT_GAUSSIANS_STD)
+
+
+def turned(x: Tensor, turns: int = 8) -> Tensor:
+    """Points of the plane (n, 2) and their copies turned about 0 by multiples of 1 / turns: (turns * n, 2).
+
+    Noise drawn like this has the symmetry of the eight Gaussians, so that distances between samples and data are not
+    ruled by how many points happen to fall to each of them.
+    """
+    if x.ndim != 2 or x.shape[1] != 2 or turns < 1:
+        raise ValueError(f"x must be (n, 2) and turns at least 1, got {tuple(x.shape)} and {turns}")
+    angle = 2 * math.pi / turns * torch.arange(turns, device=x.device, dtype=torch.float64)
+    rows = [torch.stack([angle.cos(), -angle.sin()], 1), torch.stack([angle.sin(), angle.cos()], 1)]
+    rotations = torch.stack(rows, 1).to(x)  # (turns, 2, 2)
+    return (x @ rotations.mT).flatten(0, 1)
+
+
+def ring(modes: int, radius: float) -> tuple[tuple[float, float], ...]:
+    """Points of the plane at even distances on a circle about 0, counter-clockwise from the top."""
+    angles = [math.tau * (0.25 + k / modes) for k in range(modes)]
+    return tuple((radius * math.cos(angle), radius * math.sin(angle)) for angle in angles)
+
+
+@dataclass(frozen=True)
+class ClassMixture:
+    """Data of several classes, each of one or more modes ``N(mean, std^2 I)``; all modes have equal weight.
+
+    The mixture of :mod:`ismkit.lessons.closed_forms`, split into classes, with settings that a run can be described by.
+
+    Attributes:
+        means: one tuple of D coordinates for each mode.
+        classes: the class of each mode, 0 .. num_classes - 1, every one of them used.
+        std: of every mode in every direction.
+    """
+
+    means: tuple[tuple[float, ...], ...]
+    classes: tuple[int, ...]
+    std: float
+
+    def __post_init__(self) -> None:
+        if len(self.means) != len(self.classes):
+            raise ValueError(f"classes must hold one class for each of the {len(self.means)} means: {self.classes}")
+        if not self.classes or set(self.classes) != set(range(self.num_classes)):
+            raise ValueError(f"classes must be numbered 0, 1, ... without gaps, got {self.classes}")
+        if not 0 < self.std < math.inf:
+            raise ValueError(f"std must be positive and finite, got {self.std}")
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are; also the null label."""
+        return max(self.classes, default=-1) + 1
+
+    def draw(self, n: int, seed: int) -> Labelled:
+        """``n`` samples with their classes, as a training set."""
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        generator = stream(seed, "class_mixture")
+        mode = torch.randint(len(self.means), (n,), generator=generator)
+        x = self._means.float()[mode]
+        x = x + self.std * torch.randn(x.shape, generator=generator)
+        names = tuple(f"class {c}" for c in range(self.num_classes))
+        return Labelled(x, torch.tensor(self.classes)[mode], self.num_classes, names)
+
+    def responsibilities(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """Probability (B, modes) of each mode for a path of class ``y`` (null: of any) at ``x`` at time ``t``."""
+        means, members = self._means.to(x), self._members.to(x)
+        # The squared distance from t m, without the term |x|^2 that is common to all modes.
+        closeness = x @ means.T - t[:, None] / 2 * means.square().sum(1)
+        return (closeness * (t / self._variance(t))[:, None] + members[y]).softmax(1)
+
+    def velocity(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """Exact velocity ``E[x1 - x0 | x_t = x, y]``, (B, D); the null label stands for all classes together.
+
+        On its way to a mode ``m`` a sample is ``N(t m, s_t^2 I)`` and moves at ``m + slope (x - t m)`` on average; the
+        slope is the same for all modes, so their responsibilities need only average the means.
+        """
+        mean = self.responsibilities(x, t, y) @ self._means.to(x)
+        slope = (self.std**2 * t - (1 - t)) / self._variance(t)
+        return mean + slope[:, None] * (x - t[:, None] * mean)
+
+    def agreement(self, x: Tensor, y: Tensor) -> float:
+        """Share of samples ``x`` (n, D), asked to be of classes ``y`` (n,), that this class explains best."""
+        nearest = self.responsibilities(x, torch.ones_like(x[:, 0]), torch.full_like(y, self.num_classes)).argmax(1)
+        return (torch.tensor(self.classes, device=x.device)[nearest] == y).double().mean().item()
+
+    def modes_kept(self, x: Tensor, y: Tensor) -> float:
+        """Effective number of modes that samples ``x`` (n, D) of a class fall on, the mean over the classes in ``y``.
+
+        The exponential of the entropy of the shares: 1 where all samples of a class are of one mode, and the number of
+        its modes where they share them evenly.
+        """
+        nearest = self.responsibilities(x, torch.ones_like(x[:, 0]), y).argmax(1)
+        kept = []
+        for label in y.unique():
+            share = nearest[y == label].bincount().double() / (y == label).sum()
+            kept.append(-torch.xlogy(share, share).sum())
+        return torch.stack(kept).exp().mean().item()
+
+    def _variance(self, t: Tensor) -> Tensor:
+        return (1 - t).square() + (self.std * t).square()
+
+    @cached_property
+    def _means(self) -> Tensor:
+        return torch.tensor(self.means, dtype=torch.float64)
+
+    @cached_property
+    def _members(self) -> Tensor:
+        """(labels, modes): 0 where a mode is of that class, else minus infinity; the last row, null, is all zero."""
+        classes, labels = torch.tensor(self.classes), torch.arange(self.num_classes + 1)[:, None]
+        return torch.where((classes == labels) | (labels == self.num_classes), 0.0, -math.inf)
+
+
+@dataclass(frozen=True)
+class Ideal:
+    """The network that a rule's targets lead to if nothing goes wrong: it answers each query with the target itself.
+
+    Where ``d = 0`` the target is the velocity, guided where the rule says so; above, the rule is asked for the target
+    with this very network as the target network, one level below. So ``2^level`` half steps are made in the end, and
+    no weight, sampling or training error is left: what one sees is what the rule does.
+
+    Attributes:
+        velocity: exact velocity ``(x, t, y) -> (B, ...)``, of all classes together for the null label.
+        rule: the targets studied.
+        null: the null label.
+        grid: the dyadic grid.
+    """
+
+    velocity: Callable[[Tensor, Tensor, Tensor], Tensor]
+    rule: BakedIn | Intrinsic
+    null: int
+    grid: StepGrid = field(default_factory=StepGrid)
+
+    def __call__(self, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        """Average velocity (B, ...) by the rule."""
+        query = Query(x, t, d, w, y)
+        steps = d > 0
+        if not steps.any():
+            return self._instant(query)
+        if steps.all():
+            return self._step(query)
+        answer = torch.empty_like(x)
+        for rows, part in ((steps, self._step), (~steps, self._instant)):
+            answer[rows] = part(Query(*(column[rows] for column in query)))
+        return answer
+
+    def _instant(self, query: Query) -> Tensor:
+        velocity = self.velocity(query.x, query.t, query.y)
+        if isinstance(self.rule, BakedIn) or not (query.w > 0).any():
+            return velocity
+        rows = Rows(guidance=1.0, strengths=Strengths(1.0), grid=self.grid)
+        return self.rule(self, query, velocity, rows, self.null)
+
+    def _step(self, query: Query) -> Tensor:
+        if (query.y == self.null).all():
+            # Guidance leaves the null label alone; to ask a rule would double the calls of every level below.
+            def unguided(x: Tensor, t: Tensor, d: Tensor) -> Tensor:
+                return self(x, t, d, query.w, query.y)
+
+            return average_of_half_steps(unguided, query.x, query.t, query.d, self.grid, self.rule.clip)
+        rows = Rows(consistency=1.0, grid=self.grid)
+        return self.rule(self, query, torch.empty_like(query.x), rows, self.null)
+
+
+def guidance_applied(guided: Tensor, conditional: Tensor, unconditional: Tensor) -> float:
+    """Guidance in the unit of ``w`` that was really applied: the least-squares fit of ``guided`` by ``c + w (c - u)``.
+
+    Args:
+        guided: answers or samples, (B, ...), of one step size and one noise, as the other two.
+        conditional: the same without guidance, ``c``.
+        unconditional: the same for the null label, ``u``.
+
+    Returns:
+        ``<guided - c, c - u> / <c - u, c - u>`` over all rows: 0 is unguided, CFG of scale ``1 + w`` gives ``w``.
+    """
+    gap = conditional - unconditional
+    return (((guided - conditional) * gap).sum() / gap.square().sum()).item()

@@ -1,0 +1,210 @@
+"""The notebooks as programs: find one, execute it with parameters, put the solutions in for the exercises."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ismkit.lessons.ledger import Row, joined, read, write
+from ismkit.utils.files import CHECKOUT, replacing
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+NOTEBOOKS = CHECKOUT / "notebooks"
+SOLUTION = re.compile(r"<details>\s*<summary>Solution.*?</summary>\s*```python\n(.*?)```\s*</details>", re.DOTALL)
+
+
+class NotebookError(Exception):
+    """A notebook that is not there, was given wrong parameters, or failed; the message names it and the cell."""
+
+
+def find(name: str) -> Path:
+    """The one notebook whose file name starts like ``name``, given with or without folder and suffix.
+
+    Raises:
+        NotebookError: unless there is exactly one.
+    """
+    known = sorted(NOTEBOOKS.glob("*.ipynb"))
+    found = [path for path in known if path.stem.startswith(Path(name).stem)]
+    if len(found) != 1:
+        names = ", ".join(path.stem for path in known) or f"(none in {NOTEBOOKS}: work in a clone of the repository)"
+        raise NotebookError(f"{name!r} names {len(found)} notebooks, must name one of: {names}")
+    return found[0]
+
+
+def execute(source: Path, folder: Path, parameters: Mapping[str, Any]) -> Path:
+    """Execute a notebook by papermill; returns the executed notebook's path.
+
+    Args:
+        source: the notebook.
+        folder: where the executed notebook goes, its figures (``figures/NN_CELL_OUTPUT.png``), files and checkpoints
+            (``$ISMKIT_OUT`` in the kernel): what an earlier call trained there is not trained again.
+        parameters: values for names of its parameters cell.
+
+    Raises:
+        NotebookError: for a parameter that it has not, before it is started; for a cell that fails, with the last
+            line of its traceback.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    known = sorted(papermill.inspect_notebook(str(source)))
+    if unknown := sorted(set(parameters) - set(known)):
+        raise NotebookError(f"{source.name} has no parameter {', '.join(unknown)}, but: {', '.join(known) or 'none'}")
+    target = folder / source.name
+    if target.resolve() == source.resolve():
+        raise NotebookError(f"the output folder {folder} would replace the notebook itself: name another one")
+    folder.mkdir(parents=True, exist_ok=True)
+    # The kernel inherits these; its output, progress bars included, is passed on as it comes.
+    os.environ.update(ISMKIT_OUT=str(folder.resolve()), ISMKIT_PROGRESS="text")
+    how = {"kernel_name": "python3", "progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
+    # Without this each kernel warns that its connection, within this machine, is not encrypted.
+    how["extra_arguments"] = ["--IPKernelApp.log_level=ERROR"]
+    how["kernel_manager_class"] = _patient_kernels()
+    try:
+        papermill.execute_notebook(source, target, dict(parameters), cwd=source.parent, **how)
+    except PapermillExecutionError as error:
+        failure = f"cell [{error.exec_count}] of {source.name} failed: {error.ename}: {error.evalue}"
+        raise NotebookError(f"{failure}; the notebook as far as it got: {target}") from None
+    _save_figures(target, folder / "figures")
+    return target
+
+
+def _patient_kernels() -> type:
+    """A kernel manager whose clients look for a reply once a second, and do not rely on being woken.
+
+    nbclient plays the front end of an ``Output`` widget, and sends while it waits on the same socket. Such a send can
+    take the sign that a reply has come, and the wait never ends.
+    """
+    from queue import Empty
+
+    from jupyter_client.asynchronous.client import AsyncKernelClient
+    from jupyter_client.channels import AsyncZMQSocketChannel
+    from jupyter_client.manager import AsyncKernelManager
+    from traitlets import Type
+
+    class Channel(AsyncZMQSocketChannel):
+        async def get_msg(self, timeout: float | None = None) -> dict[str, Any]:  # type: ignore[override]
+            while timeout is None:
+                try:
+                    return await super().get_msg(1.0)
+                except Empty:
+                    continue
+            return await super().get_msg(timeout)
+
+    class Client(AsyncKernelClient):
+        shell_channel_class = Type(Channel)
+
+    class Manager(AsyncKernelManager):
+        client_factory = Type(Client)
+
+    return Manager
+
+
+def _save_figures(notebook: Path, folder: Path) -> None:
+    """Write the figures among a notebook's outputs, in place of those of an earlier run."""
+    import nbformat
+    from nbconvert.preprocessors import ExtractOutputPreprocessor
+
+    for old in folder.glob(f"{notebook.stem[:2]}_*.png"):
+        old.unlink()
+    resources = {"unique_key": notebook.stem[:2], "output_files_dir": str(folder), "outputs": {}}
+    _, resources = ExtractOutputPreprocessor(extract_output_types={"image/png"}).preprocess(
+        nbformat.read(notebook, as_version=4), resources
+    )
+    for path, content in resources["outputs"].items():
+        with replacing(path) as file:
+            file.write(content)
+
+
+def measure(source: Path, seeds: Iterable[int], folder: Path, profile: str = "laptop") -> list[Row]:
+    """Run a notebook once for each seed, and join the rows of its ledger.
+
+    Args:
+        source: the notebook; its name begins with its number.
+        seeds: values of its parameter ``seed``.
+        folder: each run has a folder of its own in it, named by notebook, seed and a sum of the notebook's code. A run
+            that is complete there is not repeated, one that was cut off goes on with what it has trained.
+        profile: which of the notebook's profiles.
+
+    Returns:
+        One row per claim, with what each seed measured.
+
+    Raises:
+        NotebookError: if a run fails, or leaves no rows.
+    """
+    import nbformat
+
+    cells = nbformat.read(source, as_version=4).cells
+    code = "\0".join(cell.source for cell in cells if cell.cell_type == "code")
+    version, number = hashlib.sha256(code.encode()).hexdigest()[:8], source.stem[:2]
+    runs = []
+    for seed in seeds:
+        place = folder / f"{number}-{profile}-{seed}-{version}"
+        complete = place / "rows.json"
+        if not complete.is_file():
+            execute(source, place, {"profile": profile, "seed": seed})
+            rows = place / "ledger" / f"{number}.json"
+            if not rows.is_file():
+                raise NotebookError(f"{source.name} checked no claim at profile {profile}")
+            # Papermill puts a cell of its own in front of those that check: counted as in the notebook itself.
+            write([replace(row, cell=(row.cell or 0) - 1) for row in read(rows)], complete)
+        runs.append(read(complete))
+    return joined(runs)
+
+
+def solutions(notebook: NotebookNode) -> list[tuple[NotebookNode, str]]:
+    """Each cell tagged ``exercise`` with its solution, the code folded away in the markdown cell that follows it.
+
+    Raises:
+        NotebookError: where an exercise has no solution behind it, or a solution no exercise before it.
+    """
+    pairs = []
+    cells = notebook.cells
+    for i, cell in enumerate(cells):
+        follows = cells[i + 1].source if i + 1 < len(cells) else ""
+        if "exercise" in cell.metadata.get("tags", []):
+            if not (match := SOLUTION.search(follows)):
+                raise NotebookError(f"cell {i} is an exercise, but cell {i + 1} holds no folded solution")
+            pairs.append((cell, match[1]))
+        elif SOLUTION.search(follows):
+            raise NotebookError(f"cell {i + 1} holds a solution, but cell {i} is no exercise")
+    return pairs
+
+
+def solve(stub: str, solution: str) -> str:
+    """The source of an exercise with each function of the solution in place of the stub's.
+
+    Raises:
+        NotebookError: unless every function of the solution is in the stub, with the same arguments and docstring.
+    """
+    stubs, answers = _functions(stub), _functions(solution)
+    if not answers:
+        raise NotebookError("the solution defines no function")
+    lines: list[str] = stub.splitlines()
+    for name in sorted(answers, key=lambda name: stubs[name].lineno if name in stubs else 0, reverse=True):
+        if name not in stubs:
+            raise NotebookError(f"the solution defines {name}, the exercise does not")
+        if _face(stubs[name]) != _face(answers[name]):
+            raise NotebookError(f"{name} has other arguments or another docstring in the solution than in the exercise")
+        first, last = stubs[name].lineno - 1, stubs[name].end_lineno
+        answer = answers[name]
+        lines[first:last] = solution.splitlines()[answer.lineno - 1 : answer.end_lineno]
+    return "\n".join(lines)
+
+
+def _functions(source: str) -> dict[str, ast.FunctionDef]:
+    return {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+
+
+def _face(function: ast.FunctionDef) -> tuple[str, str | None, str | None]:
+    returns = ast.unparse(function.returns) if function.returns else None
+    return ast.unparse(function.args), returns, ast.get_docstring(function)

@@ -1,0 +1,172 @@
+"""The figures that the notebooks share: one look, colours that the colour-blind can tell apart, and alt text."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from cycler import cycler
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ismkit.utils.files import replacing
+
+#: Okabe and Ito's palette, without its yellow (too pale on white).
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
+
+
+def use_style() -> None:
+    """Set Matplotlib's look for all figures that follow: white panels, which read well on dark pages too."""
+    plt.rcParams.update(
+        {
+            "figure.dpi": 100,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "figure.constrained_layout.use": True,
+            "axes.prop_cycle": cycler(color=PALETTE),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "legend.frameon": False,
+            "font.size": 11,
+        }
+    )
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Show a figure in a notebook with alt text, as PNG, and close it.
+
+    The picture keeps 256 colours, each within a few of 255 levels: a quarter of the bytes, in notebooks that are
+    committed with their outputs.
+
+    Args:
+        figure: Matplotlib's.
+        alt: what the figure shows, for those who cannot see it.
+    """
+    from IPython.display import Image, display
+    from PIL import Image as Pictures
+
+    if not alt.strip():
+        raise ValueError("alt must say what the figure shows, got an empty text")
+    drawn, buffer = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png")
+    plt.close(figure)
+    few = Pictures.open(drawn).convert("RGB").quantize(256, Pictures.Quantize.MAXCOVERAGE, dither=Pictures.Dither.NONE)
+    few.save(buffer, "PNG", optimize=True)
+    display(Image(buffer.getvalue(), format="png", alt=alt))
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure as PNG, atomically, making its folder; returns the path, which must end in ``.png``."""
+    path = Path(path)
+    if path.suffix != ".png":
+        raise ValueError(f"path must end in .png, got {path}")
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+    return path
+
+
+def tile(images: Tensor, columns: int) -> np.ndarray:
+    """Images (n, 1, H, W) in [-1, 1] as one picture in [0, 1], ``columns`` per row, white gaps of one pixel."""
+    if images.ndim != 4 or images.shape[1] != 1 or len(images) == 0:
+        raise ValueError(f"images must be (n, 1, H, W) with n >= 1, got {tuple(images.shape)}")
+    if columns < 1 or len(images) % columns:
+        raise ValueError(f"columns must divide the {len(images)} images, got {columns}")
+    n, _, h, w = images.shape
+    canvas = np.ones((n // columns, columns, h + 1, w + 1))
+    canvas[:, :, :h, :w] = ((images.detach().cpu().double().numpy() + 1) / 2).reshape(-1, columns, h, w)
+    return canvas.transpose(0, 2, 1, 3).reshape(n // columns * (h + 1), columns * (w + 1))[:-1, :-1]
+
+
+def picture(images: Tensor, columns: int, title: str = "", inches: float = 0.6) -> Figure:
+    """A figure of images (n, 1, H, W) in [-1, 1], ``columns`` per row, ``inches`` wide each; the title fits in."""
+    sheet, rows = tile(images, columns), len(images) // columns
+    width = max(inches * columns, 0.12 * len(title))
+    figure, axes = plt.subplots(figsize=(width, inches * rows + 0.4 * bool(title)))
+    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_axis_off()
+    if title:
+        axes.set_title(title)
+    return figure
+
+
+def grid(panels: Sequence[Sequence[Tensor]], rows: Sequence[str], columns: Sequence[str], title: str = "") -> Figure:
+    """A table of sample sheets: one labelled panel of images (10, 1, H, W) for each row and column."""
+    if len(panels) != len(rows) or any(len(line) != len(columns) for line in panels):
+        shape = [len(line) for line in panels]
+        raise ValueError(f"panels must be {len(rows)} rows of {len(columns)}, as the labels are, got {shape}")
+    sheets = [[tile(images, 5) for images in line] for line in panels]
+    figure, axes = plt.subplots(
+        len(rows), len(columns), figsize=(3.4 * len(columns), 1.45 * len(rows) + 0.6), squeeze=False
+    )
+    for i, line in enumerate(sheets):
+        for j, sheet in enumerate(line):
+            ax = axes[i, j]
+            ax.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            ax.set_xticks([])
+            ax.set_yticks([])
+            ax.grid(False)
+            ax.spines[:].set_visible(False)
+            if i == 0:
+                ax.set_title(columns[j], fontsize=11)
+            if j == 0:
+                ax.set_ylabel(rows[i], fontsize=11)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def losses(values: Sequence[float], smooth: int = 25, label: str = "loss") -> Figure:
+    """Loss against the step: every value faintly, and its moving average over ``smooth`` steps."""
+    if len(values) == 0 or smooth < 1:
+        raise ValueError(f"values and smooth must be at least one each, got {len(values)} values and smooth = {smooth}")
+    figure, axes = plt.subplots(figsize=(6.4, 3.0))
+    axes.plot(np.arange(1, len(values) + 1), values, alpha=0.25, lw=0.8, color=PALETTE[0])
+    width = min(smooth, len(values))
+    average = np.convolve(values, np.ones(width) / width, mode="valid")
+    axes.plot(np.arange(width, len(values) + 1), average, color=PALETTE[0], label=f"{label}, mean of {width} steps")
+    axes.set(xlabel="step", ylabel=label)
+    axes.legend()
+    return figure
+
+
+def scores(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, str]) -> Figure:
+    """Scores against the guidance strength w, one panel for each metric and one line for each NFE.
+
+    Args:
+        rows: dicts with ``nfe``, ``w`` and the metrics, as :meth:`ismkit.evaluation.judges.FashionJudge.table` gives
+            them.
+        metrics: the key of each metric to draw, and the label of its axis.
+    """
+    figure, panels = plt.subplots(1, len(metrics), figsize=(4.6 * len(metrics), 3.4), squeeze=False)
+    for axes, (metric, label) in zip(panels[0], metrics.items(), strict=True):
+        for nfe, marker in zip(sorted({row["nfe"] for row in rows}), cycle("osD^vPX*"), strict=False):
+            points = sorted((row["w"], row[metric]) for row in rows if row["nfe"] == nfe)
+            axes.plot(*zip(*points, strict=True), marker=marker, label=f"{nfe} NFE")
+        axes.set(xlabel="guidance strength w", ylabel=label)
+    panels[0][0].legend()
+    return figure
+
+
+def explore(draw: Callable[..., None], **controls: Any) -> None:
+    """Show controls in a notebook above what ``draw`` shows for their values; moving one draws again.
+
+    Args:
+        draw: called with the values, by name; it shows a figure or prints.
+        controls: widgets of ipywidgets, by the name of the argument that each sets.
+
+    Example:
+        >>> from ipywidgets import IntSlider
+        >>> explore(print_square, n=IntSlider(min=0, max=9))  # doctest: +SKIP
+    """
+    from IPython.display import display
+    from ipywidgets import VBox, interactive_output
+
+    display(VBox([*controls.values(), interactive_output(draw, controls)]))

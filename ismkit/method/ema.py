@@ -1,0 +1,99 @@
+"""Twin EMA: a fast average of the weights makes the targets, a slow one samples (iSM, section on twin EMA)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+Tensors = list[Tensor] | tuple[Tensor, ...]
+
+
+def ramped(decay: float, updates: int) -> float:
+    """Decay of update number ``updates`` (0, 1, ...): ``min(decay, (1 + updates) / (10 + updates))``.
+
+    The ramp is this kit's choice: without it a slow average still holds the initial weights after a short run. It
+    leaves 0.95 alone after 170 updates and 0.9999 after 90 000.
+    """
+    return min(decay, (1 + updates) / (10 + updates))
+
+
+def shares(decay: float, updates: int) -> Tensor:
+    """How much of each past state of the weights an average holds after ``updates`` updates, ramp included.
+
+    Returns:
+        (updates + 1,) float64, oldest first, with sum 1: entry 0 belongs to the initial weights, entry k to those taken
+        in by update number k. ``sum_k share_k (updates - k)``, the mean age, is the lag in steps behind a linear drift:
+        ``updates / 10`` while the ramp lasts, ``decay / (1 - decay)`` long after it.
+    """
+    kept = torch.tensor([ramped(decay, k) for k in range(updates)], dtype=torch.float64)
+    later = kept.flip(0).cumprod(0).flip(0)  # entry k: what updates k, k + 1, ... leave of all that was there before
+    one = torch.ones(1, dtype=torch.float64)
+    return torch.cat([one, 1 - kept]) * torch.cat([later, one])
+
+
+class TwinEMA(nn.Module):
+    """Two exponential moving averages of one network, each a plain module in eval mode, without gradients.
+
+    ``average <- decay * average + (1 - decay) * weights`` per :meth:`update`, with the decay ramped up by
+    :func:`ramped`. Both start at the network's initial weights. Buffers are copied. A decay of 0 follows the network.
+    A network may be compiled or wrapped: its averages are those of the plain one, under its names. Where
+    :func:`ismkit.training.distributed.shard` has sharded the network and both averages alike, each process updates its
+    share.
+
+    Attributes:
+        fast: makes the targets.
+        slow: samples; ``fast`` itself where both decays are equal (a single EMA, as in SM).
+    """
+
+    def __init__(self, net: nn.Module, fast: float = 0.95, slow: float = 0.9999) -> None:
+        for name, decay in (("fast", fast), ("slow", slow)):
+            if not 0 <= decay < 1:
+                raise ValueError(f"{name} decay must be in [0, 1), got {decay}")
+        if fast > slow:
+            raise ValueError(f"the fast decay must not exceed the slow one, got fast={fast}, slow={slow}")
+        super().__init__()
+        net = extract_model_from_parallel(net, keep_torch_compile=False)
+        decays = {fast: None, slow: None}  # one average where the two are equal
+        self.averages = nn.ModuleList(_average(net, decay) for decay in decays)
+
+    @property
+    def fast(self) -> nn.Module:
+        """The fast average, for targets."""
+        return self.averages[0].module  # type: ignore[return-value]
+
+    @property
+    def slow(self) -> nn.Module:
+        """The slow average, for sampling."""
+        return self.averages[-1].module  # type: ignore[return-value]
+
+    def update(self, net: nn.Module) -> None:
+        """Take in the weights of ``net`` after an optimiser step."""
+        net = extract_model_from_parallel(net, keep_torch_compile=False)
+        for average in self.averages:
+            average.update_parameters(net)  # type: ignore[operator]
+
+    def train(self, mode: bool = True) -> TwinEMA:
+        """Averages never train: they stay in eval mode."""
+        return super().train(False)
+
+
+def _average(net: nn.Module, decay: float) -> AveragedModel:
+    @torch.no_grad()
+    def blend(averages: Tensors, weights: Tensors, _: Tensor | int) -> None:
+        updates = int(average.n_averaged) - 1  # the counter on the CPU: the argument is its copy on the device
+        torch._foreach_lerp_(_local(averages), _local(weights), 1 - ramped(decay, updates))
+
+    average = AveragedModel(net, multi_avg_fn=blend)
+    # AveragedModel copies the weights at its first update; an EMA starts from the initial ones instead.
+    average.n_averaged.fill_(1)
+    return average.eval().requires_grad_(False)
+
+
+def _local(tensors: Sequence[Any]) -> list[Tensor]:
+    """The share of each that this process holds."""
+    return [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]

@@ -1,0 +1,129 @@
+"""What a batch asks: how its rows are split, and which times, step sizes and guidance strengths they get."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ismkit.method.guidance import Strengths
+from ismkit.method.path import Query, StepGrid, interpolate
+
+
+class Blocks(NamedTuple):
+    """The rows of a batch by their purpose: three slices that partition it."""
+
+    velocity: slice
+    guidance: slice
+    consistency: slice
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How a batch is split into rows and what each of them is asked.
+
+    Attributes:
+        guidance: fraction of guidance rows; they keep their label.
+        consistency: fraction of consistency rows; the velocity rows are the rest.
+        label_dropout: probability that a velocity row (and, with ``drop_consistency``, a consistency row) has its
+            label replaced by null.
+        drop_consistency: train the null label at ``d > 0`` too: needed where a target asks for it there.
+        strengths: the guidance strengths drawn; ``Strengths(0)`` for methods without ``w``.
+        grid: the dyadic grid of step sizes and times.
+        level_ratio: how often a step size is drawn among the consistency rows, relative to its half; 1 for all equally
+            often (SM), above 1 for more of the large steps.
+        time_power: velocity and guidance rows draw ``t = u^time_power`` with u uniform: 1 is uniform (SM), above 1
+            means more rows near the noise.
+    """
+
+    guidance: float = 0.0
+    consistency: float = 0.0
+    label_dropout: float = 0.1
+    drop_consistency: bool = False
+    strengths: Strengths = field(default_factory=lambda: Strengths(0.0))
+    grid: StepGrid = field(default_factory=StepGrid)
+    level_ratio: float = 1.0
+    time_power: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("guidance", "consistency", "label_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be a fraction in [0, 1], got {getattr(self, name)}")
+        if self.guidance + self.consistency > 1:
+            raise ValueError(f"guidance + consistency must not exceed 1, got {self.guidance} + {self.consistency}")
+        for name in ("level_ratio", "time_power"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        if self.guidance and not self.strengths.count:
+            raise ValueError(f"guidance={self.guidance} needs strengths above 0, got w_max={self.strengths.w_max}")
+
+    def blocks(self, batch: int) -> Blocks:
+        """Split ``batch`` rows.
+
+        Raises:
+            ValueError: if a block with a fraction above zero gets no row.
+        """
+        # A fraction such as 1/49 is rounded down in binary: without the allowance 49 rows would hold none of it.
+        guidance, consistency = (int(fraction * batch + 1e-9) for fraction in (self.guidance, self.consistency))
+        for name, rows in (("guidance", guidance), ("consistency", consistency)):
+            if getattr(self, name) and not rows:
+                raise ValueError(
+                    f"a batch of {batch} gives no {name} row at fraction {getattr(self, name)}: "
+                    f"use a batch of at least {math.ceil(1 / getattr(self, name) - 1e-9)}"
+                )
+        velocity = batch - guidance - consistency
+        return Blocks(slice(0, velocity), slice(velocity, batch - consistency), slice(batch - consistency, batch))
+
+    def __call__(
+        self, x0: Tensor, x1: Tensor, y: Tensor, null: int, generator: torch.Generator
+    ) -> tuple[Query, Tensor]:
+        """Draw what every row is asked.
+
+        Args:
+            x0: coupled noise, (B, ...).
+            x1: data, (B, ...).
+            y: labels, (B,) long.
+            null: the null label, ``num_classes``.
+            generator: on the device of ``x1``.
+
+        Returns:
+            The query, and the velocity ``x1 - x0`` (B, ...).
+        """
+        rows = self.blocks(len(x1))
+        device = x1.device
+        d = torch.zeros(len(x1), device=device)
+        w = torch.zeros(len(x1), device=device)
+        n_guidance, n_consistency = len(d[rows.guidance]), len(d[rows.consistency])
+        if n_consistency:
+            d[rows.consistency] = self.grid.step_size(self._levels(n_consistency, generator, device))
+            w[rows.consistency] = self.strengths.draw(n_consistency, generator, device, guided=False)
+        if n_guidance:
+            w[rows.guidance] = self.strengths.draw(n_guidance, generator, device, guided=True)
+        t = self.grid.random_times(d, generator, self.time_power)
+
+        dropped = torch.rand(len(y), generator=generator, device=device) < self.label_dropout
+        dropped[rows.guidance] = False
+        dropped[rows.consistency] &= self.drop_consistency
+        y = torch.where(dropped, null, y)
+        # No guidance exists where the label is null: both fields are equal there, so those rows say w = 0.
+        w = torch.where(dropped, 0.0, w)
+
+        x_t, velocity = interpolate(x0, x1, t)
+        return Query(x_t, t, d, w, y), velocity
+
+    def _levels(self, n: int, generator: torch.Generator, device: torch.device) -> Tensor:
+        """Levels 1 .. ``grid.levels`` of n consistency rows."""
+        levels = self.grid.levels
+        if self.level_ratio == 1:
+            # Every level in turn from a random one on: each gets its share of every batch, up to one row.
+            first = torch.randint(levels, (1,), generator=generator, device=device)
+            return 1 + (first + torch.arange(n, device=device)) % levels
+        # Stratified: the n rows are spread evenly over the cumulated shares.
+        shares = self.level_ratio ** torch.arange(levels, dtype=torch.float64, device=device)
+        u = (
+            torch.rand(1, generator=generator, device=device, dtype=torch.float64) + torch.arange(n, device=device)
+        ) / n
+        return 1 + torch.searchsorted((shares.cumsum(0) / shares.sum())[:-1].contiguous(), u, right=True)

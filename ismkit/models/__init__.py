@@ -1,0 +1,5 @@
+"""The networks, and trained ones as files: saved, loaded, released."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,11 @@
+from . import nets as nets
+from . import saved as saved
+from .nets import PRESETS as PRESETS
+from .nets import DiT as DiT
+from .nets import ToyMLP as ToyMLP
+from .saved import RELEASED as RELEASED
+from .saved import load_generator as load_generator
+from .saved import load_model as load_model
+from .saved import load_sampler as load_sampler
+from .saved import released as released
+from .saved import save_model as save_model

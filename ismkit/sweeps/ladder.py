@@ -1,0 +1,157 @@
+"""The sweeps behind notebook 08: the paper's ladder, its sensitivities, and what was tried beyond it.
+
+All of them train the network of the released models on the same data, each variant with the same weights, data order
+and noise per seed, and as many steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from ismkit.method.coupling import Coupling
+from ismkit.method.recipes import RECIPES, Intrinsic, Recipe
+from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, geometric_weights, l2, unit_weights
+from ismkit.sweeps.sweep import Sweep, cells, change
+from ismkit.training.runs import RUNS, Run
+
+NFE = (1, 2, 4, 8, 128)
+STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0)
+# K = 8: one plan over the 8192 rows of 32 batches takes the solver some 15 s, within the ten classes it takes 1 s.
+ANY_CLASS = replace(RECIPES["+sot"], name="+sot_any_class", coupling=Coupling(pool=8, class_aware=False))
+#: In the order of the paper's table, the baselines first.
+LADDER: tuple[Recipe, ...] = (
+    *(RECIPES[name] for name in list(RECIPES)[: list(RECIPES).index("+sot")]),
+    ANY_CLASS,
+    *(RECIPES[name] for name in ("+sot", "ism", "ism_plus")),
+)
+
+
+def _with(run: Run, recipe: Recipe) -> Run:
+    return replace(run, recipe=run.adapt(recipe))
+
+
+_RELEASED = RUNS["fashion"]
+_LONG = replace(_RELEASED, steps=1000)
+_LAPTOP = replace(_RELEASED, steps=500, batch_size=128, optim=replace(_RELEASED.optim, lr=2e-3))
+_SMOKE = RUNS["fashion-smoke"]
+
+
+def _ladder(run: Run) -> dict[str, Run]:
+    return {recipe.name: _with(run, recipe) for recipe in LADDER}
+
+
+def _sensitivity(run: Run) -> tuple[dict[str, Run], dict[str, dict[str, Any]]]:
+    """The paper's tables: one setting changed, each on the rung where the paper changes it."""
+    levels: dict[int, Distance] = {k: WaveletDistance(unit_weights(geometric_weights(k, 0.5))) for k in (0, 1)}
+    levels[3] = RECIPES["+wavelet"].distance  # the five levels of the paper, of which three fit into 8 x 8
+    tables: dict[str, tuple[str, str, dict[Any, Any]]] = {
+        "w_max": ("ism_guidance", "rows.strengths.w_max", {w: w for w in (2.0, 3.5, 5.0)}),
+        "t_interval": ("+interval", "target", {t: Intrinsic(t_interval=t) for t in (0.0, 0.1, 0.3, 0.5)}),
+        "levels": ("+wavelet", "distance", levels),
+        "K": ("+sot", "coupling.pool", {k: k for k in (0, 1, 8, 32)}),
+        "target EMA": ("ism", "fast", {decay: decay for decay in (0.9999, 0.999, 0.95, 0.5)}),
+    }
+    runs, labels = {}, {}
+    for parameter, (recipe, path, values) in tables.items():
+        for value, setting in values.items():
+            name = f"{parameter} {value:g}"
+            runs[name] = _with(run, change(RECIPES[recipe], path, setting))
+            labels[name] = {"parameter": parameter, "value": value}
+    return runs, labels
+
+
+#: What was tried to beat ``ism``: each is one change of it, by path. Those of ``ism_plus`` come first.
+TRIED: dict[str, tuple[str, Any]] = {
+    "pixel L2": ("distance", l2),
+    "t = u^1.5 at d = 0": ("rows.time_power", 1.5),
+    "interval from 0.1": ("target.t_interval", 0.1),
+    "t = u^0.7 at d = 0": ("rows.time_power", 0.7),
+    "guidance rows 3/8, consistency 1/8": ("rows", replace(RECIPES["ism"].rows, guidance=3 / 8, consistency=1 / 8)),
+    "consistency rows 1/8": ("rows.consistency", 1 / 8),
+    "consistency rows 1/2": ("rows.consistency", 1 / 2),
+    "large d drawn more often": ("rows.level_ratio", 1.5),
+    "consistency loss x 2": ("weights", (1.0, 1.0, 2.0)),
+    "L2 over its root": ("distance", Normalised(l2, 0.5, 0.01)),
+    "root per band": ("distance", WaveletDistance((1.0,) * 4, norm="root")),
+    "w up to 2": ("rows.strengths.w_max", 2.0),
+    "gap by the slow average": ("gap", "slow"),
+    "guidance on predicted v": ("target.predicted", True),
+}
+OURS = list(TRIED)[:3]  # the parts of ism_plus
+
+
+def _tried(run: Run) -> tuple[dict[str, Run], dict[str, dict[str, Any]]]:
+    """``ism`` with one change each; ``ism_plus`` with each of its parts taken back; learning-rate schedules."""
+    ism, plus = _with(run, RECIPES["ism"]), _with(run, RECIPES["ism_plus"])
+    runs = {"ism": ism, "ism_plus": plus}
+    runs |= {name: _with(run, change(RECIPES["ism"], path, value)) for name, (path, value) in TRIED.items()}
+    for name in OURS:
+        path, before = TRIED[name][0], ism.recipe
+        for part in path.split("."):
+            before = getattr(before, part)
+        runs[f"ism_plus without {name}"] = change(plus, f"recipe.{path}", before)
+    runs |= {"constant rate": change(ism, "optim.cooldown", 0.0)}
+    kinds = dict.fromkeys(runs, "ism, one change") | {"ism": "recipe", "ism_plus": "recipe"}
+    kinds |= {name: "ism_plus, one part less" for name in runs if name.startswith("ism_plus without")}
+    return runs, {name: {"kind": kind} for name, kind in kinds.items()}
+
+
+_SENSITIVE, _LABELS = _sensitivity(_LAPTOP)
+_VARIANTS, _KINDS = _tried(_LAPTOP)
+#: The sweeps that ``ismkit sweep`` and notebook 08 know by name.
+SWEEPS: dict[str, Sweep] = {
+    sweep.name: sweep
+    for sweep in (
+        Sweep(
+            "ladder",
+            "the network of the released models, 1000 steps: 30 trials of 3 minutes of a CPU core",
+            _ladder(_LONG),
+            (0, 1, 2),
+            (
+                *cells(NFE[:4], STRENGTHS, 1000),
+                *cells((1, 4), (3.0,), 1000),
+                *cells((128,), (0.0, 1.0, 2.0), 1000),
+                *cells((1,), (1.0,), 10_000),
+            ),
+        ),
+        Sweep(
+            "ladder-gpu",
+            "six times as many steps, 10 000 samples throughout: for a GPU",
+            _ladder(replace(_LONG, steps=6000)),
+            (0, 1, 2),
+            cells(NFE, STRENGTHS, 10_000),
+        ),
+        Sweep(
+            "ladder-laptop",
+            "a short training: 50 trials of half a minute of a CPU core",
+            _ladder(_LAPTOP),
+            (0, 1, 2, 3, 4),
+            cells((1, 4), (1.0, 2.0), 1000),
+        ),
+        Sweep("ladder-smoke", "nothing is learnt", _ladder(_SMOKE), (0,), cells((1, 2), (1.0,), 100)),
+        Sweep(
+            "sensitivity",
+            "the paper's tables of single settings, at the scale of ladder-laptop",
+            _SENSITIVE,
+            (0, 1, 2),
+            cells((1, 4), (1.0, 2.0), 1000),
+            _LABELS,
+        ),
+        Sweep(
+            "tried",
+            "what was tried to beat ism, at the scale of ladder-laptop",
+            _VARIANTS,
+            (0, 1, 2),
+            cells((1, 4), (1.0, 2.0), 1000),
+            _KINDS,
+        ),
+    )
+}
+
+
+def of_run(run: Run, recipes: Iterable[str]) -> Sweep:
+    """A sweep of one run over recipes by name, to be scored at 1 and 4 NFE, w = 0 and 1, over three seeds."""
+    runs = {name: _with(run, RECIPES[name]) for name in recipes}
+    return Sweep(run.name, run.about, runs, (0, 1, 2), cells((1, 4), (0.0, 1.0), 1000))

@@ -1,0 +1,103 @@
+"""Studies: one run with one part changed, over seeds, and a JSON file of results that grows run by run.
+
+The scripts are in ``book/studies/`` beside their results; notebooks read and plot these.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.stats import t as student
+from torch import Tensor
+
+from ismkit.training.runs import Run
+from ismkit.utils.files import CHECKOUT, replacing
+from ismkit.utils.settings import describe
+
+FOLDER = CHECKOUT / "book" / "studies"
+
+
+def run_study(
+    path: str | os.PathLike[str],
+    variants: Mapping[str, Run],
+    seeds: Iterable[int],
+    work: Callable[[Run, int], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Do what the file has not yet, seed by seed, and write it after each run, atomically.
+
+    Args:
+        path: of the JSON file: ``variants`` (the settings of each), ``results`` (one entry per variant and seed).
+        variants: the run of each, by name.
+        seeds: each trains every variant with the same initial weights, data and noise, so that differences pair.
+        work: trains a run with a seed and returns what it measured, anything JSON.
+
+    Returns:
+        All results in the file.
+
+    Raises:
+        ValueError: if the file holds results of a variant of this name with other settings.
+    """
+    path = Path(path)
+    held = json.loads(path.read_text()) if path.exists() else {"variants": {}, "results": []}
+    settings = {name: describe(run) for name, run in variants.items()}
+    for name in settings.keys() & held["variants"].keys():
+        if json.loads(json.dumps(settings[name])) != held["variants"][name]:
+            raise ValueError(f"{path} holds results of {name!r} with other settings: name another file")
+    held["variants"] |= settings
+    done = {(result["variant"], result["seed"]) for result in held["results"]}
+    for seed in seeds:
+        for name, run in variants.items():
+            if (name, seed) in done:
+                continue
+            began = time.process_time()
+            measured = work(run, seed)
+            held["results"].append(
+                {
+                    "variant": name,
+                    "seed": seed,
+                    "device": "cuda" if torch.cuda.is_available() else "cpu",
+                    "torch": torch.__version__.partition("+")[0],
+                    "python": platform.python_version(),
+                    "cpu_seconds": round(time.process_time() - began),
+                    **measured,
+                }
+            )
+            with replacing(path) as file:
+                file.write((json.dumps(held, indent=1) + "\n").encode())
+    return held["results"]
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    """The results of the study ``name``, committed as ``book/studies/NAME.json``."""
+    return json.loads((FOLDER / f"{name}.json").read_text())["results"]
+
+
+def column(results: Iterable[Mapping[str, Any]], variant: str, key: str) -> Tensor:
+    """What a variant measured under ``key``, by seed, (seeds,) float64.
+
+    Raises:
+        ValueError: if there is no result of that variant.
+    """
+    by_seed = {result["seed"]: result[key] for result in results if result["variant"] == variant}
+    if not by_seed:
+        raise ValueError(f"no results of variant {variant!r}")
+    return torch.tensor([by_seed[seed] for seed in sorted(by_seed)], dtype=torch.float64)
+
+
+def mean_interval(values: Tensor, level: float = 0.95) -> tuple[float, float]:
+    """Mean of ``values`` (n,), n >= 2, and half the width of Student's interval for it, at confidence ``level``.
+
+    Of paired differences: those whose interval leaves out 0 are resolved by these n seeds.
+    """
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"values must be (n,) with n >= 2, got {tuple(values.shape)}")
+    half = student.ppf((1 + level) / 2, len(values) - 1) * values.double().std().item() / math.sqrt(len(values))
+    return values.double().mean().item(), float(half)

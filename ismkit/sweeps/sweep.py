@@ -1,0 +1,214 @@
+"""Sweeps: which runs are trained with which seeds, how they are scored, and the tidy table of what came out.
+
+A *trial* is one run with one seed; :mod:`ismkit.sweeps.runner` does trials side by side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ismkit.evaluation.judges import Cell
+from ismkit.method.recipes import velocity_target
+from ismkit.sweeps.studies import mean_interval
+from ismkit.training.runs import Run
+from ismkit.utils.files import json_sum, replacing
+from ismkit.utils.settings import describe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run with one seed, to be scored.
+
+    Attributes:
+        variant: its name in the table.
+        run: what is trained.
+        seed: of weights, data order and noise; trials with equal seeds pair.
+        cells: the protocol: what is measured of the trained network.
+        labels: more columns of the table, such as the value of a swept parameter.
+    """
+
+    variant: str
+    run: Run
+    seed: int
+    cells: tuple[Cell, ...]
+    labels: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Checksum of what is trained (run and seed), 12 hexadecimal digits."""
+        recipe = dataclasses.replace(self.run.recipe, name="")
+        settings = dataclasses.replace(self.run, name="", about="", recipe=recipe)  # what it is called changes nothing
+        return json_sum([describe(settings), self.seed])[:12]
+
+    @property
+    def cost(self) -> float:
+        """Roughly how many rows pass through the network: the unit of the progress bar."""
+        return 4 * self.run.steps * self.run.batch_size + sum(cell.cost for cell in self.cells)
+
+
+def change(settings: Any, path: str, value: Any) -> Any:
+    """A copy of nested dataclasses (and ``partial`` calls) with one value changed, such as ``recipe.rows.consistency``.
+
+    Raises:
+        ValueError: if there is no such setting, or the part that holds it refuses the value.
+    """
+    name, _, rest = path.partition(".")
+    if isinstance(settings, partial):
+        fields = list(inspect.signature(settings.func).parameters)
+        if name not in fields:
+            raise ValueError(f"no setting {name!r} in {settings.func.__name__}: it has {', '.join(fields)}")
+        value = change(settings.keywords[name], rest, value) if rest else value
+        return partial(settings.func, *settings.args, **settings.keywords | {name: value})
+    fields = [field.name for field in dataclasses.fields(settings)] if dataclasses.is_dataclass(settings) else []
+    if name not in fields:
+        known = f"it has {', '.join(fields)}" if fields else "it has no settings"
+        raise ValueError(f"no setting {name!r} in {type(settings).__name__}: {known}")
+    old = getattr(settings, name)
+    if not rest and isinstance(old, float) and type(value) is int:
+        value = float(value)  # 1 and 1.0 are one setting, with one key
+    return dataclasses.replace(settings, **{name: change(old, rest, value) if rest else value})
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Runs, seeds and a protocol.
+
+    Attributes:
+        name: as on the command line.
+        about: one line for the list of sweeps.
+        runs: by variant.
+        seeds: each trains every variant with the same weights, data and noise.
+        cells: the protocol.
+        labels: more columns of the table, by variant.
+    """
+
+    name: str
+    about: str
+    runs: Mapping[str, Run]
+    seeds: tuple[int, ...]
+    cells: tuple[Cell, ...]
+    labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def trials(self) -> list[Trial]:
+        """All of them, seed by seed; the name of the sweep is a label of each."""
+        return [
+            Trial(variant, run, seed, self.cells, (("sweep", self.name), *self.labels.get(variant, {}).items()))
+            for seed, (variant, run) in product(self.seeds, self.runs.items())
+        ]
+
+    def vary(self, parameters: Mapping[str, Sequence[Any]]) -> Sweep:
+        """Every run with every combination of the values given by path, see :func:`change`; paths become columns."""
+        for path, given in parameters.items():
+            if not len(given):
+                raise ValueError(f"parameter {path!r} needs one value or more, got none")
+        runs, labels = {}, {}
+        for (variant, run), chosen in product(self.runs.items(), product(*parameters.values())):
+            values = dict(zip(parameters, chosen, strict=True))
+            for path, value in values.items():
+                run = change(run, path, value)
+            name = ", ".join([variant, *(f"{path.rpartition('.')[2]}={value}" for path, value in values.items())])
+            runs[name], labels[name] = run, {**self.labels.get(variant, {}), **values}
+        return dataclasses.replace(self, runs=runs, labels=labels)
+
+
+def cells(nfe: Iterable[int], w: Iterable[float], n: int) -> tuple[Cell, ...]:
+    """Every NFE with every strength."""
+    return tuple(Cell(steps, float(strength), n) for steps, strength in product(nfe, list(w)))
+
+
+def table(trials: Iterable[Trial], folder: str | os.PathLike[str]) -> pd.DataFrame:
+    """The rows of what is done, one per trial and cell; those of ``trials`` only.
+
+    Columns: variant, recipe, the labels, seed; nfe, calls of the network, w, n, noise (its seed); the scores; where
+    each was taken (scored_device, scored_torch, scored_python); the training (steps, seconds_per_step, device, torch,
+    python); key.
+    """
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for trial in trials:
+        path = Path(folder) / "trials" / f"{trial.key}.json"
+        if not path.exists():
+            continue
+        result = json.loads(path.read_text())
+        held = {Cell(*entry["cell"]): {**entry["scores"], **entry["scored"]} for entry in result["cells"]}
+        who = {"variant": trial.variant, "recipe": trial.run.recipe.name, **dict(trial.labels), "seed": trial.seed}
+        calls = 2 if trial.run.recipe.target is velocity_target else 1
+        for cell in trial.cells:
+            if cell in held:
+                what = {"nfe": cell.nfe, "calls": calls * cell.nfe, "w": cell.w, "n": cell.n, "noise": cell.seed}
+                rows.append({**who, **what, **held[cell], **result["trained"], "key": trial.key})
+    return pd.DataFrame(rows)
+
+
+def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
+    """Write a table as Parquet, atomically."""
+    with replacing(path) as file:
+        frame.to_parquet(file, index=False)
+    return Path(path)
+
+
+def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """A table of :func:`write`."""
+    import pandas as pd
+
+    return pd.read_parquet(path)
+
+
+def summary(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Mean and standard deviation of a metric over the seeds, as text: variants by (NFE, w), in the table's order."""
+    grouped = frame.groupby(["variant", "nfe", "w"], sort=False)[metric]
+    text = grouped.agg(lambda values: f"{values.mean():.3g}" + (f" ± {values.std():.2g}" if len(values) > 1 else ""))
+    return text.unstack(["nfe", "w"])
+
+
+def paired(frame: pd.DataFrame, variants: Sequence[str], metric: str, **where: Any) -> pd.DataFrame:
+    """A metric by seed: one row per seed, one column for each of the variants, in the setting ``where`` (nfe, w, n).
+
+    Raises:
+        ValueError: unless every variant has exactly one value per seed there, with the same seeds.
+    """
+    chosen = frame[frame.variant.isin(variants)]
+    for column, value in where.items():
+        chosen = chosen[chosen[column] == value]
+    if chosen.duplicated(["variant", "seed"]).any():
+        raise ValueError(f"several values per variant and seed where {where}: name more columns")
+    wide = chosen.pivot(index="seed", columns="variant", values=metric).reindex(columns=list(variants))
+    if wide.empty or wide.isna().any(axis=None):
+        raise ValueError(f"{metric} of {', '.join(variants)} is not there for every seed where {where}")
+    return wide
+
+
+def change_in_percent(
+    frame: pd.DataFrame, variant: str, reference: str, metric: str, **where: Any
+) -> tuple[float, float]:
+    """By how many percent a metric changes from ``reference`` to ``variant``: mean over seeds, and half its interval.
+
+    The changes are paired by seed; the interval is Student's at 95 % (:func:`ismkit.sweeps.studies.mean_interval`).
+    """
+    wide = paired(frame, [variant, reference], metric, **where)
+    return mean_interval(torch.tensor((100 * (wide[variant] / wide[reference] - 1)).to_numpy()))
+
+
+def at_best(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows of each variant and NFE at the guidance strength where the mean of the metric over the seeds is lowest.
+
+    What a paper reports as its figure. The strength is chosen on the data that it is shown for, for all variants alike.
+    """
+    mean = frame.groupby(["variant", "nfe", "w"])[metric].mean()
+    best = mean.groupby(["variant", "nfe"]).idxmin()
+    return frame[frame.set_index(["variant", "nfe", "w"]).index.isin(best)]

@@ -1,0 +1,5 @@
+"""A training: the runs as values, the loop, checkpoints, many processes, launching, logs, costs."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

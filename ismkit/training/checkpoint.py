@@ -1,0 +1,333 @@
+"""Checkpoints on disk: all that training changes, written atomically, used only after it has been verified.
+
+A checkpoint is a folder ``<run>/step_00001000/`` with ``state.safetensors`` (tensors and ``meta``) and
+``manifest.json`` (version, step, size and SHA-256 of the former, ``meta``). It is written under a hidden name,
+flushed to the disk and renamed: a kill at any moment leaves all of it or none. Nothing is overwritten.
+
+It holds one flat table of full tensors, the same for one process, DDP and FSDP2: a sharded tensor is gathered, one at a
+time, before it is written, and sharded again after it has been read. So a run resumes with any number of processes, in
+either mode. The main process alone holds the table and touches the disk; it needs the memory for it (13.5 GB for XL/2).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import extract_model_from_parallel
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ismkit.training.distributed import agreed, reshard, spread, whole
+from ismkit.utils.files import file_sum
+from ismkit.utils.weights import (
+    CheckpointError,
+    PathLike,
+    Tensors,
+    check_fit,
+    nbytes,
+    read_weights,
+    sync,
+    write_tensors,
+)
+
+VERSION = 1
+STATE, MANIFEST = "state.safetensors", "manifest.json"
+State = dict[str, Any]
+
+
+class Checkpoint(NamedTuple):
+    """A verified checkpoint: its step, its tensors (on the CPU) and the JSON object saved with them."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+def save(run_dir: PathLike, step: int, tensors: Tensors, meta: Mapping[str, Any], keep: int = 2) -> Path:
+    """Write the checkpoint of ``step``, then delete all but the newest ``keep``; return its folder.
+
+    ``step`` must be later than every checkpoint there (see :func:`rewind`); ``meta`` is JSON without NaN. One
+    process calls this. CheckpointError if a file cannot be written (disk full); earlier ones are intact then.
+    """
+    for name, value, least in (("step", step, 0), ("keep", keep, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    run_dir, earlier = Path(run_dir), steps(run_dir)
+    if earlier and step <= earlier[-1]:
+        way_on = "take another folder, or rewind(run_dir, step) before training on"
+        raise CheckpointError(f"{run_dir}: step {step} would not be the latest of {earlier}; {way_on}.")
+    try:
+        meta = json.loads(json.dumps(meta, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"meta must be JSON without NaN: {error}") from error
+    folder, writing, needed = run_dir / f"step_{step:08d}", STATE, nbytes(tensors)
+    partial = run_dir / f".{folder.name}.partial-{os.getpid()}"
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        for leftover in run_dir.glob(".step_*.partial-*"):
+            shutil.rmtree(leftover)
+        partial.mkdir()
+        write_tensors(partial / STATE, tensors, meta)
+        text, writing = json.dumps(_facts(partial / STATE, step) | {"meta": meta}), MANIFEST
+        (partial / MANIFEST).write_text(text)
+        sync(partial / MANIFEST)
+        sync(partial)
+        os.rename(partial, folder)
+        sync(run_dir)
+    except (OSError, SafetensorError) as error:
+        problem = f"{folder / writing} cannot be written ({needed} bytes needed): {error}"
+        raise CheckpointError(f"{problem}. The earlier checkpoints {earlier} are intact.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    _discard(run_dir, [*earlier, step][:-keep])
+    return folder
+
+
+def steps(run_dir: PathLike) -> list[int]:
+    """Steps of the checkpoints in ``run_dir``, ascending; partial ones do not count. No folder, no steps."""
+    names = [path.name for path in Path(run_dir).glob("step_*") if path.is_dir()]
+    return sorted(int(name[5:]) for name in names if re.fullmatch(r"step_(\d{8}|[1-9]\d{8,})", name))
+
+
+def rewind(run_dir: PathLike, step: int) -> None:
+    """Delete the checkpoints later than ``step``, which must be one, to train on from there."""
+    if step not in (found := steps(run_dir)):
+        raise CheckpointError(f"{run_dir}: no checkpoint of step {step}; there are {found}.")
+    _discard(Path(run_dir), found[found.index(step) + 1 :])
+
+
+def load(run_dir: PathLike, step: int | None = None) -> Checkpoint:
+    """Verify and read the checkpoint of ``step`` (the newest, if None); CheckpointError if it is damaged."""
+    run_dir, found = Path(run_dir), steps(run_dir)
+    if not found or (step is not None and step not in found):
+        holds = sorted(path.name for path in run_dir.glob("*"))[:10] if run_dir.is_dir() else "no such folder"
+        wanted = "step_00001000 or the like" if step is None else f"step_{step:08d}"
+        raise CheckpointError(f"{run_dir}: no checkpoint {wanted} here, but: {holds}.")
+    step = found[-1] if step is None else step
+    try:
+        return _read(run_dir / f"step_{step:08d}", step)
+    except (CheckpointError, OSError) as error:
+        way_on = "There is no earlier checkpoint."
+        if at := found.index(step):
+            ask = f"load(run_dir, step={found[at - 1]}), on the command line --resume {found[at - 1]}"
+            way_on = f"To go on from the one before, ask for it: {ask}."
+        raise CheckpointError(f"{error} {way_on}") from error
+
+
+def _facts(path: Path, step: int) -> State:
+    return {"version": VERSION, "step": step, "bytes": path.stat().st_size, "sha256": file_sum(path)}
+
+
+def _read(folder: Path, step: int) -> Checkpoint:
+    try:
+        stated = dict(json.loads((folder / MANIFEST).read_bytes()))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / MANIFEST} is truncated or altered: {error}.") from error
+    if stated.get("version") != VERSION:
+        raise CheckpointError(f"{folder} has format version {stated.get('version')}, expected {VERSION}.")
+    facts = {key: (value, stated.get(key)) for key, value in _facts(folder / STATE, step).items()}
+    if wrong := [f"{key} is {a}, {b} in {MANIFEST}" for key, (a, b) in facts.items() if a != b]:
+        raise CheckpointError(f"{folder / STATE} is truncated or altered: {'; '.join(wrong)}.")
+    tensors, meta = read_weights(folder / STATE)
+    if stated.get("meta") != meta:
+        raise CheckpointError(f"{folder / MANIFEST} is altered: its meta is not that of {STATE}.")
+    return Checkpoint(step, tensors, meta)
+
+
+def _discard(run_dir: Path, old: list[int]) -> None:
+    for step in old:  # renamed first: a kill in between must not leave half a checkpoint under a good name
+        doomed = run_dir / f".step_{step:08d}.partial-{os.getpid()}"
+        os.rename(run_dir / f"step_{step:08d}", doomed)
+        shutil.rmtree(doomed)
+
+
+Modules = Mapping[str, nn.Module]
+MOMENT = "optimizer.state."  # begins the names of the optimiser's tensors
+RANDOM = "random."  # begins those of the global random streams
+
+
+def collect(
+    net: nn.Module, optimizer: Optimizer, extra_modules: Modules, *, keep: bool = True
+) -> tuple[dict[str, Tensor], State]:
+    """Copy to the CPU all that training changes: flat (tensors, scalars), scalars being JSON hyperparameters.
+
+    Names begin with ``net.``, ``extra.<name>.``, ``optimizer.`` and are those of the plain modules, whether they are
+    compiled, wrapped or sharded. Where they are sharded every process must call this.
+
+    Args:
+        net: the network.
+        optimizer: its optimiser.
+        extra_modules: further modules by name.
+        keep: False takes part in the gathering and returns no tensors.
+    """
+    state, parameters = _layout(net, optimizer, extra_modules)
+    for name, p in parameters.items():
+        state |= {f"{MOMENT}{name}.{key}": value for key, value in optimizer.state.get(p, {}).items()}
+    tensors = {}
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            gathered = whole(value.detach())
+            if keep:
+                tensors[name] = gathered.to("cpu", copy=True)
+    return tensors, {name: value for name, value in state.items() if not isinstance(value, Tensor)}
+
+
+def restore(
+    tensors: Tensors,
+    scalars: Mapping[str, Any],
+    net: nn.Module,
+    optimizer: Optimizer,
+    extra_modules: Modules,
+    accelerator: Accelerator,
+) -> None:
+    """Put back, bit for bit, what :func:`collect` gave; CheckpointError, before any change, if it misfits.
+
+    Every process calls this; what counts is what the main one gives.
+    """
+    expected, parameters = _layout(net, optimizer, extra_modules)
+
+    def form(name: str) -> Any:
+        """What the entry ``name`` should look like; a moment like its parameter."""
+        owner, _, key = name.removeprefix(MOMENT).rpartition(".")
+        if not name.startswith(MOMENT) or owner not in parameters:
+            return expected.get(name)
+        return torch.tensor(0.0) if key == "step" else parameters[owner]
+
+    def checked() -> tuple[list[str], State]:
+        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in scalars.items()}
+        moments = [name.removeprefix(MOMENT).rpartition(".") for name in tensors if name.startswith(MOMENT)]
+        owners, keys = {owner for owner, _, _ in moments}, {key for _, _, key in moments}
+        # A parameter that has never had a gradient has no moments; any other has all.
+        named = [f"{MOMENT}{owner}.{key}" for owner in owners & parameters.keys() for key in keys]
+        wanted = expected | {name: form(name) for name in named}
+        check_fit("the checkpoint", {**tensors, **settings}, wanted, "Use the settings that the run was started with.")
+        return list(tensors), settings
+
+    names, settings = agreed(accelerator, checked)
+    moments: dict[str, State] = {}
+    with torch.no_grad():
+        for name in names:
+            # A clone, for the optimiser keeps what it is given.
+            value = spread(tensors[name].clone() if name in tensors else None, form(name), accelerator)
+            if name.startswith(MOMENT):
+                owner, _, key = name.removeprefix(MOMENT).rpartition(".")
+                moments.setdefault(owner, {})[key] = value
+            else:
+                expected[name].copy_(value)
+    packed = optimizer.state_dict()
+    for index, group in enumerate(packed["param_groups"]):
+        group |= {key: settings[f"optimizer.group.{index}.{key}"] for key in group if key != "params"}
+    packed["state"] = {i: moments[name] for i, name in enumerate(parameters) if name in moments}
+    optimizer.load_state_dict(packed)
+
+
+def random_state() -> dict[str, Tensor]:
+    """State of the global random streams: torch (CPU, and this process's GPU), ``random`` and numpy, as uint8."""
+    states = {"python": random.getstate(), "numpy": np.random.get_state(legacy=False)}  # noqa: NPY002
+    texts = {name: json.dumps(state, default=np.ndarray.tolist) for name, state in states.items()}
+    tensors = {name: torch.tensor(list(text.encode()), dtype=torch.uint8) for name, text in texts.items()}
+    gpu = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    return {**tensors, "torch": torch.get_rng_state(), **gpu}
+
+
+def set_random_state(state: Tensors) -> None:
+    """Put back what :func:`random_state` returned; CheckpointError for anything else.
+
+    The stream of a GPU is put back where there is one, and left out where there is none, here or in ``state``: nothing
+    in this kit draws from it, but a network with dropout does.
+    """
+    if state.keys() | {"cuda"} != (streams := {"python", "numpy", "torch", "cuda"}):
+        raise CheckpointError(f"the random streams must be {sorted(streams)}, those saved are {sorted(state)}.")
+    version, words, gauss = json.loads(bytes(state["python"].tolist()))
+    random.setstate((version, tuple(words), gauss))
+    np.random.set_state(json.loads(bytes(state["numpy"].tolist())))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def save_run(
+    run_dir: str | os.PathLike[str],
+    step: int,
+    net: nn.Module,
+    optimizer: Optimizer,
+    ema: nn.Module,
+    settings: Mapping[str, Any],
+    accelerator: Accelerator,
+) -> None:
+    """Write the checkpoint of ``step``; every process calls this, and all get the main one's CheckpointError.
+
+    The global random streams saved are the main process's.
+    """
+    tensors, scalars = collect(net, optimizer, {"ema": ema}, keep=accelerator.is_main_process)
+    tensors |= {RANDOM + name: value for name, value in random_state().items()}
+    meta = {"settings": settings, "scalars": scalars}
+    agreed(accelerator, lambda: save(run_dir, step, tensors, meta))
+
+
+def resume_run(
+    run_dir: str | os.PathLike[str],
+    step: int | None,
+    net: nn.Module,
+    optimizer: Optimizer,
+    ema: nn.Module,
+    settings: Mapping[str, Any],
+    accelerator: Accelerator,
+) -> int:
+    """Go on from the checkpoint of ``step`` (the newest, if None); later ones are deleted. Every process calls this.
+
+    Returns:
+        Its step; 0, and nothing is changed, where None was asked for and there is no checkpoint.
+
+    Raises:
+        ValueError: if the run was saved with other settings; the message names them.
+        CheckpointError: if the checkpoint is missing, damaged, or does not fit.
+    """
+    tensors: dict[str, Tensor] = {}
+    scalars: State = {}
+
+    def read() -> int | None:
+        if step is None and not steps(run_dir):
+            return None
+        saved = load(run_dir, step)
+        old = saved.meta["settings"]
+        if changed := [key for key in settings if old.get(key) != settings[key]]:
+            lines = "; ".join(f"{key}: saved {old.get(key)}, now {settings[key]}" for key in changed)
+            raise ValueError(f"{run_dir} was trained with other settings; use them, or another run_dir. {lines}")
+        tensors.update(saved.tensors)
+        scalars.update(saved.meta["scalars"])
+        return saved.step
+
+    if (start := agreed(accelerator, read)) is None:
+        return 0
+    streams = {name.removeprefix(RANDOM): tensors.pop(name) for name in list(tensors) if name.startswith(RANDOM)}
+    restore(tensors, scalars, net, optimizer, {"ema": ema}, accelerator)
+    agreed(accelerator, lambda: set_random_state(streams))
+    # What was trained after the step asked for is trained anew.
+    agreed(accelerator, lambda: rewind(run_dir, start))
+    return start
+
+
+def _layout(net: nn.Module, optimizer: Optimizer, extra_modules: Modules) -> tuple[State, State]:
+    """What the modules and the optimiser's settings are (the tensors themselves), and its parameters by name."""
+    net = extract_model_from_parallel(net, keep_torch_compile=False)
+    reshard(net)
+    state: State = {f"net.{name}": value for name, value in net.state_dict().items()}
+    for prefix, module in extra_modules.items():
+        reshard(module)
+        state |= {f"extra.{prefix}.{name}": value for name, value in module.state_dict().items()}
+    for i, group in enumerate(optimizer.param_groups):
+        state |= {f"optimizer.group.{i}.{key}": value for key, value in group.items() if key != "params"}
+    names = {p: name for name, p in net.named_parameters()}
+    return state, {names[p]: p for group in optimizer.param_groups for p in group["params"]}

@@ -1,0 +1,139 @@
+"""What a run costs before it is started: FLOPs, memory, storage, hours and money, from closed forms.
+
+A multiply-add counts as two FLOPs, as in hardware's figures; the Gflops published for DiT count it once. Only products
+of matrices and convolutions are counted: norms, activations and the distance are below a hundredth of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ismkit.method.recipes import Recipe
+from ismkit.models.nets import FREQUENCIES
+
+
+def forward_flops(config: Mapping[str, Any]) -> float:
+    """FLOPs of one forward pass of one sample through a ``DiT``.
+
+    Args:
+        config: the network's shape, as ``DiT.config`` holds it.
+
+    Returns:
+        ``depth (24 T D^2 + 4 T^2 D + 12 D^2)`` for T tokens of width D, and the layers around the blocks. The
+        published count of DiT-XL/2, 118.64 G multiply-adds, is half of this to 2 in 10^4.
+    """
+    tokens, pixels = (config["size"] // config["patch"]) ** 2, config["patch"] ** 2 * config["channels"]
+    D = config["width"]
+    projections = 24 * tokens * D**2  # qkv 6, output 2, MLP 16
+    attention = 4 * tokens**2 * D  # scores and their product with the values
+    modulation = 12 * D**2
+    ends = 2 * (2 * tokens * pixels * D)  # patches in and out
+    conditioning = 3 * (2 * 2 * FREQUENCIES * D + 2 * D**2)  # t, d and w; the label is looked up
+    return float(config["depth"] * (projections + attention + modulation) + ends + conditioning + 4 * D**2)
+
+
+class Passes(NamedTuple):
+    """What goes through networks in one step: rows with gradient, rows that make targets, and calls for these."""
+
+    online: int
+    target: int
+    calls: int
+
+
+def passes(recipe: Recipe, batch: int) -> Passes:
+    """Network passes of one training step of any recipe, counted by making its targets with a network that counts.
+
+    iSM: every row once with gradient; guidance rows twice for the gap, consistency rows once per half step: 4 calls.
+
+    Args:
+        recipe: the method.
+        batch: rows of one micro-batch.
+    """
+    counted: list[int] = []
+
+    def net(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        counted.append(len(x))
+        return torch.zeros_like(x)
+
+    x = torch.zeros(batch, 1)
+    query, velocity = recipe.rows(x, x, torch.zeros(batch, dtype=torch.long), 1, torch.Generator().manual_seed(0))
+    recipe.target(net, query, velocity, recipe.rows, 1, net)
+    return Passes(batch, sum(counted), len(counted))
+
+
+def step_flops(config: Mapping[str, Any], recipe: Recipe, batch: int) -> float:
+    """FLOPs of one training step of ``batch`` rows, a backward pass taken as two forward ones.
+
+    These are the model's FLOPs, what MFU counts: passes that make targets are in, activations that checkpointing
+    computes again are not. A step really needs slightly less (no gradient goes to what enters the network: 0.05 % of
+    XL/2) and a fused attention slightly more (its backward computes the scores again: a fifth of its own products).
+
+    Args:
+        config: the network's shape, as ``DiT.config`` holds it.
+        recipe: the method.
+        batch: rows of one micro-batch.
+    """
+    count = passes(recipe, batch)
+    return forward_flops(config) * (3 * count.online + count.target)
+
+
+def parameters(config: Mapping[str, Any]) -> int:
+    """Parameters of a ``DiT``.
+
+    XL/2 has 678.06 M: the published 675.13 M, without its fixed positions (0.29 M) and the half of its outputs that
+    predicts a variance (0.02 M), with the embedders of d and w (3.24 M).
+    """
+    D, pixels = config["width"], config["patch"] ** 2 * config["channels"]
+    block = 18 * D**2 + 15 * D  # qkv 3, output 1, MLP 8, modulation 6, and their biases
+    embedder = 2 * FREQUENCIES * D + D**2 + 2 * D
+    ends = (pixels + 1) * D + (D + 1) * pixels + 2 * D**2 + 2 * D
+    return config["depth"] * block + 3 * embedder + (config["num_classes"] + 1) * D + ends
+
+
+STATE_BYTES = {"weights": 4, "gradients": 4, "AdamW": 8, "two averages": 8}  # per parameter, all float32
+SAVED_BYTES = {"no": 80, "bf16": 48}  # per token and unit of width: what one block keeps for its backward pass
+
+
+def activation_bytes(config: Mapping[str, Any], precision: str = "bf16", checkpointing: bool = False) -> float:
+    """Bytes that the forward pass of one sample keeps for the backward pass, without compilation.
+
+    Per block and token of width D, in units of D numbers: the input and the normed input of both halves and what is
+    modulated of them (2 x 3), qkv 3, the attention's output and its projection 2, the hidden layer before and after
+    its activation 8, and the second output 1. Autocast keeps 4 of these 20 in float32. A compiler keeps fewer.
+
+    Args:
+        config: the network's shape.
+        precision: Accelerate's name: ``no`` (float32) or ``bf16`` (autocast).
+        checkpointing: keep only the input of every block, and all of one block while it is computed again.
+
+    Raises:
+        ValueError: for another precision.
+    """
+    if precision not in SAVED_BYTES:
+        raise ValueError(f"precision must be one of {list(SAVED_BYTES)}, got {precision!r}")
+    tokens = (config["size"] // config["patch"]) ** 2
+    block = SAVED_BYTES[precision] * tokens * config["width"]
+    if checkpointing:
+        return float(4 * tokens * config["width"] * config["depth"] + block)
+    return float(block * config["depth"])
+
+
+def latent_bytes(images: int = 1_281_167, channels: int = 4, size: int = 32, copies: int = 2) -> int:
+    """Bytes of stored latents: mean and deviation of the posterior in half precision, ``copies`` of each image.
+
+    Args:
+        images: of the set; ImageNet's training set has 1 281 167.
+        channels: of a latent.
+        size: side of a latent: 32 for 256 pixels, 64 for 512.
+        copies: 2 with the flipped images.
+    """
+    return images * copies * 2 * channels * size**2 * 2
+
+
+def checkpoint_bytes(config: Mapping[str, Any]) -> int:
+    """Bytes of one checkpoint: weights, AdamW's moments and two averages, in float32."""
+    return (sum(STATE_BYTES.values()) - STATE_BYTES["gradients"]) * parameters(config)

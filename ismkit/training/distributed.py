@@ -1,0 +1,297 @@
+"""One process or many: DDP or FSDP2, gathering what is sharded, errors that all processes share, ending on a signal.
+
+Under DDP every process holds all of the network, its two averages and AdamW's moments; under FSDP2 each holds its share
+of them, in float32, and a block of the network is put together, used and let go in turn. The losses are the same.
+
+What happens when a process dies or hangs. The others wait for it in the next exchange. With gloo that one fails at once
+when the connection breaks; with NCCL, and wherever a process hangs without dying, after ``timeout`` seconds, when each
+ends by itself. A launcher (``torchrun``, ``accelerate launch``) is quicker: it ends all processes of a node when one of
+them has failed, by SIGTERM and 30 seconds later by SIGKILL. Either way what was trained since the last checkpoint is
+lost, and no more.
+
+What happens when a scheduler asks a run to end. SIGTERM (Slurm at its time limit, Kubernetes, a launcher that is told
+to end) and SIGUSR1 (Slurm with ``--signal=USR1@300``, five minutes before the limit) do the same: the step under way is
+finished (by several processes one more, to agree on it), a checkpoint is written, and each process exits with the
+status 75, so that the job can be queued again. SIGINT, the Ctrl-C of a terminal, stays what it is: it ends a run at
+once. A launcher gives its processes 30 seconds after SIGTERM and exits with a status of its own: where writing takes
+longer, send SIGUSR1 to the processes themselves.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
+from typing import Any, Literal, TypeVar, get_args
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    FullyShardedDataParallelPlugin,
+    InitProcessGroupKwargs,
+    broadcast,
+    broadcast_object_list,
+    extract_model_from_parallel,
+)
+from torch import Tensor, nn
+
+REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: try again
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
+class Preempted(SystemExit):
+    """A run was asked to end, and has; where nothing catches it, the process exits with status 75, ``REQUEUE``.
+
+    Attributes:
+        step: optimiser steps done, and saved.
+    """
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(REQUEUE)
+        self.message, self.step = message, step
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@contextmanager
+def listening(active: bool = True) -> Iterator[Callable[[], bool]]:
+    """Within the block ``SIGNALS`` end nothing; the function that it gives says whether one has come.
+
+    Python takes signals in the main thread only: in another, and if not ``active``, they keep their meaning.
+    """
+    came: list[int] = []
+    if not active or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in SIGNALS}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+Mode = Literal["ddp", "fsdp"]
+Precision = Literal["no", "bf16"]
+T = TypeVar("T")
+
+
+def accelerator(
+    mode: Mode = "ddp", precision: Precision = "no", *, cpu: bool = False, timeout: float = 600
+) -> Accelerator:
+    """The ``Accelerator`` for :func:`ismkit.training.loop.fit`: one process, or those that a launcher has started.
+
+    Args:
+        mode: ``"ddp"`` replicates the network and its averages, ``"fsdp"`` shards them (FSDP2); for one process,
+            which has nobody to share with, the same.
+        precision: ``"bf16"`` computes under autocast; weights, averages, moments and the sums of gradients over the
+            processes stay in float32. FSDP2 sends weights in it.
+        cpu: gloo on the CPU, where there is a GPU too. Without one it needs no saying.
+        timeout: seconds that a process waits for the others, and so for the main one while it writes a checkpoint.
+
+    Raises:
+        ValueError: for another mode or precision.
+    """
+    for name, value, kinds in (("mode", mode, get_args(Mode)), ("precision", precision, get_args(Precision))):
+        if value not in kinds:
+            raise ValueError(f"{name} must be one of {', '.join(kinds)}, got {value!r}")
+    # Accelerate alone would take several processes without a GPU for as many single ones.
+    cpu = cpu or ("WORLD_SIZE" in os.environ and not torch.cuda.is_available())
+    wait = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))
+    if mode == "ddp":
+        views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # else gradients are held twice
+        made = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[wait, views])
+        if is_sharding(made):  # Accelerate keeps what the first one of a process was made with
+            raise ValueError("mode is 'ddp', but this process has an accelerator for 'fsdp' already")
+        return made
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    before = os.environ.get("ACCELERATE_USE_FSDP")
+    made = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[wait], fsdp_plugin=plugin)
+    if before is None:  # Accelerate sets it for good: the next one of this process would be sharded too
+        os.environ.pop("ACCELERATE_USE_FSDP", None)
+    made.state.fsdp_plugin = plugin  # on a CPU Accelerate forgets it, though torch shards there as well
+    return made
+
+
+def is_sharding(accelerator: Accelerator) -> bool:
+    """Whether ``accelerator`` is for FSDP2 and has processes to share among; ValueError for FSDP1."""
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and plugin.fsdp_version != 2:
+        raise ValueError(
+            "accelerator must have fsdp_version=2, got 1: see ismkit.training.distributed.accelerator('fsdp')"
+        )
+    return plugin is not None and accelerator.num_processes > 1
+
+
+def blocks(net: nn.Module) -> list[nn.Module]:
+    """The equal parts of a network that are compiled, recomputed and sharded one by one: ``net.blocks``, if it has any.
+
+    The blocks of a :class:`ismkit.models.nets.DiT`; none in a :class:`ismkit.models.nets.ToyMLP`, whose blocks are no
+    functions.
+    """
+    parts = getattr(net, "blocks", [])
+    return [part for part in parts if type(part).forward is not nn.Module.forward]
+
+
+def compile_blocks(net: nn.Module) -> None:
+    """Compile ``net`` in place by ``torch.compile``: each of its blocks, which share the code, or else all of it.
+
+    Each batch size is compiled by itself. Names stay as they are, and copies of the network are not compiled.
+    """
+    for part in blocks(net) or [net]:
+        part.compile(dynamic=False)
+
+
+def recompute(net: nn.Module) -> bool:
+    """Let each block compute anew in the backward pass what it needs there; False, and nothing done, without blocks."""
+    parts = [part for part in blocks(net) if hasattr(part, "recompute")]
+    for part in parts:
+        part.recompute = True  # type: ignore[assignment]
+    return bool(parts)
+
+
+def is_wrapped(net: nn.Module) -> bool:
+    """Whether ``net`` is compiled, wrapped for DDP, or sharded."""
+    return _is_sharded(net) or extract_model_from_parallel(net, keep_torch_compile=False) is not net
+
+
+def shard(net: nn.Module, accelerator: Accelerator, *, keep_gathered: bool = False) -> None:
+    """Shard ``net`` in place by FSDP2, block by block, over all processes; it goes to the accelerator's device.
+
+    Args:
+        net: a plain network with the same weights on every process; its names stay as they are.
+        accelerator: of :func:`accelerator`, with its precision.
+        keep_gathered: keep what a forward pass has gathered for the next one, until ``reshard``: for an average, which
+            is asked several times between two updates. Then its weights, in the precision of the pass, are whole there;
+            on two CPU processes a step took 0.7 of the computing that gathering them anew for each pass took.
+    """
+    from torch.distributed.device_mesh import init_device_mesh  # half a second that only sharding needs
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    half = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
+    # Inputs stay as they are, for times in bf16 would have three digits; autocast rounds what a layer takes.
+    policy = MixedPrecisionPolicy(half, torch.float32, torch.float32, cast_forward_inputs=False)
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    object.__setattr__(net, "blueprint", copy.deepcopy(net).to("meta"))  # no submodule; for `unsharded`
+    for part in [*blocks(net), net]:
+        fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=not keep_gathered)
+
+
+def _is_sharded(net: nn.Module) -> bool:
+    return hasattr(type(net), "set_requires_gradient_sync")  # the class FSDPModule, without importing it
+
+
+def is_shard(value: Tensor) -> bool:
+    """Whether ``value`` is a ``DTensor``: a share of a tensor, by ``shard``."""
+    return hasattr(value, "full_tensor")
+
+
+def reshard(net: nn.Module) -> None:
+    """Let go of what ``net`` has gathered; nothing where it is not sharded. Needed before its weights change."""
+    module: Any
+    for module in net.modules():
+        if _is_sharded(module):
+            module.reshard()
+
+
+def whole(value: Tensor) -> Tensor:
+    """The tensor that ``value`` is a shard of, on every process; each must call this. Others are as they are."""
+    shard: Any = value
+    return shard.full_tensor() if is_shard(value) else value
+
+
+def spread(value: Tensor | None, like: Tensor, accelerator: Accelerator) -> Tensor:
+    """``value``, which the main process has, in the form of ``like`` on every process: replicated, or its shard."""
+    if accelerator.num_processes == 1:
+        assert value is not None
+        return value.to(like.device)
+    sent = torch.empty(like.shape, dtype=like.dtype) if value is None else value
+    sent = broadcast(sent.to(accelerator.device).contiguous())
+    if is_shard(like):
+        from torch.distributed.tensor import distribute_tensor
+
+        model: Any = like
+        return distribute_tensor(sent, model.device_mesh, model.placements, src_data_rank=None)
+    return sent.to(like.device)
+
+
+def unsharded(net: nn.Module) -> nn.Module:
+    """A whole copy on the CPU of a network that is sharded, on every process; each must call this.
+
+    For :func:`ismkit.models.saved.save_model` or for sampling with ``state.ema.slow`` on one process. A network that is
+    not sharded is returned as it is.
+    """
+    if not _is_sharded(net):
+        return net
+    reshard(net)
+    tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}  # with the buffers that no file keeps
+    plain = copy.deepcopy(net.blueprint).to_empty(device="cpu")  # type: ignore[union-attr]
+    with torch.no_grad():
+        for name, value in {**dict(plain.named_parameters()), **dict(plain.named_buffers())}.items():
+            value.copy_(whole(tensors[name].detach()))
+    return plain
+
+
+def synchronise(net: nn.Module, accelerator: Accelerator) -> None:
+    """Give every process the weights of the main one."""
+    if accelerator.num_processes > 1:
+        for tensor in net.state_dict().values():
+            tensor.copy_(broadcast(tensor.to(accelerator.device)))
+
+
+def accumulating(net: nn.Module, accelerator: Accelerator) -> AbstractContextManager[None]:
+    """A context in which gradients are summed up and not yet exchanged; ``net`` as it is called in training."""
+    return _unsynchronised(net) if _is_sharded(net) else accelerator.no_sync(net)
+
+
+@contextmanager
+def _unsynchronised(net: Any) -> Iterator[None]:
+    net.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        net.set_requires_gradient_sync(True)
+
+
+def agreed(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """Do ``work`` on the main process alone; all processes get its result, or raise its error, and go on alike."""
+    if accelerator.num_processes == 1:
+        return work()
+    told: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            told[0] = work()
+        except Exception as error:
+            told[1] = error
+    told = broadcast_object_list(told)
+    if told[1] is not None:
+        raise told[1]
+    return told[0]
+
+
+class Vote:
+    """Whether any process wants to end, and the mean of the losses: one small exchange after each step.
+
+    The answer to the vote of one step is read after the next, when it has long been there, so that nobody waits for the
+    device; all processes read the same. One process alone reads its own at once.
+
+    Not ``active``, where nobody may want to end, it reads nothing.
+    """
+
+    def __init__(self, accelerator: Accelerator, *, active: bool) -> None:
+        self._accelerator, self._active = accelerator, active
+        self._last: Tensor | None = None
+
+    def __call__(self, loss: Tensor, wants: bool) -> tuple[Tensor, bool]:
+        """The mean of ``loss`` (scalar) over the processes, and whether to end now."""
+        if self._accelerator.num_processes == 1:
+            return loss, wants
+        last, both = self._last, torch.stack([loss, torch.full_like(loss, wants)])
+        self._last = self._accelerator.reduce(both, "mean")
+        return self._last[0], self._active and last is not None and bool(last[1] > 0)

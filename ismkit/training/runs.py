@@ -1,0 +1,274 @@
+"""Runs as frozen values: data, network, recipe, optimiser and steps; the presets, and the call that trains one."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from ismkit.data import sets
+from ismkit.data.batches import Batches, ClassGroups
+from ismkit.data.sets import Labelled
+from ismkit.method.coupling import Coupling
+from ismkit.method.recipes import RECIPES, Recipe
+from ismkit.method.wavelet import WaveletDistance, l2
+from ismkit.models.nets import PRESETS, DiT, ToyMLP
+from ismkit.training import distributed
+from ismkit.training.loop import Optim, TrainState, fit
+from ismkit.utils.files import json_sum, out_dir
+from ismkit.utils.settings import describe
+
+
+def _fashion_latents(count: int | None = None) -> Labelled:
+    from ismkit.data import fashion
+
+    return fashion.fashion_latents(out_dir() / "cache", count)
+
+
+def imagenet_latents(name: str, folder: str | os.PathLike[str] | None = None) -> Any:
+    """The latents of an ImageNet run, a data set of ``(x, y)`` on disk.
+
+    Args:
+        name: of the latents: ``imagenet256``, ``imagenet512``, or ``imagenet-smoke``, which are made if missing.
+        folder: where they are; by default ``$ISMKIT_LATENTS``, or ``out/latents/NAME``.
+
+    Raises:
+        DataError: if none are there; the message says how to make them.
+    """
+    from ismkit.imagenet import data
+
+    return data.open_latents(name, Path(folder or os.environ.get("ISMKIT_LATENTS") or out_dir() / "latents" / name))
+
+
+def for_points(recipe: Recipe) -> Recipe:
+    """The recipe for data without pixels: a wavelet distance becomes plain L2."""
+    return dataclasses.replace(recipe, distance=l2) if isinstance(recipe.distance, WaveletDistance) else recipe
+
+
+def for_side(recipe: Recipe, side: int) -> Recipe:
+    """The recipe for fields of ``side`` x ``side``: a wavelet distance keeps at most the levels that fit.
+
+    The levels that remain keep their weights; where some go, the low-pass band, which now holds them, gets the weight
+    of the coarsest level left, so that ``geometric_weights`` stay geometric.
+    """
+    distance = recipe.distance
+    if not isinstance(distance, WaveletDistance):
+        return recipe
+    levels = min(distance.levels, (side - 1).bit_length())
+    if levels == distance.levels:
+        return recipe
+    weights = (*distance.weights[:levels], distance.weights[levels - 1])
+    return dataclasses.replace(recipe, distance=dataclasses.replace(distance, weights=weights))
+
+
+def for_imagenet(recipe: Recipe, side: int) -> Recipe:
+    """The recipe for latents of ``side`` x ``side`` in 1000 classes: noise is coupled within classes, in wide pools.
+
+    The paper's pool of 8192 rows holds 8 of a class, among which assignment saves 1.9 % of the cost; one of 32 768
+    holds 33 and saves 2.9 %, and the noise still tells nothing about the class (book: pools of many classes).
+    """
+    coupling = _THOUSAND_CLASSES if recipe.coupling.pool else recipe.coupling
+    return for_side(dataclasses.replace(recipe, coupling=coupling), side)
+
+
+# [D]; K = 32 [S], and how classes enter is not said. K counts micro-batches of one process: 256 rows each are meant.
+_THOUSAND_CLASSES = Coupling(pool=128, class_aware=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a training run consists of.
+
+    Attributes:
+        name: as on the command line.
+        about: one line for the list of runs.
+        load: makes the training set; that of an ImageNet run takes the folder of the latents, if not the default.
+        net: makes the network, given ``num_classes``.
+        adapt: fits a recipe of ``RECIPES`` to this data.
+        recipe: the method.
+        steps: optimiser steps.
+        batch_size: rows per optimiser step, over all processes and micro-batches.
+        optim: optimiser and schedule.
+        images: whether samples are latents of Fashion-MNIST images, to be decoded, scored and drawn.
+    """
+
+    name: str
+    about: str
+    load: Callable[..., Labelled]
+    net: Callable[..., nn.Module]
+    adapt: Callable[[Recipe], Recipe]
+    recipe: Recipe
+    steps: int
+    batch_size: int
+    optim: Optim = field(default_factory=Optim)
+    images: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if type(value := getattr(self, name)) is not int or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+    def build(self, num_classes: int, seed: int = 0) -> nn.Module:
+        """The network with initial weights drawn from ``seed`` (the global generator is left alone)."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.net(num_classes=num_classes)
+
+    def folder(self, seed: int = 0) -> Path:
+        """Where this run's checkpoints go: ``out/runs/NAME-SEED-...``, another one for other settings."""
+        return out_dir() / "runs" / f"{self.name}-{seed}-{json_sum(describe(self))[:8]}"
+
+
+_GAUSSIANS = Run(
+    name="gaussians",
+    about="eight Gaussians in the plane, one class each: about two minutes on one CPU core",
+    load=partial(sets.eight_gaussians, 20_000, 0),
+    net=partial(ToyMLP, width=128, depth=3),
+    adapt=for_points,
+    recipe=for_points(RECIPES["ism"]),
+    steps=2000,
+    batch_size=256,
+    optim=Optim(lr=2e-3, weight_decay=0.0, warmup=100, cooldown=0.5, clip=1.0),
+)
+_LAPTOP = Run(
+    name="fashion-laptop",
+    about="Fashion-MNIST in the small latent space: about four minutes on two CPU cores",
+    load=_fashion_latents,
+    net=partial(ToyMLP, dim=256, width=512, depth=4),
+    adapt=partial(for_side, side=8),
+    recipe=for_side(RECIPES["ism"], side=8),
+    steps=1200,
+    batch_size=256,
+    optim=Optim(lr=1e-3, weight_decay=0.01, warmup=50, cooldown=0.5, clip=1.0),
+    images=True,
+)
+_FASHION = dataclasses.replace(
+    _LAPTOP,
+    name="fashion",
+    about="the released generators: a smaller network trained for longer, about 10 minutes of one CPU core",
+    net=partial(ToyMLP, dim=256, width=352, depth=2),
+    recipe=for_side(RECIPES["ism_plus"], side=8),
+    steps=6000,
+    optim=dataclasses.replace(_LAPTOP.optim, lr=2e-3),
+)
+_SMOKE = dataclasses.replace(
+    _LAPTOP,
+    name="fashion-smoke",
+    about="the same code in seconds, to see that it runs: nothing is learnt",
+    load=partial(_fashion_latents, 2000),
+    net=partial(ToyMLP, dim=256, width=32, depth=1),
+    steps=20,
+    batch_size=32,
+)
+
+
+def _sit(size: str, side: int) -> Callable[..., nn.Module]:
+    """SiT-S/2 to -XL/2 for latents of ``side`` x ``side`` x 4, without its number of classes."""
+    shape: dict[str, Any] = {**PRESETS[size]}
+    return partial(DiT, size=side, channels=4, patch=2, **shape)
+
+
+# The paper's run [S], where it says what it did; what it does not say is as in the public SM code [SM] or ours [D].
+_XL2 = Run(
+    name="imagenet256-xl2",
+    about="SiT-XL/2 on ImageNet-256, the paper's run: 120 hours of an H100 at 45 % of its peak",
+    load=partial(imagenet_latents, "imagenet256"),
+    net=_sit("XL", 32),  # 32 x 32 x 4 latents of sd-vae-ft-mse [S]
+    adapt=partial(for_imagenet, side=32),
+    recipe=for_imagenet(RECIPES["ism"], side=32),  # 5 wavelet levels, averages 0.95 and 0.9999, w to 3.5 [S];
+    steps=800_000,  # [S]                            label dropout 0.1 [SM]; fractions of rows 1/2, 1/4, 1/4 [D]
+    batch_size=256,  # [SM]; over all processes and micro-batches
+    optim=Optim(lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1, warmup=0, cooldown=0.0),  # constant rate [SM]
+)
+_L2, _B2, _S2 = (
+    dataclasses.replace(
+        _XL2,
+        name=f"imagenet256-{size.lower()}2",
+        about=f"SiT-{size}/2 in place of XL/2, all else the same",
+        net=_sit(size, 32),
+    )
+    for size in ("L", "B", "S")
+)
+_512 = dataclasses.replace(
+    _XL2,
+    name="imagenet512-xl2",
+    about="SiT-XL/2 on 64 x 64 x 4 latents of 512 px (the paper trains FlowDCN there, for as many steps)",
+    load=partial(imagenet_latents, "imagenet512"),
+    net=_sit("XL", 64),  # [D]
+    adapt=partial(for_imagenet, side=64),
+    recipe=for_imagenet(RECIPES["ism"], side=64),
+    steps=300_000,  # [S]
+)
+_IMAGENET_SMOKE = dataclasses.replace(
+    _XL2,
+    name="imagenet-smoke",
+    about="the same code on latents of photographs with a DiT of two blocks, in seconds: nothing is learnt",
+    load=partial(imagenet_latents, "imagenet-smoke"),
+    adapt=partial(for_side, side=32),
+    recipe=for_side(RECIPES["ism"], side=32),  # four classes: pools of any size hold enough of each
+    net=partial(DiT, size=32, channels=4, patch=4, width=32, depth=2, heads=2),
+    steps=30,
+    batch_size=16,
+    optim=dataclasses.replace(_XL2.optim, lr=2e-3),  # else nothing moves in 30 steps
+)
+
+#: The runs that ``ismkit train`` and the notebooks know by name.
+RUNS: dict[str, Run] = {
+    run.name: run for run in (_GAUSSIANS, _SMOKE, _LAPTOP, _FASHION, _IMAGENET_SMOKE, _S2, _B2, _L2, _XL2, _512)
+}
+
+
+def train_run(
+    run: Run,
+    seed: int = 0,
+    *,
+    data: Any = None,
+    folder: str | os.PathLike[str] | None = None,
+    resume: bool | int = True,
+    shards: int | None = None,
+    classes_per_pool: int | None = None,
+    accelerator: Accelerator | None = None,
+    **options: Any,
+) -> TrainState:
+    """Train a run: load its data, build its network, fit; in its folder, where an earlier call is gone on with.
+
+    Args:
+        run: a value of ``RUNS`` or your own.
+        seed: of weights, data order and noise.
+        data: the training set, where it is loaded already.
+        folder: of the checkpoints, by default ``run.folder(seed)``.
+        resume: as in :func:`ismkit.training.loop.fit`; a run that is finished is loaded, not trained again.
+        shards: micro-batches in which the rows of a step are split, over all processes; by default one for each.
+        classes_per_pool: let each pool of the recipe's coupling hold about so many classes, see
+            :class:`ismkit.data.batches.ClassGroups`; by default rows come in any order.
+        accelerator: of :func:`ismkit.training.distributed.accelerator`.
+        options: ``save_every``, ``hooks`` and ``progress`` of ``fit``, and so on.
+
+    Returns:
+        The final state; sample with ``state.ema.slow``. Its ``losses`` are those of this call alone.
+
+    Raises:
+        ValueError: if the rows of a step cannot be split so, or there are no pools, before the network is built.
+    """
+    accelerator = accelerator or distributed.accelerator()
+    shards = accelerator.num_processes if shards is None else shards
+    if run.batch_size % shards:
+        raise ValueError(f"batch_size must be a multiple of the {shards} micro-batches of a step, got {run.batch_size}")
+    run.recipe.rows.blocks(run.batch_size // shards)
+    if classes_per_pool and not run.recipe.coupling.pool:
+        raise ValueError(f"classes_per_pool is for a recipe that couples in pools, {run.recipe.name} does not")
+    groups = ClassGroups(run.recipe.coupling.pool, classes_per_pool) if classes_per_pool else None
+    data = run.load() if data is None else data
+    batches = Batches(data, run.batch_size // shards, seed, groups=groups)
+    folder = run.folder(seed) if folder is None else folder
+    settings: dict[str, Any] = {"optim": run.optim, "run_dir": folder, "resume": resume, **options}
+    settings |= {"shards": shards, "accelerator": accelerator}
+    return fit(run.recipe, run.build(data.num_classes, seed), batches, steps=run.steps, seed=seed, **settings)

@@ -1,0 +1,28 @@
+"""Progress bars: a widget in Jupyter, text in a terminal, nothing under CI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import tqdm.auto
+import tqdm.std
+
+
+def progress_bar(iterable: Iterable[Any] | None = None, *, show: bool | None = None, **options: Any) -> Any:
+    """A bar of tqdm.
+
+    Args:
+        iterable: what to iterate over, or None to call ``update`` by hand.
+        show: show it or not; by default unless the environment variable ``CI`` is set.
+        options: tqdm's (``total``, ``desc``, ``unit`` ...).
+
+    Returns:
+        The bar. With ``ISMKIT_PROGRESS=text`` it is plain text even in a notebook, for a notebook that is run from
+        a terminal and passes its output on (``ismkit run``): one line every few seconds.
+    """
+    show = not os.environ.get("CI") if show is None else show
+    if os.environ.get("ISMKIT_PROGRESS") == "text":
+        return tqdm.std.tqdm(iterable, disable=not show, mininterval=5, ncols=100, **options)
+    return tqdm.auto.tqdm(iterable, disable=not show, **options)

@@ -1,0 +1,288 @@
+"""Data: what is on disk is what was published, and the order of batches is a pure function of the seed."""
+
+import math
+import re
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ismkit.data import fashion, sets
+from ismkit.data.batches import Batches
+from ismkit.data.fashion import fashion_mnist
+from ismkit.data.sets import Labelled
+from ismkit.utils import files
+from ismkit.utils.files import DataError
+
+TOYS = [sets.eight_gaussians, sets.two_moons, sets.checkerboard, sets.spirals]
+
+
+def numbered(n: int) -> Labelled:
+    """A set whose samples are their own numbers."""
+    return Labelled(torch.arange(n).float()[:, None], torch.arange(n), n, tuple(map(str, range(n))))
+
+
+def order(batches: Batches, steps: int, **start: int) -> Tensor:
+    return torch.stack([y for _, y in islice(batches.stream(**start), steps)])
+
+
+# Fashion-MNIST
+
+
+def test_fashion_mnist_holds_every_class_equally_often_and_all_grey_levels() -> None:
+    for split, n in (("train", 60000), ("test", 10000)):
+        clothes = fashion_mnist(split)  # type: ignore[arg-type]
+        assert clothes.x.shape == (n, 1, 28, 28)
+        assert clothes.x.dtype == torch.float32
+        assert clothes.y.bincount().tolist() == [n // 10] * 10
+        grey = (clothes.x + 1) * 127.5
+        assert (grey - grey.round()).abs().max() < 1e-4
+        counts = grey.round().int().flatten().bincount()
+        assert len(counts) == 256
+        assert (counts > 0).all()
+
+
+def test_fashion_mnist_has_the_published_mean_and_deviation() -> None:
+    """0.2860 and 0.3530 on the scale of [0, 1]: the normalisation in common use for this set."""
+    x = fashion_mnist("train").x
+    mean = x.mean(dtype=torch.float64).item()
+    deviation = math.sqrt(x.square().mean(dtype=torch.float64).item() - mean**2)
+    assert (mean + 1) / 2 == pytest.approx(0.2860, abs=5e-5)
+    assert deviation / 2 == pytest.approx(0.3530, abs=5e-5)
+
+
+def test_sums_file_and_code_agree() -> None:
+    lines = (files.data_root() / "fashion-mnist" / "SHA256SUMS").read_text().splitlines()
+    listed = {name: digest for digest, name in (line.split() for line in lines)}
+    assert listed == {name: digest for name, (_, digest) in fashion.FASHION_MNIST_FILES.items()}
+
+
+@pytest.fixture
+def test_split(tmp_path: Path) -> Path:
+    """A copy of the files of the test split, free to be damaged."""
+    folder = tmp_path / "fashion-mnist"
+    folder.mkdir()
+    for file in (files.data_root() / "fashion-mnist").glob("t10k-*"):
+        shutil.copy(file, folder)
+    return folder
+
+
+def test_missing_file_is_named(test_split: Path) -> None:
+    (test_split / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz is missing: restore it with `git checkout"):
+        fashion_mnist("test", test_split.parent)
+
+
+def test_truncated_file_is_named(test_split: Path) -> None:
+    file = test_split / "t10k-labels-idx1-ubyte.gz"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz is truncated, it holds 5025 of 5125 bytes"):
+        fashion_mnist("test", test_split.parent)
+
+
+def test_one_altered_bit_is_noticed_and_both_sums_are_shown(test_split: Path) -> None:
+    file = test_split / "t10k-images-idx3-ubyte.gz"
+    content = bytearray(file.read_bytes())
+    content[1_000_000] ^= 1
+    file.write_bytes(content)
+    (test_split / "SHA256SUMS").write_text("whatever")  # the sums in the code are the ones that count
+    expected = fashion.FASHION_MNIST_FILES[file.name][1]
+    message = rf"t10k-images-idx3-ubyte\.gz is altered, its SHA-256 sum is [0-9a-f]{{64}}, expected {expected}"
+    with pytest.raises(DataError, match=message):
+        fashion_mnist("test", test_split.parent)
+
+
+def test_wrong_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="split must be 'train' or 'test', got 'val'"):
+        fashion_mnist("val")  # type: ignore[arg-type]
+
+
+def test_data_root_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISMKIT_DATA", str(tmp_path))
+    assert files.data_root() == tmp_path
+    monkeypatch.setenv("ISMKIT_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match=r"nowhere \(named by ISMKIT_DATA\): set ISMKIT_DATA to the data/ folder"):
+        files.data_root()
+
+
+# Labelled sets
+
+POINTS, LABELS = torch.zeros(3, 2), torch.tensor([0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "classes", "names", "error", "message"),
+    [
+        (POINTS.long(), LABELS, 2, "ab", TypeError, "x must be floating point, got torch.int64"),
+        (POINTS, LABELS.float(), 2, "ab", TypeError, "y must be int64, got torch.float32"),
+        (POINTS, LABELS[:2], 2, "ab", ValueError, "with n >= 1, got (3, 2) and (2,)"),
+        (POINTS[:0], LABELS[:0], 2, "ab", ValueError, "with n >= 1, got (0, 2) and (0,)"),
+        (POINTS, LABELS + 1, 2, "ab", ValueError, "y must lie in [0, 2), got labels from 1 to 2"),
+        (POINTS, LABELS - 1, 2, "ab", ValueError, "y must lie in [0, 2), got labels from -1 to 0"),
+        (POINTS, LABELS, 2, "abc", ValueError, "class_names must hold 2 names, got 3"),
+    ],
+)
+def test_labelled_refuses(x: Tensor, y: Tensor, classes: int, names: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        Labelled(x, y, classes, tuple(names))
+
+
+@pytest.mark.parametrize("toy", TOYS)
+def test_toys_are_deterministic_and_of_unit_scale(toy: type) -> None:
+    a, b, other = toy(4000, 3), toy(4000, 3), toy(4000, 4)
+    assert torch.equal(a.x, b.x)
+    assert torch.equal(a.y, b.y)
+    assert not torch.equal(a.x, other.x)
+    assert a.x.dtype == torch.float32
+    assert 1.6 < a.x.square().sum(dim=1).mean() < 3
+    # Classes are drawn uniformly: a binomial count, within 6 standard deviations.
+    p = 1 / a.num_classes
+    assert ((a.y.bincount() - 4000 * p).abs() < 6 * math.sqrt(4000 * p * (1 - p))).all()
+
+
+def test_eight_gaussians_is_the_stated_mixture() -> None:
+    n, std = 80_000, sets.EIGHT_GAUSSIANS_STD
+    toy = sets.eight_gaussians(n, 0)
+    assert sets.EIGHT_GAUSSIANS_MEANS.norm(dim=1) == pytest.approx(math.sqrt(2))
+    residual = (toy.x - sets.EIGHT_GAUSSIANS_MEANS[toy.y]).double()
+    for k in range(8):
+        mine = residual[toy.y == k]
+        assert (mine.mean(dim=0).abs() < 6 * std / math.sqrt(len(mine))).all()
+        error = mine.T @ mine / len(mine) - std**2 * torch.eye(2)
+        assert (error.abs() < 6 * std**2 * math.sqrt(2 / len(mine))).all()
+
+
+def test_checkerboard_fills_the_dark_squares_evenly() -> None:
+    n = 40_000
+    toy = sets.checkerboard(n, 0)
+    column, row = (toy.x + 2).floor().long().T
+    assert torch.equal(toy.y, row % 2)
+    squares = (4 * row + column).bincount(minlength=16).reshape(4, 4)
+    dark = (torch.arange(4)[:, None] + torch.arange(4)) % 2 == 0
+    assert squares[~dark].sum() == 0
+    assert ((squares[dark] - n / 8).abs() < 6 * math.sqrt(n / 8)).all()
+
+
+def test_moons_and_spirals_are_their_curves_and_symmetric() -> None:
+    moons = sets.two_moons(20_000, 0)
+    upper = torch.where(moons.y[:, None] == 0, moons.x, -moons.x) / math.sqrt(2) + torch.tensor([0.5, 0.25])
+    assert upper.norm(dim=1).sub(1).abs().max() < 6 * 0.08
+    spirals = sets.spirals(20_000, 0)
+    first = torch.where(spirals.y[:, None] == 0, spirals.x, -spirals.x)
+    reach = torch.linspace(0, 1, 2000)
+    arm = 2 * reach[:, None] * torch.stack([(3 * math.pi * reach).cos(), (3 * math.pi * reach).sin()], dim=1)
+    assert torch.cdist(first, arm).amin(dim=1).max() < 6 * 0.05
+
+
+@pytest.mark.parametrize("toy", TOYS)
+def test_toys_refuse_no_points(toy: type) -> None:
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        toy(0, 0)
+
+
+# Batches
+
+
+@st.composite
+def sizes(draw: st.DrawFn) -> tuple[int, int, int]:
+    """Shards, batch size, and a number of samples that is at least enough for one step."""
+    shards, batch_size = draw(st.integers(1, 12)), draw(st.integers(1, 5))
+    return shards, batch_size, draw(st.integers(shards * batch_size, shards * batch_size + 50))
+
+
+@given(sizes(), st.integers(0, 2**31), st.integers(0, 40))
+@settings(max_examples=60)
+def test_a_resumed_stream_goes_on_where_it_stopped(size: tuple[int, int, int], seed: int, step: int) -> None:
+    shards, batch_size, n = size
+    batches = Batches(numbered(n), batch_size, seed)
+    whole = order(batches, step + 5, shard=shards - 1, shards=shards)
+    assert torch.equal(order(batches, 5, step=step, shard=shards - 1, shards=shards), whole[step:])
+
+
+@given(sizes(), st.integers(0, 2**31), st.integers(0, 40))
+@settings(max_examples=60)
+def test_shards_make_up_the_batches_of_a_single_stream(size: tuple[int, int, int], seed: int, step: int) -> None:
+    shards, batch_size, n = size
+    parts = [order(Batches(numbered(n), batch_size, seed), 4, step=step, shard=j, shards=shards) for j in range(shards)]
+    single = order(Batches(numbered(n), batch_size * shards, seed), 4, step=step)
+    assert torch.equal(torch.cat(parts, dim=1), single)
+
+
+@given(st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), st.integers(0, 2**31))
+@settings(max_examples=60)
+def test_every_epoch_holds_every_sample_once(size: tuple[int, int], seed: int) -> None:
+    n, batch_size = size
+    row = order(Batches(numbered(n), batch_size, seed), math.ceil(3 * n / batch_size)).flatten()
+    for epoch in range(3):
+        assert row[epoch * n : (epoch + 1) * n].sort().values.tolist() == list(range(n))
+
+
+def test_epochs_and_seeds_have_different_orders() -> None:
+    rows = [order(Batches(numbered(500), 500, seed), 4) for seed in range(4)]
+    orders = torch.cat(rows)
+    fixed = (orders[:, None] == orders[None]).sum(dim=2)
+    fixed.fill_diagonal_(0)
+    assert fixed.max() < 10  # agreements of two random permutations are Poisson with mean 1
+
+
+def test_x_and_y_stay_together() -> None:
+    for x, y in islice(Batches(numbered(10), 3, 0).stream(), 20):
+        assert torch.equal(x[:, 0], y.float())
+
+
+class Squares(Dataset[tuple[Tensor, int]]):
+    """A map-style set that is not in memory."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.tensor([float(index)]), index
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12, where a thread is running
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_dataset_read_by_a_loader_gives_the_same_batches(num_workers: int) -> None:
+    before = torch.get_rng_state()
+    stream = Batches(Squares(), 3, 5, num_workers=num_workers).stream(step=2, shard=1, shards=2)
+    read = list(islice(stream, 6))
+    assert torch.equal(torch.get_rng_state(), before), "reading must not touch the global random stream"
+    kept = list(islice(Batches(numbered(10), 3, 5).stream(step=2, shard=1, shards=2), 6))
+    for (x, y), (x_kept, y_kept) in zip(read, kept, strict=True):
+        assert torch.equal(x, x_kept)
+        assert torch.equal(y, y_kept)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        (
+            {"batch_size": 11},
+            "batch_size 11 x shards 1 exceeds the 10 samples: a step would hold a sample twice",
+        ),
+        ({"batch_size": 4, "num_workers": -1}, "num_workers must be at least 0, got -1"),
+    ],
+)
+def test_batches_refuse(arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Batches(numbered(10), seed=0, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ({"step": -1}, "step must be at least 0, got -1"),
+        ({"shard": 2, "shards": 2}, "shard must lie in [0, shards = 2), got 2"),
+        ({"shards": 3}, "batch_size 4 x shards 3 exceeds the 10 samples"),
+    ],
+)
+def test_streams_refuse_at_once(start: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Batches(numbered(10), 4, 0).stream(**start)

@@ -1,0 +1,217 @@
+"""References: statistics are those of the images, files are refused unless they are whole and free of pickles."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ismkit.evaluation.extractors import Extractor
+from ismkit.evaluation.metrics import Moments
+from ismkit.evaluation.reference import (
+    folder_images,
+    image_files,
+    load_reference,
+    make_reference,
+    npz_images,
+    real_features,
+)
+from ismkit.utils.files import DataError
+from tests.images import pictures
+
+Arrays = dict[str, Any]
+
+
+def adm(change: Callable[[Arrays], object] = lambda arrays: None) -> Arrays:
+    """Arrays in ADM's form, small."""
+    rng = np.random.default_rng(0)
+    arrays: Arrays = {"arr_0": pictures(12).movedim(1, 3).numpy()}
+    for end, size in (("", 5), ("_s", 7)):
+        x = rng.normal(size=(20, size))
+        arrays |= {f"mu{end}": x.mean(0), f"sigma{end}": np.cov(x, rowvar=False)}
+    change(arrays)
+    return arrays
+
+
+def written(folder: Path, arrays: Arrays) -> Path:
+    np.savez(folder / "ref.npz", **arrays)
+    return folder / "ref.npz"
+
+
+def test_adm_statistics_are_read_as_they_are(tmp_path: Path) -> None:
+    arrays = adm()
+    reference = load_reference(written(tmp_path, arrays))
+    assert reference.extractor == "inception"
+    for layer, end in (("pool", ""), ("spatial", "_s")):
+        moments = reference.moments[layer]
+        assert moments.mean.dtype == moments.cov.dtype == torch.float64
+        assert np.array_equal(moments.mean, arrays[f"mu{end}"])
+        np.testing.assert_allclose(moments.cov, arrays[f"sigma{end}"], rtol=1e-15)
+    assert reference.features is None
+
+
+class Payload:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("unpickled",)
+
+
+FAULTS: dict[str, tuple[Callable[[Arrays], object], str]] = {
+    "pickle": (lambda a: a.update(mu=np.array([Payload()], dtype=object)), "cannot be read without pickles"),
+    "no mean": (lambda a: a.pop("mu_s"), r"has no mu_s, but: arr_0, mu, sigma, sigma_s"),
+    "shape": (lambda a: a.update(sigma=np.eye(4)), r"sigma must be \(5, 5\) beside a mean \(F,\), got \(4, 4\)"),
+    "mean of matrices": (lambda a: a.update(mu=np.zeros((5, 1))), "beside a mean"),
+    "NaN": (lambda a: a["sigma"].__setitem__((1, 1), np.nan), "sigma or its mean holds NaN or infinity"),
+    "infinite": (lambda a: a["mu_s"].__setitem__(2, np.inf), "sigma_s or its mean holds NaN or infinity"),
+    "not symmetric": (lambda a: a["sigma"].__setitem__((0, 3), 9.0), "sigma is not symmetric"),
+    "negative": (lambda a: a["sigma_s"].__setitem__((0, 0), -1.0), "sigma_s has a negative variance, -1"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_statistics_that_are_none_are_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    fault, message = FAULTS[name]
+    path = written(tmp_path, adm(fault))
+    with pytest.raises(DataError, match=message):
+        load_reference(path)
+    assert not (tmp_path / "unpickled").exists()
+
+
+def test_asymmetry_of_rounding_is_forgiven(tmp_path: Path) -> None:
+    reference = load_reference(
+        written(tmp_path, adm(lambda a: a["sigma"].__setitem__((0, 3), a["sigma"][3, 0] + 1e-9)))
+    )
+    cov = reference.moments["pool"].cov
+    assert torch.equal(cov, cov.T)
+
+
+def test_missing_truncated_and_foreign_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.npz is missing; ADM's reference .* published at https"):
+        load_reference(tmp_path / "none.npz")
+    path = written(tmp_path, adm())
+    path.write_bytes(path.read_bytes()[:-40])
+    for read in (lambda: load_reference(path), lambda: list(npz_images(path))):
+        with pytest.raises(DataError, match=r"cannot be read|no images arr_0 that can be read"):
+            read()
+    (tmp_path / "ref.pkl").touch()
+    with pytest.raises(DataError, match=r"a reference is a \.npz file .*, got .*ref\.pkl"):
+        load_reference(tmp_path / "ref.pkl")
+    (tmp_path / "ref.safetensors").write_bytes(b"12345678901234567890")
+    with pytest.raises(DataError, match="holds no statistics made here"):
+        load_reference(tmp_path / "ref.safetensors")
+
+
+# ---------------------------------------------------------------- images
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_images_of_an_npz_come_in_batches(tmp_path: Path, compressed: bool) -> None:
+    images = pictures(12)
+    save = np.savez_compressed if compressed else np.savez
+    save(tmp_path / "i.npz", images.movedim(1, 3).numpy())
+    batches = list(npz_images(tmp_path / "i.npz", batch=5))
+    assert [len(batch) for batch in batches] == [5, 5, 2]
+    assert torch.equal(torch.cat(batches), images)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((2, 4, 4, 3)), np.zeros((2, 3, 4, 4), np.uint8), np.array([Payload()]), np.zeros((2, 4), np.uint8)],
+)
+def test_arrays_that_are_no_images_are_refused(tmp_path: Path, array: np.ndarray) -> None:
+    np.savez(tmp_path / "i.npz", array)
+    with pytest.raises(DataError, match=r"arr_0 must be \(n, H, W, 3\) uint8 in C order"):
+        next(npz_images(tmp_path / "i.npz"))
+    np.savez(tmp_path / "i.npz", other=array[:0].astype(float))
+    with pytest.raises(DataError, match="holds no images arr_0"):
+        next(npz_images(tmp_path / "i.npz"))
+
+
+def test_pictures_are_cropped_at_the_centre_and_halved_by_areas(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    exact, wide = rng.integers(0, 256, (16, 16, 3), np.uint8), rng.integers(0, 256, (16, 30, 3), np.uint8)
+    large = rng.integers(0, 256, (32, 32, 3), np.uint8)
+    (tmp_path / "b").mkdir()
+    for name, pixels in (("a0", exact), ("a1", wide), ("b/c", large)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    files = image_files(tmp_path)
+    assert [file.name for file in files] == ["a0.png", "a1.png", "c.png"]
+    batches = list(folder_images(files, 16, batch=2))
+    assert [len(batch) for batch in batches] == [2, 1]
+    first, second, third = torch.cat(batches).movedim(1, 3).numpy()
+    assert np.array_equal(first, exact)
+    assert np.array_equal(second, wide[:, 7:23])
+    means = large.reshape(16, 2, 16, 2, 3).mean((1, 3))
+    assert np.abs(third - means).max() <= 1  # Pillow rounds in two passes
+
+
+def test_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no pictures"):
+        image_files(tmp_path)
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"bad\.png cannot be read"):
+        list(folder_images(image_files(tmp_path), 16))
+
+
+# ---------------------------------------------------------------- made here
+
+
+def test_statistics_are_those_of_all_images_one_batch_at_a_time(tmp_path: Path, small: Extractor) -> None:
+    images = pictures(50)
+
+    def batches() -> Iterator[Tensor]:
+        yield from images.split(7)
+
+    made = make_reference(batches(), small, tmp_path / "new" / "r.safetensors", {"source": "tests"})
+    for layer in ("pool", "spatial"):
+        whole = Moments(small(images)[layer])
+        torch.testing.assert_close(made.moments[layer].mean, whole.mean, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(made.moments[layer].cov, whole.cov, rtol=1e-4, atol=1e-8)
+    assert made.features is not None
+    torch.testing.assert_close(made.features, small(images)["pool"], rtol=1e-5, atol=1e-6)
+    assert (made.extractor, made.about["images"], made.about["source"]) == ("small", 50, "tests")
+    again = load_reference(made.path)
+    assert (again.sha256, again.about) == (made.sha256, made.about)
+    assert torch.equal(again.moments["pool"].cov, made.moments["pool"].cov)
+
+
+def test_kept_features_are_a_uniform_draw_without_repeats(tmp_path: Path, small: Extractor) -> None:
+    images = pictures(200)
+    made = make_reference(images.split(16), small, tmp_path / "r.safetensors", {}, keep=40)
+    assert made.features is not None
+    rows = torch.cdist(made.features, small(images)["pool"]).argmin(1)
+    assert len(rows.unique()) == 40
+    # The mean number of a uniform draw is 99.5, and spreads by 8.2 (40 of 200, without replacement).
+    assert abs(rows.double().mean() - 99.5) < 4 * 8.2
+
+
+def test_too_few_images(tmp_path: Path, small: Extractor) -> None:
+    with pytest.raises(DataError, match="at least 2 images, got 1"):
+        make_reference([pictures(1)], small, tmp_path / "r.safetensors", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_features_of_adm_images_are_made_once(tmp_path: Path, small: Extractor) -> None:
+    reference = load_reference(written(tmp_path, adm()))
+    calls: list[int] = []
+
+    class Counted(Extractor):
+        def __call__(self, images: Tensor) -> dict[str, Tensor]:
+            calls.append(len(images))
+            return super().__call__(images)
+
+    counted = Counted("small", small.net, small.device, small.identity["sha256"])
+    for _ in range(2):
+        features = real_features(reference, counted, tmp_path / "cache")
+        torch.testing.assert_close(features, small(pictures(12))["pool"], rtol=1e-5, atol=1e-6)
+    assert calls == [12]
+    without = load_reference(written(tmp_path, adm(lambda a: a.pop("arr_0"))))
+    with pytest.raises(DataError, match="neither features nor images"):
+        real_features(without, counted, tmp_path / "cache")

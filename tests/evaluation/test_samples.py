@@ -1,0 +1,273 @@
+"""Sets of samples: a function of the seed and the number alone, drawn once, and never used where they are not whole."""
+
+import json
+import math
+import shutil
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ismkit.evaluation import samples
+from ismkit.evaluation.judges import Cell
+from ismkit.evaluation.samples import MANIFEST, PROTOCOL, SampleError, SampleSet, draw, latent_shape, noise, to_uint8
+from ismkit.method.guidance import TwoPassCFG
+from ismkit.method.sampling import sample
+from ismkit.models.nets import ToyMLP
+from tests.images import MODEL, Doubled, drawn, tiny_dit
+
+pytestmark = pytest.mark.usefixtures("own_folder")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
+
+
+# ---------------------------------------------------------------- what a sample is
+
+
+def test_noise_is_a_function_of_the_seed_and_the_number() -> None:
+    whole = noise(3, 0, 350, (2, 5))
+    for start, stop in ((0, 1), (99, 101), (130, 350), (200, 300)):
+        assert torch.equal(noise(3, start, stop, (2, 5)), whole[start:stop])
+    both = torch.cat([whole, noise(4, 0, 350, (2, 5))]).flatten(1)
+    assert len(both.unique(dim=0)) == 700
+    values = whole.flatten()  # of 3500 numbers: means spread by 0.017, variances by 0.024
+    assert abs(values.mean()) < 0.09
+    assert abs(values.var() - 1) < 0.12
+
+
+def test_every_level_comes_back_and_numbers_go_to_the_nearest() -> None:
+    levels = torch.arange(256)
+    assert torch.equal(to_uint8(levels / 127.5 - 1), levels.to(torch.uint8))
+    x = torch.linspace(-1.2, 1.2, 10_001, dtype=torch.float64)
+    exact = (127.5 * x + 127.5).clamp(0, 255)
+    off = (to_uint8(x).double() - exact).abs()
+    assert off.max() <= 0.5 + 1e-9
+    assert abs((to_uint8(x).double() - exact).mean()) < 1e-3  # truncation would be off by half a level
+
+
+def test_set_holds_the_samples_of_the_sampler_with_labels_in_turn(tmp_path: Path) -> None:
+    vae = Doubled()
+    samples = draw(tiny_dit(), vae, Cell(2, 1.5, 50, seed=7), tmp_path / "s", model=MODEL, batch=10, shard=20)
+    assert (len(samples), samples.shards) == (50, 3)
+    y = torch.arange(50) % 4
+    x0 = noise(7, 0, 50, (4, 4, 4))
+    images = torch.cat([images for images, _ in samples])
+    assert torch.equal(torch.cat([labels for _, labels in samples]), y)
+    parts = [sample(tiny_dit(), x, c, w=1.5, steps=2) for x, c in zip(x0.split(10), y.split(10), strict=True)]
+    assert torch.equal(images, to_uint8(Doubled().decode(torch.cat(parts))))
+    held = samples.manifest["set"]
+    assert {key: held[key] for key in PROTOCOL} == PROTOCOL
+    facts = {"model": MODEL, "vae": Doubled.identity, "nfe": 2, "w": 1.5, "n": 50, "seed": 7, "num_classes": 4}
+    assert {key: held[key] for key in facts} == facts
+
+
+def test_fewer_samples_are_the_first_of_more(tmp_path: Path) -> None:
+    few, more = drawn(tmp_path / "few", 30), drawn(tmp_path / "more", 50)
+    first = torch.cat([images for images, _ in few])
+    assert torch.equal(first, torch.cat([images for images, _ in more])[:30])
+
+
+def test_another_batch_size_changes_rounding_alone(tmp_path: Path) -> None:
+    a, b = (torch.cat([x for x, _ in drawn(tmp_path / str(n), batch=n)]).int() for n in (10, 7))
+    assert (a - b).abs().max() <= 1
+
+
+def test_shape_of_latents_is_that_of_the_network() -> None:
+    assert latent_shape(tiny_dit()) == (4, 4, 4)
+    assert latent_shape(TwoPassCFG(tiny_dit(), 4)) == (4, 4, 4)
+    with pytest.raises(ValueError, match=r"must be a DiT, .* got ToyMLP"):
+        latent_shape(ToyMLP())
+
+
+# ---------------------------------------------------------------- kills
+
+
+class Cut(Doubled):
+    """Fails when it has decoded so many batches."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.left = batches
+
+    def decode(self, latents: Tensor) -> Tensor:
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return super().decode(latents)
+
+
+@pytest.mark.parametrize("batches", range(5))  # of 5, of which a shard holds 2
+def test_interrupted_set_is_gone_on_with_and_whole_shards_are_not_drawn_again(tmp_path: Path, batches: int) -> None:
+    whole = drawn(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        drawn(tmp_path / "cut", vae=Cut(batches))
+    with pytest.raises(SampleError, match="holds no complete set"):
+        SampleSet.open(tmp_path / "cut")
+    (tmp_path / "cut" / ".00002.safetensors.partial-1").write_text("left by a kill")
+    vae = Doubled()
+    again = drawn(tmp_path / "cut", vae=vae)
+    assert sum(map(len, vae.decoded)) == 50 - batches // 2 * 20
+    assert contents(again.folder) == contents(whole.folder)
+    assert again.manifest == whole.manifest
+    assert not list(again.folder.glob(".*"))
+    vae = Doubled()
+    drawn(tmp_path / "cut", vae=vae)
+    assert not vae.decoded
+
+
+def test_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        drawn(tmp_path / "s", vae=Cut(2))
+    before = contents(tmp_path / "s")
+
+    def full(*_: Any) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(samples, "to_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        drawn(tmp_path / "s")
+    assert contents(tmp_path / "s") == before
+    assert not list((tmp_path / "s").glob(".*"))
+
+
+def test_disk_that_is_too_small_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 9599))  # 50 images of 3 x 8 x 8 are 9600 bytes
+    vae = Doubled()
+    with pytest.raises(SampleError, match=r"0\.0 GB free, and the samples need 0\.0 GB"):
+        drawn(tmp_path / "s", vae=vae)
+    assert not vae.decoded
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 9600))
+    drawn(tmp_path / "s")
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "00001.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(folder: Path, file: str = "00001.safetensors") -> None:
+    data = bytearray((folder / file).read_bytes())
+    data[-1] ^= 1
+    (folder / file).write_bytes(bytes(data))
+
+
+def swap(folder: Path) -> None:
+    first, second = (folder / f"0000{k}.safetensors" for k in (0, 1))
+    held = first.read_bytes(), second.read_bytes()
+    second.write_bytes(held[0])
+    first.write_bytes(held[1])
+
+
+def edit(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["set"]["w"] = 2.0
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def cut_manifest(folder: Path) -> None:
+    (folder / MANIFEST).write_text((folder / MANIFEST).read_text()[:100])
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "truncated shard": (truncate, r"00001\.safetensors is (missing, )?truncated"),
+    "altered shard": (flip, r"00001\.safetensors is altered"),
+    "shards swapped": (swap, r"00000\.safetensors belongs to another set"),
+    "altered manifest": (edit, r"manifest\.json is truncated or altered \(its sum is another\)"),
+    "truncated manifest": (cut_manifest, r"manifest\.json is truncated or altered"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_named_by_file_and_repaired_as_the_message_says(tmp_path: Path, name: str) -> None:
+    damage, message = DAMAGE[name]
+    whole = contents(drawn(tmp_path / "s").folder)
+    damage(tmp_path / "s")
+    for use in (lambda: list(SampleSet.open(tmp_path / "s")), lambda: drawn(tmp_path / "s")):
+        with pytest.raises(SampleError, match=message):
+            use()
+    for file in ("00000.safetensors", "00001.safetensors", MANIFEST):
+        if ("manifest" in name) == (file == MANIFEST):
+            (tmp_path / "s" / file).unlink()
+    vae = Doubled()
+    assert contents(drawn(tmp_path / "s", vae=vae).folder) == whole
+    assert len(vae.decoded) == (0 if "manifest" in name else 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {"sha256": "f" * 64}}, r"model is \{'sha256': '000.* there and \{'sha256': 'fff.* now"),
+        ({"shard": 25}, "shard is 20 there and 25 now"),
+        ({"n": 49}, "n is 50 there and 49 now"),
+    ],
+)
+def test_folder_of_other_samples_is_refused_and_kept(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    before = contents(drawn(tmp_path / "s").folder)
+    for _ in range(2):  # with its manifest, and without
+        with pytest.raises(SampleError, match=message):
+            drawn(tmp_path / "s", **change)
+        (tmp_path / "s" / MANIFEST).unlink(missing_ok=True)
+        message = "belongs to another set of samples"
+    assert contents(tmp_path / "s") == before
+
+
+def test_complete_set_whose_manifest_names_other_shards_is_refused(tmp_path: Path) -> None:
+    manifest = drawn(tmp_path / "s").manifest
+    samples._complete(tmp_path / "s", manifest["set"], [manifest["shards"][0]] * 3, manifest["made"])
+    for use in (lambda: list(SampleSet.open(tmp_path / "s")), lambda: drawn(tmp_path / "s")):
+        with pytest.raises(SampleError, match=r"00001\.safetensors is not the file that manifest\.json names"):
+            use()
+
+
+@pytest.mark.parametrize(("value", "where"), [(math.nan, "latent"), (math.inf, "latent"), (math.nan, "image")])
+def test_sample_that_is_no_image_is_named(tmp_path: Path, value: float, where: str) -> None:
+    class Spoilt(Doubled):
+        def decode(self, latents: Tensor) -> Tensor:
+            images = super().decode(latents)
+            if len(self.decoded) == 4 and where == "image":
+                images[3, 1, 2, 2] = value
+            return images
+
+    net = tiny_dit()
+    if where == "latent":
+        forward, calls = net.forward, []
+
+        def spoil(x: Tensor, *query: Tensor) -> Tensor:
+            calls.append(x)
+            s = forward(x, *query)
+            if len(calls) == 4:
+                s[3, 0, 0, 0] = value
+            return s
+
+        net.forward = spoil  # type: ignore[method-assign]
+    message = rf"the {where} of sample 33 \(label 1, 1 NFE, w = 1, seed 0\) holds NaN or infinity"
+    with pytest.raises(SampleError, match=message):
+        draw(net, Spoilt(), Cell(1, 1.0, 50), tmp_path / "s", model=MODEL, batch=10, shard=20)
+    assert list(contents(tmp_path / "s")) == ["00000.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "message"),
+    [
+        (Cell(3, 0.0, 10), {}, "steps must be one of"),
+        (Cell(1, -1.0, 10), {}, "w, the guidance strength"),
+        (Cell(1, 0.0, 0), {}, "n must be 1 or more"),
+        (Cell(1, 0.0, 10), {"batch": 0}, "batch and shard must be 1 or more samples, got 0 and 500"),
+    ],
+)
+def test_settings_are_refused_before_a_folder_is_made(
+    tmp_path: Path, cell: Cell, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw(tiny_dit(), Doubled(), cell, tmp_path / "s", model=MODEL, **options)
+    assert list(tmp_path.iterdir()) == []

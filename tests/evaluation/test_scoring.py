@@ -1,0 +1,83 @@
+"""``ismkit evaluate`` tells clothes from images by the model's card, and scores each its own way."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ismkit.evaluation.samples import SampleSet
+from ismkit.imagenet.vae import ImageVAE, write_tiny_vae
+from ismkit.models.nets import DiT
+from ismkit.models.saved import save_model
+from tests.commandline import Ismkit, fill
+from tests.images import pictures
+
+pytestmark = pytest.mark.usefixtures("own_folder")
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> dict[str, Path]:
+    """A tiny VAE, a model of its latents whose card names it, and a folder of pictures."""
+    vae = write_tiny_vae(tmp_path / "vae")
+    card = {"vae": ImageVAE.load(vae).identity, "steps": 30, "run": {"recipe": {"slow": 0.9999}}}
+    net = DiT(size=2, channels=4, patch=1, width=16, depth=2, heads=2, num_classes=4)
+    save_model(fill(net), tmp_path / "model.safetensors", card)
+    (tmp_path / "real").mkdir()
+    for i, image in enumerate(pictures(60)):
+        Image.fromarray(image.movedim(0, 2).numpy()).save(tmp_path / "real" / f"{i:02}.png")
+    return {"model": tmp_path / "model.safetensors", "vae": vae, "real": tmp_path / "real"}
+
+
+def test_images_are_drawn_scored_and_kept(setting: dict[str, Path], ismkit_: Ismkit, tmp_path: Path) -> None:
+    options = ["--vae", setting["vae"], "--reference", setting["real"], "--features", "small", "-n", 40, "--npz"]
+    command = ["evaluate", setting["model"], *options, "--nfe", 1, 2, "--w", 0.5, "-o", tmp_path / "out"]
+    answer = ismkit_(*command)
+    assert answer.status == 0, answer.err
+    assert "slow EMA, decay 0.9999, 30 steps" in answer.out
+    assert "60 pictures of the folder real" in answer.out
+    assert "FID [small]" in answer.out
+    held = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert [(row["nfe"], row["w"], row["n"]) for row in held["rows"]] == [(1, 0.5, 40), (2, 0.5, 40)]
+    for row in held["rows"]:
+        assert f"{row['fid']:.3f}" in answer.out
+        assert row["fid"] > 0
+    samples = SampleSet.open(tmp_path / "out" / "nfe1_w0.5_n40_seed0")
+    with np.load(samples.folder.with_suffix(".npz"), allow_pickle=False) as file:
+        assert file["arr_0"].shape == (40, 16, 16, 3)
+    before = {path: path.stat().st_mtime_ns for path in samples.folder.rglob("*.safetensors")}
+    again = ismkit_(*command)
+    assert again.out == answer.out
+    assert {path: path.stat().st_mtime_ns for path in samples.folder.rglob("*.safetensors")} == before
+
+
+def test_model_is_not_decoded_by_another_vae(setting: dict[str, Path], ismkit_: Ismkit, tmp_path: Path) -> None:
+    answer = ismkit_("evaluate", setting["model"], "--features", "small")
+    assert answer.status == 2
+    assert "--vae: give the folder of the VAE of this model's latents, vae" in answer.err
+    other = write_tiny_vae(tmp_path / "other", seed=1)
+    answer = ismkit_("evaluate", setting["model"], "--vae", other, "--features", "small")
+    assert answer.status == 2
+    assert re.search(
+        r"the model was trained on latents of another VAE: its sha256 is \w+, that of .*other is", answer.err
+    )
+
+
+def test_missing_reference_and_weights_are_told_in_one_line_before_any_work(
+    setting: dict[str, Path], ismkit_: Ismkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
+    common = ["evaluate", setting["model"], "--vae", setting["vae"], "-o", tmp_path / "out"]
+    cases = [
+        (["--features", "small"], "fid needs a reference in the features of small: give --reference"),
+        (["--metrics", "fd_dinov2"], "dinov2_vitl14_pretrain.pth is missing: put https://"),
+        (["--features", "small", "--reference", tmp_path / "none.npz"], "none.npz is missing"),
+        (["--features", "small", "--reference", tmp_path / "vae"], "holds no pictures"),
+    ]
+    for options, message in cases:
+        answer = ismkit_(*common, *options)
+        assert (answer.status, answer.err.count("\n")) == (2, 1)
+        assert message in answer.err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,40 @@
+"""The small set in place of ImageNet: made once, by the code that makes the large one, and by its own VAE."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ismkit.imagenet.data import open_latents, photograph_latents, small_vae
+from ismkit.imagenet.vae import ImageVAE
+from ismkit.utils.files import DataError
+
+pytest.importorskip("pyarrow")
+
+
+def test_photographs_take_the_place_of_imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "latents"
+    before = torch.random.get_rng_state()
+    data = photograph_latents(folder, per_class=2)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert (len(data), data.shape, data.num_classes) == (4 * 2 * 2, (4, 32, 32), 4)  # each with its mirror image
+    assert data.y.bincount().tolist() == [4] * 4
+    assert data.manifest["vae"] == ImageVAE.load(str(small_vae(folder))).identity
+    monkeypatch.setattr("ismkit.imagenet.data.photograph_latents", lambda *_: pytest.fail("made again"))
+    again = open_latents("imagenet-smoke", folder)
+    assert torch.equal(again[torch.arange(16)][0], data[torch.arange(16)][0])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latents", "latents-vae"]
+
+
+@pytest.mark.parametrize("name", ["imagenet256", "imagenet512"])
+def test_nothing_takes_the_place_of_imagenet_unasked(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"no latents of {name} at .*: make them with `ismkit latents IMAGES --out"):
+        open_latents(name, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_that_is_not_finished_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "half").mkdir()
+    for name in ("imagenet-smoke", "imagenet256"):
+        with pytest.raises(DataError, match=r"manifest\.json is missing"):
+            open_latents(name, tmp_path / "half")

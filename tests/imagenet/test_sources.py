@@ -1,0 +1,108 @@
+"""Sources: images, labels and order from folders and the hub; what is wrong is named."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from ismkit.imagenet.pixels import Item
+from ismkit.imagenet.sources import REVISIONS, HubImages, ImageFolder, Source, open_source
+from ismkit.utils.files import DataError
+
+
+def content(k: int) -> bytes:
+    return f"image {k}".encode()
+
+
+def everything(source: Source) -> list[Item]:
+    return [item for unit in range(source.units) for item in source.read(unit)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of 3 and 2 images, with a file that is no image."""
+    for k, name in enumerate(["b/2.png", "b/1.JPEG", "b/more/0.jpg", "a/9.png", "a/10.png"]):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(content(k))
+    (tmp_path / "photos" / "a" / "Thumbs.db").write_bytes(b"")
+    (tmp_path / "photos" / "readme.txt").write_bytes(b"")
+    return tmp_path / "photos"
+
+
+def test_a_folder_gives_classes_and_files_by_name(folder: Path) -> None:
+    source = open_source([folder])
+    assert source.class_names == ("a", "b")
+    assert everything(source) == [
+        Item("a/10.png", 0, content(4)),
+        Item("a/9.png", 0, content(3)),
+        Item("b/1.JPEG", 1, content(1)),
+        Item("b/2.png", 1, content(0)),
+        Item("b/more/0.jpg", 1, content(2)),
+    ]
+    in_pairs = ImageFolder(folder, per_unit=2)
+    assert (in_pairs.units, in_pairs.images) == (3, 5)
+    assert everything(in_pairs) == everything(source)
+    assert everything(pickle.loads(pickle.dumps(in_pairs))) == everything(source)
+
+
+def test_a_folder_is_known_by_its_files(folder: Path) -> None:
+    before = ImageFolder(folder).identity
+    assert ImageFolder(folder).identity == before
+    (folder / "a" / "9.png").rename(folder / "a" / "8.png")
+    assert ImageFolder(folder).identity != before
+
+
+def test_folders_without_images_are_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty holds no images \(\.jpeg"):
+        ImageFolder(folder)
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(DataError, match="holds no class folders"):
+        open_source([tmp_path / "bare"])
+    with pytest.raises(ValueError, match="class names are for tar files"):
+        open_source([folder], class_names=["a"])
+
+
+def test_the_hub_gives_its_files_as_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ape", "bee"])})
+    for k in range(2):
+        rows = {"image": [{"bytes": content(3 * k + i), "path": f"n{i}.JPEG"} for i in range(3)], "label": [k, 0, 1]}
+        made = datasets.Dataset.from_dict(rows, features=features)
+        (tmp_path / "set" / "data").mkdir(parents=True, exist_ok=True)
+        made.to_parquet(tmp_path / "set" / "data" / f"train-0000{k}-of-00002.parquet")
+    source = HubImages(str(tmp_path / "set"), "0" * 40)
+    assert source.class_names == ("ape", "bee")
+    assert source.units == 2
+    assert source.images is None
+    wanted = [
+        Item(f"train/{k}/{i}/n{i}.JPEG", label, content(3 * k + i))
+        for k in range(2)
+        for i, label in enumerate([k, 0, 1])
+    ]
+    assert everything(source) == wanted
+    with pytest.raises(DataError, match="split nowhere at 0000"):
+        _ = HubImages(str(tmp_path / "set"), "0" * 40, "nowhere").units
+
+
+def test_names_on_the_hub_need_a_commit() -> None:
+    source = open_source(["ILSVRC/imagenet-1k"], split="validation")
+    assert source.identity == {
+        "kind": "hub",
+        "name": "ILSVRC/imagenet-1k",
+        "revision": REVISIONS["ILSVRC/imagenet-1k"],
+        "split": "validation",
+    }
+    with pytest.raises(ValueError, match="of the hub, its revision is needed: the commit, 40"):
+        open_source(["owner/name"])
+    with pytest.raises(ValueError, match="revision must be a commit, got 'main'"):
+        open_source(["owner/name"], revision="main")
+    with pytest.raises(ValueError, match="the hub names its classes"):
+        open_source(["ILSVRC/imagenet-1k"], class_names=["a"])
+
+
+@pytest.mark.parametrize("names", [[], ["nowhere"], ["a/b", "c/d"]])
+def test_names_of_nothing_are_refused(names: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"a source is a folder, \.tar files, or OWNER/NAME on the hub, and not: "):
+        open_source(names)

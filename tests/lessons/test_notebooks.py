@@ -1,0 +1,478 @@
+"""The committed notebooks are executed, clean and readable; and nbval, which runs them, does compare.
+
+Their cells run under ``make notebooks``; here is what nbval cannot see.
+"""
+
+import ast
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from ismkit.lessons.notebooks import NotebookError, find, measure, solutions, solve
+from tests.conftest import MACHINE_PATH, ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MAX_BYTES = 1_000_000
+MAX_LINES = 25
+LESSONS = [f"{number:02}" for number in [*range(9), 10, 11, 12]]  # the notebooks that teach, each with three exercises
+IMPORT_LINES = 10  # of the first cell that imports
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tagged(notebook: nbformat.NotebookNode, tag: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+
+
+def parse(cell: nbformat.NotebookNode) -> ast.Module:
+    """The syntax tree of a cell, its magics turned into calls."""
+    return ast.parse(TransformerManager().transform_cell(cell.source))
+
+
+def is_literal_assignment(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Assign):
+        targets, value = statement.targets, statement.value
+    elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+        targets, value = [statement.target], statement.value
+    else:
+        return False
+    try:
+        ast.literal_eval(value)
+    except ValueError:
+        return False
+    return all(isinstance(target, ast.Name) for target in targets)
+
+
+def texts(cell: nbformat.NotebookNode) -> list[str]:
+    """The source of a cell and every textual output of it."""
+    found = [cell.source]
+    for output in cell.get("outputs", []):
+        found.append(output.get("text", ""))
+        data = output.get("data", {})
+        found += [str(value) for kind, value in data.items() if not kind.startswith("image/")]
+        found += ["\n".join(output.get("traceback", []))]
+    return found
+
+
+def problems(notebook: nbformat.NotebookNode, prefix: str) -> list[str]:
+    """Everything that is wrong with a notebook whose file name starts with ``prefix``, one line each."""
+    found = []
+    code = code_cells(notebook)
+
+    first = notebook.cells[0] if notebook.cells else None
+    if first is None or first.cell_type != "markdown" or not first.source.startswith(f"# {prefix} "):
+        found.append(f"the first cell must be markdown with the title '# {prefix} ...'")
+    if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
+        found.append("the kernel must be named python3")
+
+    # nbval compares nothing in a cell that has no execution count.
+    counts = [cell.execution_count for cell in code]
+    if counts != list(range(1, len(code) + 1)):
+        found.append(f"not run from top to bottom in a fresh kernel: execution counts {counts}")
+
+    parameters = tagged(notebook, "parameters")
+    if len(parameters) != 1:
+        found.append(f"exactly one cell must be tagged parameters, found {len(parameters)}")
+    for cell in parameters:
+        for statement in parse(cell).body:
+            if not is_literal_assignment(statement):
+                found.append(f"parameters: not a literal: {ast.unparse(statement)}")
+    if tagged(notebook, "injected-parameters"):
+        found.append("holds the parameters of a papermill run: commit one that was run with its own")
+
+    importing = [i for i, cell in enumerate(code, 1) if any(map(is_import, ast.walk(parse(cell))))]
+    if not importing:
+        found.append("nothing is imported")
+    else:
+        first = [node for node in parse(code[importing[0] - 1]).body if is_import(node)]
+        lines = sum((node.end_lineno or node.lineno) - node.lineno + 1 for node in first)
+        if lines > IMPORT_LINES:
+            found.append(f"the first cell that imports has {lines} lines of imports, more than {IMPORT_LINES}")
+    # What one cell alone uses may be imported there, at its top: never the kit's, and never inside a function.
+    for i in importing[1:]:
+        tree = parse(code[i - 1])
+        top = list(itertools.takewhile(is_import, tree.body))
+        late = [
+            node for node in ast.walk(tree) if is_import(node) and (node not in top or "ismkit" in ast.unparse(node))
+        ]
+        if late:
+            found.append(f"code cell {i}: {ast.unparse(late[0])} belongs in the first cell that imports")
+
+    # nbval knows this tag; it overlooks `# NBVAL_CHECK_OUTPUT: note`, and says nothing.
+    compared = tagged(notebook, "nbval-check-output")
+    if not compared:
+        found.append("no cell is tagged nbval-check-output: its run compares nothing")
+    if any(not cell.get("outputs") for cell in compared):
+        found.append("a cell tagged nbval-check-output has no output to compare")
+
+    for i, cell in enumerate(code, 1):
+        lines = sum(bool(line.strip()) for line in cell.source.splitlines())
+        if lines > MAX_LINES:
+            found.append(f"code cell {i}: {lines} lines, at most {MAX_LINES}")
+        if "NBVAL_" in cell.source:
+            found.append(f"code cell {i}: mark cells for nbval by tags, not by comments")
+        for output in cell.outputs:
+            if output.output_type == "error":
+                found.append(f"code cell {i}: ended in {output.ename}")
+            for kind in output.get("data", {}):
+                alt = output.metadata.get(kind, {}).get("alt", "")
+                if kind.startswith("image/") and not alt.strip():
+                    found.append(f"code cell {i}: {kind} without alt text")
+    for i, cell in enumerate(notebook.cells):
+        for text in texts(cell):
+            if match := MACHINE_PATH.search(text):
+                found.append(f"cell {i}: path of one machine: {text[match.start() :][:60]!r}")
+    return found
+
+
+def is_import(node: ast.AST) -> bool:
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def test_the_first_notebook_is_there() -> None:
+    assert (ROOT / "notebooks" / "00_start_here.ipynb").is_file()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_committed_notebook(path: Path) -> None:
+    assert re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem), f"{path.name}: want a name like 07_twin_ema.ipynb"
+    assert path.stat().st_size <= MAX_BYTES, f"{path.name}: {path.stat().st_size} bytes, at most {MAX_BYTES}"
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    found = problems(notebook, path.stem[:2])
+    assert not found, "\n".join([path.name, *found])
+
+
+def image(alt: str) -> nbformat.NotebookNode:
+    return new_output("display_data", {"image/png": "aGk="}, metadata={"image/png": {"alt": alt}})
+
+
+def good() -> nbformat.NotebookNode:
+    notebook = new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
+    passed = new_output("stream", name="stdout", text="PASS C01 want=1\n")
+    notebook.cells = [
+        new_markdown_cell("# 00 Start here\n\nTrain."),
+        new_code_cell("seed = 0\nstrengths = [0.0, -1.5]", metadata={"tags": ["parameters"]}),
+        new_code_cell("%matplotlib inline\nimport math"),
+        new_code_cell("show(math.pi)", outputs=[image("a circle")]),
+        new_code_cell("check(1)", metadata={"tags": ["nbval-check-output"]}, outputs=[passed]),
+    ]
+    for count, cell in enumerate(code_cells(notebook), 1):
+        cell.execution_count = count
+    return notebook
+
+
+def test_lint_accepts_a_good_notebook() -> None:
+    assert problems(good(), "00") == []
+
+
+BREAKS: dict[str, tuple[Callable[[nbformat.NotebookNode], object], str]] = {
+    "title": (lambda nb: nb.cells[0].update(source="# 01 Other"), "title '# 00"),
+    "kernel": (lambda nb: nb.metadata.kernelspec.update(name="venv"), "named python3"),
+    "stripped": (lambda nb: nb.cells[4].update(execution_count=None), "execution counts"),
+    "out of order": (lambda nb: nb.cells[4].update(execution_count=7), "execution counts"),
+    "no parameters": (lambda nb: nb.cells[1].metadata.update(tags=[]), "found 0"),
+    "two parameters": (lambda nb: nb.cells[3].metadata.update(tags=["parameters"]), "found 2"),
+    "derived": (lambda nb: nb.cells[1].update(source="n = 2\nm = n + 1"), "not a literal: m = n + 1"),
+    "call": (lambda nb: nb.cells[1].update(source="n = len('a')"), "not a literal: n = len('a')"),
+    "injected": (lambda nb: nb.cells[3].metadata.update(tags=["injected-parameters"]), "papermill"),
+    "kit": (
+        lambda nb: nb.cells[3].update(source="from ismkit import sample"),
+        "code cell 3: from ismkit import sample",
+    ),
+    "imports": (
+        lambda nb: nb.cells[2].update(source="\n".join(f"import math as m{i}" for i in range(11))),
+        "has 11 lines",
+    ),
+    "late": (lambda nb: nb.cells[3].update(source="def f():\n    import os"), "code cell 3: import os belongs"),
+    "nothing compared": (lambda nb: nb.cells[4].metadata.update(tags=[]), "compares nothing"),
+    "empty comparison": (lambda nb: nb.cells[4].update(outputs=[]), "no output to compare"),
+    "comment marker": (lambda nb: nb.cells[3].update(source="# NBVAL_SKIP\n1"), "by tags"),
+    "long cell": (lambda nb: nb.cells[3].update(source="x = 1\n" * 26), "26 lines, at most 25"),
+    "error": (
+        lambda nb: nb.cells[3].update(outputs=[new_output("error", ename="KeyError", evalue="")]),
+        "ended in KeyError",
+    ),
+    "alt": (lambda nb: nb.cells[3].update(outputs=[image(" ")]), "image/png without alt text"),
+    "path in source": (
+        lambda nb: nb.cells[3].update(source="open('/" + "home/me/x')"),
+        "cell 3: path of one machine",
+    ),
+    "path in output": (
+        lambda nb: nb.cells[3].update(
+            outputs=[new_output("execute_result", {"text/plain": "at /" + "tmp/kernel/3.py"})]
+        ),
+        "cell 3: path of one machine",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_lint_finds(name: str) -> None:
+    notebook = good()
+    change, complaint = BREAKS[name]
+    change(notebook)
+    found = problems(notebook, "00")
+    assert any(complaint in problem for problem in found), found
+
+
+def nbval(path: Path) -> subprocess.CompletedProcess[str]:
+    """Run nbval on one notebook as ``make notebooks`` does, but outside this run of pytest."""
+    options = ["--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", "--color=no"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    command = [sys.executable, "-m", "pytest", str(path), *options]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_nbval_fails_on_the_canary(tmp_path: Path) -> None:
+    canary = ROOT / "tests" / "canary.ipynb"
+    run = nbval(canary)
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "Cell outputs differ" in run.stdout
+    assert "1 failed" in run.stdout
+    # The wrong output alone is what it fails on: put right, the same notebook passes.
+    righted = tmp_path / "canary.ipynb"
+    righted.write_text(canary.read_text().replace("PASS canary want=2", "PASS canary want=1"))
+    run = nbval(righted)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "1 passed" in run.stdout
+
+
+def test_kernel_python3_is_this_environment() -> None:
+    notebook = new_notebook(cells=[new_code_cell("import sys; print(sys.prefix, end='')")])
+    NotebookClient(notebook, kernel_name="python3", timeout=60).execute()
+    assert notebook.cells[0].outputs[0].text == sys.prefix
+
+
+# ---------------------------------------------------------------- ismkit.lessons.notebooks
+
+
+PARAMETERS = new_code_cell('profile = "laptop"\nseed = 0', metadata={"tags": ["parameters"]})
+CHECK = """
+from ismkit.lessons.ledger import Ledger
+Ledger("01", profile, seed).check("C01.test", 1.0 + seed / 10, 1.0, 0.5)
+from pathlib import Path
+runs = Path("runs.txt")
+runs.write_text((runs.read_text() if runs.exists() else "") + f"{seed}")
+"""
+CLAIM = """
+from ismkit.lessons.claims import CLAIMS, Claim
+CLAIMS["C01.test"] = Claim("a claim of the tests alone", "kit")
+"""
+STUB = """x = 3
+
+
+def square(x: float) -> float:
+    \"\"\"Its square.\"\"\"
+    return ...  # your code
+
+
+exercise("01.1", square, [((2.0,), 4.0)])"""
+ANSWER = 'def square(x: float) -> float:\n    """Its square."""\n    product = x * x\n    return product\n'
+
+
+def folded(answer: str) -> str:
+    return f"<details>\n<summary>Solution</summary>\n\n```python\n{answer}```\n\n</details>"
+
+
+def lesson(stub: str = STUB, answer: str = ANSWER) -> nbformat.NotebookNode:
+    return new_notebook(cells=[new_code_cell(stub, metadata={"tags": ["exercise"]}), new_markdown_cell(folded(answer))])
+
+
+def test_solution_takes_the_place_of_the_stub_and_of_nothing_else() -> None:
+    ((cell, answer),) = solutions(lesson())
+    assert cell.source == STUB
+    solved = solve(cell.source, answer)
+    assert solved.replace(ANSWER.rstrip(), "") == STUB.replace(
+        STUB[STUB.index("def") : STUB.index("\n\n\nexercise")], ""
+    )
+    scope: dict[str, object] = {"exercise": lambda name, function, cases: scope.update(got=function(3))}
+    exec(solved, scope)
+    assert (scope["x"], scope["got"]) == (3, 9)
+
+
+def test_several_functions_are_all_replaced() -> None:
+    stub = "def a(n: int) -> int:\n    return ...\n\n\ndef b(n: int) -> int:\n    return ...\n\n\ndone = a(1), b(1)"
+    first, second = "def a(n: int) -> int:\n    m = n\n    return m + 1", "def b(n: int) -> int:\n    return a(n) + 1"
+    solved = solve(stub, f"{second}\n\n\n{first}\n")
+    assert solved == f"{first}\n\n\n{second}\n\n\ndone = a(1), b(1)"
+    scope: dict[str, object] = {}
+    exec(solved, scope)
+    assert scope["done"] == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        (ANSWER.replace("square(x: float)", "square(y: float)"), "square has other arguments"),
+        (ANSWER.replace("-> float", "-> int"), "square has other arguments"),
+        (ANSWER.replace("Its square", "The square"), "another docstring"),
+        (ANSWER.replace("square(", "cube("), "the solution defines cube, the exercise does not"),
+        ("x = 9\n", "defines no function"),
+    ],
+)
+def test_solution_must_match_its_stub(answer: str, complaint: str) -> None:
+    with pytest.raises(NotebookError, match=complaint):
+        solve(STUB, answer)
+
+
+def test_exercises_and_solutions_come_in_pairs() -> None:
+    notebook = lesson()
+    del notebook.cells[1]
+    with pytest.raises(NotebookError, match="cell 0 is an exercise, but cell 1 holds no folded solution"):
+        solutions(notebook)
+    notebook = lesson()
+    notebook.cells[0].metadata.tags = []
+    with pytest.raises(NotebookError, match="cell 1 holds a solution, but cell 0 is no exercise"):
+        solutions(notebook)
+    assert solutions(good()) == []
+
+
+@pytest.mark.parametrize("name", ["00", "00_tiny", "00_tiny.ipynb", "notebooks/00_tiny.ipynb", "/else/00_tiny.ipynb"])
+def test_notebook_is_found_by_number_name_or_path(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ismkit.lessons.notebooks.NOTEBOOKS", tmp_path)
+    for file in ("00_tiny.ipynb", "01_other.ipynb"):
+        (tmp_path / file).touch()
+    assert find(name) == tmp_path / "00_tiny.ipynb"
+    with pytest.raises(NotebookError, match="names 2 notebooks, must name one of: 00_tiny, 01_other"):
+        find("0")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in papermill and its dependencies
+def test_measure_joins_seeds_and_repeats_no_complete_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISMKIT_OUT", str(tmp_path / "out"))  # restored after the test: execute sets it
+    monkeypatch.setenv("ISMKIT_PROGRESS", "")
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    path = tmp_path / "01_tiny.ipynb"
+    nbformat.write(new_notebook(cells=[PARAMETERS, new_code_cell(CLAIM), new_code_cell(CHECK)], metadata=kernel), path)
+    (row,) = measure(path, [0, 2], tmp_path / "measured")
+    assert row.seeds == {"0": 1.0, "2": 1.2}
+    assert (row.claim, row.seed, row.cell, row.profile) == ("C01.test", 0, 3, "laptop")
+    (row,) = measure(path, [0, 2, 3], tmp_path / "measured")
+    assert row.seeds == {"0": 1.0, "2": 1.2, "3": 1.3}
+    assert (tmp_path / "runs.txt").read_text() == "023"  # each seed ran once
+    with pytest.raises(NotebookError, match=r"cell \[4\] of 01_tiny.ipynb failed: ClaimError: C01.test: measured 1.9"):
+        measure(path, [0, 9], tmp_path / "measured")
+    changed = nbformat.read(path, as_version=4)
+    changed.cells[-1].source += "\n# another version"
+    nbformat.write(changed, path)
+    measure(path, [0], tmp_path / "measured")
+    assert (tmp_path / "runs.txt").read_text() == "0230"  # what another version measured is not taken
+
+
+# ---------------------------------------------------------------- every notebook, at smoke
+
+
+def with_solutions(path: Path) -> tuple[nbformat.NotebookNode, int]:
+    """A notebook with its exercises solved, and their number."""
+    notebook = nbformat.read(path, as_version=4)
+    pairs = solutions(notebook)
+    for cell, answer in pairs:
+        cell.source = solve(cell.source, answer)
+    return notebook, len(pairs)
+
+
+def printed(notebook: nbformat.NotebookNode, pattern: str) -> list[str]:
+    text = "".join(output.get("text", "") for cell in code_cells(notebook) for output in cell.outputs)
+    return re.findall(pattern, text)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_lessons_have_three_exercises_that_are_committed_unsolved(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    count = len(solutions(notebook))
+    assert count == (3 if path.stem[:2] in LESSONS else 0)
+    assert len(printed(notebook, r"exercise \S+: to do")) == count
+
+
+def run_or_show_where(command: list[str], seconds: int) -> subprocess.CompletedProcess[str]:
+    """Run a command; if it takes longer, fail with where it and the kernel it started stand."""
+    environment = os.environ | {"PYTHONFAULTHANDLER": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            parent = psutil.Process(process.pid)
+            for one in [*parent.children(recursive=True), parent]:
+                one.send_signal(signal.SIGABRT)  # each prints the stack of every thread
+            out, err = process.communicate()
+            pytest.fail(f"{command} ran for more than {seconds} s\n{out[-3000:]}\n{err[-12000:]}")
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+WIDGETS = """
+import sys
+from pathlib import Path
+from ismkit.lessons.notebooks import execute
+execute(Path(sys.argv[1]), Path(sys.argv[2]), {})
+"""
+
+
+def test_output_widgets_do_not_stop_a_notebook(tmp_path: Path) -> None:
+    """nbclient answers them on the socket that it waits on; waiting to be woken there hung at cell 7 and at cell 21."""
+    show = "from ipywidgets import Output\nout = Output()\nwith out:\n    display(1)\nout"
+    cells = [new_code_cell("seed = 0", metadata={"tags": ["parameters"]}), *(new_code_cell(show) for _ in range(100))]
+    notebook = new_notebook(
+        cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
+    nbformat.write(notebook, tmp_path / "99_widgets.ipynb")
+    command = [sys.executable, "-c", WIDGETS, str(tmp_path / "99_widgets.ipynb"), str(tmp_path / "out")]
+    answer = run_or_show_where(command, seconds=120)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    executed = nbformat.read(tmp_path / "out" / "99_widgets.ipynb", as_version=4)
+    assert [cell.execution_count for cell in code_cells(executed)] == list(range(1, 102))
+
+
+SMOKE = """
+import sys
+from pathlib import Path
+from ismkit import cli
+from ismkit.lessons import notebooks
+notebooks.NOTEBOOKS = Path(sys.argv[1])
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_smoke_profile_runs_by_papermill_from_the_command_line(path: Path, tmp_path: Path) -> None:
+    """Beside the committed notebooks, as they read the data there; with the exercises solved."""
+    notebook, exercises = with_solutions(path)
+    copy = tmp_path / "notebooks" / path.name
+    copy.parent.mkdir()
+    nbformat.write(notebook, copy)
+    out = tmp_path / "out"
+    options = ["run", path.stem[:2], "--profile", "smoke", "--out", str(out)]
+    settings = ['profile = "smoke"']
+    if path.stem[:2] in LESSONS:
+        options += ["-p", "seed", "3"]
+        settings.append("seed = 3")
+    if path.stem[:2] == "00":
+        options += ["-p", "train", "True"]
+    command = [sys.executable, "-c", SMOKE, str(copy.parent), *options]
+    answer = run_or_show_where(command, seconds=240)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    executed = nbformat.read(out / path.name, as_version=4)
+    (given,) = tagged(executed, "injected-parameters")
+    assert set(settings) <= set(given.source.splitlines())
+    assert all(cell.execution_count for cell in code_cells(executed) if cell.source.strip())
+    assert len(printed(executed, r"exercise \S+: solved")) == exercises, printed(executed, r"exercise .*")
+    if path.stem[:2] == "00":
+        assert {"00_grid.png", "00_scores.csv", "00_model.safetensors"} <= {file.name for file in out.iterdir()}
+        assert len((out / "00_scores.csv").read_text().splitlines()) == 14  # a header and 13 settings

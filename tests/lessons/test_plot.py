@@ -1,0 +1,277 @@
+"""The shared figures: pixels where they belong, plotted numbers that are the data's, alt text, whole files."""
+
+from base64 import b64decode
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import RichOutput, capture_output
+from matplotlib.colors import to_rgb, to_rgba
+from matplotlib.figure import Figure
+from skimage.color import rgb2lab
+from torch import Tensor
+from traitlets.config import Config
+
+from ismkit.lessons import plot
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    with plt.rc_context():
+        yield
+    plt.close("all")
+
+
+def images(n: int, height: int = 3, width: int = 4) -> Tensor:
+    return 2 * torch.rand(n, 1, height, width, generator=torch.Generator().manual_seed(n)) - 1
+
+
+@pytest.mark.parametrize(("n", "columns"), [(6, 3), (6, 1), (6, 6), (1, 1)])
+def test_tile_places_every_pixel(n: int, columns: int) -> None:
+    batch = images(n)
+    sheet = plot.tile(batch, columns)
+    rows = n // columns
+    assert sheet.shape == (rows * 4 - 1, columns * 5 - 1)
+    expected = np.ones(sheet.shape)  # white gaps
+    for k in range(n):
+        for i in range(3):
+            for j in range(4):
+                expected[k // columns * 4 + i, k % columns * 5 + j] = (batch[k, 0, i, j].item() + 1) / 2
+    np.testing.assert_array_equal(sheet, expected)
+
+
+def test_tile_maps_the_range_exactly() -> None:
+    sheet = plot.tile(torch.tensor([-1.0, 0.0, 1.0]).reshape(3, 1, 1, 1).requires_grad_(), 3)
+    assert sheet.tolist() == [[0.0, 1.0, 0.5, 1.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("batch", "columns", "message"),
+    [
+        (images(6), 4, "columns must divide the 6 images, got 4"),
+        (images(6), 0, "columns must divide the 6 images, got 0"),
+        (images(6), -3, "got -3"),
+        (images(6).expand(6, 3, 3, 4), 3, r"images must be \(n, 1, H, W\) with n >= 1, got \(6, 3, 3, 4\)"),
+        (images(6)[0], 1, r"got \(1, 3, 4\)"),
+        (images(6)[:0], 1, r"got \(0, 1, 3, 4\)"),
+    ],
+)
+def test_tile_refuses(batch: Tensor, columns: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plot.tile(batch, columns)
+    with pytest.raises(ValueError, match=message):
+        plot.picture(batch, columns)
+    assert plt.get_fignums() == []  # no figure is left behind
+
+
+def test_picture_shows_the_tile_in_full_range() -> None:
+    figure = plot.picture(images(6), 3, title="six")
+    (axes,) = figure.axes
+    (shown,) = axes.images
+    np.testing.assert_array_equal(np.asarray(shown.get_array()), plot.tile(images(6), 3))
+    assert shown.get_clim() == (0, 1)  # not stretched to the values that happen to be there
+    assert shown.get_cmap().name == "gray"
+    assert axes.get_title() == "six"
+    assert not axes.axison
+
+
+@pytest.mark.parametrize("title", ["", "1 NFE, w = 1", "T-shirt/top, 128 NFE, w = 3.25"])
+@pytest.mark.parametrize("columns", [1, 10])
+def test_title_is_not_cut_off(title: str, columns: int) -> None:
+    figure = plot.picture(images(10, 28, 28), columns, title)
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    box, page = axes.title.get_window_extent(), figure.bbox
+    assert page.x0 <= box.x0 <= box.x1 <= page.x1 or not title
+    assert page.y0 <= box.y0 <= box.y1 <= page.y1 or not title
+
+
+def png(path: Path) -> np.ndarray:
+    return plt.imread(BytesIO(path.read_bytes()), format="png")
+
+
+def test_save_writes_a_whole_png_and_returns_its_path(tmp_path: Path) -> None:
+    figure = plt.figure(figsize=(2, 1))
+    target = tmp_path / "new" / "folder" / "figure.png"
+    assert plot.save(figure, str(target)) == target
+    assert png(target).shape == (120, 240, 4)
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_save_leaves_the_old_file_if_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "figure.png"
+    plot.save(plt.figure(figsize=(1, 1)), target)
+    before = target.read_bytes()
+
+    def half(figure: Figure, file: BytesIO, **options: object) -> None:
+        file.write(b"half of it")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", half)
+    with pytest.raises(OSError, match="No space left"):
+        plot.save(plt.figure(), target)
+    assert target.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("name", ["figure.jpg", "figure", "figure.png.bak"])
+def test_save_refuses_another_format(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"path must end in \.png, got .*{name}"):
+        plot.save(plt.figure(), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def shell() -> Iterator[None]:
+    """IPython, without which ``display`` prints objects and keeps no metadata."""
+    quiet = Config({"HistoryManager": {"enabled": False}, "InteractiveShell": {"history_load_length": 0}})
+    InteractiveShell.instance(config=quiet)
+    yield
+    InteractiveShell.clear_instance()
+
+
+@pytest.mark.usefixtures("shell")
+def test_show_displays_a_png_with_alt_text_and_closes_the_figure() -> None:
+    figure = plt.figure(figsize=(2, 1), dpi=100)
+    with capture_output() as captured:
+        plot.show(figure, alt='a "white" <square> & nothing else')
+    (output,) = captured.outputs
+    assert isinstance(output, RichOutput)
+    assert output.metadata["image/png"]["alt"] == 'a "white" <square> & nothing else'
+    data = output.data["image/png"]
+    raw = data if isinstance(data, bytes) else b64decode(data)
+    assert plt.imread(BytesIO(raw), format="png").shape[:2] == (100, 200)
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.usefixtures("shell")
+def test_show_saves_bytes_and_keeps_the_colours() -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(6, 3), dpi=100)
+    axes[0].imshow(np.linspace(0, 1, 4096).reshape(64, 64), cmap="cividis")
+    for k, colour in enumerate(plot.PALETTE):
+        axes[1].scatter(*np.random.default_rng(k).normal(size=(2, 50)), color=colour)
+    whole = BytesIO()
+    figure.savefig(whole, format="png")
+    with capture_output() as captured:
+        plot.show(figure, alt="colours")
+    data = captured.outputs[0].data["image/png"]
+    raw = data if isinstance(data, bytes) else b64decode(data)
+    before, after = (plt.imread(BytesIO(png))[..., :3] for png in (whole.getvalue(), raw))
+    assert np.abs(before - after).max() < 20 / 255
+    assert (after[before.min(axis=2) == 1] == 1).all(), "white stays white"
+    assert len(raw) < 0.4 * len(whole.getvalue())
+
+
+@pytest.mark.parametrize("alt", ["", "  \n"])
+def test_show_refuses_a_figure_without_alt_text(alt: str) -> None:
+    with pytest.raises(ValueError, match="alt must say what the figure shows"):
+        plot.show(plt.figure(), alt)
+
+
+def test_grid_puts_each_panel_at_its_labels() -> None:
+    panels = [[images(10) + 0.01 * (3 * i + j) for j in range(3)] for i in range(2)]
+    figure = plot.grid(panels, ["1 NFE", "4 NFE"], ["w = 0", "w = 1", "w = 2"], title="all")
+    axes = np.array(figure.axes).reshape(2, 3)
+    for i in range(2):
+        for j in range(3):
+            (shown,) = axes[i, j].images
+            np.testing.assert_array_equal(np.asarray(shown.get_array()), plot.tile(panels[i][j], 5))
+            assert shown.get_clim() == (0, 1)
+    assert [ax.get_title() for ax in axes.flat] == ["w = 0", "w = 1", "w = 2", "", "", ""]
+    assert [ax.get_ylabel() for ax in axes.flat] == ["1 NFE", "", "", "4 NFE", "", ""]
+    assert figure.get_suptitle() == "all"
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "message"),
+    [
+        (["a"], ["x", "y"], r"panels must be 1 rows of 2, as the labels are, got \[2, 2\]"),
+        (["a", "b"], ["x"], "2 rows of 1"),
+        (["a", "b"], ["x", "y", "z"], "2 rows of 3"),
+    ],
+)
+def test_grid_refuses_labels_that_do_not_fit(rows: list[str], columns: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plot.grid([[images(10)] * 2] * 2, rows, columns)
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize(("n", "smooth", "width"), [(40, 25, 25), (40, 1, 1), (10, 25, 10), (1, 25, 1)])
+def test_losses_are_plotted_with_their_moving_average(n: int, smooth: int, width: int) -> None:
+    values = np.random.default_rng(0).random(n).tolist()
+    (axes,) = plot.losses(values, smooth, label="error").axes
+    every, average = axes.lines
+    np.testing.assert_array_equal(every.get_xdata(), np.arange(1, n + 1))
+    np.testing.assert_array_equal(every.get_ydata(), values)
+    steps = range(width, n + 1)  # the first full window ends at step `width`
+    np.testing.assert_array_equal(average.get_xdata(), list(steps))
+    expected = [sum(values[step - width : step]) / width for step in steps]
+    np.testing.assert_allclose(average.get_ydata(), expected, rtol=1e-12)
+    assert axes.get_xlabel() == "step"
+    assert average.get_label() == f"error, mean of {width} steps"
+
+
+@pytest.mark.parametrize(("values", "smooth"), [([], 25), ([1.0], 0)])
+def test_losses_refuse_nothing(values: list[float], smooth: int) -> None:
+    with pytest.raises(ValueError, match=f"got {len(values)} values and smooth = {smooth}"):
+        plot.losses(values, smooth)
+    assert plt.get_fignums() == []
+
+
+def test_style_draws_in_the_palette_on_white() -> None:
+    plot.use_style()
+    figure, axes = plt.subplots()
+    for _ in plot.PALETTE:
+        axes.plot([0, 1])
+    assert [line.get_color() for line in axes.lines] == plot.PALETTE
+    assert figure.get_facecolor() == to_rgba("white")
+
+
+# Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.
+BLIND = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+
+
+def nearest(colours: list[str], matrix: list[list[float]]) -> float:
+    """Smallest distance in Lab (a just noticeable difference is about 2.3) between any two colours, or to white."""
+    rgb = np.array([to_rgb(colour) for colour in [*colours, "white"]])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = (linear @ np.array(matrix).T).clip(0, 1)
+    lab = rgb2lab(np.where(seen <= 0.0031308, seen * 12.92, 1.055 * seen ** (1 / 2.4) - 0.055)[None])[0]
+    gaps = np.linalg.norm(lab[:, None] - lab, axis=-1)
+    return float(gaps[np.triu_indices(len(lab), 1)].min())
+
+
+@pytest.mark.parametrize("kind", BLIND)
+def test_palette_can_be_told_apart_by_the_colour_blind(kind: str) -> None:
+    assert len(set(plot.PALETTE)) == len(plot.PALETTE) == 7
+    assert nearest(plot.PALETTE, BLIND[kind]) > 10
+
+
+def test_the_measure_of_colours_sees_a_bad_pair() -> None:
+    assert nearest(["#008000", "#a05000"], BLIND["deuteranopia"]) < 10
+
+
+def test_scores_draws_one_line_per_nfe_sorted_by_strength_in_each_panel():
+    rows = [
+        {"nfe": nfe, "w": w, "frechet": nfe + w, "agreement": nfe - w} for w in (2.0, 0.0, 1.0) for nfe in (4, 1)
+    ] + [{"nfe": 128, "w": 1.0, "frechet": 7.0, "agreement": 8.0}]
+    figure = plot.scores(rows, {"frechet": "Frechet distance", "agreement": "class agreement"})
+    for axes, sign in zip(figure.axes, (1, -1), strict=True):
+        one, four, many = axes.get_lines()
+        assert [line.get_label() for line in (one, four, many)] == ["1 NFE", "4 NFE", "128 NFE"]
+        for line, nfe in ((one, 1), (four, 4)):
+            assert list(line.get_xdata()) == [0.0, 1.0, 2.0]
+            assert list(line.get_ydata()) == [nfe, nfe + sign, nfe + 2 * sign]
+        assert list(many.get_xdata()) == [1.0]

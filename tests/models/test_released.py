@@ -1,0 +1,223 @@
+"""The networks that the kit ships: released models draw what their cards say, and how they were trained."""
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ismkit.data.fashion import CLOTHES, SHAPE, FashionAutoencoder
+from ismkit.data.sets import Labelled
+from ismkit.evaluation.judges import Cell, FashionJudge, FeatureNet
+from ismkit.method.recipes import RECIPES
+from ismkit.models.nets import DiT, ToyMLP
+from ismkit.models.saved import RELEASED, load_generator, load_model, released, save_model
+from ismkit.training.runs import RUNS, train_run
+from ismkit.utils.files import data_root
+from ismkit.utils.settings import describe
+from ismkit.utils.weights import CheckpointError, read_weights
+from tests.conftest import ROOT
+
+spec = importlib.util.spec_from_file_location("training", ROOT / "data" / "weights" / "train.py")
+assert spec
+assert spec.loader
+training = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(training)
+
+
+def few(count: int = 40) -> Labelled:
+    rng = torch.Generator().manual_seed(0)
+    return Labelled(torch.randn(count, *SHAPE, generator=rng), torch.arange(count) % 10, 10, CLOTHES)
+
+
+# ---------------------------------------------------------------- loading
+
+
+@pytest.fixture(scope="module")
+def judge() -> FashionJudge:
+    return FashionJudge.load()
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_released_models_draw_what_their_cards_say(name: str, judge: FashionJudge) -> None:
+    """The allowance is for other processors; the file says more digits than the card that people read."""
+    net, card = released(name)
+    held = card["scores"]["1 NFE, w = 1"]
+    scores = judge.cell(net, Cell(1, 1.0, held["n"], 1))
+    assert scores["frechet"] == pytest.approx(held["frechet"], rel=0.02)
+    assert scores["agreement"] == pytest.approx(held["agreement"], abs=0.005)
+    text = (data_root() / "weights" / "README.md").read_text()
+    assert RELEASED[name] in text
+    line = next(line for line in text.splitlines() if line.startswith(f"| `{name}` | "))
+    for setting in ("1 NFE, w = 1", "4 NFE, w = 1", "128 NFE, w = 1"):
+        score = card["scores"][setting]
+        assert f"| {score['frechet']:.2f} / {100 * score['agreement']:.1f} % " in line
+
+
+def test_the_default_is_a_good_model() -> None:
+    """What the kit promises of it, on its card: close to its own 128 steps, and of the class that was asked for."""
+    scores = released()[1]["scores"]
+    assert scores["1 NFE, w = 1"]["frechet"] <= 1.5 * scores["128 NFE, w = 1"]["frechet"]
+    assert scores["1 NFE, w = 1"]["agreement"] >= 0.93
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_released_models_are_of_the_run_with_their_recipe(name: str) -> None:
+    run = RUNS["fashion"]
+    run = replace(run, recipe=run.adapt(RECIPES[name]))
+    card = load_model(data_root() / "weights" / f"fashion_{name}.safetensors")[1]
+    assert {key: card["run"][key] for key in ("recipe", "steps", "batch_size", "optim", "net")} == {
+        key: value
+        for key, value in json.loads(json.dumps(describe(run))).items()
+        if key in ("recipe", "steps", "batch_size", "optim", "net")
+    }
+    assert (card["steps"], card["seed"], card["licence"]) == (run.steps, 0, "Apache-2.0")
+
+
+def test_released_models_are_small() -> None:
+    assert sum(path.stat().st_size for path in (data_root() / "weights").glob("*.safetensors")) <= 20e6
+
+
+def test_unknown_release_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="recipe must be one of shortcut_finest_level, ism, ism_plus, got 'flow'"):
+        released("flow")
+
+
+@pytest.mark.parametrize("kind", ["DiT", "ToyMLP"])
+def test_generator_of_clothes_is_loaded(kind: str, tmp_path: Path) -> None:
+    saved = DiT(**SIZES) if kind == "DiT" else ToyMLP(dim=256, width=16, depth=1, num_classes=10)
+    save_model(saved, tmp_path / "model.safetensors", {})
+    loaded = load_generator(tmp_path / "model.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), saved.parameters(), strict=True))
+
+
+def test_generator_of_the_runs_is_loaded(tmp_path: Path) -> None:
+    for run in (run for run in RUNS.values() if not run.name.startswith("imagenet")):
+        save_model(run.build(10 if run.images else 8), tmp_path / "model.safetensors", {})
+        if run.images:
+            load_generator(tmp_path / "model.safetensors")
+        else:
+            with pytest.raises(ValueError, match="draws no clothes: use a model of fashion-laptop"):
+                load_generator(tmp_path / "model.safetensors")
+
+
+def test_generator_is_named_by_its_recipe_or_by_a_file() -> None:
+    default, named = load_generator(), load_generator("ism_plus")
+    by_file = load_generator(data_root() / "weights" / "fashion_ism_plus.safetensors")
+    for a, b, c in zip(default.parameters(), named.parameters(), by_file.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+    other = load_generator("ism")
+    assert any(not torch.equal(a, b) for a, b in zip(default.parameters(), other.parameters(), strict=True))
+
+
+def test_altered_release_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights").mkdir()
+    monkeypatch.setenv("ISMKIT_DATA", str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"fashion_ism_plus\.safetensors is missing"):
+        load_generator()
+    net = ToyMLP(dim=256, width=16, depth=1, num_classes=10)
+    save_model(net, tmp_path / "weights" / "fashion_ism_plus.safetensors", {})
+    with pytest.raises(CheckpointError, match="altered or truncated"):
+        load_generator()
+
+
+SIZES: dict[str, Any] = {"size": 8, "channels": 4, "patch": 2, "width": 16, "depth": 1, "heads": 2, "num_classes": 10}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: ToyMLP(dim=2, width=16, depth=1, num_classes=10),
+        lambda: ToyMLP(dim=256, width=16, depth=1, num_classes=8),
+        lambda: DiT(**SIZES | {"size": 16}),
+        lambda: DiT(**SIZES | {"channels": 3}),
+        lambda: DiT(**SIZES | {"num_classes": 9}),
+    ],
+)
+def test_generator_of_anything_else_is_refused(other: Callable[[], torch.nn.Module], tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    net = other()
+    save_model(net, path, {})
+    with pytest.raises(ValueError, match=f"holds a {type(net).__name__} that draws no clothes"):
+        load_generator(path)
+    with pytest.raises(CheckpointError, match="missing"):
+        load_generator(tmp_path / "none.safetensors")
+
+
+# ---------------------------------------------------------------- training anew
+
+
+class Half(FashionAutoencoder):
+    """An autoencoder that gives back half of what it got."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images / 2
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents
+
+
+def test_train_shipped_writes_the_measured_figure_and_trains_on_the_training_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = torch.Generator().manual_seed(0)
+    y = torch.arange(40) % 10
+    splits = {name: Labelled(torch.rand(40, 1, 28, 28, generator=rng), y, 10, CLOTHES) for name in ("train", "test")}
+    asked: list[Any] = []
+    classifier, autoencoder = FeatureNet().eval(), Half().eval()
+    monkeypatch.setattr(training, "fashion_mnist", splits.__getitem__)
+    monkeypatch.setattr(training, "train_features", lambda data, seed: asked.append((data, seed)) or classifier)
+    monkeypatch.setattr(
+        training, "train_autoencoder", lambda x, steps, seed: asked.append((x, steps, seed)) or autoencoder
+    )
+
+    path = tmp_path / "features.safetensors"
+    card, digest = training.train("features", path, seed=5)
+    with torch.no_grad():
+        right = (classifier(splits["test"].x).argmax(1) == y).sum().item()
+    assert card == {"accuracy": f"{right / 40:.4f}", "seed": "5", "licence": "Apache-2.0"}
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    tensors, metadata = read_weights(path)
+    assert metadata == card
+    assert all(torch.equal(tensors[name], value) for name, value in classifier.state_dict().items())
+
+    card, _ = training.train("autoencoder", tmp_path / "autoencoder.safetensors")
+    error = (splits["test"].x.double() / 2).square().mean().item()
+    assert float(card["test_mse"]) == pytest.approx(error, abs=6e-6)
+    assert (card["seed"], card["steps"]) == ("0", "6000")
+    assert asked == [(splits["train"], 5), (splits["train"].x, 6000, 0)]
+
+
+def test_released_generators_are_trained_and_scored_in_half_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISMKIT_OUT", str(tmp_path))
+    net = partial(ToyMLP, dim=256, width=16, depth=1)
+    tiny = replace(RUNS["fashion"], name="tiny", load=few, net=net, steps=4, batch_size=16)
+    monkeypatch.setitem(RUNS, "fashion", tiny)
+    monkeypatch.setattr(training, "SCORED", {"nfe": (1, 2), "w": (0.0, 1.0), "n": 100, "seed": 1})
+    card, digest = training.train("ism", tmp_path / "generator.safetensors", seed=2)
+    loaded, about = load_model(tmp_path / "generator.safetensors", digest)
+    assert json.loads(json.dumps(card)) == about
+    run = replace(tiny, recipe=tiny.adapt(RECIPES["ism"]))
+    state = train_run(run, seed=2, save_every=500)
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, state.ema.slow.state_dict()[name].half().float()), name
+    assert (about["seed"], about["steps"], about["run"]["name"]) == (2, 4, "tiny")
+    assert about["run"]["recipe"]["name"] == "ism"
+    assert list(about["scores"]) == ["1 NFE, w = 0", "1 NFE, w = 1", "2 NFE, w = 0", "2 NFE, w = 1"]
+    again = FashionJudge.load().cell(loaded, Cell(2, 1.0, 100, 1))
+    assert about["scores"]["2 NFE, w = 1"] == {"nfe": 2, "w": 1.0, "n": 100, **again}
+
+
+def test_no_other_network_is_trained() -> None:
+    with pytest.raises(ValueError, match=r"name must be features, autoencoder or one of .*, got 'flow'"):
+        training.train("flow", "model.safetensors")

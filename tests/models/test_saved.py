@@ -1,0 +1,288 @@
+"""Trained networks as files: what is loaded is what was saved, and nothing else is taken for a network."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ismkit.data.batches import Batches
+from ismkit.data.sets import eight_gaussians
+from ismkit.method.guidance import TwoPassCFG
+from ismkit.method.path import StepGrid
+from ismkit.method.recipes import RECIPES, Recipe
+from ismkit.method.sampling import sample
+from ismkit.models import saved
+from ismkit.models.nets import DiT, ToyMLP
+from ismkit.models.saved import NETWORKS, load_model, load_sampler, save_model
+from ismkit.training import checkpoint
+from ismkit.training.loop import StepReport, TrainState, fit
+from ismkit.training.runs import RUNS, Run, train_run
+from ismkit.utils.settings import describe
+from ismkit.utils.weights import CheckpointError, save_weights
+
+CARD = {"run": {"name": "test", "steps": 7, "lr": 1e-3, "clip": "inf"}, "seed": 3, "note": "ü", "nested": [1, [2.5]]}
+
+
+def dit(grid: StepGrid | None = None) -> DiT:
+    return DiT(size=8, channels=4, patch=2, width=16, depth=2, heads=2, num_classes=10, grid=grid)
+
+
+def mlp(grid: StepGrid | None = None) -> ToyMLP:
+    return ToyMLP(dim=3, width=16, depth=1, num_classes=5, grid=grid)
+
+
+def query(net: nn.Module) -> tuple[Tensor, ...]:
+    """Five questions over the whole range of t, d, w and y."""
+    rng = torch.Generator().manual_seed(1)
+    shape = (4, 8, 8) if isinstance(net, DiT) else (3,)
+    x = torch.randn(5, *shape, generator=rng)
+    t, d, w = torch.rand(3, 5, generator=rng).unbind()
+    return x, t, 2.0 ** -torch.arange(5), 3 * w, torch.arange(5) + 0 * t.long() + 0 * d.long()
+
+
+def trained(net: nn.Module) -> nn.Module:
+    """The network with weights as of training: fresh ones answer zero to everything."""
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_(0, 0.3, generator=rng)
+    return net.eval()
+
+
+@pytest.mark.parametrize("make", [dit, mlp])
+@pytest.mark.parametrize("grid", [None, StepGrid(32)], ids=["grid 128", "grid 32"])
+def test_round_trip_bit_for_bit(make: Callable[..., nn.Module], grid: StepGrid | None, tmp_path: Path) -> None:
+    net = trained(make(grid))
+    path = tmp_path / "model.safetensors"
+    digest = save_model(net, path, CARD)
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+
+    loaded, card = load_model(path, digest)
+    assert card == CARD
+    assert type(loaded) is type(net)
+    assert loaded.config == net.config
+    assert loaded.num_classes == net.num_classes
+    assert loaded.conditioning.grid == net.conditioning.grid == (grid or StepGrid(128))  # type: ignore[union-attr]
+    expected = net.state_dict()
+    assert loaded.state_dict().keys() == expected.keys()
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+        assert value.dtype == expected[name].dtype
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+    with torch.no_grad():
+        answer = net(*query(net))
+        assert answer.abs().max() > 0.1
+        assert torch.equal(loaded(*query(net)), answer)
+    assert save_model(loaded, tmp_path / "again.safetensors", card) == digest
+
+
+def test_grid_is_part_of_the_network() -> None:
+    """Why the file must name it: with equal weights another grid gives another answer."""
+    net, other = trained(mlp()), trained(mlp(StepGrid(32)))
+    assert (net(*query(net)) - other(*query(net))).abs().max() > 1e-3
+
+
+def test_every_network_of_the_list_is_tested() -> None:
+    assert set(NETWORKS.values()) == {DiT, ToyMLP}
+
+
+def test_only_networks_of_the_kit_are_saved(tmp_path: Path) -> None:
+    class ToyMLP(saved.ToyMLP):  # the same name, but another class
+        pass
+
+    for net in (nn.Linear(2, 2), ToyMLP(width=8, depth=1)):
+        with pytest.raises(TypeError, match=f"net must be one of DiT, ToyMLP, got {type(net).__name__}"):
+            save_model(net, tmp_path / "model.safetensors", {})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        save_model(mlp(), tmp_path / "model.safetensors", {"tensor": torch.zeros(1)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def write(path: Path, change: Callable[[dict[str, Any]], object], card: str = "{}", dtype: str = "float32") -> Path:
+    """The file of a ToyMLP with another description."""
+    net = mlp()
+    config = {"class": "ToyMLP", **net.config, "grid": 128}
+    described = change(config)
+    text = json.dumps(config if described is None else described)
+    save_weights(net, path, {"net": text, "card": card, "dtype": dtype})
+    return path
+
+
+FOREIGN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "class": (lambda c: c.update({"class": "UNet"}), "names no network of this kit .KeyError.'UNet'"),
+    "no class": (lambda c: {k: v for k, v in c.items() if k != "class"}, "KeyError.'class'"),
+    "unknown key": (lambda c: c.update(dropout=0.1), "unexpected keyword argument 'dropout'"),
+    "no grid": (lambda c: {k: v for k, v in c.items() if k != "grid"}, "KeyError.'grid'"),
+    "odd grid": (lambda c: c.update(grid=100), "power of two"),
+    "bad value": (lambda c: c.update(width=-1), "width must be at least 1, got -1"),
+    "text for a number": (lambda c: c.update(width="16"), "TypeError"),
+    "list": (lambda c: [1, 2], "TypeError"),
+    "number": (lambda c: 3, "AttributeError"),
+    "other width": (lambda c: c.update(width=8), "does not fit"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_file_of_another_description(name: str, tmp_path: Path) -> None:
+    change, message = FOREIGN[name]
+    path = write(tmp_path / "model.safetensors", change)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_model(path)
+    assert str(path) in str(caught.value)
+
+
+def test_description_as_written_is_accepted(tmp_path: Path) -> None:
+    load_model(write(tmp_path / "model.safetensors", lambda config: None))
+
+
+@pytest.mark.parametrize("dtype", ["float12", "load"])
+def test_unknown_number_format_is_refused(dtype: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="names no network of this kit"):
+        load_model(write(tmp_path / "model.safetensors", lambda config: None, dtype=dtype))
+
+
+@pytest.mark.parametrize("make", [dit, mlp])
+def test_half_precision_halves_the_file_and_is_loaded_in_single(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    net = trained(make())
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    save_model(net, whole, CARD)
+    save_model(net, half, CARD, torch.float16)
+    numbers = sum(parameter.numel() for parameter in net.parameters())
+    assert whole.stat().st_size - half.stat().st_size == pytest.approx(2 * numbers, abs=100)
+    assert all(parameter.dtype == torch.float32 for parameter in net.parameters())  # the network itself stays
+    loaded, _ = load_model(half)
+    for name, value in loaded.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, net.state_dict()[name].half().float()), name
+
+
+def test_card_must_be_json(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="names no network of this kit"):
+        load_model(write(tmp_path / "model.safetensors", lambda config: None, card="{"))
+
+
+def test_foreign_truncated_altered_and_missing_files(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(3)}, foreign)
+    with pytest.raises(CheckpointError, match=r"foreign.*KeyError\('net'\).*use a file that `ismkit train` wrote"):
+        load_model(foreign)
+    weights = tmp_path / "weights.safetensors"
+    save_weights(mlp(), weights, {"licence": "Apache-2.0"})
+    with pytest.raises(CheckpointError, match=r"weights.*KeyError\('net'\)"):
+        load_model(weights)
+
+    path = tmp_path / "model.safetensors"
+    digest = save_model(mlp(), path, {})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(CheckpointError, match="truncated"):
+        load_model(path)
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=f"altered or truncated.*expected {digest}"):
+        load_model(path, digest)
+    with pytest.raises(CheckpointError, match="missing"):
+        load_model(tmp_path / "none.safetensors")
+    with pytest.raises(CheckpointError, match="pickle files can run code"):
+        load_model(tmp_path / "model.pt")
+
+
+# ---------------------------------------------------------------- ready for the sampler
+
+
+def card_of(recipe: Recipe) -> dict[str, Any]:
+    return {"run": describe(replace(RUNS["gaussians"], recipe=recipe)), "steps": 7}
+
+
+def test_flow_comes_back_with_two_calls(tmp_path: Path) -> None:
+    net, path = trained(mlp()), tmp_path / "model.safetensors"
+    digest = save_model(net, path, card_of(replace(RECIPES["flow"], name="of another name")))
+    sampler, card = load_sampler(path, digest)
+    assert isinstance(sampler, TwoPassCFG)
+    assert (sampler.num_classes, sampler.net.training, card["steps"]) == (5, False, 7)
+    assert not any(parameter.requires_grad for parameter in sampler.parameters())
+    assert card == load_model(path)[1]
+    rng = torch.Generator().manual_seed(2)
+    x, y, w = torch.randn(6, 3, generator=rng), torch.arange(6) % 5, torch.linspace(0, 3, 6)
+    drawn = sample(sampler, x, y, w=w, steps=4)
+    zero, nobody = torch.zeros(6), torch.full((6,), 5)
+    for k in range(4):  # classifier-free guidance by hand, at d = 0 and w = 0 throughout
+        with torch.no_grad():
+            conditional, unconditional = (net(x, zero + k / 4, zero, zero, label) for label in (y, nobody))
+        x = x + (unconditional + (1 + w[:, None]) * (conditional - unconditional)) / 4
+    torch.testing.assert_close(drawn, x, rtol=1e-5, atol=1e-5)
+    plain = sample(load_model(path)[0], torch.ones(6, 3), y, w=w, steps=4)
+    assert (sample(sampler, torch.ones(6, 3), y, w=w, steps=4) - plain).abs().max() > 0.1  # it is not left out
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "flow"])
+def test_other_recipes_come_back_as_they_are(name: str, tmp_path: Path) -> None:
+    net, path = trained(mlp()), tmp_path / "model.safetensors"
+    save_model(net, path, card_of(replace(RECIPES[name], name="flow")))
+    sampler, _ = load_sampler(path)
+    assert type(sampler) is ToyMLP
+    assert torch.equal(sampler(*query(net)), net(*query(net)))
+
+
+def test_network_without_a_run_on_its_card_comes_back_as_it_is(tmp_path: Path) -> None:
+    save_model(trained(mlp()), tmp_path / "model.safetensors", {"note": "by hand"})
+    assert type(load_sampler(tmp_path / "model.safetensors")[0]) is ToyMLP
+
+
+def test_sampler_of_an_altered_file_is_refused(tmp_path: Path) -> None:
+    save_model(mlp(), tmp_path / "model.safetensors", {})
+    with pytest.raises(CheckpointError, match="altered or truncated"):
+        load_sampler(tmp_path / "model.safetensors", "0" * 64)
+
+
+# ---------------------------------------------------------------- train_run
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("ISMKIT_OUT", str(tmp_path))
+    net, load = partial(ToyMLP, width=8, depth=1), partial(eight_gaussians, 200, 0)
+    recipe = replace(RECIPES["ism_guidance"], fast=0.5)
+    return replace(RUNS["gaussians"], name="tiny", recipe=recipe, net=net, load=load, steps=4, batch_size=16)
+
+
+def weights(state: TrainState) -> torch.Tensor:
+    return torch.cat([parameter.flatten() for parameter in state.ema.slow.parameters()])
+
+
+def test_train_run_is_fit_with_the_parts_of_the_run(tiny: Run) -> None:
+    state = train_run(tiny, seed=3, progress=False)
+    data = tiny.load()
+    net = tiny.build(data.num_classes, 3)
+    by_hand = fit(tiny.recipe, net, Batches(data, 16, 3), steps=4, optim=tiny.optim, seed=3, progress=False)
+    assert torch.equal(weights(state), weights(by_hand))
+    assert not torch.equal(weights(state), weights(train_run(tiny, seed=4, progress=False)))
+    assert checkpoint.steps(tiny.folder(3)) == [4]
+
+
+def test_train_run_goes_on_and_repeats_nothing(tiny: Run, tmp_path: Path) -> None:
+    whole = train_run(tiny, progress=False)
+    again = train_run(tiny, progress=False)
+    assert (again.step, again.losses) == (4, [])
+    assert torch.equal(weights(again), weights(whole))
+
+    def kill(state: TrainState, report: StepReport) -> None:
+        if state.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_run(tiny, folder=tmp_path / "cut", save_every=1, hooks=[kill], progress=False)
+    resumed = train_run(tiny, folder=tmp_path / "cut", save_every=1, progress=False)
+    assert len(resumed.losses) == 1
+    assert torch.equal(weights(resumed), weights(whole))
+    with pytest.raises(ValueError, match="holds checkpoints up to step 4"):
+        train_run(tiny, folder=tmp_path / "cut", resume=False, progress=False)

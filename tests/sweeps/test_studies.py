@@ -1,0 +1,85 @@
+"""Studies: nothing is run twice, nothing is lost, settings are not mixed, and the interval is Student's."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ismkit.sweeps.studies import column, mean_interval, read, run_study
+from ismkit.training.runs import RUNS, Run
+
+VARIANTS = {name: replace(RUNS["gaussians"], steps=steps) for name, steps in (("short", 1), ("long", 2))}
+
+
+def test_runs_once_each_seed_by_seed_and_goes_on(tmp_path: Path) -> None:
+    done: list[tuple[int, int]] = []
+
+    def work(run: Run, seed: int) -> dict[str, Any]:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append((run.steps, seed))
+        return {"score": 10.0 * run.steps + seed}
+
+    path = tmp_path / "new" / "study.json"
+    with pytest.raises(KeyboardInterrupt):
+        run_study(path, VARIANTS, range(2), work)
+    assert done == [(1, 0), (2, 0), (1, 1)]
+    assert len(json.loads(path.read_text())["results"]) == 3
+    done[:] = done[:2]
+    results = run_study(path, VARIANTS, range(2), work)
+    assert done == [(1, 0), (2, 0), (2, 1)]  # only what was missing
+    assert results == json.loads(path.read_text())["results"]
+    assert [list(path.parent.iterdir())] == [[path]]
+    torch.testing.assert_close(column(results, "long", "score"), torch.tensor([20.0, 21.0], dtype=torch.float64))
+    assert {"device", "torch", "python", "cpu_seconds"} <= results[0].keys()
+
+
+def test_columns_are_in_the_order_of_the_seeds() -> None:
+    results = [{"variant": "a", "seed": seed, "score": seed} for seed in (2, 0, 1)]
+    assert column(results, "a", "score").tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="no results of variant 'b'"):
+        column(results, "b", "score")
+
+
+def test_other_settings_are_refused_before_any_work(tmp_path: Path) -> None:
+    path = tmp_path / "study.json"
+    run_study(path, VARIANTS, [0], lambda run, seed: {})
+    before = path.read_bytes()
+    changed = VARIANTS | {"long": replace(VARIANTS["long"], steps=3)}
+    with pytest.raises(ValueError, match="holds results of 'long' with other settings"):
+        run_study(path, changed, [1], lambda run, seed: pytest.fail("worked"))
+    assert path.read_bytes() == before
+    run_study(path, {"third": changed["long"]}, [0], lambda run, seed: {})  # another variant may join
+    assert json.loads(path.read_text())["variants"].keys() == {"short", "long", "third"}
+
+
+def test_interval_of_five_values() -> None:
+    """By hand: mean 3, standard deviation sqrt(2.5), t of 4 degrees of freedom at 97.5 % is 2.7764."""
+    mean, half = mean_interval(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
+    assert mean == 3
+    assert half == pytest.approx(2.776445 * math.sqrt(2.5 / 5), rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_interval_covers_the_mean_as_often_as_it_says(n: int) -> None:
+    draws = torch.randn(2000, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    covered = sum(abs(mean) <= half for mean, half in map(mean_interval, draws)) / len(draws)
+    assert abs(covered - 0.95) < 5 * math.sqrt(0.95 * 0.05 / len(draws))
+    with pytest.raises(ValueError, match=r"values must be \(n,\) with n >= 2"):
+        mean_interval(draws[0, :1])
+
+
+@pytest.mark.parametrize("name", ["wavelet"])
+def test_committed_studies_are_complete(name: str) -> None:
+    """Every variant with the same seeds, at least five."""
+    results = read(name)
+    by_variant: dict[str, set[int]] = {}
+    for result in results:
+        by_variant.setdefault(result["variant"], set()).add(result["seed"])
+    assert len(results) == sum(map(len, by_variant.values())), "a variant holds a seed twice"
+    assert len(set(map(frozenset, by_variant.values()))) == 1
+    assert len(next(iter(by_variant.values()))) >= 5

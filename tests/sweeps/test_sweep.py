@@ -1,0 +1,187 @@
+"""Sweeps: which trials there are, what makes two of them one, and the table."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ismkit.evaluation.judges import Cell
+from ismkit.method.recipes import RECIPES
+from ismkit.models.nets import ToyMLP
+from ismkit.sweeps.sweep import (
+    Sweep,
+    Trial,
+    at_best,
+    cells,
+    change,
+    change_in_percent,
+    paired,
+    read_table,
+    summary,
+    table,
+    write_table,
+)
+from ismkit.training.runs import RUNS, Run
+
+RUN = RUNS["gaussians"]
+CELL = Cell(1, 0.0, 100)
+
+
+def sweep(**runs: Run) -> Sweep:
+    return Sweep("test", "", runs or {"ism": RUN}, (0, 1), (CELL,))
+
+
+# ---------------------------------------------------------------- change
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "get"),
+    [
+        ("steps", 7, lambda run: run.steps),
+        ("optim.lr", 0.5, lambda run: run.optim.lr),
+        ("recipe.rows.strengths.w_max", 1.0, lambda run: run.recipe.rows.strengths.w_max),
+        ("recipe.coupling.pool", 3, lambda run: run.recipe.coupling.pool),
+        ("net.width", 5, lambda run: run.net.keywords["width"]),
+        ("net.num_classes", 5, lambda run: run.net.keywords["num_classes"]),
+    ],
+)
+def test_one_setting_changes_and_no_other(path: str, value: Any, get: Any) -> None:
+    changed = change(RUN, path, value)
+    assert get(changed) == value
+    assert get(RUN) != value if path != "net.num_classes" else "num_classes" not in RUN.net.keywords
+    if not path.startswith("net"):
+        assert change(changed, path, get(RUN)) == RUN
+    else:
+        assert replace(changed, net=RUN.net) == RUN
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("recipe.fats", 0.5, "no setting 'fats' in Recipe: it has name, rows"),
+        ("steps.more", 1, "no setting 'more' in int: it has no settings"),
+        ("optim.lr", -1, "lr must be positive"),
+        ("recipe.rows.consistency", 2, "consistency must be a fraction"),
+        ("steps", 0, "steps must be an integer of at least 1, got 0"),
+        ("batch_size", 2.5, "batch_size must be an integer of at least 1, got 2.5"),
+        ("recipe.target", 3, "target must be a function, such as those of RECIPES, got 3"),
+        ("recipe.distance", "l2", "distance must be a function, such as those of RECIPES, got 'l2'"),
+        ("", 1, "no setting '' in Run"),
+        ("net.widht", 1, "no setting 'widht' in ToyMLP: it has dim, width, depth, num_classes, grid"),
+    ],
+)
+def test_what_cannot_be_changed_is_refused(path: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        change(RUN, path, value)
+
+
+def test_whole_numbers_and_fractions_are_one_setting() -> None:
+    one, other = (Trial("a", change(RUN, "optim.weight_decay", value), 0, ()) for value in (1, 1.0))
+    assert one.key == other.key
+
+
+# ---------------------------------------------------------------- trials
+
+
+def test_names_do_not_change_the_key_and_settings_do() -> None:
+    named = replace(RUN, name="x", about="y", recipe=replace(RUN.recipe, name="z"))
+    assert Trial("a", RUN, 0, ()).key == Trial("b", named, 0, (CELL,)).key
+    others = [change(RUN, "recipe.fast", 0.5), change(RUN, "net.width", 64), change(RUN, "steps", 1)]
+    keys = {Trial("a", RUN, 0, ()).key, Trial("a", RUN, 1, ()).key, *(Trial("a", run, 0, ()).key for run in others)}
+    assert len(keys) == 5
+
+
+def test_every_variant_has_every_seed_seed_by_seed() -> None:
+    trials = sweep(ism=RUN, flow=replace(RUN, recipe=RECIPES["flow"])).trials()
+    assert [(trial.variant, trial.seed) for trial in trials] == [("ism", 0), ("flow", 0), ("ism", 1), ("flow", 1)]
+
+
+def test_parameters_make_all_combinations_and_columns() -> None:
+    varied = sweep().vary({"recipe.fast": [0.5, 0.9], "steps": [3, 4]})
+    assert list(varied.runs) == [f"ism, fast={fast}, steps={steps}" for fast in (0.5, 0.9) for steps in (3, 4)]
+    assert [(run.recipe.fast, run.steps) for run in varied.runs.values()] == [(0.5, 3), (0.5, 4), (0.9, 3), (0.9, 4)]
+    assert varied.trials()[1].labels == (("sweep", "test"), ("recipe.fast", 0.5), ("steps", 4))
+    assert sweep().vary({}).trials() == sweep().trials()
+
+
+def test_a_parameter_without_values_is_refused() -> None:
+    with pytest.raises(ValueError, match="parameter 'steps' needs one value or more, got none"):
+        sweep().vary({"recipe.fast": [0.5], "steps": []})
+
+
+def test_cells_are_every_nfe_with_every_strength() -> None:
+    assert cells([1, 4], (w for w in (0, 2)), 50) == (
+        (1, 0.0, 50, 0),
+        (1, 2.0, 50, 0),
+        (4, 0.0, 50, 0),
+        (4, 2.0, 50, 0),
+    )
+
+
+# ---------------------------------------------------------------- table
+
+
+def test_table_file_comes_back_as_it_was(tmp_path: Path) -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame({"variant": ["a", "b"], "w": [0.0, 1.0], "nfe": [1, 2], "value": [None, 3.0]})
+    pd.testing.assert_frame_equal(read_table(write_table(frame, tmp_path / "new" / "t.parquet")), frame)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["t.parquet"]
+
+
+def test_summary_is_mean_and_deviation_over_seeds_in_order() -> None:
+    import pandas as pd
+
+    rows = [("b", 0, 1.0), ("b", 1, 3.0), ("a", 0, 5.0)]
+    frame = pd.DataFrame([{"variant": v, "seed": s, "nfe": 1, "w": 0.5, "frechet": x} for v, s, x in rows])
+    text = summary(frame, "frechet")
+    assert list(text.index) == ["b", "a"]
+    assert text[1, 0.5].tolist() == ["2 ± 1.4", "5"]
+
+
+def test_nothing_done_gives_an_empty_table(tmp_path: Path) -> None:
+    assert table(sweep().trials(), tmp_path).empty
+
+
+def test_the_network_of_a_trial_may_be_any_partial() -> None:
+    run = replace(RUN, net=partial(ToyMLP, 2, width=8))
+    assert change(run, "net.depth", 2).build(8).config["depth"] == 2
+
+
+def by_seed(values: dict[str, list[float]]) -> Any:
+    import pandas as pd
+
+    rows = [
+        (variant, seed, nfe, x * nfe) for variant, xs in values.items() for seed, x in enumerate(xs) for nfe in (1, 4)
+    ]
+    return pd.DataFrame(rows, columns=["variant", "seed", "nfe", "frechet"])
+
+
+def test_changes_are_paired_by_seed() -> None:
+    frame = by_seed({"a": [1.1, 2.4, 4.0], "b": [1.0, 2.0, 4.0], "c": [0.0, 0.0, 0.0]})
+    assert paired(frame, ["b", "a"], "frechet", nfe=4).to_numpy().tolist() == [[4, 4.4], [8, 9.6], [16, 16]]
+    mean, half = change_in_percent(frame.sample(frac=1, random_state=0), "a", "b", "frechet", nfe=4)
+    assert mean == pytest.approx(10)  # of 10, 20 and 0 percent, whose deviation is 10; t = 4.303 with 2 degrees
+    assert half == pytest.approx(4.30265 * 10 / 3**0.5, rel=1e-5)
+
+
+def test_what_does_not_pair_is_refused() -> None:
+    frame = by_seed({"a": [1.0, 2.0], "b": [1.0]})
+    with pytest.raises(ValueError, match=r"frechet of a, b is not there for every seed where \{'nfe': 1\}"):
+        paired(frame, ["a", "b"], "frechet", nfe=1)
+    with pytest.raises(ValueError, match=r"several values per variant and seed where \{\}: name more columns"):
+        paired(frame, ["a"], "frechet")
+
+
+def test_the_best_strength_is_chosen_by_the_mean_for_each_variant_and_nfe() -> None:
+    import pandas as pd
+
+    values = {("a", 1): {0.0: [3, 3], 1.0: [1, 4], 2.0: [5, 2]}, ("a", 4): {0.0: [1, 1], 1.0: [2, 2]}}
+    values[("b", 1)] = {0.0: [9, 9], 2.0: [8, 9]}
+    rows = [(v, k, w, s, x) for (v, k), held in values.items() for w, xs in held.items() for s, x in enumerate(xs)]
+    frame = pd.DataFrame(rows, columns=["variant", "nfe", "w", "seed", "frechet"]).sample(frac=1, random_state=1)
+    best = at_best(frame, "frechet").groupby(["variant", "nfe"]).w.unique()
+    assert {key: held.tolist() for key, held in best.items()} == {("a", 1): [1.0], ("a", 4): [0.0], ("b", 1): [2.0]}
+    assert len(at_best(frame, "frechet")) == 6

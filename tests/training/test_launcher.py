@@ -1,0 +1,260 @@
+"""A run as a launcher starts it: logs, micro-batches, kills and resumes; the command line in several processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ismkit.data.sets import eight_gaussians
+from ismkit.imagenet.latents import moment_sums, statistics, write_manifest, write_shard
+from ismkit.method.coupling import Coupling
+from ismkit.models.nets import DiT, ToyMLP
+from ismkit.models.saved import load_model
+from ismkit.training import checkpoint, costs
+from ismkit.training.distributed import REQUEUE, Preempted
+from ismkit.training.launcher import KillAt, launch
+from ismkit.training.runs import RUNS, Run
+from ismkit.training.tracking import scalars
+from ismkit.utils.weights import CheckpointError
+from tests.commandline import Ismkit
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.usefixtures("own_folder")
+N = 48
+
+
+@pytest.fixture
+def latents(tmp_path: Path) -> Path:
+    """Random latents of the full run's shape, in four classes."""
+    folder = tmp_path / "latents"
+    rng = np.random.default_rng(0)
+    moments = np.stack([rng.standard_normal((N, 4, 32, 32)), np.full((N, 4, 32, 32), 0.05)], 1).astype(np.float16)
+    shard = write_shard(folder / "shard-00000.arrow", moments, [i % 4 for i in range(N)], [False] * N, ["x"] * N)
+    manifest = {
+        "format": "ismkit latents",
+        "version": 1,
+        "source": {},
+        "vae": {"name": "test", "revision": None, "sha256": "0" * 64, "scaling_factor": 1.0},
+        "side": 256,
+        "shape": [4, 32, 32],
+        "class_names": ["a", "b", "c", "d"],
+        "images": N,
+        "rows": N,
+        "corrupt": [],
+        "statistics": statistics([moment_sums(moments)], N * 32 * 32),
+        "shards": [shard],
+    }
+    write_manifest(folder, manifest)
+    return folder
+
+
+def toy(**settings: Any) -> Run:
+    run = RUNS["gaussians"]
+    recipe = replace(run.recipe, coupling=Coupling())
+    small = {"net": partial(ToyMLP, width=8, depth=1), "load": partial(eight_gaussians, 200, 0), "recipe": recipe}
+    return replace(run, **{"steps": 12, "batch_size": 32, **small, **settings})
+
+
+def weights(folder: Path) -> torch.Tensor:
+    net, _ = load_model(folder / "model.safetensors")
+    return torch.cat([p.flatten() for p in net.parameters()])
+
+
+# ---------------------------------------------------------------- one process
+
+
+def test_a_signal_ends_with_a_checkpoint_and_a_kill_without_and_both_are_made_good(tmp_path: Path) -> None:
+    whole = launch(toy(), folder=tmp_path / "whole", save_every=4, tracker="tensorboard", log_every=2)
+    assert len(whole.losses) == 12
+    with pytest.raises(Preempted) as ended:
+        launch(toy(), folder=tmp_path / "parts", save_every=4, tracker="tensorboard", log_every=2,
+               hooks=[KillAt(6, signal.SIGTERM)])  # fmt: skip
+    assert (ended.value.code, ended.value.step) == (REQUEUE, 7)  # the step in which the signal came was finished
+    assert checkpoint.steps(tmp_path / "parts") == [4, 7]
+    launch(toy(), folder=tmp_path / "parts", save_every=4, tracker="tensorboard", log_every=2, resume=True)
+    assert torch.equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    log, expected = (scalars(tmp_path / name / "logs")["loss/all"] for name in ("parts", "whole"))
+    assert [step for step, _ in log] == [2, 4, 6, 7, 8, 10, 12]  # the window that was cut, in two
+    assert dict(log) | {7: 0, 8: 0} == dict(expected) | {7: 0, 8: 0}
+    assert (dict(log)[7] + dict(log)[8]) / 2 == pytest.approx(dict(expected)[8], rel=1e-6)
+
+
+def test_micro_batches_stay_when_a_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    launch(toy(), folder=tmp_path / "whole", accumulate=4)
+    launch(toy(steps=5), folder=tmp_path / "parts", accumulate=4)
+    capsys.readouterr()
+    state = launch(toy(), folder=tmp_path / "parts", resume=True)  # as with fewer processes: not asked for anew
+    assert "going on with 4 micro-batches per step, as the run was begun, on 1 processes" in capsys.readouterr().out
+    assert len(state.losses) == 7
+    assert torch.equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "without settings", "missing"])
+def test_a_damaged_checkpoint_is_told_by_fit(damage: str, tmp_path: Path) -> None:
+    launch(toy(), folder=tmp_path, save_every=6)
+    manifest = tmp_path / "step_00000012" / checkpoint.MANIFEST
+    if damage == "missing":
+        manifest.unlink()
+    else:
+        manifest.write_text("{" if damage == "truncated" else "{}")
+    with pytest.raises(CheckpointError, match="step_00000012"):
+        launch(toy(steps=13), folder=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"save_every": 4, "log_every": 3}, "save_every must be a multiple of log_every=3, got 4"),
+        ({"accumulate": 5}, "batch_size must be a multiple of the 5 micro-batches of a step, got 32"),
+        ({"accumulate": 16}, "a batch of 2 gives no"),
+        ({"mode": "zero"}, "mode must be one of ddp, fsdp, got 'zero'"),
+        ({"precision": "fp8"}, "precision must be one of no, bf16, got 'fp8'"),
+        ({"tracker": "notes"}, "tracker must be 'tensorboard', a function or None, got 'notes'"),
+    ],
+)
+def test_mistakes_are_found_before_any_work(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    def net(num_classes: int) -> nn.Module:
+        raise AssertionError("built")
+
+    with pytest.raises(ValueError, match=message):
+        launch(toy(net=net), folder=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_flops_of_a_step_are_those_of_its_rows_and_passes(latents: Path) -> None:
+    from ismkit.training.launcher import _flops
+
+    run = RUNS["imagenet256-xl2"]
+    assert _flops(toy(), 8) is None
+    net = {"size": 32, "channels": 4, "patch": 2, "width": 1152, "depth": 28, "heads": 16, "num_classes": 1000}
+    # Half of the rows are asked once with gradient (3), a quarter each have two passes more.
+    assert _flops(run, 1000) == pytest.approx(costs.forward_flops(net) * 256 * (3 + 2 / 4 + 2 / 4))
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def test_the_full_runs_code_in_seconds(latents: Path, tmp_path: Path, ismkit_: Ismkit) -> None:
+    small = ["--steps", "2", "--batch-size", "8", "--latents", latents]
+    answer = ismkit_("train", "imagenet-smoke", *small, "--run-dir", "run", "--accumulate", "2")
+    assert answer.status == 0, answer.err
+    net, card = load_model(tmp_path / "run" / "model.safetensors")
+    assert isinstance(net, DiT)
+    assert (net.num_classes, net.config["depth"], card["run"]["batch_size"]) == (4, 2, 8)
+    log = scalars(tmp_path / "run" / "logs")
+    assert [step for step, _ in log["loss/all"]] == [2]
+    assert {"loss/velocity", "loss/guidance", "loss/consistency", "grad_norm", "lr"} <= log.keys()
+    meta = checkpoint.load(tmp_path / "run").meta
+    assert (meta["settings"]["shards"], meta["settings"]["data"]["batch_size"]) == (2, 4)
+    assert "groups" not in meta["settings"]["data"]
+
+
+def test_coupling_is_chosen_by_its_settings_and_by_the_classes_of_a_pool(latents: Path, ismkit_: Ismkit) -> None:
+    small = ["--steps", "1", "--batch-size", "8", "--latents", latents, "--run-dir", "run", "--tracker", "none"]
+    pools = ["-p", "recipe.coupling.pool", "3", "-p", "recipe.coupling.class_aware", "False"]
+    answer = ismkit_("train", "imagenet-smoke", *small, *pools, "--classes-per-pool", "2")
+    assert answer.status == 0, answer.err
+    settings = checkpoint.load("run").meta["settings"]
+    assert settings["recipe"]["coupling"] == {"class": "Coupling", "pool": 3, "class_aware": False}
+    assert settings["data"]["groups"] == {"class": "ClassGroups", "pool": 3, "classes": 2}
+
+
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "no latents": (["imagenet256-xl2"], "no latents of imagenet256 at "),
+    "latents elsewhere": (
+        ["imagenet256-s2", "--latents", "nowhere"],
+        "no latents of imagenet256 at nowhere: make them",
+    ),
+    "latents for points": (["gaussians", "--latents", "here"], "gaussians has data of its own: --latents goes with"),
+    "a VAE for points": (["gaussians", "--vae", "sd-vae-ft-mse"], "gaussians has data of its own: --vae goes with"),
+    "unknown mode": (["gaussians", "--parallel", "zero"], "argument --parallel: invalid choice: 'zero'"),
+    "unknown precision": (["gaussians", "--precision", "fp8"], "argument --precision: invalid choice: 'fp8'"),
+    "unknown tracker": (["gaussians", "--tracker", "notes"], "argument --tracker: invalid choice: 'notes'"),
+    "logs that miss the checkpoints": (
+        ["gaussians", "--save-every", "100", "--log-every", "30"],
+        "save_every must be a multiple of log_every=30, got 100",
+    ),
+    "rows that do not divide": (["gaussians", "--accumulate", "3"], "a multiple of the 3 micro-batches of a step"),
+    "unknown setting": (["gaussians", "-p", "recipe.slower", "0.9"], "no setting 'slower' in Recipe: it has"),
+    "classes of no pool": (
+        ["gaussians", "--recipe", "flow", "--classes-per-pool", "2"],
+        "classes_per_pool is for a recipe that couples in pools, flow does not",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_end_with_one_line(name: str, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ISMKIT_LATENTS", raising=False)
+    monkeypatch.setattr("ismkit.training.runs.Run.build", lambda *_: pytest.fail("built"), raising=False)
+    argv, message = MISTAKES[name]
+    answer = ismkit_("train", *argv)
+    assert answer.status == 2
+    assert message in answer.err
+    assert answer.err.count("\n") == 1
+
+
+# ---------------------------------------------------------------- Slurm, played
+
+SRUN = """#!/bin/bash
+# Two processes, as Slurm would start them; SIGUSR1 to each when the first checkpoint is there.
+for rank in 0 1; do SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" & pids="$pids $!"; done
+if [ -n "$SIGNALLED" ]; then
+  until ls -d "$RUN"/step_* >/dev/null 2>&1 || ! kill -0 $pids 2>/dev/null; do sleep 0.1; done
+  kill -USR1 $pids
+fi
+worst=0
+for pid in $pids; do wait "$pid"; status=$?; [ $status -gt $worst ] && worst=$status; done
+exit $worst
+"""
+SCONTROL = """#!/bin/bash
+[ "$1" = show ] && echo 127.0.0.1 || echo "$@" >> "$RUN/scontrol.txt"
+"""
+
+
+@pytest.mark.slow
+def test_slurm_job_is_queued_again_and_goes_on_with_other_processes(latents: Path, tmp_path: Path) -> None:
+    """examples/slurm.sbatch with stand-ins for srun and scontrol; then the same run on one process."""
+    tools, run = tmp_path / "tools", tmp_path / "run"
+    tools.mkdir()
+    for name, text in (
+        ("srun", SRUN),
+        ("scontrol", SCONTROL),
+        ("python", f'#!/bin/bash\nexec {sys.executable} "$@"\n'),
+    ):
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    run.mkdir()
+    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "RUN": str(run), "PYTHONPATH": str(ROOT)}
+    job = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "here", "SIGNALLED": "yes"}
+    options = ["imagenet-smoke", "--latents", latents, "--run-dir", run, "--batch-size", "8", "--save-every", "2"]
+    command = ["bash", str(ROOT / "examples" / "slurm.sbatch"), *map(str, options), "--steps", "100000"]
+    port = {"MASTER_PORT": str(20_000 + os.getpid() % 20_000)}
+    done = subprocess.run(command, env=environment | job | port, capture_output=True, text=True, timeout=200)
+    assert done.returncode == REQUEUE, done.stderr[-2000:]
+    assert (run / "scontrol.txt").read_text() == "requeue 7\n"
+    step = checkpoint.steps(run)[-1]
+    assert f"ended by a signal at step {step}" in done.stderr
+    manifest = json.loads((run / f"step_{step:08d}" / checkpoint.MANIFEST).read_text())
+    assert manifest["meta"]["settings"]["shards"] == 2
+
+    alone = [sys.executable, "-m", "ismkit", "train", *map(str, options), "--steps", str(step + 2), "--resume"]
+    began = time.time()
+    done = subprocess.run(alone, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "going on with 2 micro-batches per step, as the run was begun, on 1 processes" in done.stdout
+    assert (run / "model.safetensors").stat().st_mtime >= began - 1
+    steps = [at for at, _ in scalars(run / "logs")["loss/all"]]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == step + 2

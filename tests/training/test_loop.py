@@ -1,0 +1,1171 @@
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import start_processes
+from torch.nn.parallel import DistributedDataParallel
+
+from ismkit.data.batches import Batches
+from ismkit.data.sets import EIGHT_GAUSSIANS_MEANS, EIGHT_GAUSSIANS_STD, Labelled, eight_gaussians
+from ismkit.method.coupling import Coupling
+from ismkit.method.ema import TwinEMA, ramped
+from ismkit.method.path import Network, Query, interpolate
+from ismkit.method.recipes import RECIPES, Recipe, training_step
+from ismkit.method.rows import Rows
+from ismkit.method.wavelet import WaveletDistance, geometric_weights, l2
+from ismkit.models.nets import DiT, ToyMLP
+from ismkit.training import checkpoint, distributed
+from ismkit.training.checkpoint import collect
+from ismkit.training.distributed import REQUEUE, Preempted
+from ismkit.training.loop import FLUSH_EVERY, DivergenceError, Optim, StepReport, TrainState, fit
+from ismkit.training.runs import for_points, for_side
+from ismkit.utils.seeding import stream
+from ismkit.utils.weights import CheckpointError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate() -> None:
+    """Accelerate keeps its settings in process-wide singletons: give every test its own."""
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+# ---------------------------------------------------------------- the problems that the tests train
+
+Problem = tuple[Recipe, Any, Batches]  # recipe, network, data
+
+
+class DropoutMLP(ToyMLP):
+    """A network that draws from the global generator, which a resumed run must have put back."""
+
+    def forward(self, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.dropout(super().forward(x, t, d, w, y), 0.1, self.training)
+
+
+OPTIM = Optim(lr=3e-3, warmup=3, clip=1.0)
+
+
+def _pooled(recipe: Recipe) -> Recipe:
+    """Pools of four batches: steps 5 and 10 lie inside one."""
+    return replace(recipe, coupling=Coupling(pool=4))
+
+
+def toy(seed: int = 0) -> Problem:
+    torch.manual_seed(seed)
+    net = DropoutMLP(width=16, depth=1)
+    return _pooled(for_points(RECIPES["ism"])), net, Batches(eight_gaussians(256, 0), 16, seed=1)
+
+
+def images(seed: int = 0) -> Problem:
+    """Synthetic 8 x 8 images in 3 classes, a tiny transformer, and the wavelet distance."""
+    torch.manual_seed(seed)
+    net = DiT(size=8, channels=1, patch=2, width=16, depth=1, heads=2, num_classes=3)
+    rng = stream(0, "images")
+    y = torch.randint(3, (96,), generator=rng)
+    x = torch.rand(96, 1, 8, 8, generator=rng) * (1 + y)[:, None, None, None] - 1
+    recipe = _pooled(for_side(RECIPES["ism"], 8))
+    assert isinstance(recipe.distance, WaveletDistance)
+    assert recipe.distance.levels == 3
+    return recipe, net, Batches(Labelled(x, y, 3, ("a", "b", "c")), 16, seed=1)
+
+
+PROBLEMS: dict[str, Callable[[], Problem]] = {"toy": toy, "images": images}
+
+
+def train(problem: str, steps: int, *, optim: Optim = OPTIM, **options: Any) -> TrainState:
+    return fit(*PROBLEMS[problem](), steps=steps, optim=optim, progress=False, **options)
+
+
+def contents(state: TrainState) -> dict[str, Tensor]:
+    """All that training changes: the net, both averages, the optimiser's moments and settings."""
+    tensors, scalars = collect(state.net, state.optimizer, {"ema": state.ema})
+    return tensors | {name: torch.tensor(value) for name, value in scalars.items() if value is not None}
+
+
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    differing = [name for name in expected if not torch.equal(actual[name], expected[name])]
+    assert not differing, differing
+
+
+# ---------------------------------------------------------------- the loop is the plain loop
+
+
+def plain_loop(
+    recipe: Recipe, net: Any, batches: Batches, steps: int, optim: Optim, shards: int = 1
+) -> dict[str, Tensor]:
+    """``fit`` written out without Accelerate, from the documented streams; returns all that it changed."""
+    ema = TwinEMA(net, recipe.fast, recipe.slow)
+    optimizer = torch.optim.AdamW(
+        net.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
+    )
+    pairs = [recipe.coupling.pairs(batches.stream(0, j, shards), 0, 0, j) for j in range(shards)]
+    for step in range(steps):
+        for shard in range(shards):
+            rng = stream(0, "rows", shard, step)
+            loss, _, _ = training_step(recipe, net, ema, next(pairs[shard]), net.num_classes, rng)
+            (loss / shards).backward()
+        nn.utils.clip_grad_norm_(net.parameters(), optim.clip)
+        optimizer.param_groups[0]["lr"] = optim.lr * min(1.0, (step + 1) / (optim.warmup + 1))
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update(net)
+    return contents(TrainState(net, ema, optimizer))
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_fit_is_the_plain_loop(problem: str, shards: int) -> None:
+    recipe, net, batches = PROBLEMS[problem]()
+    expected = plain_loop(recipe, net.train(), batches, 6, OPTIM, shards)
+    assert_same(contents(train(problem, 6, shards=shards)), expected)
+
+
+#: The first and last of 8 losses, and the sum of |weights| of the slow average, before the loop could shard.
+RECORDED = {
+    ("toy", 1): ("0x1.1994b40000000p+2", "0x1.da3df40000000p+1", "0x1.9e26d38dbfdf4p+8"),
+    ("images", 1): ("0x1.19c3900000000p+1", "0x1.2207360000000p+1", "0x1.62001f9460d40p+9"),
+    ("images", 3): ("0x1.2cc5440000000p+1", "0x1.4164e80000000p+1", "0x1.6533378d41e7cp+9"),
+}
+
+
+@pytest.mark.parametrize(("problem", "shards"), RECORDED)
+def test_one_process_trains_as_it_always_did(problem: str, shards: int) -> None:
+    """To rounding here, for other processors sum in another order; where they were recorded the bits were equal."""
+    state = train(problem, 8, shards=shards)
+    size = sum(float(p.double().abs().sum()) for p in state.ema.slow.parameters())
+    expected = [float.fromhex(number) for number in RECORDED[problem, shards]]
+    assert [state.losses[0], state.losses[-1], size] == pytest.approx(expected, rel=1e-5)
+
+
+def test_averages_follow_the_weights_of_every_step() -> None:
+    recipe, net, batches = toy()
+
+    def weight(net: Any) -> Tensor:
+        return net.head[1].weight.detach().double().clone()
+
+    weights = [weight(net)]
+    state = fit(
+        recipe, net, batches, steps=7, progress=False, hooks=[lambda state, _: weights.append(weight(state.net))]
+    )
+    for average, decay in ((state.ema.fast, recipe.fast), (state.ema.slow, recipe.slow)):
+        expected = weights[0]
+        for k, new in enumerate(weights[1:]):
+            rate = ramped(decay, k)
+            expected = rate * expected + (1 - rate) * new
+        torch.testing.assert_close(weight(average), expected, rtol=1e-5, atol=1e-8)
+
+
+def test_hooks_get_step_rate_loss_and_rows() -> None:
+    optim = Optim(lr=2e-3, warmup=2, cooldown=0.5, clip=1.0)
+    reports: list[StepReport] = []
+    steps_seen: list[int] = []
+
+    def hook(state: TrainState, report: StepReport) -> None:
+        reports.append(report)
+        steps_seen.append(state.step)
+        assert {group["lr"] for group in state.optimizer.param_groups} == {report.lr}
+
+    state = train("toy", 8, optim=optim, hooks=[hook])
+    assert [report.step for report in reports] == steps_seen == list(range(1, 9))
+    # Warm-up over 2 steps, then constant, and over the last 4 of 8 steps down to a quarter.
+    assert [report.lr / 2e-3 for report in reports] == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 3 / 4, 1 / 2, 1 / 4])
+    assert [float(report.loss) for report in reports] == state.losses
+    recipe, _, _ = toy()
+    for report in reports:
+        assert report.distance.shape == report.query.t.shape == (16,)
+        assert not report.distance.requires_grad
+        torch.testing.assert_close(recipe.loss(report.distance), report.loss)
+        assert report.grad_norm > 0
+
+
+def test_reported_gradient_norm_is_the_one_before_clipping() -> None:
+    norms: dict[float, list[float]] = {}
+    for clip in (1e-3, float("inf")):
+        norms[clip] = []
+        train("toy", 1, optim=Optim(clip=clip), hooks=[lambda _, r, n=norms[clip]: n.append(float(r.grad_norm))])
+    assert norms[1e-3] == norms[float("inf")]
+    assert norms[1e-3][0] > 1e-3
+
+
+@pytest.mark.parametrize("gap", ["fast", "slow"])
+def test_targets_are_made_by_the_fast_average_and_the_gap_by_the_recipes(gap: Any) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    def spy(net: Network, query: Query, velocity: Tensor, rows: Rows, null: int, guide: Any = None) -> Tensor:
+        made.append((net, guide, null, torch.is_grad_enabled()))
+        assert rows is recipe.rows
+        return velocity + 1
+
+    recipe, net, batches = toy()
+    recipe = replace(recipe, target=spy, gap=gap)
+    ema = TwinEMA(net, 0.5, 0.9)
+    assert ema.fast is not ema.slow
+    (pair,) = recipe.coupling.pairs(iter([next(batches.stream(0, 0, 1))]), 0)
+    loss, query, distance = training_step(recipe, net.eval(), ema, pair, net.num_classes, stream(0, "rows"))
+    assert made == [(ema.fast, getattr(ema, gap), net.num_classes, False)]
+    x0, x1, _ = pair
+    torch.testing.assert_close(distance, l2(net(*query), x1 - x0 + 1))  # and what it answers is the target
+    torch.testing.assert_close(loss, recipe.loss(distance))
+
+
+# ---------------------------------------------------------------- network calls
+
+
+@pytest.mark.parametrize(
+    ("name", "target_rows"),
+    [
+        ("flow", []),
+        ("shortcut_every_level", [2] * 4),  # an eighth of the rows, two half steps, each with and without label
+        ("ism", [4] * 4),  # a quarter: the gap with and without label; a quarter: two half steps
+    ],
+)
+@pytest.mark.parametrize("shards", [1, 2])
+def test_one_online_call_per_micro_batch(name: str, target_rows: list[int], shards: int) -> None:
+    calls: list[tuple[bool, int]] = []
+
+    class Counting(ToyMLP):
+        def forward(self, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+            calls.append((torch.is_grad_enabled(), len(x)))
+            assert self.training == torch.is_grad_enabled()  # the online net trains, the averages do not
+            return super().forward(x, t, d, w, y)
+
+    recipe = for_points(RECIPES[name])
+    batches = Batches(eight_gaussians(600, 0), 16, seed=0)
+    steps = 3
+    fit(replace(recipe, coupling=Coupling()), Counting(width=8, depth=1), batches,
+        steps=steps, shards=shards, progress=False)  # fmt: skip
+    assert [rows for online, rows in calls if online] == [16] * shards * steps
+    assert [rows for online, rows in calls if not online] == target_rows * shards * steps
+
+
+# ---------------------------------------------------------------- resume
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_ten_steps_are_five_and_five_bit_for_bit(problem: str, tmp_path: Path) -> None:
+    whole = train(problem, 10)
+    first = train(problem, 5, run_dir=tmp_path)
+    assert checkpoint.steps(tmp_path) == [5]
+    torch.manual_seed(99)  # a resumed run must not depend on what the process drew before
+    recipe, net, batches = PROBLEMS[problem]()
+    for parameter in net.parameters():
+        nn.init.normal_(parameter)  # nor on the weights that it was given
+    second = fit(recipe, net, batches, steps=10, optim=OPTIM, run_dir=tmp_path, resume=True, progress=False)
+    assert_same(contents(second), contents(whole))
+    assert first.losses + second.losses == whole.losses
+    assert second.step == whole.step == 10
+
+
+def resume_elsewhere(problem: str, run_dir: str, steps: int) -> None:
+    """What the subprocess of the next test does."""
+    train(problem, steps, run_dir=run_dir, resume=True)
+
+
+def python(code: str, **options: Any) -> subprocess.Popen[str]:
+    """A Python process that can import this module, with one thread as here."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CI": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", f"import torch; torch.set_num_threads({torch.get_num_threads()}); {code}"],
+        cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+    )  # fmt: skip
+
+
+def test_resume_in_a_fresh_process(tmp_path: Path) -> None:
+    run_dirs = {problem: tmp_path / problem for problem in PROBLEMS}
+    for problem, run_dir in run_dirs.items():
+        train(problem, 5, run_dir=run_dir)
+    calls = "; ".join(f"resume_elsewhere({problem!r}, {str(path)!r}, 10)" for problem, path in run_dirs.items())
+    child = python(f"from tests.training.test_loop import resume_elsewhere; {calls}")
+    expected = {}
+    for problem in PROBLEMS:  # meanwhile
+        train(problem, 10, run_dir=tmp_path / f"{problem}-whole")
+        expected[problem] = checkpoint.load(tmp_path / f"{problem}-whole")
+    _, errors = child.communicate()
+    assert child.returncode == 0, errors
+    for problem, run_dir in run_dirs.items():
+        resumed = checkpoint.load(run_dir, 10)
+        assert_same(resumed.tensors, expected[problem].tensors)  # the random streams are among them
+        assert resumed.meta == expected[problem].meta
+
+
+def test_interrupted_run_resumes_with_its_schedule(tmp_path: Path) -> None:
+    optim = replace(OPTIM, cooldown=0.5)
+
+    def stop(state: TrainState, report: StepReport) -> None:
+        if report.step == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("toy", 12, optim=optim, run_dir=tmp_path, save_every=2, hooks=[stop])
+    assert checkpoint.steps(tmp_path) == [6, 8]
+    resumed = train("toy", 12, optim=optim, run_dir=tmp_path, save_every=2, resume=True)
+    assert_same(contents(resumed), contents(train("toy", 12, optim=optim)))
+
+
+def test_resume_from_a_named_step_trains_the_later_ones_anew(tmp_path: Path) -> None:
+    whole = train("toy", 8, run_dir=tmp_path, save_every=4)
+    assert checkpoint.steps(tmp_path) == [4, 8]
+    resumed = train("toy", 8, run_dir=tmp_path, save_every=4, resume=4)
+    assert_same(contents(resumed), contents(whole))
+    assert resumed.losses == whole.losses[4:]
+    assert checkpoint.steps(tmp_path) == [4, 8]
+
+
+def test_resume_starts_where_there_is_no_checkpoint(tmp_path: Path) -> None:
+    started = train("toy", 3, run_dir=tmp_path / "new", resume=True)
+    assert_same(contents(started), contents(train("toy", 3)))
+    assert checkpoint.steps(tmp_path / "new") == [3]
+
+
+def test_resume_of_a_finished_run_does_nothing(tmp_path: Path) -> None:
+    done = train("toy", 3, run_dir=tmp_path)
+    again = train("toy", 3, run_dir=tmp_path, resume=True)
+    assert (again.step, again.losses) == (3, [])
+    assert_same(contents(again), contents(done))
+
+
+def test_default_settings_can_be_saved_and_resumed(tmp_path: Path) -> None:
+    """The default bound on the gradient is infinite, which JSON does not have."""
+    optim = Optim()
+    assert optim.clip == float("inf")
+    train("toy", 2, optim=optim, run_dir=tmp_path)
+    resumed = train("toy", 4, optim=optim, run_dir=tmp_path, resume=True)
+    assert_same(contents(resumed), contents(train("toy", 4, optim=optim)))
+
+
+def test_checkpoints_without_resume_are_refused(tmp_path: Path) -> None:
+    train("toy", 2, run_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"holds checkpoints up to step 2: pass resume=True, or another run_dir"):
+        train("toy", 4, run_dir=tmp_path)
+
+
+@pytest.mark.parametrize("resume", [0, 3])
+def test_missing_step_is_named(resume: int, tmp_path: Path) -> None:
+    train("toy", 2, run_dir=tmp_path)
+    with pytest.raises(CheckpointError, match=f"step_0000000{resume}.*step_00000002"):
+        train("toy", 4, run_dir=tmp_path, resume=resume)
+
+
+def test_truncated_checkpoint_is_named_and_left(tmp_path: Path) -> None:
+    train("toy", 4, run_dir=tmp_path, save_every=2)
+    state = tmp_path / "step_00000004" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"step_00000004.*truncated.*step=2"):
+        train("toy", 6, run_dir=tmp_path, save_every=2, resume=True)
+    resumed = train("toy", 6, run_dir=tmp_path, save_every=2, resume=2)  # used only because it was asked for
+    assert_same(contents(resumed), contents(train("toy", 6)))
+
+
+def _wider() -> Problem:
+    recipe, _, batches = toy()
+    return recipe, DropoutMLP(width=32, depth=1), batches
+
+
+def _other_batch_size() -> Problem:
+    recipe, net, batches = toy()
+    return recipe, net, Batches(batches.data, 32, seed=1)
+
+
+def _other_data_seed() -> Problem:
+    recipe, net, batches = toy()
+    return recipe, net, Batches(batches.data, 16, seed=2)
+
+
+def _other_recipe() -> Problem:
+    recipe, net, batches = toy()
+    return replace(recipe, fast=0.9), net, batches
+
+
+@pytest.mark.parametrize(
+    ("problem", "options", "named"),
+    [
+        (toy, {"optim": Optim(lr=1e-3)}, r"optim: saved .*'lr': 0\.003.*, now .*'lr': 0\.001"),
+        (toy, {"seed": 1}, "seed: saved 0, now 1"),
+        (toy, {"shards": 2}, "shards: saved 1, now 2"),
+        (_wider, {}, r"net: saved .*'width': 16.*, now .*'width': 32"),
+        (_other_batch_size, {}, r"data: saved .*'batch_size': 16.*, now .*'batch_size': 32"),
+        (_other_data_seed, {}, r"data: saved .*'seed': 1.*, now .*'seed': 2"),
+        (_other_recipe, {}, r"recipe: saved .*'fast': 0\.95.*, now .*'fast': 0\.9"),
+    ],
+)
+def test_other_settings_are_refused_and_named(
+    problem: Callable[[], Problem], options: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    train("toy", 2, run_dir=tmp_path)
+    before = checkpoint.load(tmp_path).tensors
+    with pytest.raises(ValueError, match=f"was trained with other settings; .*{named}"):
+        fit(*problem(), steps=4, **{"optim": OPTIM} | options, run_dir=tmp_path, resume=True, progress=False)
+    assert_same(checkpoint.load(tmp_path).tensors, before)
+
+
+# ---------------------------------------------------------------- kill -9
+
+
+LONG, EVERY = 160, 8
+
+
+def train_long(run_dir: str) -> None:
+    """What the killed process does."""
+    train("toy", LONG, run_dir=run_dir, save_every=EVERY, resume=True)
+
+
+def test_kill_9_at_random_moments_loses_only_the_steps_since_the_last_checkpoint(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    began: list[int] = [0]
+    for _ in range(2):
+        child = python(f"from tests.training.test_loop import train_long; train_long({str(run_dir)!r})")
+        seen = []
+        for k in (1, 2):
+            while child.poll() is None and checkpoint.steps(run_dir)[-1:] < [began[-1] + k * EVERY]:
+                time.sleep(0.002)
+            seen.append(time.perf_counter())
+        # Anywhere in a step or in the writing of a checkpoint: the next interval is about as long as the last.
+        time.sleep(random.uniform(0, seen[1] - seen[0]))
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+        assert child.returncode == -signal.SIGKILL, "the process ended before it was killed: make LONG longer"
+        began.append(checkpoint.steps(run_dir)[-1])
+    assert 0 < began[1] < began[2] < LONG
+    resumed = train("toy", LONG, run_dir=run_dir, save_every=EVERY, resume=True)
+    assert len(resumed.losses) == LONG - began[2]
+    assert_same(contents(resumed), contents(train("toy", LONG)))
+
+
+# ---------------------------------------------------------------- divergence
+
+
+def poisoned(step: int, poison: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """L2, to which ``poison(prediction)`` (B,) is added in the distance's call number ``step`` only."""
+    calls = 0
+
+    def distance(prediction: Tensor, target: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return l2(prediction, target) + (poison(prediction) if calls == step else 0)
+
+    return distance
+
+
+def nan_loss(prediction: Tensor) -> Tensor:
+    return prediction.flatten(1).sum(1) * float("nan")
+
+
+def nan_gradient_only(prediction: Tensor) -> Tensor:
+    """Zero, with a gradient that is not finite: the root's at zero."""
+    return (0 * prediction.flatten(1).sum(1)).abs().sqrt()
+
+
+@pytest.mark.parametrize("poison", [nan_loss, nan_gradient_only])
+@pytest.mark.parametrize("step", [1, 4, 7, FLUSH_EVERY, FLUSH_EVERY + 1])
+def test_divergence_names_its_step_and_keeps_the_last_good_checkpoint(
+    step: int, poison: Callable[[Tensor], Tensor], tmp_path: Path
+) -> None:
+    recipe, net, batches = toy()
+    recipe = replace(recipe, distance=poisoned(step, poison))
+    loss = "nan" if poison is nan_loss else r"\d+\.\d+"
+    good = (step - 1) // 3 * 3  # the last multiple of save_every before it
+    kept = f"the last good checkpoint is of step {good} in" if good else "no checkpoint exists"
+    with pytest.raises(DivergenceError, match=rf"^step {step}: loss {loss}, gradient norm (nan|inf); {kept}"):
+        fit(recipe, net, batches, steps=40, run_dir=tmp_path, save_every=3, progress=False)
+    assert checkpoint.steps(tmp_path)[-1:] == ([good] if good else [])
+    if good:
+        saved = checkpoint.load(tmp_path)
+        assert all(tensor.isfinite().all() for tensor in saved.tensors.values() if tensor.is_floating_point())
+        clean = replace(recipe, distance=l2)
+        expected = fit(clean, toy()[1], batches, steps=good, progress=False)
+        net_saved = {k[4:]: v for k, v in saved.tensors.items() if k.startswith("net.")}
+        assert_same(net_saved, expected.net.state_dict())
+
+
+@pytest.mark.parametrize("steps", [5, 30])
+def test_divergence_is_found_without_checkpoints(steps: int) -> None:
+    recipe, net, batches = toy()
+    with pytest.raises(DivergenceError, match=r"^step 5: loss nan.*no checkpoint exists"):
+        fit(replace(recipe, distance=poisoned(5, nan_loss)), net, batches, steps=steps, progress=False)
+
+
+def _data_with_a_bad_row(value: float) -> Batches:
+    data = eight_gaussians(256, 0)
+    data.x[100] = value
+    return Batches(data, 16, seed=1)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_optimal_transport_refuses_data_that_is_not_finite(value: float) -> None:
+    recipe, net, _ = toy()
+    with pytest.raises(ValueError, match="x1 has 2 values that are not finite"):
+        fit(recipe, net, _data_with_a_bad_row(value), steps=20, progress=False)
+
+
+def test_without_transport_the_first_step_with_bad_data_is_named() -> None:
+    batches = _data_with_a_bad_row(float("nan"))
+    bad = next(k for k, (x, _) in enumerate(batches.stream(), 1) if x.isnan().any())
+    with pytest.raises(DivergenceError, match=rf"^step {bad}: "):
+        fit(RECIPES["flow"], toy()[1], batches, steps=20, progress=False)
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def double_toy(seed: int = 0) -> Problem:
+    """The toy in float64, with optimiser settings under which the first moment *is* the last gradient."""
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(seed)
+    data = eight_gaussians(256, 0)
+    data = Labelled(data.x.double(), data.y, 8, data.class_names)
+    return _pooled(for_points(RECIPES["ism"])), ToyMLP(width=16, depth=2), Batches(data, 16, seed=1)
+
+
+GRADIENT = Optim(lr=1e-3, betas=(0.0, 0.999))
+
+
+def multi(problem: Callable[[], Problem], steps: int, **options: Any) -> TrainState:
+    options = {"optim": OPTIM, "shards": 2, "progress": False, "accelerator": Accelerator(cpu=True)} | options
+    return fit(*problem(), steps=steps, **options)
+
+
+def in_default_dtype(function: Callable[[], TrainState]) -> dict[str, Tensor]:
+    try:
+        return contents(function())
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+#: What both one process and two do; the folders hold checkpoints of step 3.
+RUNS: dict[str, Callable[[str], TrainState]] = {
+    "gradient": lambda _: multi(double_toy, 1, optim=GRADIENT),
+    "float64, 2 shards": lambda _: multi(double_toy, 3),
+    "float64, 4 shards": lambda _: multi(double_toy, 3, shards=4),
+    "float32, 2 shards": lambda _: multi(images, 3),
+    "float32, 4 shards": lambda _: multi(images, 3, shards=4),
+    "save": lambda mine: multi(images, 3, run_dir=mine),
+}
+
+
+QUERY = Query(
+    torch.randn(2, 1, 8, 8, generator=stream(0, "query")), *torch.tensor([[0.2, 0.5], [0.5, 0.0], [0.0, 1.0]]),
+    torch.tensor([0, 3]),
+)  # fmt: skip
+
+
+def full_disk(*_: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def _worker(rank: int, port: int, folder: str) -> None:
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "yes", "CI": "1",
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    results: dict[str, Any] = {}
+    for name, run in RUNS.items():
+        results[name] = in_default_dtype(partial(run, f"{folder}/two"))
+    results["resumed"] = contents(multi(images, 6, run_dir=f"{folder}/one", resume=True))
+
+    # A process that starts from other weights, or from none that are finite, must not matter.
+    results["other weights"] = contents(multi(partial(images, seed=rank), 3))
+
+    def sharded(*args: Any, precision: Any = "no", **options: Any) -> TrainState:
+        AcceleratorState._reset_state(False)
+        GradientState._reset_state()
+        return multi(*args, accelerator=distributed.accelerator("fsdp", precision, cpu=True), **options)
+
+    results["fsdp, 2 shards"] = contents(sharded(images, 3, run_dir=f"{folder}/fsdp"))
+    results["fsdp, 4 shards"] = contents(sharded(images, 3, shards=4))
+    results["fsdp, other weights"] = contents(sharded(partial(images, seed=rank), 3))
+    results["fsdp, resumed"] = contents(sharded(images, 6, run_dir=f"{folder}/one-again", resume=True))
+    results["fsdp, recomputed"] = contents(sharded(images, 3, activation_checkpointing=True))
+    answers: list[Tensor] = []
+
+    def ask(state: TrainState, report: StepReport) -> None:
+        answers.append(state.ema.slow(*QUERY).detach())
+
+    ask.everywhere = True  # type: ignore[attr-defined]
+    state = sharded(images, 3, hooks=[ask])
+    results["fsdp, losses"] = state.losses
+    plain = distributed.unsharded(state.ema.slow)
+    results["fsdp, answer"] = (answers, plain(*QUERY).detach(), type(plain).__name__, dict(plain.named_parameters()))
+    held = [*state.net.parameters(), *state.ema.fast.parameters(), *state.ema.slow.parameters()]
+    results["fsdp, held"] = [(p.dtype, p.to_local().numel(), p.numel()) for p in held]  # type: ignore[attr-defined]
+    half = sharded(images, 3, precision="bf16")
+    results["fsdp, bf16"] = (half.losses, {p.dtype for p in (*half.net.parameters(), *half.ema.parameters())})
+    AcceleratorState._reset_state(False)
+    GradientState._reset_state()
+
+    # A signal that one process gets ends both, after the same step.
+    def signalled(state: TrainState, report: StepReport) -> None:
+        if rank == 1 and report.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    signalled.everywhere = True  # type: ignore[attr-defined]
+    try:
+        multi(images, 6, run_dir=f"{folder}/ended", hooks=[signalled])
+    except Preempted as end:
+        results["ended"] = (end.step, end.code, checkpoint.steps(f"{folder}/ended"))
+    results["ended, then resumed"] = contents(multi(images, 6, run_dir=f"{folder}/ended", resume=True))
+
+    # What fails on the main process alone is told to both.
+    write = checkpoint.write_tensors
+    if rank == 0:
+        checkpoint.write_tensors = full_disk
+    try:
+        multi(images, 6, save_every=2, run_dir=f"{folder}/full")
+    except CheckpointError as error:
+        results["full disk"] = str(error)
+    checkpoint.write_tensors = write
+
+    # The wrapped network is called, once per micro-batch, and gradients meet in the last one only.
+    synced = []
+    wrapper: Any = DistributedDataParallel
+    forward = wrapper.forward
+
+    def counted(self: Any, *args: Any) -> Any:
+        synced.append(self.require_backward_grad_sync)
+        return forward(self, *args)
+
+    wrapper.forward = counted
+    hooked: list[int] = []
+    state = multi(images, 2, shards=6, hooks=[lambda _, report: hooked.append(report.step)])
+    results |= {"synced": synced, "hooked": hooked, "losses": state.losses}
+    wrapper.forward = forward
+
+    for name, options in {"shards": {"shards": 3}, "steps": {"steps": 0}}.items():
+        try:
+            multi(images, **{"steps": 2} | options)
+        except ValueError as error:
+            results[f"error, {name}"] = str(error)
+    recipe, net, batches = images()
+    try:
+        fit(replace(recipe, distance=poisoned(5 if rank else 0, nan_loss)), net, batches,
+            steps=8, save_every=2, run_dir=f"{folder}/nan", progress=False)  # fmt: skip
+    except DivergenceError as error:
+        results["diverged"] = str(error)
+    torch.save(results, f"{folder}/rank{rank}.pt")
+    Accelerator().end_training()
+
+
+@dataclass
+class Two:
+    """What two gloo processes did, and what one did."""
+
+    folder: Path
+    ranks: list[dict[str, Any]]
+    one: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Two:
+    folder = tmp_path_factory.mktemp("two")
+    AcceleratorState._reset_state(True)
+    one = {name: in_default_dtype(partial(run, f"{folder}/one")) for name, run in RUNS.items()}
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    shutil.copytree(folder / "one", folder / "one-again")  # FSDP goes on from there
+    start_processes(_worker, (port, str(folder)), nprocs=2, start_method="spawn")
+    return Two(folder, [torch.load(folder / f"rank{rank}.pt") for rank in range(2)], one)
+
+
+def test_two_processes_have_the_first_gradient_of_one(two: Two) -> None:
+    recipe, net, batches = double_toy()
+    try:
+        net.train()
+        ema = TwinEMA(net, recipe.fast, recipe.slow)
+        for shard in range(2):
+            pair = next(recipe.coupling.pairs(batches.stream(0, shard, 2), 0, 0, shard))
+            loss, _, _ = training_step(recipe, net, ema, pair, 8, stream(0, "rows", shard, 0))
+            (loss / 2).backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None
+        for run in (two.one, *two.ranks):
+            gradient = run["gradient"][f"optimizer.state.{name}.exp_avg"]
+            torch.testing.assert_close(gradient, parameter.grad, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name != "gradient"])
+def test_two_processes_train_like_one(name: str, two: Two) -> None:
+    assert_same(two.ranks[0][name], two.ranks[1][name])
+    if "4 shards" not in name:
+        # Each process halves its gradient, which is exact, and a + b = b + a: the same bits.
+        assert_same(two.ranks[0][name], two.one[name])
+        return
+    # Four gradients are summed as (0 + 2) + (1 + 3) by two processes, as ((0 + 1) + 2) + 3 by one.
+    for key, expected in two.one[name].items():
+        torch.testing.assert_close(two.ranks[0][name][key], expected, rtol=0, atol=SUM_ORDER[expected.dtype])
+
+
+# Measured after 3 steps: 1e-16 and 3e-8. A gradient that is missed or counted twice moves a weight by up to 1e-3.
+SUM_ORDER = {torch.float64: 1e-13, torch.float32: 1e-6, torch.int64: 0, torch.bool: 0}
+
+
+def test_resume_on_another_number_of_processes(two: Two) -> None:
+    whole = contents(multi(images, 6))
+    for rank in two.ranks:
+        assert_same(rank["resumed"], whole)  # one process, then two
+    assert checkpoint.steps(two.folder / "two") == [3]
+    back = multi(images, 6, run_dir=two.folder / "two", resume=True)
+    assert_same(contents(back), whole)  # two, then one
+
+
+def test_processes_start_from_the_weights_of_the_first(two: Two) -> None:
+    for rank in two.ranks:
+        assert_same(rank["other weights"], two.one["float32, 2 shards"])
+
+
+def test_the_wrapped_network_is_called_once_per_micro_batch(two: Two) -> None:
+    for rank in two.ranks:
+        assert rank["synced"] == [False, False, True] * 2
+    assert [rank["hooked"] for rank in two.ranks] == [[1, 2], []]
+    assert len(two.ranks[0]["losses"]) == 2
+
+
+def test_every_process_refuses_and_diverges_alike(two: Two) -> None:
+    for rank in two.ranks:
+        assert rank["error, shards"] == "shards must be a multiple of the 2 processes, got 3"
+        assert rank["error, steps"] == "steps must be an integer of at least 1, got 0"
+        assert rank["diverged"].startswith("step 5: ")
+        assert "gradient norm nan; the last good checkpoint is of step 4" in rank["diverged"]
+    assert checkpoint.steps(two.folder / "nan") == [2, 4]
+
+
+def test_sharded_processes_train_like_one(two: Two) -> None:
+    for name in ("2 shards", "4 shards"):
+        assert_same(two.ranks[0][f"fsdp, {name}"], two.ranks[1][f"fsdp, {name}"])
+        expected = two.one[f"float32, {name}"]
+        assert two.ranks[0][f"fsdp, {name}"].keys() == expected.keys()
+        for key, value in expected.items():  # the norm is summed up by shards: measured 6e-8
+            torch.testing.assert_close(
+                two.ranks[0][f"fsdp, {name}"][key], value, rtol=0, atol=SUM_ORDER[value.dtype], msg=key
+            )
+    assert_same(two.ranks[0]["fsdp, other weights"], two.ranks[0]["fsdp, 2 shards"])
+    assert_same(two.ranks[0]["fsdp, recomputed"], two.ranks[0]["fsdp, 2 shards"])
+
+
+def test_sharded_and_replicated_losses_are_those_of_one(two: Two) -> None:
+    losses = multi(images, 3).losses
+    for rank in two.ranks:
+        assert rank["fsdp, losses"] == pytest.approx(losses, rel=1e-6)
+        assert rank["losses"] == pytest.approx(multi(images, 2, shards=6).losses, rel=1e-6)
+        half, kept = rank["fsdp, bf16"]
+        assert half == pytest.approx(losses, rel=0.02)  # bf16 rounds at 0.4 %
+        assert half != losses
+        assert kept == {torch.float32}
+
+
+def test_each_process_holds_its_share_in_float32(two: Two) -> None:
+    one, other = (rank["fsdp, held"] for rank in two.ranks)
+    assert len(one) == len(other) == 3 * len(list(images()[1].parameters()))
+    for (dtype, mine, whole), (_, theirs, _) in zip(one, other, strict=True):
+        assert dtype == torch.float32
+        assert mine + theirs == whole
+
+
+def test_a_sharded_average_answers_as_its_whole_copy(two: Two) -> None:
+    saved = two.ranks[0]["fsdp, 2 shards"]
+    for rank in two.ranks:
+        answers, plain, kind, weights = rank["fsdp, answer"]
+        assert len(answers) == 3  # the hook was called on each process
+        assert kind == "DiT"
+        torch.testing.assert_close(answers[-1], plain, rtol=1e-6, atol=1e-7)
+        assert not torch.equal(answers[-1], answers[-2])  # and sees what the last update left
+        assert_same(weights, {name: saved[f"extra.ema.averages.1.module.{name}"] for name in weights})
+
+
+def test_resume_between_one_process_and_shards(two: Two) -> None:
+    whole = contents(multi(images, 6))
+    back = contents(multi(images, 6, run_dir=two.folder / "fsdp", resume=True))
+    for found in (back, *(rank["fsdp, resumed"] for rank in two.ranks)):
+        assert found.keys() == whole.keys()
+        for key, value in whole.items():
+            torch.testing.assert_close(found[key], value, rtol=0, atol=SUM_ORDER[value.dtype], msg=key)
+
+
+def test_a_signal_to_one_process_ends_all_after_one_step_more(two: Two) -> None:
+    whole = contents(multi(images, 6))
+    for rank in two.ranks:
+        assert rank["ended"] == (4, REQUEUE, [4])  # sent after step 2, told in step 3, answered after step 4
+        assert_same(rank["ended, then resumed"], whole)
+
+
+def test_a_disk_that_is_full_on_the_main_process_is_told_to_all(two: Two) -> None:
+    for rank in two.ranks:
+        assert "step_00000002/state.safetensors cannot be written" in rank["full disk"]
+        assert "No space left on device" in rank["full disk"]
+    assert checkpoint.steps(two.folder / "full") == []
+
+
+# ---------------------------------------------------------------- signals, and processes that die or hang
+
+
+def test_a_signal_saves_and_ends_with_the_status_that_a_scheduler_queues_again(tmp_path: Path) -> None:
+    """By the module's own command line, which is that of `ismkit train`."""
+    run_dir = tmp_path / "run"
+    command = [sys.executable, "-m", "ismkit", "train", "gaussians", "--batch-size", "64", "--save-every", "100"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CI": "1", "PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen([*command, "--run-dir", str(run_dir)], cwd=ROOT, env=environment, text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    while child.poll() is None and not checkpoint.steps(run_dir):
+        time.sleep(0.01)
+    child.send_signal(signal.SIGUSR1)
+    _, errors = child.communicate()
+    assert child.returncode == REQUEUE == 75, errors
+    last = checkpoint.steps(run_dir)[-1]
+    assert last > 100
+    assert errors == f"ismkit: ended by a signal at step {last}; its checkpoint is in {run_dir}\n"
+    assert not (run_dir / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_loses_nothing_and_is_nobodys_without_a_folder(number: signal.Signals, tmp_path: Path) -> None:
+    def send(state: TrainState, report: StepReport) -> None:
+        if report.step == 3:
+            os.kill(os.getpid(), number)
+
+    came: list[int] = []
+    before = signal.signal(number, lambda number, _: came.append(number))
+    try:
+        with pytest.raises(Preempted, match="ended by a signal at step 4") as info:
+            train("toy", 6, run_dir=tmp_path, hooks=[send])
+        assert (info.value.step, info.value.code, came) == (4, REQUEUE, [])
+        train("toy", 6, hooks=[send])  # there is nowhere to save: the handler that was there gets it
+        assert came == [number]
+    finally:
+        signal.signal(number, before)
+    assert checkpoint.steps(tmp_path) == [4]
+    resumed = train("toy", 6, run_dir=tmp_path, resume=True)
+    assert_same(contents(resumed), contents(train("toy", 6)))
+
+
+def test_a_signal_in_the_last_step_is_the_end_that_it_asks_for(tmp_path: Path) -> None:
+    def send(state: TrainState, report: StepReport) -> None:
+        if report.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert train("toy", 3, run_dir=tmp_path, hooks=[send]).step == 3
+
+
+def lose_a_process(run_dir: str, rank: int, port: int, how: str) -> None:
+    """What each process of the next test does: the second dies, or hangs, after step 5."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "yes"}  # fmt: skip
+
+    def lost(state: TrainState, report: StepReport) -> None:
+        if rank == 1 and report.step == 5:
+            os.kill(os.getpid(), signal.SIGKILL if how == "dies" else signal.SIGSTOP)
+
+    lost.everywhere = True  # type: ignore[attr-defined]
+    timeout = 600 if how == "dies" else 5
+    accelerator = distributed.accelerator(cpu=True, timeout=timeout)
+    multi(images, 100, run_dir=run_dir, save_every=2, hooks=[lost], accelerator=accelerator)
+
+
+def test_no_process_waits_for_ever_for_one_that_died_or_hangs(tmp_path: Path) -> None:
+    pairs: dict[str, list[subprocess.Popen[str]]] = {}
+    for how in ("dies", "hangs"):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        place = str(tmp_path / how)
+        call = f"from tests.training import test_loop as t; t.lose_a_process({place!r}, {{}}, {port}, {how!r})"
+        pairs[how] = [python(call.format(rank)) for rank in range(2)]
+    try:
+        for how, (left, _) in pairs.items():
+            _, errors = left.communicate(timeout=120)
+            assert left.returncode == 1, errors
+            assert ("Timed out" if how == "hangs" else "Connection") in errors, errors
+            assert checkpoint.steps(tmp_path / how) == [2, 4]
+    finally:
+        for pair in pairs.values():
+            for process in pair:
+                process.kill()
+                process.communicate()
+    resumed = multi(images, 6, run_dir=tmp_path / "dies", save_every=2, resume=True)  # one process goes on
+    assert_same(contents(resumed), contents(multi(images, 6)))
+
+
+# ---------------------------------------------------------------- compiled, recomputed
+
+
+def test_recomputed_blocks_give_the_same_bits() -> None:
+    expected = contents(train("images", 4))
+    calls: list[bool] = []
+
+    def count(state: TrainState, report: StepReport) -> None:
+        calls.append(all(block.recompute for block in state.net.blocks))  # type: ignore[union-attr, attr-defined]
+
+    recomputed = train("images", 4, activation_checkpointing=True, hooks=[count])
+    assert_same(contents(recomputed), expected)
+    assert calls == [True] * 4
+
+
+def test_a_recomputed_block_keeps_its_input_alone() -> None:
+    _, net, _ = images()
+    saved: dict[bool, int] = {}
+    for recompute in (False, True):
+        net.blocks[0].recompute = recompute
+        kept: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x.numel()) or x, lambda x: x):
+            net.blocks[0](torch.randn(4, 16, 16, requires_grad=True), torch.randn(4, 16))
+        saved[recompute] = sum(kept)
+    assert saved[True] <= 4 * 16 * 16 + 4 * 16 < saved[False] / 10
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """`torch.compile` without its code generator, which takes a minute: the graphs are traced and run as they are."""
+    graphs: list[int] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(len(graph.graph.nodes))
+        return aot_eager(graph, inputs)
+
+    aot_eager = torch._dynamo.lookup_backend("aot_eager")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    torch._dynamo.reset()
+    return graphs
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # Dynamo looks at it
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_compiled_networks_train_as_eager_ones_under_their_own_names(problem: str, traced: list[int]) -> None:
+    expected = train(problem, 3)
+    assert not traced
+    state = train(problem, 3, compile=True)
+    assert traced
+    assert state.losses == pytest.approx(expected.losses, rel=1e-5)
+    found = contents(state)
+    assert found.keys() == contents(expected).keys()
+    for key, value in contents(expected).items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5, msg=key)
+
+
+# ---------------------------------------------------------------- mixed precision
+
+
+@pytest.mark.parametrize("wavelet", ["haar", "db2"])
+def test_bf16_takes_the_distance_and_its_gradient_in_float32(wavelet: str) -> None:
+    recipe, net, batches = images()
+    wavelets = WaveletDistance(geometric_weights(3, 0.7), norm="root", wavelet=wavelet)
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def distance(prediction: Tensor, target: Tensor) -> Tensor:
+        prediction.retain_grad()
+        seen.append((prediction, target, wavelets(prediction, target)))
+        return seen[-1][-1]
+
+    computed: set[torch.dtype] = set()
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, _, out: computed.add(out.dtype) if isinstance(module, nn.Linear) else None
+    )
+    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
+    try:
+        state = fit(replace(recipe, distance=distance), net, batches, steps=6, optim=OPTIM,
+                    progress=False, accelerator=accelerator)  # fmt: skip
+    finally:
+        handle.remove()
+    assert computed == {torch.bfloat16}
+    assert len(state.losses) == 6
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in state.net.parameters())
+    for prediction, target, got in seen:
+        assert got.dtype == torch.float32
+        reference = prediction.detach().double().requires_grad_()
+        expected = wavelets(reference, target.double())
+        recipe.loss(expected).backward()
+        assert prediction.grad is not None
+        assert reference.grad is not None
+        # Float32 rounds at 6e-8, bf16 at 4e-3.
+        torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-7)
+        error = (prediction.grad.double() - reference.grad).norm() / reference.grad.norm()
+        assert error < 1e-5
+
+
+def test_bf16_resumes_bit_for_bit(tmp_path: Path) -> None:
+    def run(steps: int, **options: Any) -> TrainState:
+        return train("images", steps, accelerator=Accelerator(mixed_precision="bf16", cpu=True), **options)
+
+    whole = run(6)
+    run(3, run_dir=tmp_path)
+    assert_same(contents(run(6, run_dir=tmp_path, resume=True)), contents(whole))
+
+
+# ---------------------------------------------------------------- training works
+
+
+def exact_velocity(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+    """``E[x1 - x0 | x_t = x]`` for the eight Gaussians, given the class or (``y`` None) not."""
+    t = t[:, None]
+    variance = (1 - t) ** 2 + t**2 * EIGHT_GAUSSIANS_STD**2  # of x_t given the class
+    slope = (t * EIGHT_GAUSSIANS_STD**2 - (1 - t)) / variance
+    means = EIGHT_GAUSSIANS_MEANS.to(x)
+    velocity = means + slope[..., None] * (x[:, None] - t[..., None] * means)  # (B, 8, 2)
+    if y is not None:
+        return velocity[torch.arange(len(y)), y]
+    logits = -(x[:, None] - t[..., None] * means).square().sum(-1) / (2 * variance)
+    return (logits.softmax(-1)[..., None] * velocity).sum(1)
+
+
+def velocity_error(net: Network, null: int, conditional: bool) -> float:
+    """Mean squared error of the field at ``d = 0, w = 0`` along the path, as a share of the mean square."""
+    data, rng = eight_gaussians(4000, 7), stream(7, "test")
+    t = torch.rand(4000, generator=rng)
+    x, _ = interpolate(torch.randn(4000, 2, generator=rng), data.x, t)
+    zero = torch.zeros_like(t)
+    exact = exact_velocity(x, t, data.y if conditional else None)
+    with torch.no_grad():
+        answer = net(x, t, zero, zero, data.y if conditional else torch.full_like(data.y, null))
+    return float((answer - exact).square().mean() / exact.square().mean())
+
+
+def test_the_exact_velocity_is_the_regression_on_the_path() -> None:
+    """Monte Carlo: no function of (x_t, y) leaves a smaller residual, and the residual is orthogonal to it."""
+    data, rng = eight_gaussians(200_000, 3), stream(3, "test")
+    t = torch.rand(200_000, generator=rng)
+    x, velocity = interpolate(torch.randn(200_000, 2, generator=rng), data.x, t)
+    for y in (data.y, None):
+        exact = exact_velocity(x, t, y)
+        for probe in (exact, x, torch.ones_like(x), x * t[:, None]):
+            product = ((velocity - exact) * probe).sum(1)
+            assert abs(product.mean()) < 5 * product.std() / len(product) ** 0.5
+
+
+#: Error with label and without: mean plus five standard deviations over ten seeds.
+ERRORS = {
+    "flow": (0.0059 + 5 * 0.0006, 0.201 + 5 * 0.022),
+    "ism": (0.0301 + 5 * 0.0052, 0.298 + 5 * 0.065),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ERRORS)
+def test_the_learnt_velocity_is_that_of_the_mixture(name: str) -> None:
+    conditional, unconditional, losses = learn(name, seed=0)
+    assert conditional < ERRORS[name][0]
+    assert unconditional < ERRORS[name][1]
+    assert sum(losses[-20:]) < sum(losses[:20]) / 2
+
+
+def learn(name: str, seed: int) -> tuple[float, float, list[float]]:
+    """Errors of the field with and without label after a short training, and the losses."""
+    torch.manual_seed(seed)
+    recipe = replace(for_points(RECIPES[name]), coupling=Coupling())
+    optim = Optim(lr=3e-3, weight_decay=0.0, warmup=20, cooldown=0.5, clip=1.0)
+    batches = Batches(eight_gaussians(20_000, 0), 256, seed=seed)
+    state = fit(recipe, ToyMLP(width=64, depth=2), batches, steps=250, optim=optim, seed=seed, progress=False)
+    net = state.ema.slow
+    return velocity_error(net, 8, conditional=True), velocity_error(net, 8, conditional=False), state.losses
+
+
+# ---------------------------------------------------------------- progress and bad settings
+
+
+@pytest.mark.parametrize(
+    ("ci", "progress", "shown"), [("1", None, False), ("", None, True), ("1", True, True), ("", False, False)]
+)
+def test_progress_bar_is_off_under_ci_unless_asked_for(
+    ci: str, progress: bool | None, shown: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    fit(*toy(), steps=2, progress=progress)
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert ("ism" in captured.err and "step" in captured.err) == shown
+    assert bool(captured.err) == shown
+
+
+class Untouched(Batches):
+    """Data that must not be read."""
+
+    def stream(self, step: int = 0, shard: int = 0, shards: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        pytest.fail("a batch was read before the settings were checked")
+
+
+class NoClasses(nn.Module):
+    def forward(self, *args: Tensor) -> Tensor:
+        raise AssertionError("the network was called before the settings were checked")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps must be an integer of at least 1, got 0"),
+        ({"steps": -3}, "steps must be an integer of at least 1, got -3"),
+        ({"steps": 10.0}, r"steps must be an integer of at least 1, got 10\.0"),
+        ({"steps": True}, "steps must be an integer of at least 1, got True"),
+        ({"shards": 0}, "shards must be an integer of at least 1, got 0"),
+        ({"shards": -2}, "shards must be an integer of at least 1, got -2"),
+        ({"save_every": 0, "run_dir": "x"}, "save_every must be an integer of at least 1, got 0"),
+        ({"save_every": 5}, "resume and save_every need run_dir"),
+        ({"resume": True}, "resume and save_every need run_dir"),
+        ({"resume": 100}, "resume and save_every need run_dir"),
+        ({"resume": -1, "run_dir": "x"}, "resume must be True, False or the step of a checkpoint, got -1"),
+        ({"resume": "latest", "run_dir": "x"}, "resume must be True, False or the step .* got 'latest'"),
+        ({"resume": None, "run_dir": "x"}, "resume must be True, False or the step .* got None"),
+        ({"seed": "a"}, "seed must be an integer, got 'a'"),
+        ({"net": NoClasses()}, r"net must have the attribute num_classes \(int\), NoClasses has none"),
+        ({"net": ToyMLP(width=8, num_classes=5)}, "net knows 5 classes, but the data has 8"),
+        ({"batch_size": 3}, "a batch of 3 gives no guidance row at fraction 0.25: use a batch of at least 4"),
+        ({"recipe": replace(RECIPES["ism"], fast=1.0)}, r"fast decay must be in \[0, 1\), got 1.0"),
+        (
+            {"recipe": replace(RECIPES["ism"], fast=0.99, slow=0.9)},
+            "the fast decay must not exceed the slow one, got fast=0.99, slow=0.9",
+        ),
+        ({"accumulate": 2}, "gradient_accumulation_steps=1, got 2: accumulate with shards"),
+        ({"activation_checkpointing": True}, "activation_checkpointing needs a network with blocks, such as DiT"),
+        ({"net": torch.compile(ToyMLP(width=8))}, "net must be the plain network, got a OptimizedModule"),
+    ],
+)
+def test_settings_are_refused_before_any_work(
+    options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = dict(options)
+    recipe, net = options.pop("recipe", RECIPES["ism"]), options.pop("net", ToyMLP(width=8))
+    batches = Untouched(eight_gaussians(64, 0), options.pop("batch_size", 16), seed=0)
+    if "accumulate" in options:
+        options["accelerator"] = Accelerator(gradient_accumulation_steps=options.pop("accumulate"))
+    with pytest.raises(ValueError, match=message):
+        fit(recipe, net, batches, progress=False, **{"steps": 4} | options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Accelerator(cpu=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="accelerator knows of 1 process, but 2 were launched: make it"):
+        train("toy", 1, accelerator=alone)
+
+
+def test_more_shards_than_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="batch_size 16 x shards 32 exceeds the 256 samples"):
+        train("toy", 1, shards=32)
+
+
+def test_settings_that_cannot_be_written_down_are_refused() -> None:
+    class Unnamed:
+        def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+            return l2(prediction, target)
+
+    recipe, net, batches = toy()
+    with pytest.raises(TypeError, match="settings hold numbers, texts, dataclasses and functions, not Unnamed"):
+        fit(replace(recipe, distance=Unnamed()), net, batches, steps=1, progress=False)

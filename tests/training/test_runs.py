@@ -1,0 +1,295 @@
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from ismkit.method.coupling import Coupling
+from ismkit.method.recipes import RECIPES, Intrinsic
+from ismkit.method.rows import Rows
+from ismkit.method.wavelet import WaveletDistance, geometric_weights, l2
+from ismkit.models.nets import PRESETS, DiT, ToyMLP
+from ismkit.training.loop import Optim
+from ismkit.training.runs import RUNS, Run, for_imagenet, for_points, for_side, imagenet_latents
+from ismkit.utils.files import DataError, out_dir
+from ismkit.utils.settings import describe
+from tests.conftest import ROOT
+
+FULL = ("imagenet256-s2", "imagenet256-b2", "imagenet256-l2", "imagenet256-xl2", "imagenet512-xl2")
+IMAGENET = ("imagenet-smoke", *FULL)
+
+# ---------------------------------------------------------------- Optim
+
+
+@given(st.integers(1, 300), st.integers(0, 50), st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0]))
+def test_rate_is_warm_up_times_constant_times_cool_down(steps: int, warmup: int, cooldown: float) -> None:
+    optim = Optim(lr=2e-3, warmup=warmup, cooldown=cooldown)
+    start = steps * (1 - cooldown)  # where the rate begins to fall, on its way to zero at `steps`
+    for step in range(steps):
+        up = (step + 1) / (warmup + 1) if step < warmup else 1.0
+        down = (steps - step) / (steps - start) if cooldown and step > start else 1.0
+        assert optim.rate(step, steps) == pytest.approx(2e-3 * min(up, down), rel=1e-9)
+        assert 0 < optim.rate(step, steps) <= 2e-3
+
+
+def test_rate_without_schedule_is_constant_and_the_longer_run_starts_alike() -> None:
+    assert {Optim(lr=1e-4).rate(step, 1000) for step in range(1000)} == {1e-4}
+    warm = Optim(warmup=10)
+    assert [warm.rate(step, 20) for step in range(20)] == [warm.rate(step, 500) for step in range(20)]
+
+
+def test_rate_cools_down_to_its_last_share() -> None:
+    optim = Optim(lr=1.0, cooldown=0.2)
+    assert [optim.rate(step, 10) for step in (7, 8, 9)] == [1.0, 1.0, 0.5]
+    assert optim.rate(99, 100) == pytest.approx(1 / 20)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": 0.0}, "lr must be positive and finite, got 0.0"),
+        ({"lr": -1e-4}, "lr must be positive and finite, got -0.0001"),
+        ({"lr": math.nan}, "lr must be positive and finite, got nan"),
+        ({"lr": math.inf}, "lr must be positive and finite, got inf"),
+        ({"betas": (0.9, 1.0)}, r"betas must be two numbers in \[0, 1\), got \(0.9, 1.0\)"),
+        ({"betas": (-0.1, 0.9)}, r"betas must be two numbers in \[0, 1\), got \(-0.1, 0.9\)"),
+        ({"betas": (0.9,)}, r"betas must be two numbers in \[0, 1\), got \(0.9,\)"),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0 and finite, got -0.1"),
+        ({"weight_decay": math.nan}, "weight_decay must be at least 0 and finite, got nan"),
+        ({"warmup": -1}, "warmup must be 0 or more steps, got -1"),
+        ({"cooldown": 1.5}, r"cooldown must be a fraction of the steps in \[0, 1\], got 1.5"),
+        ({"cooldown": -0.5}, r"cooldown must be a fraction of the steps in \[0, 1\], got -0.5"),
+        ({"clip": 0.0}, r"clip must be positive \(infinite for none\), got 0.0"),
+        ({"clip": math.nan}, r"clip must be positive \(infinite for none\), got nan"),
+    ],
+)
+def test_bad_optimiser_settings_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Optim(**settings)
+
+
+# ---------------------------------------------------------------- describe
+
+
+@dataclass(frozen=True)
+class Part:
+    number: float
+    parts: tuple[Any, ...]
+
+
+def test_description_holds_every_setting() -> None:
+    value = {"a": Part(1.5, (1, True, None, "x", Part(0, ()))), 3: [partial(max, 1, key=abs)], "f": Part.__init__}
+    assert describe(value) == {
+        "a": {
+            "class": "Part",
+            "number": 1.5,
+            "parts": [1, True, None, "x", {"class": "Part", "number": 0, "parts": []}],
+        },
+        "3": [{"call": "max", "key": "abs", "args": [1]}],
+        "f": "Part.__init__",
+    }
+
+
+@pytest.mark.parametrize("value", [*RECIPES.values(), *RUNS.values(), Optim()], ids=lambda v: getattr(v, "name", ""))
+def test_descriptions_survive_json(value: Any) -> None:
+    """Strict JSON: what a checkpoint stores must compare equal to what was written."""
+    description = describe(value)
+    assert json.loads(json.dumps(description, allow_nan=False)) == description
+
+
+def test_infinity_becomes_a_text() -> None:
+    assert describe({"clip": math.inf, "low": -math.inf}) == {"clip": "inf", "low": "-inf"}
+
+
+@pytest.mark.parametrize(
+    "value", [torch.zeros(2), nn.Linear(1, 1), torch.Generator(), np.float32(1), np.int64(1), Path("x"), {1, 2}]
+)
+def test_what_is_no_setting_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match=f"settings hold .*, not {type(value).__name__}"):
+        describe({"setting": [value]})
+
+
+def test_every_change_of_a_recipe_shows() -> None:
+    ism = RECIPES["ism"]
+    others = [
+        replace(ism, name="other"),
+        replace(ism, rows=replace(ism.rows, label_dropout=0.2)),
+        replace(ism, rows=replace(ism.rows, strengths=replace(ism.rows.strengths, w_max=2.0))),
+        replace(ism, rows=replace(ism.rows, grid=replace(ism.rows.grid, n=64))),
+        replace(ism, target=Intrinsic(t_interval=0.5)),
+        replace(ism, target=Intrinsic(clip=4.0)),
+        replace(ism, weights=(1.0, 1.0, 0.5)),
+        replace(ism, coupling=Coupling(pool=32, class_aware=False)),
+        replace(ism, distance=l2),
+        replace(ism, distance=WaveletDistance((1.0, 1.0))),
+        replace(ism, fast=0.9),
+        replace(ism, slow=0.999),
+    ]
+    texts = {json.dumps(describe(recipe), sort_keys=True) for recipe in (ism, *others)}
+    assert len(texts) == 1 + len(others)
+    assert {f.name for f in dataclasses.fields(ism)} | {"class"} == describe(ism).keys()
+    assert len({json.dumps(describe(recipe)) for recipe in RECIPES.values()}) == len(RECIPES)
+
+
+# ---------------------------------------------------------------- recipes for other data
+
+
+def test_points_have_no_wavelets() -> None:
+    ism = for_points(RECIPES["ism"])
+    assert ism == replace(RECIPES["ism"], distance=l2)
+    assert for_points(ism) is ism
+    assert for_points(RECIPES["flow"]) is RECIPES["flow"]
+
+
+@pytest.mark.parametrize(("side", "levels"), [(2, 1), (4, 2), (7, 3), (8, 3), (16, 4), (28, 5), (32, 5), (256, 5)])
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 4.0])
+def test_levels_that_do_not_fit_are_left_out(side: int, levels: int, ratio: float) -> None:
+    distance = WaveletDistance(geometric_weights(5, ratio), norm="root")
+    recipe = for_side(replace(RECIPES["ism"], distance=distance), side)
+    assert recipe.distance == replace(distance, weights=geometric_weights(levels, ratio))
+    x = torch.randn(2, 1, side, side, generator=torch.Generator().manual_seed(0))
+    assert recipe.distance(x, torch.zeros_like(x)).shape == (2,)  # and the transform takes it
+
+
+def test_a_recipe_that_fits_is_left_alone() -> None:
+    uneven = replace(RECIPES["ism"], distance=WaveletDistance((3.0, 2.0, 0.0)))
+    for side in (4, 8, 32):
+        assert for_side(uneven, side) is uneven
+    assert for_side(RECIPES["flow"], 8) is RECIPES["flow"]
+    assert for_side(uneven, 2).distance == WaveletDistance((3.0, 3.0))
+
+
+# ---------------------------------------------------------------- runs
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_a_run_is_complete(run: Run) -> None:
+    assert RUNS[run.name] is run
+    run.recipe.rows.blocks(run.batch_size)  # every block gets its rows
+    assert run.adapt(run.recipe) == run.recipe  # it already fits its data
+    for recipe in RECIPES.values():
+        adapted = run.adapt(recipe)
+        assert adapted == replace(recipe, distance=adapted.distance, coupling=adapted.coupling)
+        assert adapted.coupling == recipe.coupling or run.name in IMAGENET
+
+
+@pytest.mark.parametrize("run", [run for run in RUNS.values() if run.name not in FULL], ids=lambda run: run.name)
+def test_a_network_is_built_from_its_seed_alone(run: Run) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    nets = [run.build(4, seed) for seed in (0, 0, 1)]
+    assert torch.equal(torch.rand(3), expected)  # the global generator is as it was
+    first, again, other = (torch.cat([p.flatten() for p in net.parameters()]) for net in nets)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert nets[0].num_classes == 4
+
+
+def test_other_settings_have_another_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ISMKIT_OUT", str(tmp_path))
+    assert out_dir() == tmp_path
+    run = RUNS["gaussians"]
+    folder = run.folder(3)
+    assert folder.parent == tmp_path / "runs"
+    assert folder.name.startswith("gaussians-3-")
+    assert folder == run.folder(3)
+    others = [
+        run.folder(4),
+        replace(run, recipe=RECIPES["flow"]).folder(3),
+        replace(run, optim=Optim()).folder(3),
+        replace(run, batch_size=128).folder(3),
+        replace(run, net=partial(ToyMLP, width=64)).folder(3),
+        replace(run, recipe=replace(run.recipe, rows=Rows())).folder(3),
+    ]
+    assert len({folder, *others}) == 1 + len(others)
+
+
+def test_output_goes_to_the_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a checkout to its top, from wherever in it a notebook's kernel starts."""
+    monkeypatch.delenv("ISMKIT_OUT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert out_dir() == tmp_path / "out"
+    for folder in (ROOT, ROOT / "notebooks"):
+        monkeypatch.chdir(folder)
+        assert out_dir() == ROOT / "out"
+    monkeypatch.setenv("ISMKIT_OUT", "~/results")
+    assert out_dir() == Path.home() / "results"
+
+
+# ---------------------------------------------------------------- ImageNet
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "side"), [("imagenet256-xl2", 800_000, 32), ("imagenet512-xl2", 300_000, 64)]
+)
+def test_the_run_of_the_paper(name: str, steps: int, side: int) -> None:
+    """What the paper states, and what the public SM code does where it does not (design notes, sections 2 and 3)."""
+    run = RUNS[name]
+    assert (run.steps, run.batch_size) == (steps, 256)
+    assert run.optim == Optim(lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1)
+    assert {run.optim.rate(step, steps) for step in (0, 1, steps // 2, steps - 1)} == {1e-4}
+    recipe = run.recipe
+    assert (recipe.fast, recipe.slow, recipe.weights) == (0.95, 0.9999, (1.0, 1.0, 1.0))
+    assert (recipe.rows.label_dropout, recipe.rows.grid.n) == (0.1, 128)
+    assert (recipe.rows.strengths.w_max, recipe.rows.strengths.step) == (3.5, 0.25)
+    assert recipe.target == Intrinsic(t_interval=0.3)
+    assert isinstance(recipe.distance, WaveletDistance)
+    assert recipe.distance.levels == 5
+    with torch.device("meta"):
+        net = run.net(num_classes=1000)
+    assert (net.size, net.channels, net.patch) == (side, 4, 2)
+
+
+# Parameters of SiT and DiT as published: DiT-XL/2's exactly, the others in millions.
+PUBLISHED = {"S": 33e6, "B": 130e6, "L": 458e6, "XL": 675_129_632}
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_networks_have_the_published_sizes_but_for_what_is_ours(size: str) -> None:
+    """Two more embedders (d, w); no head for sigma; positions that are fixed are not counted."""
+    with torch.device("meta"):
+        net = RUNS[f"imagenet256-{size.lower()}2"].net(num_classes=1000)
+    assert isinstance(net, DiT)
+    width, tokens = PRESETS[size]["width"], 16 * 16
+    embedder = (256 + 1) * width + (width + 1) * width
+    sigma_head = (width + 1) * 2 * 2 * 4
+    published = sum(p.numel() for p in net.parameters()) - 2 * embedder + sigma_head + tokens * width
+    assert published == pytest.approx(PUBLISHED[size], abs=0.6e6 if size != "XL" else 0)
+    if size == "XL":
+        assert sum(p.numel() for p in net.parameters()) - published == 3_248_640 - 18_448 - 294_912
+
+
+def test_coupling_at_a_thousand_classes_is_the_recipes_choice_only_where_it_couples() -> None:
+    for side in (32, 64):
+        assert for_imagenet(RECIPES["flow"], side).coupling == Coupling()
+        ism = for_imagenet(RECIPES["ism"], side)
+        assert ism == replace(RECIPES["ism"], coupling=ism.coupling)
+        assert (ism.coupling.pool, ism.coupling.class_aware) == (128, True)
+    assert for_imagenet(RECIPES["ism"], 8).distance == for_side(RECIPES["ism"], 8).distance
+
+
+@pytest.mark.parametrize("how", ["default", "environment", "argument"])
+def test_missing_latents_are_told_with_the_way_to_make_them(
+    how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ISMKIT_OUT", str(tmp_path / "out"))
+    monkeypatch.delenv("ISMKIT_LATENTS", raising=False)
+    expected = tmp_path / "out" / "latents" / "imagenet256"
+    if how != "default":
+        monkeypatch.setenv("ISMKIT_LATENTS", str(expected := tmp_path / "mine"))
+    folder = None
+    if how == "argument":
+        folder = expected = tmp_path / "given"  # goes before the environment
+    with pytest.raises(DataError) as error:
+        imagenet_latents("imagenet256", folder)
+    assert f"no latents of imagenet256 at {expected}: make them with `ismkit latents " in str(error.value)
