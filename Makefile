@@ -51,7 +51,7 @@ venv: $(STAMP) ## create the environment, or bring it up to date
 
 demo: $(STAMP) ## draw clothes in one step and score them (a minute; TRAIN=True trains the model first: minutes)
 	@echo "== Notebook 00, profile laptop: samples at 1, 2, 4 and 128 evaluations, scores"
-	$(ISMKIT) run 00 --profile laptop -p train $(TRAIN)
+	$(ISMKIT) notebook 00 --profile laptop -p train $(TRAIN)
 	@echo "== Left in out/: the executed notebook, the grid of samples (rows NFE, columns w) and the table"
 	@find "$${ISMKIT_OUT:-out}" -type f \( -name '*.ipynb' -o -name '*.png' -o -name '*.csv' \) | sort
 

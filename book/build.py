@@ -84,11 +84,11 @@ def contents(source: Path) -> Iterator[str]:
 
 def ledger_page() -> Iterator[str]:
     """The ledger as a table; the name of a claim leads to the cell that tested it."""
-    tested = {row.claim for row in ledger.book_rows()}
+    tested = {row.claim for row in ledger.book_entries()}
     yield from ["# Every claim and its cell", "", (BOOK / "ledger.md").read_text()]
     columns = ["statement", "source", "verdict", "want", "measured", "spread", "seeds"]
     yield from ["| claim | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for entry in ledger.table(ledger.book_rows()):
+    for entry in ledger.table(ledger.book_entries()):
         claim = entry["claim"]
         cells = [f"{{ref}}`{claim} <{anchor(claim)}>`" if claim in tested else claim]
         cells += [re.sub(r"([|$\\])", r"\\\1", str(entry[column])) for column in columns]

@@ -18,7 +18,7 @@ The public names of all rooms but the lessons' are here too, and each is importe
     from ismkit import released, sample
 
     net, card = released("ism_plus")
-    latents = sample(net, torch.randn(10, 4, 8, 8), torch.arange(10), w=1.0, steps=1)
+    latents = sample(net, torch.randn(10, 4, 8, 8), torch.arange(10), w=1.0, nfe=1)
 """
 
 import lazy_loader

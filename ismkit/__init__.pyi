@@ -22,12 +22,12 @@ from .data import photographs as photographs
 from .data import spirals as spirals
 from .data import two_moons as two_moons
 from .evaluation import PAPER as PAPER
-from .evaluation import Cell as Cell
 from .evaluation import FashionJudge as FashionJudge
 from .evaluation import ImageJudge as ImageJudge
 from .evaluation import Moments as Moments
 from .evaluation import PointJudge as PointJudge
 from .evaluation import SampleSet as SampleSet
+from .evaluation import Setting as Setting
 from .evaluation import class_agreement as class_agreement
 from .evaluation import curvature as curvature
 from .evaluation import evaluate as evaluate
@@ -39,7 +39,7 @@ from .evaluation import wasserstein2 as wasserstein2
 from .imagenet import Encoding as Encoding
 from .imagenet import ImageFolder as ImageFolder
 from .imagenet import ImageVAE as ImageVAE
-from .imagenet import LatentShards as LatentShards
+from .imagenet import Latents as Latents
 from .imagenet import encode as encode
 from .imagenet import open_source as open_source
 from .imagenet import small_vae as small_vae

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from ismkit import __version__
-from ismkit.commands import UsageError, doctor, evaluate, lab, latents, ledger, run, sample, sweep, train
+from ismkit.commands import UsageError, doctor, evaluate, lab, latents, ledger, notebook, sample, sweep, train
 
 # Names of other modules, repeated so that the parser need not import torch; a test holds them equal.
 RUNS = ("gaussians", "fashion-smoke", "fashion-laptop", "fashion")
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         prog="ismkit",
         formatter_class=form,
         description="Improved shortcut models (iSM): train, sample and look, from a 2D toy to images.",
-        epilog="examples:\n  ismkit doctor\n  ismkit run 00\n  ismkit train gaussians\n  ismkit train --help",
+        epilog="examples:\n  ismkit doctor\n  ismkit notebook 00\n  ismkit train gaussians\n  ismkit train --help",
     )
     root.add_argument("--version", action="version", version=f"ismkit {__version__}")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
     add(doctor, "ismkit doctor")
 
-    sub = add(run, "ismkit run 00 --profile smoke", "ismkit run 00 -p seed 3 --out results")
+    sub = add(notebook, "ismkit notebook 00 --profile smoke", "ismkit notebook 00 -p seed 3 --out results")
     sub.add_argument("notebook", help="number of the notebook, such as 00")
     sub.add_argument("--profile", help="smoke (seconds), laptop (minutes): short for -p profile VALUE")
     help_p = "set a parameter of the notebook; VALUE as in Python (3, 0.5, True), anything else is text; repeatable"
@@ -91,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
         "",
         "on many GPUs, started again by the same command after a kill, with as many processes or others:",
         "  torchrun --nproc-per-node 8 -m ismkit train imagenet256-xl2 --precision bf16 --compile --resume",
-        "  accelerate launch --multi_gpu -m ismkit train imagenet256-xl2 --parallel fsdp --precision bf16 --resume",
+        "  accelerate launch --multi_gpu -m ismkit train imagenet256-xl2 --mode fsdp --precision bf16 --resume",
     )
     names = RUNS + IMAGENET
     sub.add_argument("run", metavar="RUN", choices=names, help=", ".join(names))
@@ -112,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
     help_l = "folder of the latents of ImageNet (default: $ISMKIT_LATENTS, or out/latents/NAME)"
     sub.add_argument("--latents", metavar="DIR", help=help_l)
     help_m = "of several processes: ddp (a whole network each; default) or fsdp (a share of it each, FSDP2)"
-    sub.add_argument("--parallel", choices=("ddp", "fsdp"), help=help_m)
+    sub.add_argument("--mode", choices=("ddp", "fsdp"), help=help_m)
     sub.add_argument("--precision", choices=("no", "bf16"), help="of the passes: no (float32, default) or bf16")
     sub.add_argument("--compile", action="store_true", help="compile the network's blocks: minutes at the start")
     help_c = "compute activations anew in the backward pass: less memory, a third more time"

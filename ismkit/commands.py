@@ -36,7 +36,7 @@ def doctor(args: argparse.Namespace) -> int:
     return int(any(check.status == "fail" for check in found))
 
 
-def run(args: argparse.Namespace) -> int:
+def notebook(args: argparse.Namespace) -> int:
     """Execute a notebook, with parameters, into the output folder."""
     from ismkit.lessons.notebooks import execute, find
     from ismkit.utils.files import out_dir
@@ -51,14 +51,14 @@ def run(args: argparse.Namespace) -> int:
 
 def ledger(args: argparse.Namespace) -> int:
     """Show what came out of every claim, or measure a notebook's claims anew over several seeds."""
-    from ismkit.lessons.ledger import as_text, book_rows, table, write
+    from ismkit.lessons.ledger import as_text, book_entries, table, write
     from ismkit.lessons.notebooks import NOTEBOOKS, find, measure
     from ismkit.utils.files import out_dir
 
     for source in [find(name) for name in args.notebooks]:
         rows = measure(source, range(args.seeds), out_dir() / "measured")
         print(f"ledger: {write(rows, NOTEBOOKS.parent / 'book' / 'ledger' / f'{source.stem[:2]}.json')}")
-    print(as_text(table(book_rows())))
+    print(as_text(table(book_entries())))
     return 0
 
 
@@ -85,7 +85,7 @@ def train(args: argparse.Namespace) -> int:
         preset = change(preset, path, _literal(value))
     preset.recipe.rows.blocks(preset.batch_size)  # too small a batch is refused before the data are loaded
     folder = Path(args.run_dir or preset.folder(args.seed))
-    if args.resume is False and (done := checkpoint.steps(folder)):
+    if args.resume is False and (done := checkpoint.saved_steps(folder)):
         raise UsageError(f"{folder} holds checkpoints up to step {done[-1]}: add --resume, or take another --run-dir")
     folder.mkdir(parents=True, exist_ok=True)
     if os.environ.get("RANK", "0") == "0":  # of the processes that a launcher has started
@@ -96,7 +96,7 @@ def train(args: argparse.Namespace) -> int:
         args.seed,
         folder=folder,
         latents=args.latents,
-        mode=args.parallel or "ddp",
+        mode=args.mode or "ddp",
         precision=args.precision or "no",
         compile=args.compile,
         activation_checkpointing=args.activation_checkpointing,
@@ -126,7 +126,7 @@ def sample(args: argparse.Namespace) -> int:
     device = device_at_hand(args.device)
     net = load_generator(args.model).to(device)
     labels = torch.tensor(args.classes).repeat(args.n)
-    images = FashionJudge.load(device).draw(net, labels, w=args.w, steps=args.nfe, seed=args.seed)
+    images = FashionJudge.load(device).draw(net, labels, w=args.w, nfe=args.nfe, seed=args.seed)
     figure = plot.picture(images, len(args.classes), f"{args.nfe} NFE, w = {args.w:g}")
     print(f"{len(images)} images: {plot.save(figure, args.out)}")
     return 0
@@ -142,14 +142,14 @@ def evaluate(args: argparse.Namespace) -> int:
 def latents(args: argparse.Namespace) -> int:
     """Encode images into a folder of latents, or verify one; after a kill the same command goes on."""
     from ismkit.imagenet.encoding import Encoding, encode, report
-    from ismkit.imagenet.latents import LatentShards
+    from ismkit.imagenet.latents import Latents
     from ismkit.imagenet.sources import open_source
     from ismkit.utils.files import out_dir
 
     if bool(args.source) == bool(args.verify):
         raise UsageError("give either the source of the images, or --verify and a folder of latents")
     if args.verify:
-        data = LatentShards(args.verify, verify=True)
+        data = Latents(args.verify, verify=True)
         print(report(data.folder, data.manifest))
         return 0
     names = Path(args.class_names).read_text().splitlines() if args.class_names else None
@@ -159,7 +159,7 @@ def latents(args: argparse.Namespace) -> int:
     options |= {"threads": args.threads} if args.threads else {}
     job = Encoding(source, args.vae, folder, args.vae_revision, **options)
     rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    print(f"{source.units} shards of {source.identity['kind']} images, VAE {args.vae}; in {folder}", flush=True)
+    print(f"{source.units} files of {source.identity['kind']} images, VAE {args.vae}; in {folder}", flush=True)
     manifest = encode(job, workers=args.workers, rank=rank, world=world)
     print(report(folder, manifest) if manifest else f"process {rank} of {world} is done; others are at work")
     return 0
@@ -170,7 +170,7 @@ def sweep(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from ismkit.sweeps import ladder, runner
-    from ismkit.sweeps.sweep import cells, summary, write_table
+    from ismkit.sweeps.sweep import settings, summary, write_table
     from ismkit.training import runs
     from ismkit.utils import files
 
@@ -183,8 +183,8 @@ def sweep(args: argparse.Namespace) -> int:
         raise UsageError("each -p names another setting: give all values of one after it")
     plans = [plan.vary(parameters) for plan in plans]
     if args.nfe or args.w or args.n:
-        protocol = cells(args.nfe or (1, 4), args.w or (0.0, 1.0), args.n or 1000)
-        plans = [replace(plan, cells=protocol) for plan in plans]
+        protocol = settings(args.nfe or (1, 4), args.w or (0.0, 1.0), args.n or 1000)
+        plans = [replace(plan, settings=protocol) for plan in plans]
     if args.seeds:
         plans = [replace(plan, seeds=tuple(range(args.seeds))) for plan in plans]
     if len({run.images for plan in plans for run in plan.runs.values()}) > 1:
@@ -194,7 +194,7 @@ def sweep(args: argparse.Namespace) -> int:
     for plan in plans:
         print(f"{plan.name}: {len(plan.runs)} variants, {len(plan.seeds)} seeds; in {folder}", flush=True)
     trials = [trial for plan in plans for trial in plan.trials()]
-    frame = runner.run(trials, folder, workers=args.workers, gpus=args.gpus, address=args.address)
+    frame = runner.run_trials(trials, folder, workers=args.workers, gpus=args.gpus, address=args.address)
     metric = "frechet" if "frechet" in frame else "w2"
     for plan in plans:
         part = frame[frame["sweep"] == plan.name]

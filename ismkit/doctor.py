@@ -205,7 +205,7 @@ def disk(folder: Path | None = None) -> Check:
 
 
 def data_files() -> Iterator[Check]:
-    """Fashion-MNIST and the shipped weights, each file against its SHA-256 sum."""
+    """Fashion-MNIST and the released weights, each file against its SHA-256 sum."""
     from ismkit.data.fashion import FASHION_MNIST_FILES
     from ismkit.utils.files import DataError, data_root, verify_sha256
 
@@ -229,7 +229,7 @@ def data_files() -> Iterator[Check]:
 
 
 def weight_sums() -> dict[str, str]:
-    """The shipped weights in ``data/weights/``: file name to SHA-256 sum."""
+    """The released weights in ``data/weights/``: file name to SHA-256 sum."""
     from ismkit.data.fashion import WEIGHTS_SHA256
     from ismkit.evaluation.judges import FEATURES_SHA256
     from ismkit.models.saved import RELEASED

@@ -79,7 +79,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def judge(monkeypatch: pytest.MonkeyPatch) -> FashionJudge:
-    """In place of the shipped one: untrained networks, and 300 test images as the reference."""
+    """In place of the released one: untrained networks, and 300 test images as the reference."""
     test = fashion_mnist("test")
     few = Labelled(test.x[:300], test.y[:300], 10, test.class_names)
     monkeypatch.setattr(judges, "fashion_mnist", lambda split: few)

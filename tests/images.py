@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ismkit.evaluation.extractors import Extractor, load_extractor
-from ismkit.evaluation.judges import Cell
+from ismkit.evaluation.judges import Setting
 from ismkit.evaluation.samples import SampleSet, draw
 from ismkit.models.nets import DiT
 from tests.commandline import fill
@@ -44,9 +44,9 @@ def tiny_dit() -> DiT:
 
 
 def drawn(folder: Path, n: int = 50, *, vae: Any = None, **options: Any) -> SampleSet:
-    """A set of one-step samples, 20 to a shard."""
-    options = {"model": MODEL, "batch": 10, "shard": 20} | options
-    return draw(tiny_dit(), vae or Doubled(), Cell(1, 1.0, n), folder, **options)
+    """A set of one-step samples, 20 to a file."""
+    options = {"model": MODEL, "batch": 10, "per_file": 20} | options
+    return draw(tiny_dit(), vae or Doubled(), Setting(1, 1.0, n), folder, **options)
 
 
 def pictures(n: int, side: int = 16, seed: int = 0) -> Tensor:

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 from selenium.webdriver import Chrome
 
-from ismkit.lessons.ledger import book_rows
+from ismkit.lessons.ledger import book_entries
 from ismkit.lessons.notebooks import solutions
 from tests.browser import chromium, logged, served
 from tests.conftest import ROOT
@@ -142,7 +142,7 @@ def test_start_page_leads_to_every_page(site: Site) -> None:
 
 
 def test_ledger_leads_to_the_cell_of_every_row(site: Site) -> None:
-    assert site.pages["ledger.html"]["claims"] == len(book_rows())
+    assert site.pages["ledger.html"]["claims"] == len(book_entries())
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

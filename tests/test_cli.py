@@ -27,7 +27,7 @@ from ismkit.utils.weights import CheckpointError
 from tests.commandline import Ismkit, a_file
 from tests.conftest import ROOT
 
-COMMANDS = ("lab", "doctor", "run", "ledger", "train", "latents", "sweep", "sample", "evaluate")
+COMMANDS = ("lab", "doctor", "notebook", "ledger", "train", "latents", "sweep", "sample", "evaluate")
 pytestmark = pytest.mark.usefixtures("own_folder")
 
 
@@ -139,13 +139,13 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
     "resume from a word": (["train", "gaussians", "--resume", "latest"], "--resume: must be a whole number"),
     "resume from nowhere": (["train", "gaussians", "--resume", "7"], "no checkpoint step_00000007"),
     "run folder is a file": (["train", "gaussians", "--run-dir", a_file], "File exists"),
-    "no such notebook": (["run", "99"], "'99' names 0 notebooks, must name one of: 00_tiny, 01_other"),
-    "two notebooks": (["run", "0"], "'0' names 2 notebooks, must name one of: 00_tiny, 01_other"),
-    "notebook elsewhere": (["run", "/some/where/07.ipynb"], "names 0 notebooks"),
-    "unknown parameter": (["run", "00", "-p", "sed", "3"], "has no parameter sed, but: flag, profile, seed, text"),
-    "parameter of none": (["run", "01", "--profile", "smoke"], "has no parameter profile, but: none"),
-    "parameter without value": (["run", "00", "-p", "seed"], "-p/--parameter: expected 2 arguments"),
-    "output over the source": (["run", "00", "--out", "notebooks"], "would replace the notebook itself"),
+    "no such notebook": (["notebook", "99"], "'99' names 0 notebooks, must name one of: 00_tiny, 01_other"),
+    "two notebooks": (["notebook", "0"], "'0' names 2 notebooks, must name one of: 00_tiny, 01_other"),
+    "notebook elsewhere": (["notebook", "/some/where/07.ipynb"], "names 0 notebooks"),
+    "unknown parameter": (["notebook", "00", "-p", "sed", "3"], "has no parameter sed, but: flag, profile, seed, text"),
+    "parameter of none": (["notebook", "01", "--profile", "smoke"], "has no parameter profile, but: none"),
+    "parameter without value": (["notebook", "00", "-p", "seed"], "-p/--parameter: expected 2 arguments"),
+    "output over the source": (["notebook", "00", "--out", "notebooks"], "would replace the notebook itself"),
     "no model": (["sample", "none.safetensors"], "none.safetensors is missing"),
     "pickled model": (["sample", "model.pt"], "model.pt is no .safetensors file"),
     "foreign model": (["sample", foreign_file], "names no network of this kit"),
@@ -252,6 +252,6 @@ def test_errors_of_the_kit_are_told_and_bugs_are_raised(ismkit_: Ismkit, monkeyp
 
 def test_missing_package_points_to_the_doctor(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "papermill", None)
-    answer = ismkit_("run", "00")
+    answer = ismkit_("notebook", "00")
     assert answer.status == 2
-    assert re.fullmatch(r"ismkit run: .*papermill.*; `ismkit doctor` says what to install\n", answer.err)
+    assert re.fullmatch(r"ismkit notebook: .*papermill.*; `ismkit doctor` says what to install\n", answer.err)

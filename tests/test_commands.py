@@ -20,7 +20,7 @@ from torch import Tensor
 from ismkit import commands
 from ismkit.data.photos import photo_folder
 from ismkit.evaluation import judges
-from ismkit.evaluation.judges import Cell, FashionJudge
+from ismkit.evaluation.judges import FashionJudge, Setting
 from ismkit.imagenet.vae import write_tiny_vae
 from ismkit.lessons import plot
 from ismkit.method import recipes
@@ -28,7 +28,7 @@ from ismkit.models.saved import load_model
 from ismkit.sweeps import ladder
 from ismkit.sweeps.sweep import Trial, read_table, summary
 from ismkit.training import runs
-from ismkit.training.checkpoint import steps
+from ismkit.training.checkpoint import saved_steps
 from ismkit.training.loop import TrainState, fit
 from tests.commandline import PARAMETERS, Answer, Ismkit, a_file, tiny
 from tests.conftest import ROOT
@@ -95,7 +95,7 @@ def test_run_in_its_folder_with_typed_parameters(notebooks: Path, tmp_path: Path
     (out / "figures" / "01_0_0.png").write_bytes(b"other")
     before = (notebooks / "00_tiny.ipynb").read_bytes()
     options = ["-p", "seed", "3", "-p", "flag", "True", "--profile", "smoke", "--out", "results"]
-    answer = ismkit_("run", "00", *options)
+    answer = ismkit_("notebook", "00", *options)
     assert answer.status == 0, answer.err
     assert answer.out.endswith("executed notebook: results/00_tiny.ipynb\n")
     seen = json.loads((out / "seen.json").read_text())
@@ -122,13 +122,13 @@ sys.exit(cli.main(sys.argv[2:]))
 def test_failing_cell_is_named_and_the_notebook_is_kept(notebooks: Path, tmp_path: Path) -> None:
     """In a process of its own, as from a shell, with the folder of ``ISMKIT_OUT``."""
     nbformat.write(tiny(FAILING, PARAMETERS), notebooks / "00_tiny.ipynb")
-    command = [sys.executable, "-c", RUN, str(notebooks), "run", "00"]
+    command = [sys.executable, "-c", RUN, str(notebooks), "notebook", "00"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 2
     target = tmp_path / "out" / "00_tiny.ipynb"
     line = done.stderr.splitlines()[-1]
     assert line == (
-        "ismkit run: cell [3] of 00_tiny.ipynb failed: KeyError: 'no such cloth'; "
+        "ismkit notebook: cell [3] of 00_tiny.ipynb failed: KeyError: 'no such cloth'; "
         f"the notebook as far as it got: {target}"
     )
     assert "Traceback" not in done.stderr
@@ -151,7 +151,7 @@ def digest(answer: Answer) -> str:
 
 def test_resumed_training_makes_the_same_file(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = digest(ismkit_(*TOY, "--run-dir", "whole"))
-    assert steps("whole") == [6]
+    assert saved_steps("whole") == [6]
     assert digest(ismkit_(*TOY, "--run-dir", "other", "--seed", "1")) != whole
 
     # Stopped in step 5 and taken up at the checkpoint of step 3.
@@ -167,13 +167,13 @@ def test_resumed_training_makes_the_same_file(ismkit_: Ismkit, monkeypatch: pyte
     with monkeypatch.context() as patch:
         patch.setattr("ismkit.training.loop.training_step", stopping)
         assert ismkit_(*saving).status == 130
-    assert steps("parts") == [3]
+    assert saved_steps("parts") == [3]
     assert not Path("parts/model.safetensors").exists()
     answer = ismkit_(*saving)
     assert answer.status == 2
     assert "holds checkpoints up to step 3: add --resume, or take another --run-dir" in answer.err
     assert digest(ismkit_(*saving, "--resume")) == whole
-    assert steps("parts") == [3, 6]
+    assert saved_steps("parts") == [3, 6]
 
     Path("parts/model.safetensors").unlink()
     assert digest(ismkit_(*saving, "--resume", "3")) == whole
@@ -236,7 +236,7 @@ def swept(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Trial], Path, dict
         row = {"nfe": 1, "w": 0.0, "n": 100, "frechet": 2.0}
         return pd.DataFrame([{"variant": t.variant, "seed": t.seed, **dict(t.labels), **row} for t in trials])
 
-    monkeypatch.setattr("ismkit.sweeps.runner.run", run)
+    monkeypatch.setattr("ismkit.sweeps.runner.run_trials", run)
     return asked
 
 
@@ -267,7 +267,7 @@ def test_sweep_of_a_run_with_all_its_options(swept: list[Any], tmp_path: Path, i
         (name, fast, seed) for seed in (0, 1) for name in ("flow", "ism") for fast in (0.5, 0.9)
     ]
     assert {trial.run.optim.lr for trial in trials} == {1e-3}
-    assert {trial.cells for trial in trials} == {tuple(Cell(nfe, w, 200) for nfe in (1, 8) for w in (0.0, 1.5))}
+    assert {trial.settings for trial in trials} == {tuple(Setting(nfe, w, 200) for nfe in (1, 8) for w in (0.0, 1.5))}
     assert (tmp_path / "new" / "t.parquet").is_file()
 
 
@@ -321,18 +321,18 @@ def test_latents_of_a_folder_and_their_verification(
     answer = ismkit_(*command)
     folder = tmp_path / "out" / "latents" / "imagenet16"
     assert (answer.status, answer.err) == (0, "")
-    assert "7 images of 4 classes, each with its mirror image: 14 rows of (4, 2, 2) in 1 shards" in answer.out
+    assert "7 images of 4 classes, each with its mirror image: 14 rows of (4, 2, 2) in 1 files" in answer.out
     assert f"corrupt images left out: 1, listed in {folder / 'corrupt.txt'}" in answer.out
     said = answer.out[answer.out.index("latents: ") :]
     assert ismkit_(*command).out.endswith(said)
     assert ismkit_("latents", "--verify", folder).out == said
-    shard = folder / "shard-00000.arrow"
-    content = bytearray(shard.read_bytes())
+    file = folder / "latents-00000.arrow"
+    content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
+    file.write_bytes(content)
     spoilt = ismkit_("latents", "--verify", folder)
     assert spoilt.status == 2
-    assert "shard-00000.arrow is altered" in spoilt.err
+    assert "latents-00000.arrow is altered" in spoilt.err
 
 
 # ---------------------------------------------------------------- sample and evaluate
@@ -348,7 +348,7 @@ def test_sample_draws_each_class_in_a_column(
     answer = ismkit_("sample", model, *options, "-o", "new/shoes.png")
     assert (answer.status, answer.out) == (0, "6 images: new/shoes.png\n")
     ((images, columns, title),) = drawn
-    expected = judge.draw(load_model(model)[0], torch.tensor([5, 7] * 3), w=1.5, steps=2, seed=6)
+    expected = judge.draw(load_model(model)[0], torch.tensor([5, 7] * 3), w=1.5, nfe=2, seed=6)
     assert torch.equal(images, expected)
     assert (columns, title) == (2, "2 NFE, w = 1.5")
     pixels = plt.imread(tmp_path / "new" / "shoes.png")[..., :3]

@@ -159,7 +159,7 @@ def _two(rank: int, port: int, folder: str) -> None:
             AcceleratorState._reset_state(False)
             GradientState._reset_state()
             net, batches = problem()
-            state = fit(RECIPE, net, batches, steps=4, shards=2, optim=OPTIM, progress=False,
+            state = fit(RECIPE, net, batches, steps=4, micro_batches=2, optim=OPTIM, progress=False,
                         run_dir=f"{folder}/{mode}-{precision}",
                         accelerator=distributed.accelerator(mode, precision))  # type: ignore[arg-type]  # fmt: skip
             results[f"{mode}, {precision}"] = state.losses
@@ -174,13 +174,13 @@ def test_two_gpus_train_like_one_replicated_and_sharded(tmp_path: Path) -> None:
         port = s.getsockname()[1]
     start_processes(_two, (port, str(tmp_path)), nprocs=2, start_method="spawn")
     for precision, tolerance in (("no", 1e-3), ("bf16", 0.02)):
-        one = train(4, precision=precision, shards=2)
+        one = train(4, precision=precision, micro_batches=2)
         for rank in range(2):
             losses = torch.load(tmp_path / f"rank{rank}.pt")
             for mode in ("ddp", "fsdp"):
                 assert losses[f"{mode}, {precision}"] == pytest.approx(one.losses, rel=tolerance)
-    resumed = train(6, shards=2, run_dir=tmp_path / "fsdp-no", resume=True)
-    assert resumed.losses == pytest.approx(train(6, shards=2).losses[4:], rel=1e-3)
+    resumed = train(6, micro_batches=2, run_dir=tmp_path / "fsdp-no", resume=True)
+    assert resumed.losses == pytest.approx(train(6, micro_batches=2).losses[4:], rel=1e-3)
 
 
 @pytest.mark.parametrize("wavelet", ["haar", "db2"])
@@ -217,13 +217,13 @@ def test_samples_are_those_of_the_cpu(steps: int) -> None:
     rng = stream(0, "noise")
     x0, y = torch.randn(6, 2, 8, 8, generator=rng), torch.arange(6) % 4
     w = torch.linspace(0, 3.5, 6)
-    there = sample(net, x0, y, w=w, steps=steps)
+    there = sample(net, x0, y, w=w, nfe=steps)
     net.to(DEVICE)
     with exact():
-        ours = sample(net, x0.to(DEVICE), y.to(DEVICE), w=w.to(DEVICE), steps=steps)
+        ours = sample(net, x0.to(DEVICE), y.to(DEVICE), w=w.to(DEVICE), nfe=steps)
     assert ours.device.type == DEVICE
     assert (ours.cpu() - there).norm() < 1e-4 * there.norm()
-    assert trajectory(net, x0.to(DEVICE), y.to(DEVICE), steps=2).shape == (3, *x0.shape)
+    assert trajectory(net, x0.to(DEVICE), y.to(DEVICE), nfe=2).shape == (3, *x0.shape)
 
 
 @pytest.mark.parametrize("dimension", [2, 64])

@@ -127,7 +127,7 @@ def measure(
     coupling: Coupling,
     groups: ClassGroups | None,
 ) -> dict[str, Any]:
-    """Statistics over ``pools`` pools of one shard."""
+    """Statistics over ``pools`` pools of one stream."""
     batches = Batches(Labelled(torch.zeros(len(y), 1), y, int(y.max()) + 1, ("",) * (int(y.max()) + 1)), M, 0,
                       groups=groups)  # fmt: skip
     indices, size = batches._indices(0, 0, 1), coupling.pool or K
@@ -208,8 +208,10 @@ def train(seeds: range) -> None:
         y = torch.arange(1280) % data.num_classes
         for nfe in (1, 4):
             for w in (0.0, 1.0):
-                images = judge.draw(state.ema.slow, y, w=w, steps=nfe, seed=seed)
-                measured |= {f"{key}, {nfe} NFE, w = {w:g}": v for key, v in judge.score(images, y // 64).items()}
+                images = judge.draw(state.ema.slow, y, w=w, nfe=nfe, seed=seed)
+                measured |= {
+                    f"{key}, {nfe} NFE, w = {w:g}": v for key, v in judge.score_images(images, y // 64).items()
+                }
         print(seed, run.recipe.name, measured, flush=True)
         return measured
 

@@ -63,8 +63,8 @@ def main() -> None:
         measured: dict[str, Any] = {"clipped": sum(norm > run.optim.clip for norm in norms) / len(norms)}
         y = torch.arange(SAMPLES) % 10
         for nfe in (1, 4):
-            images = judge.draw(state.ema.slow, y, w=1.0, steps=nfe, seed=seed)
-            scores = judge.score(images, y) | {"spectrum_error": spectrum_error(images, real)}
+            images = judge.draw(state.ema.slow, y, w=1.0, nfe=nfe, seed=seed)
+            scores = judge.score_images(images, y) | {"spectrum_error": spectrum_error(images, real)}
             measured |= {f"{key}, {nfe} NFE": value for key, value in scores.items()}
             measured[f"spectrum, {nfe} NFE"] = radial_spectrum(images)[1].tolist()
         print(seed, *(f"{measured[f'frechet, {nfe} NFE']:.3f}" for nfe in (1, 4)), run.recipe.distance, flush=True)

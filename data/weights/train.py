@@ -27,13 +27,13 @@ SCORED = {"nfe": (1, 4, 128), "w": (0.0, 1.0, 2.0), "n": 1000, "seed": 1}  # wha
 
 
 def train(name: str, path: str | os.PathLike[str], seed: int = 0) -> tuple[dict[str, Any], str]:
-    """Train a network of ``data/weights`` as the shipped one was trained; returns its card and the file's SHA-256.
+    """Train a network of ``data/weights`` as the released one was trained; returns its card and the file's SHA-256.
 
     Args:
         name: ``features``, the classifier of the metrics; ``autoencoder``, of the small latent space; or the recipe of
             a released generator: the run ``fashion`` with that recipe.
         path: ends in ``.safetensors``; written atomically.
-        seed: the shipped files have seed 0; another machine or version of torch gives other bytes all the same.
+        seed: the released files have seed 0; another machine or version of torch gives other bytes all the same.
 
     Raises:
         ValueError: for another name.
@@ -66,7 +66,7 @@ def main() -> None:
     """Train what the command line names, and print its card and checksum."""
     parser = argparse.ArgumentParser(description="Train a network of data/weights again.")
     parser.add_argument("name", choices=["features", "autoencoder", *RELEASED])
-    parser.add_argument("--seed", type=int, default=0, help="the shipped files have 0")
+    parser.add_argument("--seed", type=int, default=0, help="the released files have 0")
     parser.add_argument("--out", type=Path, help="folder of the file (default: out/NAME)")
     args = parser.parse_args()
     path = (args.out or out_dir() / args.name) / f"fashion_{args.name}.safetensors"

@@ -4,8 +4,8 @@
 coupling holds few classes, for assignment within classes where there are many: a pool of 8192 of ImageNet's 1000
 classes holds 8 rows of each, and among 8 there is little to choose. An epoch is cut into pieces of one class, the
 pieces are put in random order, and every pool takes the next rows of that order. The rows of a pool are then shuffled
-over its batches, and each shard has pools of its own: a step of S shards sees about S times as many classes as one
-pool.
+over its batches, and each micro-batch has pools of its own: a step of S micro-batches sees about S times as many
+classes as one pool.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from ismkit.utils.seeding import stream
 
 
 @runtime_checkable
-class Drawn(Protocol):
-    """A data set whose samples are drawn anew each time, such as :class:`ismkit.imagenet.latents.LatentShards`."""
+class StochasticDataset(Protocol):
+    """A data set whose samples are drawn anew each time, such as :class:`ismkit.imagenet.latents.Latents`."""
 
     def take(self, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Samples x (B, ...) and y (B,) of rows ``index`` (B,) int64, by draws from ``rng`` alone."""
@@ -35,13 +35,13 @@ class Batches:
     """Endless shuffled batches in an order that is a pure function of the seed, so that any step can resume.
 
     Every epoch is one permutation of the data, drawn from (seed, epoch). Step k takes the next
-    ``shards * batch_size`` samples of the endless row of permutations and shard j its j-th part. So a stream
-    from step k equals one from 0 after k batches, and the shards of a step make up the batch of a single
-    stream with ``batch_size * shards``. A batch may span two epochs: no sample is skipped or repeated in one.
+    ``micro_batches * batch_size`` samples of the endless row of permutations and micro-batch j its j-th part. So a
+    stream from step k equals one from 0 after k batches, and the micro-batches of a step make up the batch of a single
+    stream with ``batch_size * micro_batches``. A batch may span two epochs: no sample is skipped or repeated in one.
 
-    ``data`` is a :class:`~ismkit.data.sets.Labelled` set, indexed directly; a :class:`Drawn` one, whose draws are a
-    function of (seed, shard, step); or any map-style dataset of (x, y), read by ``num_workers`` processes of a
-    ``DataLoader``. Random transforms inside such a dataset are not replayed.
+    ``data`` is a :class:`~ismkit.data.sets.Labelled` set, indexed directly; a :class:`StochasticDataset` one, whose
+    draws are a function of (seed, micro_batch, step); or any map-style dataset of (x, y), read by ``num_workers``
+    processes of a ``DataLoader``. Random transforms inside such a dataset are not replayed.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Batches:
         self.batch_size = batch_size
         self.seed = seed
         self.num_workers = num_workers
-        self._check_fits(shards=1)
+        self._check_fits(micro_batches=1)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -67,17 +67,18 @@ class Batches:
         settings = {"size": self.size, "batch_size": self.batch_size, "seed": self.seed}
         return settings | ({"groups": self.groups} if self.groups else {})
 
-    def stream(self, step: int = 0, shard: int = 0, shards: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches ``x`` (batch_size, ...), ``y`` (batch_size,) of one shard from ``step`` on, without end."""
+    def stream(self, step: int = 0, micro_batch: int = 0, micro_batches: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches ``x`` (batch_size, ...), ``y`` (batch_size,) of one micro-batch from ``step`` on, without end."""
         if step < 0:
             raise ValueError(f"step must be at least 0, got {step}")
-        if not 0 <= shard < shards:
-            raise ValueError(f"shard must lie in [0, shards = {shards}), got {shard}")
-        self._check_fits(shards)
-        indices = self._indices(step, shard, shards)
-        if isinstance(data := self.data, Drawn):
+        if not 0 <= micro_batch < micro_batches:
+            raise ValueError(f"micro_batch must lie in [0, micro_batches = {micro_batches}), got {micro_batch}")
+        self._check_fits(micro_batches)
+        indices = self._indices(step, micro_batch, micro_batches)
+        if isinstance(data := self.data, StochasticDataset):
             return (
-                data.take(chosen, stream(self.seed, "posterior", shard, k)) for k, chosen in enumerate(indices, step)
+                data.take(chosen, stream(self.seed, "posterior", micro_batch, k))
+                for k, chosen in enumerate(indices, step)
             )
         if isinstance(self.data, Labelled):
             return map(self.data.__getitem__, indices)
@@ -90,7 +91,7 @@ class Batches:
             )
         )
 
-    def _indices(self, step: int, shard: int, shards: int) -> Iterator[Tensor]:
+    def _indices(self, step: int, micro_batch: int, micro_batches: int) -> Iterator[Tensor]:
         # Without groups a pool is one batch, in the order of the epochs.
         K = self.groups.pool if self.groups else 1
         rows, held = K * self.batch_size, {}  # type: ignore[var-annotated]
@@ -106,7 +107,7 @@ class Batches:
             return held[epoch]
 
         for k in count(step // K):
-            place = k * shards + shard  # of this pool among those of all shards
+            place = k * micro_batches + micro_batch  # of this pool among those of all micro-batches
             parts, position = [], place * rows
             while position < (place + 1) * rows:
                 epoch, offset = divmod(position, self.size)
@@ -117,16 +118,16 @@ class Batches:
                 chosen = chosen[torch.randperm(rows, generator=stream(self.seed, "pool", place))]
             yield from chosen.split(self.batch_size)[max(0, step - k * K) :]
 
-    def _check_fits(self, shards: int) -> None:
-        if self.batch_size * shards > self.size:
+    def _check_fits(self, micro_batches: int) -> None:
+        if self.batch_size * micro_batches > self.size:
             raise ValueError(
-                f"batch_size {self.batch_size} x shards {shards} exceeds the {self.size} samples: a "
+                f"batch_size {self.batch_size} x micro_batches {micro_batches} exceeds the {self.size} samples: a "
                 "step would hold a sample twice"
             )
-        if self.groups and (rows := self.groups.pool * self.batch_size * shards) > self.size:
+        if self.groups and (rows := self.groups.pool * self.batch_size * micro_batches) > self.size:
             raise ValueError(
-                f"groups.pool {self.groups.pool} x batch_size {self.batch_size} x shards {shards} = {rows} exceeds the "
-                f"{self.size} samples: a pool would hold a sample twice"
+                f"groups.pool {self.groups.pool} x batch_size {self.batch_size} x micro_batches {micro_batches} = "
+                f"{rows} exceeds the {self.size} samples: a pool would hold a sample twice"
             )
 
 

@@ -139,7 +139,7 @@ def in_batches(function: Any, x: Tensor, *, batch: int = 250, label: str = "", p
 
 
 def fashion_latents(cache: Path, count: int | None = None, *, progress: bool | None = None) -> Labelled:
-    """The training images of Fashion-MNIST in the latent space of the shipped autoencoder, x (n, 4, 8, 8).
+    """The training images of Fashion-MNIST in the latent space of the released autoencoder, x (n, 4, 8, 8).
 
     All of them are encoded once, in about half a minute, and kept in ``cache``; the file's name holds the checksum of
     the autoencoder, so that latents of another one are never mixed in, and the file that of the latents.
@@ -233,7 +233,7 @@ def reconstruction_error(autoencoder: FashionAutoencoder, images: Tensor) -> flo
 
 
 def load_autoencoder(path: str | os.PathLike[str] | None = None) -> FashionAutoencoder:
-    """The shipped autoencoder (``data/weights/fashion_autoencoder.safetensors``), its checksum verified, in eval mode.
+    """The released autoencoder (``data/weights/fashion_autoencoder.safetensors``), its checksum verified, in eval mode.
 
     Raises:
         CheckpointError: if the file is missing, truncated, altered or of another network.

@@ -22,7 +22,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ismkit.evaluation.extractors import Extractor
-from ismkit.evaluation.judges import Cell
+from ismkit.evaluation.judges import Setting
 from ismkit.evaluation.metrics import Moments, frechet, precision_recall
 from ismkit.evaluation.reference import Reference, real_features
 from ismkit.evaluation.samples import Decoder, SampleError, SampleSet, contents_sum, draw
@@ -67,7 +67,7 @@ def choose(names: Sequence[str], features: str | None = None) -> dict[str, Metri
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Features of a set of samples on disk, a file for each shard of samples.
+    """Features of a set of samples on disk, one for each file of samples.
 
     Attributes:
         folder: where they are.
@@ -79,24 +79,24 @@ class FeatureSet:
     samples: SampleSet
     key: str
 
-    def shard(self, k: int) -> dict[str, Tensor]:
-        """Features (m, F) by layer of shard ``k``; SampleError if they are missing, altered or of other samples."""
+    def file(self, k: int) -> dict[str, Tensor]:
+        """Features (m, F) by layer of file ``k``; SampleError if they are missing, altered or of other samples."""
         path = self.folder / f"{k:05}.safetensors"
         try:
             tensors, stated = read_weights(path)
         except CheckpointError as error:
             raise SampleError(f"{error} Delete it: the next call makes it anew.") from error
-        facts = {"samples": self.samples.manifest["shards"][k], "extractor": self.key, "sha256": contents_sum(tensors)}
+        facts = {"samples": self.samples.manifest["files"][k], "extractor": self.key, "sha256": contents_sum(tensors)}
         if wrong := [key for key, value in facts.items() if stated.get(key) != value]:
             raise SampleError(f"{path} is altered or of other samples (its {wrong[0]} is another): delete it")
         return tensors
 
     def layer(self, name: str) -> Iterator[Tensor]:
-        """Features (m, F) of one layer, shard by shard."""
-        return (self.shard(k)[name] for k in range(self.samples.shards))
+        """Features (m, F) of one layer, file by file."""
+        return (self.file(k)[name] for k in range(self.samples.files))
 
     def moments(self, name: str) -> Moments:
-        """Mean and covariance of one layer over all samples, in float64; one shard is in memory at a time."""
+        """Mean and covariance of one layer over all samples, in float64; one file is in memory at a time."""
         moments = Moments()
         for part in self.layer(name):
             moments.update(part)
@@ -104,20 +104,20 @@ class FeatureSet:
 
 
 def embed(samples: SampleSet, extractor: Extractor, *, batch: int = 100, progress: bool | None = None) -> FeatureSet:
-    """Run the feature network over a set, once: what is on disk is kept. Each process takes its share of the shards."""
+    """Run the feature network over a set, once: what is on disk is kept. Each process takes its share of the files."""
     key = json_sum(extractor.identity)
     folder = samples.folder / f"features-{extractor.name}-{key[:8]}"
     found, state = FeatureSet(folder, samples, key), PartialState()
-    mine = range(state.process_index, samples.shards, state.num_processes)
+    mine = range(state.process_index, samples.files, state.num_processes)
     show = False if not state.is_main_process else progress
-    for k in progress_bar(mine, show=show, desc=f"features of {extractor.name}", unit="shard"):
+    for k in progress_bar(mine, show=show, desc=f"features of {extractor.name}", unit="file"):
         path = folder / f"{k:05}.safetensors"
         if path.exists():
             continue
-        images, _ = samples.shard(k)
+        images, _ = samples.file(k)
         parts = [extractor(part) for part in images.split(batch)]
         tensors = {layer: torch.cat([part[layer] for part in parts]).contiguous() for layer in parts[0]}
-        stated = {"samples": samples.manifest["shards"][k], "extractor": key, "sha256": contents_sum(tensors)}
+        stated = {"samples": samples.manifest["files"][k], "extractor": key, "sha256": contents_sum(tensors)}
         with replacing(path) as file:
             file.write(to_bytes(tensors, {"ismkit": json.dumps(stated)}))
     state.wait_for_everyone()
@@ -148,7 +148,7 @@ class ImageJudge:
         folder: of all settings; each has its own in it.
         model: JSON that tells the model from others: ``sha256`` of its file, and ``weights`` in words.
         batch: images at one time.
-        shard: samples per file.
+        per_file: samples per file.
     """
 
     vae: Decoder
@@ -158,14 +158,14 @@ class ImageJudge:
     folder: Path
     model: Mapping[str, Any]
     batch: int = 100
-    shard: int = 500
+    per_file: int = 500
 
-    def check(self, cells: Sequence[Cell]) -> None:
+    def check(self, settings: Sequence[Setting]) -> None:
         """Raise ValueError, before any work, unless all settings can be scored with what is here."""
-        for cell in cells:
-            cell.check()
-            if cell.n < SPLITS:
-                raise ValueError(f"n must be at least {SPLITS} samples, got {cell.n}")
+        for setting in settings:
+            setting.check()
+            if setting.n < SPLITS:
+                raise ValueError(f"n must be at least {SPLITS} samples, got {setting.n}")
         for name, metric in self.metrics.items():
             if metric.extractor not in self.extractors:
                 raise ValueError(f"{name} needs the feature network {metric.extractor}")
@@ -183,22 +183,22 @@ class ImageJudge:
             if made not in (None, self.extractors[metric.extractor].identity["sha256"]):
                 raise ValueError(f"{reference.path} was made with other weights of {metric.extractor}: {made}")
 
-    def place(self, cell: Cell) -> Path:
+    def place(self, setting: Setting) -> Path:
         """The folder of one setting."""
-        return self.folder / f"nfe{cell.nfe}_w{cell.w:g}_n{cell.n}_seed{cell.seed}"
+        return self.folder / f"nfe{setting.nfe}_w{setting.w:g}_n{setting.n}_seed{setting.seed}"
 
-    def cell(self, net: nn.Module, cell: Cell) -> dict[str, float]:
+    def score(self, net: nn.Module, setting: Setting) -> dict[str, float]:
         """All metrics of one setting. Under several processes each draws and embeds its share, the first one scores."""
-        place = self.place(cell)
-        samples = draw(net, self.vae, cell, place, model=self.model, batch=self.batch, shard=self.shard)
+        place = self.place(setting)
+        samples = draw(net, self.vae, setting, place, model=self.model, batch=self.batch, per_file=self.per_file)
         used = dict.fromkeys(metric.extractor for metric in self.metrics.values())
         features = {name: embed(samples, self.extractors[name], batch=self.batch) for name in used}
-        scores = [self.score(features) if PartialState().is_main_process else None]
+        scores = [self.score_features(features) if PartialState().is_main_process else None]
         broadcast_object_list(scores)
         assert scores[0] is not None
         return scores[0]
 
-    def score(self, features: Mapping[str, FeatureSet]) -> dict[str, float]:
+    def score_features(self, features: Mapping[str, FeatureSet]) -> dict[str, float]:
         """Metrics by name from features by the name of the network."""
         scores: dict[str, float] = {}
         for name, (_, network, layer) in self.metrics.items():
@@ -215,14 +215,14 @@ class ImageJudge:
                 scores[name] = frechet(features[network].moments(layer), self.references[network].moments[layer])
         return {name: scores[name] for name in self.metrics}
 
-    def table(self, net: nn.Module, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    def table(self, net: nn.Module, settings: Sequence[Setting]) -> list[dict[str, Any]]:
         """A row for each setting: ``nfe``, ``w``, ``n``, ``seed`` and the metrics by name."""
-        self.check(cells)
-        return [{**cell._asdict(), **self.cell(net, cell)} for cell in cells]
+        self.check(settings)
+        return [{**setting._asdict(), **self.score(net, setting)} for setting in settings]
 
-    def protocol(self, cell: Cell) -> dict[str, str]:
+    def protocol(self, setting: Setting) -> dict[str, str]:
         """All that the figures depend on beside NFE, w, n and the seed, in words, from the manifest of one setting."""
-        held = SampleSet.open(self.place(cell)).manifest["set"]
+        held = SampleSet.open(self.place(setting)).manifest["set"]
         vae = " ".join(f"{key} {value}" for key, value in held["vae"].items() if value is not None)
         text = {
             "labels": f"{held['labels']} ({held['num_classes']})",

@@ -84,7 +84,7 @@ class FeatureNet(nn.Module):
 
 
 def load_features(path: Path | None = None) -> FeatureNet:
-    """The shipped classifier, checked against its SHA-256 sum, or the one in ``path``; in eval mode.
+    """The released classifier, checked against its SHA-256 sum, or the one in ``path``; in eval mode.
 
     Raises :class:`ismkit.utils.weights.CheckpointError` if the file is missing, altered or does not fit.
     """
@@ -114,7 +114,7 @@ def accuracy(net: FeatureNet, data: Labelled) -> float:
 def train_features(data: Labelled, *, epochs: int = 12, seed: int = 0, batch_size: int = 256) -> FeatureNet:
     """Train a :class:`FeatureNet` (AdamW, one-cycle learning rate, random shifts); return it in eval mode.
 
-    ``data``: images (n, 1, 28, 28) in [-1, 1] of ten classes. The shipped weights come from the training
+    ``data``: images (n, 1, 28, 28) in [-1, 1] of ten classes. The released weights come from the training
     split and the defaults. No mirroring: all shoes point the same way, and a generator that turns them round
     must not look right to the features.
     """
@@ -173,7 +173,7 @@ class Score(TypedDict):
     curvature: float
 
 
-class Cell(NamedTuple):
+class Setting(NamedTuple):
     """One setting in which a model is scored: network evaluations, guidance strength, samples, seed of their noise."""
 
     nfe: int
@@ -188,7 +188,7 @@ class Cell(NamedTuple):
 
     def check(self) -> None:
         """Raise ValueError unless the sampler knows the number of evaluations and the strength."""
-        StepGrid().check_steps(self.nfe)
+        StepGrid().check_nfe(self.nfe)
         if not 0 <= self.w < math.inf:
             raise ValueError(f"w, the guidance strength, must be finite and at least 0, got {self.w}")
         if self.n < 1:
@@ -198,7 +198,7 @@ class Cell(NamedTuple):
 class Judge(Protocol):
     """Scores a network in one setting."""
 
-    def cell(self, net: Network, cell: Cell) -> dict[str, float]:
+    def score(self, net: Network, setting: Setting) -> dict[str, float]:
         """Metrics by name."""
         ...
 
@@ -218,11 +218,11 @@ class PointJudge:
     data: Labelled
     device: torch.device
 
-    def cell(self, net: Network, cell: Cell) -> dict[str, float]:
-        """``w2`` and ``curvature`` of ``cell.n`` samples, labels in turn."""
-        y = torch.arange(cell.n) % self.data.num_classes
-        x0 = torch.randn(cell.n, *self.data.x.shape[1:], generator=stream(cell.seed, "samples")).to(self.device)
-        path = trajectory(net, x0, y.to(self.device), w=cell.w, steps=cell.nfe)
+    def score(self, net: Network, setting: Setting) -> dict[str, float]:
+        """``w2`` and ``curvature`` of ``setting.n`` samples, labels in turn."""
+        y = torch.arange(setting.n) % self.data.num_classes
+        x0 = torch.randn(setting.n, *self.data.x.shape[1:], generator=stream(setting.seed, "samples")).to(self.device)
+        path = trajectory(net, x0, y.to(self.device), w=setting.w, nfe=setting.nfe)
         drawn = path[-1].cpu()
         distances = [
             wasserstein2(drawn[y == c], self.data.x[self.data.y == c][: int((y == c).sum())])
@@ -241,8 +241,8 @@ class FashionJudge:
     as samples.
 
     Attributes:
-        classifier: the shipped feature network.
-        autoencoder: the shipped autoencoder.
+        classifier: the released feature network.
+        autoencoder: the released autoencoder.
         device: where the model lives and all of this runs.
     """
 
@@ -252,7 +252,7 @@ class FashionJudge:
 
     @classmethod
     def load(cls, device: torch.device | str = "cpu") -> FashionJudge:
-        """The judge with the shipped, verified weights."""
+        """The judge with the released, verified weights."""
         device = torch.device(device)
         return cls(load_features().to(device), load_autoencoder().to(device), device)
 
@@ -264,15 +264,15 @@ class FashionJudge:
     def _real_moments(self) -> Moments:
         return Moments(self._real)
 
-    def draw(self, net: Network, y: Tensor, *, w: float, steps: int, seed: int = 0, batch: int = 500) -> Tensor:
-        """Images (n, 1, 28, 28) in [-1, 1] of the labels ``y`` (n,), noise from ``seed``, ``steps`` calls each."""
+    def draw(self, net: Network, y: Tensor, *, w: float, nfe: int, seed: int = 0, batch: int = 500) -> Tensor:
+        """Images (n, 1, 28, 28) in [-1, 1] of the labels ``y`` (n,), noise from ``seed``, ``nfe`` calls each."""
         x0 = torch.randn(len(y), *SHAPE, generator=stream(seed, "samples")).to(self.device)
         y = y.to(self.device)
         parts = zip(x0.split(batch), y.split(batch), strict=True)
-        latents = torch.cat([sample(net, x, labels, w=w, steps=steps) for x, labels in parts])
+        latents = torch.cat([sample(net, x, labels, w=w, nfe=nfe) for x, labels in parts])
         return in_batches(self.autoencoder.decode, latents)
 
-    def score(self, images: Tensor, y: Tensor) -> dict[str, float]:
+    def score_images(self, images: Tensor, y: Tensor) -> dict[str, float]:
         """Metrics of images (n, 1, 28, 28) that were asked to be of classes ``y`` (n,)."""
         features, logits = embed(self.classifier, images.to(self.device))
         precision, recall = precision_recall(features, self._real[: len(features)])
@@ -283,14 +283,14 @@ class FashionJudge:
             "recall": recall,
         }
 
-    def cell(self, net: Network, cell: Cell) -> dict[str, float]:
-        """All metrics of ``cell.n`` samples, labels in turn; curvature over the paths of the first 250."""
-        y = torch.arange(cell.n) % len(CLOTHES)
-        images = self.draw(net, y, w=cell.w, steps=cell.nfe, seed=cell.seed)
-        x0 = torch.randn(len(y), *SHAPE, generator=stream(cell.seed, "samples"))[:CURVED].to(self.device)
-        path = trajectory(net, x0, y[:CURVED].to(self.device), w=cell.w, steps=cell.nfe)
+    def score(self, net: Network, setting: Setting) -> dict[str, float]:
+        """All metrics of ``setting.n`` samples, labels in turn; curvature over the paths of the first 250."""
+        y = torch.arange(setting.n) % len(CLOTHES)
+        images = self.draw(net, y, w=setting.w, nfe=setting.nfe, seed=setting.seed)
+        x0 = torch.randn(len(y), *SHAPE, generator=stream(setting.seed, "samples"))[:CURVED].to(self.device)
+        path = trajectory(net, x0, y[:CURVED].to(self.device), w=setting.w, nfe=setting.nfe)
         return {
-            **self.score(images, y),
+            **self.score_images(images, y),
             "spectrum_error": spectrum_error(images, fashion_mnist("test").x),
             "curvature": _mean_curvature(path),
         }
@@ -313,12 +313,12 @@ class FashionJudge:
         if not 100 <= n <= 10_000:
             raise ValueError(f"n must be 100 .. 10000 samples (there are 10000 test images), got {n}")
         strengths = [float(strength) for strength in w]
-        cells = [Cell(steps, strength, n, seed) for steps in nfe for strength in strengths]
-        for cell in cells:
-            cell.check()
+        settings = [Setting(evaluations, strength, n, seed) for evaluations in nfe for strength in strengths]
+        for setting in settings:
+            setting.check()
         return [
-            Score(nfe=cell.nfe, w=cell.w, n=n, **self.cell(net, cell))  # type: ignore[typeddict-item]
-            for cell in progress_bar(cells, show=progress, desc="scoring", unit="setting")
+            Score(nfe=setting.nfe, w=setting.w, n=n, **self.score(net, setting))  # type: ignore[typeddict-item]
+            for setting in progress_bar(settings, show=progress, desc="scoring", unit="setting")
         ]
 
 

@@ -4,8 +4,8 @@ Sample i has label ``i mod num_classes`` and noise that is a function of the see
 depend on the number of processes, on when it was interrupted, or on n: the first 10 000 samples of 50 000 are the set
 of 10 000. (The batch size changes how kernels round: with another one, some numbers differ by one level of 255.)
 
-A folder holds ``manifest.json`` and shards ``00000.safetensors`` with ``images`` (m, 3, H, W) uint8 and ``y`` (m,)
-int64; 9.8 GB for 50 000 images of 256 pixels. Each file is whole or not there; a kill costs the shards under way. Other
+A folder holds ``manifest.json`` and files ``00000.safetensors`` with ``images`` (m, 3, H, W) uint8 and ``y`` (m,)
+int64; 9.8 GB for 50 000 images of 256 pixels. Each file is whole or not there; a kill costs the files under way. Other
 programs read them as ADM's .npz or as a folder of PNG files.
 """
 
@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from ismkit.evaluation.judges import Cell
+from ismkit.evaluation.judges import Setting
 from ismkit.method.sampling import sample
 from ismkit.utils.files import json_sum, replacing
 from ismkit.utils.progress import progress_bar
@@ -91,52 +91,52 @@ class SampleSet:
 
     Attributes:
         folder: where it is.
-        manifest: ``set`` (what the samples are a function of), ``shards`` (SHA-256 of each), ``made`` (how).
-        shards: how many files.
+        manifest: ``set`` (what the samples are a function of), ``files`` (SHA-256 of each), ``made`` (how).
+        files: how many files.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
-        self.folder, self.manifest, self.shards = folder, manifest, len(manifest["shards"])
+        self.folder, self.manifest, self.files = folder, manifest, len(manifest["files"])
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> SampleSet:
-        """The set in a folder; its shards are verified as they are read.
+        """The set in a folder; its files are verified as they are read.
 
         Raises:
             SampleError: if there is none, it is not complete, or its manifest is altered.
         """
         found = _manifest(Path(folder))
-        if not found or not found.get("shards"):
+        if not found or not found.get("files"):
             raise SampleError(f"{folder} holds no complete set of samples: draw it, or go on with the same command")
         return cls(Path(folder), found)
 
     def __len__(self) -> int:
         return self.manifest["set"]["n"]
 
-    def shard(self, k: int) -> tuple[Tensor, Tensor]:
-        """``images`` (m, 3, H, W) uint8 and ``y`` (m,) of shard ``k``.
+    def file(self, k: int) -> tuple[Tensor, Tensor]:
+        """``images`` (m, 3, H, W) uint8 and ``y`` (m,) of file ``k``.
 
         Raises:
             SampleError: if the file is missing, truncated or altered.
         """
         tensors, digest = _read(self.folder, k, self.manifest["set"])
-        if digest != self.manifest["shards"][k]:
+        if digest != self.manifest["files"][k]:
             raise SampleError(f"{_path(self.folder, k)} is not the file that {MANIFEST} names: delete it, draw again")
         return tensors["images"], tensors["y"]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return map(self.shard, range(self.shards))
+        return map(self.file, range(self.files))
 
 
 def draw(
     net: nn.Module,
     vae: Decoder,
-    cell: Cell,
+    setting: Setting,
     folder: str | os.PathLike[str],
     *,
     model: Mapping[str, Any],
     batch: int = 100,
-    shard: int = 500,
+    per_file: int = 500,
     progress: bool | None = None,
 ) -> SampleSet:
     """The complete set, drawn or gone on with; under several processes every one of them calls this.
@@ -144,11 +144,11 @@ def draw(
     Args:
         net: in eval mode, on this process's device, where the decoder is too; its weights are those of ``model``.
         vae: decodes its latents.
-        cell: network evaluations, guidance strength, number of samples and seed.
+        setting: network evaluations, guidance strength, number of samples and seed.
         folder: of this set alone.
         model: JSON that tells the model from others; ``sha256`` of its file.
         batch: samples at one time.
-        shard: samples per file.
+        per_file: samples per file.
         progress: show a bar; by default in the first process unless the environment says CI.
 
     Raises:
@@ -156,60 +156,66 @@ def draw(
         SampleError: if the folder holds another set or an altered one, the disk is too small, or a sample is NaN.
         OSError: if a file cannot be written; what is there stays.
     """
-    cell.check()
-    if min(batch, shard) < 1:
-        raise ValueError(f"batch and shard must be 1 or more samples, got {batch} and {shard}")
+    setting.check()
+    if min(batch, per_file) < 1:
+        raise ValueError(f"batch and per_file must be 1 or more samples, got {batch} and {per_file}")
     folder, state, shape = Path(folder), PartialState(), latent_shape(net)
     num_classes, size = int(net.num_classes), (3, *(side * vae.factor for side in shape[1:]))  # type: ignore[arg-type]
-    wanted = {"model": dict(model), "vae": dict(vae.identity), "nfe": cell.nfe, "w": float(cell.w), "n": cell.n}
-    wanted |= {"seed": cell.seed, "num_classes": num_classes, "latents": shape, "images": size, "shard": shard}
+    wanted = {
+        "model": dict(model),
+        "vae": dict(vae.identity),
+        "nfe": setting.nfe,
+        "w": float(setting.w),
+        "n": setting.n,
+    }
+    wanted |= {"seed": setting.seed, "num_classes": num_classes, "latents": shape, "images": size, "per_file": per_file}
     wanted = json.loads(json.dumps(wanted | PROTOCOL))
-    count = math.ceil(cell.n / shard)
-    # One process looks, or the others might see the first new shards; a refusal is raised by all of them alike.
+    count = math.ceil(setting.n / per_file)
+    # One process looks, or the others might see the first new files; a refusal is raised by all of them alike.
     plan: list[Any] = [_pending(folder, wanted, count) if state.is_main_process else None]
     broadcast_object_list(plan)
     if isinstance(plan[0], str):
         raise SampleError(plan[0])
     mine = plan[0][state.process_index :: state.num_processes]
-    total = sum(min(cell.n, (k + 1) * shard) - k * shard for k in mine)
+    total = sum(min(setting.n, (k + 1) * per_file) - k * per_file for k in mine)
     show = progress if state.is_main_process else False
-    with progress_bar(total=total, show=show, desc=f"{cell.nfe} NFE, w = {cell.w:g}", unit="image") as bar:
+    with progress_bar(total=total, show=show, desc=f"{setting.nfe} NFE, w = {setting.w:g}", unit="image") as bar:
         for k in mine:
-            start, stop = k * shard, min(cell.n, (k + 1) * shard)
+            start, stop = k * per_file, min(setting.n, (k + 1) * per_file)
             images = []
             for low in range(start, stop, batch):
-                images.append(_images(net, vae, cell, low, min(stop, low + batch), shape, num_classes))
+                images.append(_images(net, vae, setting, low, min(stop, low + batch), shape, num_classes))
                 bar.update(len(images[-1]))
             _write(folder, k, torch.cat(images), torch.arange(start, stop) % num_classes, wanted)
     state.wait_for_everyone()
     here = range(state.process_index, count, state.num_processes)
     sums = gather_object([(k, _read(folder, k, wanted)[1]) for k in here])
-    shards, known = [digest for _, digest in sorted(sums)], _manifest(folder).get("shards")
-    if known and (wrong := [k for k, digest in enumerate(shards) if digest != known[k]]):
+    files, known = [digest for _, digest in sorted(sums)], _manifest(folder).get("files")
+    if known and (wrong := [k for k, digest in enumerate(files) if digest != known[k]]):
         raise SampleError(f"{_path(folder, wrong[0])} is not the file that {MANIFEST} names: delete it, and draw again")
     made = {"processes": state.num_processes, "batch": batch, "device": state.device.type, "torch": torch.__version__}
     state.wait_for_everyone()
     if state.is_main_process and not known:
-        _complete(folder, wanted, shards, made)
+        _complete(folder, wanted, files, made)
     state.wait_for_everyone()
     return SampleSet.open(folder)
 
 
 @torch.no_grad()
 def _images(
-    net: nn.Module, vae: Decoder, cell: Cell, start: int, stop: int, shape: tuple[int, ...], num_classes: int
+    net: nn.Module, vae: Decoder, setting: Setting, start: int, stop: int, shape: tuple[int, ...], num_classes: int
 ) -> Tensor:
     device = next(net.parameters()).device
     y = torch.arange(start, stop) % num_classes
-    x0 = noise(cell.seed, start, stop, shape).to(device)
-    latents = sample(net, x0, y.to(device), w=cell.w, steps=cell.nfe)
+    x0 = noise(setting.seed, start, stop, shape).to(device)
+    latents = sample(net, x0, y.to(device), w=setting.w, nfe=setting.nfe)
     images = vae.decode(latents)
     for what, x in (("latent", latents), ("image", images)):
         good = x.isfinite().flatten(1).all(1)
         if not good.all():
             i = int((~good).nonzero()[0])
-            where = f"sample {start + i} (label {int(y[i])}, {cell.nfe} NFE, w = {cell.w:g}, seed {cell.seed})"
-            raise SampleError(f"the {what} of {where} holds NaN or infinity; nothing of its shard was written")
+            where = f"sample {start + i} (label {int(y[i])}, {setting.nfe} NFE, w = {setting.w:g}, seed {setting.seed})"
+            raise SampleError(f"the {what} of {where} holds NaN or infinity; nothing of its file was written")
     return to_uint8(images.float()).cpu()
 
 
@@ -221,7 +227,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder, ``{}`` where there is none; SampleError if it is altered."""
     try:
         found = json.loads((folder / MANIFEST).read_bytes())
-        if found["sum"] != json_sum({key: found[key] for key in ("set", "shards", "made")}):
+        if found["sum"] != json_sum({key: found[key] for key in ("set", "files", "made")}):
             raise ValueError("its sum is another")
     except FileNotFoundError:
         return {}
@@ -232,15 +238,15 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _complete(folder: Path, wanted: dict[str, Any], shards: list[str], made: dict[str, Any]) -> None:
-    """Write the manifest; ``shards`` is empty as long as some are missing."""
-    found: dict[str, Any] = {"set": wanted, "shards": shards, "made": made}
+def _complete(folder: Path, wanted: dict[str, Any], files: list[str], made: dict[str, Any]) -> None:
+    """Write the manifest; ``files`` is empty as long as some are missing."""
+    found: dict[str, Any] = {"set": wanted, "files": files, "made": made}
     with replacing(folder / MANIFEST) as file:
         file.write(json.dumps(found | {"sum": json_sum(found)}, indent=1).encode())
 
 
 def _pending(folder: Path, wanted: dict[str, Any], count: int) -> list[int] | str:
-    """The shards that are not there, or why the folder cannot be used."""
+    """The files that are not there, or why the folder cannot be used."""
     try:
         found = _manifest(folder)
     except SampleError as error:
@@ -255,15 +261,15 @@ def _pending(folder: Path, wanted: dict[str, Any], count: int) -> list[int] | st
             with safe_open(path, framework="pt") as file:  # reads the head alone, and sees where the file is cut off
                 stated = json.loads((file.metadata() or {}).get("ismkit", "{}"))
         except (OSError, ValueError, SafetensorError) as error:
-            return f"{path} is truncated or no shard ({error}): delete it, and draw again; the rest is kept"
-        if path not in paths or stated.get("set") != json_sum(wanted) or stated.get("shard") != paths[path]:
+            return f"{path} is truncated or no file ({error}): delete it, and draw again; the rest is kept"
+        if path not in paths or stated.get("set") != json_sum(wanted) or stated.get("file") != paths[path]:
             return f"{path} belongs to another set of samples: take another folder, or delete it"
     for leftover in folder.glob(".*.partial-*"):
         leftover.unlink(missing_ok=True)
     pending = [k for path, k in paths.items() if not path.exists()]
-    if pending:  # the sums are stated again once all shards are there
+    if pending:  # the sums are stated again once all files are there
         _complete(folder, wanted, [], {})
-    needed = min(wanted["n"], len(pending) * wanted["shard"]) * math.prod(wanted["images"])
+    needed = min(wanted["n"], len(pending) * wanted["per_file"]) * math.prod(wanted["images"])
     if needed > (free := shutil.disk_usage(folder).free):
         return f"{folder} has {free / 1e9:.1f} GB free, and the samples need {needed / 1e9:.1f} GB: take another disk"
     return pending
@@ -279,19 +285,19 @@ def contents_sum(tensors: Mapping[str, Tensor]) -> str:
 
 def _write(folder: Path, k: int, images: Tensor, y: Tensor, wanted: dict[str, Any]) -> None:
     tensors = {"images": images.contiguous(), "y": y}
-    metadata = {"ismkit": json.dumps({"set": json_sum(wanted), "shard": k, "sha256": contents_sum(tensors)})}
+    metadata = {"ismkit": json.dumps({"set": json_sum(wanted), "file": k, "sha256": contents_sum(tensors)})}
     with replacing(_path(folder, k)) as file:
         file.write(to_bytes(tensors, metadata))
 
 
 def _read(folder: Path, k: int, wanted: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
-    """A shard and the sum of its contents; SampleError if it is not whole, or another's."""
+    """A file and the sum of its contents; SampleError if it is not whole, or another's."""
     path, remedy = _path(folder, k), "delete the file, and draw again: the rest is kept"
     try:
         tensors, stated = read_weights(path)
     except CheckpointError as error:
         raise SampleError(f"{error} ({remedy})") from error
-    if (stated.get("set"), stated.get("shard")) != (json_sum(wanted), k):
+    if (stated.get("set"), stated.get("file")) != (json_sum(wanted), k):
         raise SampleError(f"{path} belongs to another set: {remedy}")
     if (digest := contents_sum(tensors)) != stated.get("sha256"):
         raise SampleError(f"{path} is altered: {remedy}")
@@ -301,17 +307,17 @@ def _read(folder: Path, k: int, wanted: dict[str, Any]) -> tuple[dict[str, Tenso
 def export_npz(samples: SampleSet, path: str | os.PathLike[str], *, progress: bool | None = None) -> Path:
     """Write ``arr_0`` (n, H, W, 3) uint8 and ``arr_1`` (n,) int64, the labels, as ADM's evaluation suite reads them.
 
-    One shard at a time is in memory. The file is not compressed, written atomically, and without pickles.
+    One file at a time is in memory. The file is not compressed, written atomically, and without pickles.
 
     Raises:
         ValueError: unless ``path`` ends in ``.npz``.
-        SampleError: for an altered shard; nothing is written.
+        SampleError: for an altered file; nothing is written.
     """
     path = Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"path must end in .npz, got {path}")
     channels, height, width = samples.manifest["set"]["images"]
-    bar = progress_bar(samples, show=progress, total=samples.shards, desc=path.name, unit="shard")
+    bar = progress_bar(samples, show=progress, total=samples.files, desc=path.name, unit="file")
     labels = []
     with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as member:
@@ -331,7 +337,7 @@ def export_png(samples: SampleSet, folder: str | os.PathLike[str], *, progress: 
     from PIL import Image
 
     folder, i = Path(folder), 0
-    for images, _ in progress_bar(samples, show=progress, total=samples.shards, desc="PNG files", unit="shard"):
+    for images, _ in progress_bar(samples, show=progress, total=samples.files, desc="PNG files", unit="file"):
         for image in images:
             with replacing(folder / f"{i:07}.png") as file:
                 Image.fromarray(image.movedim(0, 2).contiguous().numpy()).save(file, "PNG")

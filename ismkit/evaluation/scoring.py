@@ -13,7 +13,7 @@ from accelerate import PartialState
 from ismkit.evaluation import tables
 from ismkit.evaluation.extractors import Extractor, load_extractor
 from ismkit.evaluation.fidelity import METRICS, ImageJudge, choose
-from ismkit.evaluation.judges import Cell, FashionJudge, as_text, write_csv
+from ismkit.evaluation.judges import FashionJudge, Setting, as_text, write_csv
 from ismkit.evaluation.reference import Reference, folder_images, image_files, load_reference, make_reference
 from ismkit.evaluation.samples import SampleSet, export_npz, export_png, latent_shape
 from ismkit.imagenet.vae import PINNED, ImageVAE
@@ -59,9 +59,9 @@ def _clothes(args: argparse.Namespace) -> int:
 def _images(args: argparse.Namespace, net: torch.nn.Module, card: Mapping[str, Any]) -> int:
     """Draw, embed and score under one or many processes; the first one prints and writes."""
     metrics = choose(args.metrics or list(METRICS), args.features)
-    cells = [Cell(nfe, float(w), args.n or tables.PAPER_N, args.seed) for nfe in args.nfe for w in args.w]
-    for cell in cells:
-        cell.check()
+    settings = [Setting(nfe, float(w), args.n or tables.PAPER_N, args.seed) for nfe in args.nfe for w in args.w]
+    for setting in settings:
+        setting.check()
     digest = file_sum(Path(args.model))
     folder = Path(args.out or out_dir() / "evaluation" / f"{Path(args.model).stem}-{digest[:8]}")
     device, state = device_at_hand(args.device), PartialState()
@@ -76,15 +76,15 @@ def _images(args: argparse.Namespace, net: torch.nn.Module, card: Mapping[str, A
         references = _references(given, {name: extractors[name] for name in names if name in needing}, side, folder)
     model = {"sha256": digest, "weights": _weights(card)}
     judge = ImageJudge(vae, metrics, extractors, references, folder, model, args.batch or 100)
-    rows = judge.table(net, cells)
+    rows = judge.table(net, settings)
     if not state.is_main_process:
         return 0
-    protocol = judge.protocol(cells[0])
+    protocol = judge.protocol(settings[0])
     print(tables.as_text(rows, metrics, protocol))
     for path in tables.write(rows, metrics, protocol, folder):
         print(f"table: {path}")
-    for cell in cells:
-        samples = SampleSet.open(judge.place(cell))
+    for setting in settings:
+        samples = SampleSet.open(judge.place(setting))
         if args.npz:
             print(f"samples: {export_npz(samples, samples.folder.with_suffix('.npz'))}")
         if args.png:

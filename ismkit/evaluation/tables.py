@@ -44,11 +44,11 @@ def as_text(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Metric], pr
     titles = {"nfe": "NFE", "w": "w", "n": "n", "seed": "seed"} | {
         name: metric.title for name, metric in metrics.items()
     }
-    cells = [
+    settings = [
         [f"{row[name]:g}" if name in ("nfe", "w", "n", "seed") else f"{row[name]:.3f}" for name in titles]
         for row in rows
     ]
-    table = [list(titles.values()), *cells]
+    table = [list(titles.values()), *settings]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines += ["  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in table]
     return "\n".join(lines)
@@ -88,14 +88,14 @@ def paper_tables(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Metric
     head = "| {} | " + " | ".join(f"{nfe} NFE" for nfe in NFE) + " |"
     lines = [head.format("FID-50K, ImageNet-256"), "|---" * (len(NFE) + 1) + "|"]
     for method, figures in PAPER_FID.items():
-        cells = [f"{figures[nfe]:.2f}" if nfe in figures else NOT_STATED for nfe in NFE]
-        lines.append(f"| {method} (paper) | {' | '.join(cells)} |")
+        settings = [f"{figures[nfe]:.2f}" if nfe in figures else NOT_STATED for nfe in NFE]
+        lines.append(f"| {method} (paper) | {' | '.join(settings)} |")
     mine = [ours(rows, metrics, "fid", nfe) for nfe in NFE]
     lines.append(f"| iSM (here) | {' | '.join(text + (f' (w = {w})' if w else '') for text, w in mine)} |")
     lines += ["", head.format("FD-DINOv2 / IS"), "|---" * (len(NFE) + 1) + "|"]
     for method, pairs in PAPER_DINOV2_IS.items():
-        cells = [f"{pairs[nfe][0]:.2f} / {pairs[nfe][1]:.2f}" if nfe in pairs else NOT_STATED for nfe in NFE]
-        lines.append(f"| {method} (paper) | {' | '.join(cells)} |")
+        settings = [f"{pairs[nfe][0]:.2f} / {pairs[nfe][1]:.2f}" if nfe in pairs else NOT_STATED for nfe in NFE]
+        lines.append(f"| {method} (paper) | {' | '.join(settings)} |")
     both = [[ours(rows, metrics, metric, nfe)[0] for metric in ("fd_dinov2", "is")] for nfe in NFE]
-    cells = [NOT_RUN if pair == [NOT_RUN] * 2 else " / ".join(pair) for pair in both]
-    return "\n".join([*lines, f"| iSM (here) | {' | '.join(cells)} |"])
+    settings = [NOT_RUN if pair == [NOT_RUN] * 2 else " / ".join(pair) for pair in both]
+    return "\n".join([*lines, f"| iSM (here) | {' | '.join(settings)} |"])

@@ -8,7 +8,7 @@ from .data import open_latents as open_latents
 from .data import small_vae as small_vae
 from .encoding import Encoding as Encoding
 from .encoding import encode as encode
-from .latents import LatentShards as LatentShards
+from .latents import Latents as Latents
 from .pixels import center_crop as center_crop
 from .sources import ImageFolder as ImageFolder
 from .sources import open_source as open_source

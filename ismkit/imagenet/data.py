@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from ismkit.utils.files import DataError
 
 if TYPE_CHECKING:
-    from ismkit.imagenet.latents import LatentShards
+    from ismkit.imagenet.latents import Latents
 
 SMOKE = "imagenet-smoke"
 PER_CLASS = 12  # pictures of the small set, in four classes
 
 
-def open_latents(name: str, folder: Path) -> LatentShards:
+def open_latents(name: str, folder: Path) -> Latents:
     """The latents in ``folder``; those of ``imagenet-smoke`` are made where there are none, in seconds.
 
     Raises:
@@ -33,9 +33,9 @@ def open_latents(name: str, folder: Path) -> LatentShards:
             f"no latents of {name} at {folder}: make them with `ismkit latents IMAGES --out {folder}`, or name the "
             "folder of yours with --latents or ISMKIT_LATENTS"
         )
-    from ismkit.imagenet.latents import LatentShards
+    from ismkit.imagenet.latents import Latents
 
-    return LatentShards(folder)
+    return Latents(folder)
 
 
 def small_vae(folder: Path) -> Path:
@@ -43,15 +43,15 @@ def small_vae(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}-vae")
 
 
-def photograph_latents(folder: Path, per_class: int = PER_CLASS, seed: int = 0) -> LatentShards:
+def photograph_latents(folder: Path, per_class: int = PER_CLASS, seed: int = 0) -> Latents:
     """Latents (4, 32, 32) of photographs in four classes, by an untrained VAE of the full one's class and shape.
 
-    They are made by the code that makes those of ImageNet: a folder of pictures of 256 pixels, the encoder, shards and
+    They are made by the code that makes those of ImageNet: a folder of pictures of 256 pixels, the encoder, files and
     a manifest. The VAE is left in :func:`small_vae`.
     """
     from ismkit.data.photos import photo_folder
     from ismkit.imagenet.encoding import Encoding, encode
-    from ismkit.imagenet.latents import LatentShards
+    from ismkit.imagenet.latents import Latents
     from ismkit.imagenet.sources import open_source
     from ismkit.imagenet.vae import write_tiny_vae
 
@@ -60,4 +60,4 @@ def photograph_latents(folder: Path, per_class: int = PER_CLASS, seed: int = 0) 
     with tempfile.TemporaryDirectory() as temporary:
         pictures = photo_folder(Path(temporary) / "photographs", per_class, seed=seed)
         encode(Encoding(open_source([pictures]), str(vae), folder, batch_size=8, threads=1), progress=False)
-    return LatentShards(folder)
+    return Latents(folder)

@@ -1,6 +1,6 @@
-"""Images to a folder of latents: by many processes, whole shards at a time, so that a kill loses one shard at most.
+"""Images to a folder of latents: by many processes, whole files at a time, so that a kill loses one file at most.
 
-Each unit of a source becomes one shard with the entry for the manifest beside it (``shard-00000.json``), in this
+Each unit of a source becomes one file with the entry for the manifest beside it (``latents-00000.json``), in this
 order and each atomically; whoever finds the entries of all units writes the manifest. What is there is not encoded
 again, and what is written is a function of the source, the VAE and the batch size alone.
 """
@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ismkit.imagenet.latents import FORMAT, VERSION, moment_sums, read_manifest, statistics, write_manifest, write_shard
+from ismkit.imagenet.latents import FORMAT, VERSION, moment_sums, read_manifest, statistics, write_file, write_manifest
 from ismkit.imagenet.pixels import decoded
 from ismkit.imagenet.sources import Source
 from ismkit.imagenet.vae import ImageVAE
 from ismkit.utils.files import DataError, replacing
 from ismkit.utils.progress import progress_bar
 
-#: Called with what was done since the last call, in two units, such as images and shards.
+#: Called with what was done since the last call, in two units, such as images and files.
 Tick = Callable[[int, int], None]
 
 
@@ -154,32 +154,32 @@ class Encoding:
                     f"{self.folder} needs {needed / 1e9:.1f} GB more, the disk has {free / 1e9:.1f} GB free"
                 )
 
-    def shard(self, unit: int) -> Path:
-        """Where a unit's shard goes; its entry lies beside it, with the ending ``.json``."""
-        return self.folder / f"shard-{unit:05d}.arrow"
+    def file(self, unit: int) -> Path:
+        """Where a unit's file goes; its entry lies beside it, with the ending ``.json``."""
+        return self.folder / f"latents-{unit:05d}.arrow"
 
     def missing(self) -> list[int]:
-        """Units without a finished shard."""
+        """Units without a finished file."""
 
         def finished(path: Path) -> bool:
             entry = path.with_suffix(".json")
-            return entry.exists() and path.exists() and _read_json(entry)["shard"]["bytes"] == path.stat().st_size
+            return entry.exists() and path.exists() and _read_json(entry)["file"]["bytes"] == path.stat().st_size
 
-        return [unit for unit in range(self.source.units) if not finished(self.shard(unit))]
+        return [unit for unit in range(self.source.units) if not finished(self.file(unit))]
 
     def run(
-        self, rank: int = 0, world: int = 1, tick: Callable[[int, int], None] = lambda images, shards: None
+        self, rank: int = 0, world: int = 1, tick: Callable[[int, int], None] = lambda images, files: None
     ) -> Path | None:
         """Encode the share of process ``rank`` of ``world``: units rank, rank + world, ... that are missing.
 
         Args:
             rank: of this process, 0 .. world - 1.
             world: number of processes; not the same each time.
-            tick: called after each batch and each shard with the numbers of images and of shards that were added; what
+            tick: called after each batch and each file with the numbers of images and of files that were added; what
                 it raises ends the work.
 
         Returns:
-            The manifest, or None while shards of other processes are missing.
+            The manifest, or None while files of other processes are missing.
         """
         vae = ImageVAE.load(self.vae, self.revision)
         if torch.cuda.is_available():
@@ -191,7 +191,7 @@ class Encoding:
         return self.finish()
 
     def _encode(self, unit: int, vae: ImageVAE, pool: ThreadPoolExecutor, tick: Callable[[int, int], None]) -> None:
-        path = self.shard(unit)
+        path = self.file(unit)
         for stale in self.folder.glob(f".{path.stem}.*.partial-*"):
             stale.unlink()
         moments: list[np.ndarray] = []
@@ -222,20 +222,20 @@ class Encoding:
         cells = self.side // vae.factor
         rows = np.concatenate([np.empty((0, 2, vae.channels, cells, cells), np.float16), *moments])
         doubled = [image for image in kept for _ in range(2)]  # each image, then its mirror image
-        shard = write_shard(path, rows, [y for _, y in doubled], [False, True] * len(kept), [n for n, _ in doubled])
-        entry: dict[str, Any] = {"shard": shard, "sums": moment_sums(rows), "corrupt": corrupt}
+        written = write_file(path, rows, [y for _, y in doubled], [False, True] * len(kept), [n for n, _ in doubled])
+        entry: dict[str, Any] = {"file": written, "sums": moment_sums(rows), "corrupt": corrupt}
         entry["labels"] = max((y for _, y in kept), default=-1) + 1
         with replacing(path.with_suffix(".json")) as file:
             file.write(json.dumps(entry).encode())
         tick(0, 1)
 
     def finish(self) -> Path | None:
-        """Write the manifest if all shards are there; returns its path, else None. The same each time."""
+        """Write the manifest if all files are there; returns its path, else None. The same each time."""
         if self.missing():
             return None
-        entries = [_read_json(self.shard(unit).with_suffix(".json")) for unit in range(self.source.units)]
+        entries = [_read_json(self.file(unit).with_suffix(".json")) for unit in range(self.source.units)]
         plan = _read_json(self.folder / PLAN)
-        rows = sum(entry["shard"]["rows"] for entry in entries)
+        rows = sum(entry["file"]["rows"] for entry in entries)
         if not rows:
             raise DataError(f"{self.folder}: no image could be decoded")
         names = self.source.class_names or tuple(map(str, range(max(entry["labels"] for entry in entries))))
@@ -248,7 +248,7 @@ class Encoding:
         manifest |= {"class_names": list(names), "images": rows // 2, "rows": rows, "corrupt": corrupt}
         cells = rows * plan["shape"][1] * plan["shape"][2]
         manifest["statistics"] = statistics([entry["sums"] for entry in entries], cells)
-        return write_manifest(self.folder, manifest | {"shards": [entry["shard"] for entry in entries]})
+        return write_manifest(self.folder, manifest | {"files": [entry["file"] for entry in entries]})
 
 
 def row_bytes(shape: Iterable[int]) -> int:
@@ -275,7 +275,7 @@ def encode(
 
     Raises:
         ValueError: if workers is below 1, or the job is not possible.
-        DataError: for a corrupt image, a full disk, a worker that died; finished shards are kept.
+        DataError: for a corrupt image, a full disk, a worker that died; finished files are kept.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
@@ -283,11 +283,11 @@ def encode(
         raise ValueError(f"rank must lie in [0, world = {world}), got {rank}")
     job.begin()
     todo, images = sum(unit // workers % world == rank for unit in job.missing()), job.source.images
-    counted = {"total": todo, "unit": "shard"} if images is None else {"total": images * todo // job.source.units}
+    counted = {"total": todo, "unit": "file"} if images is None else {"total": images * todo // job.source.units}
     with progress_bar(show=progress, desc="encoding", **{"unit": "image"} | counted) as bar:
 
-        def tick(images: int, shards: int) -> None:
-            bar.update(shards if counted.get("unit") else images)
+        def tick(images: int, files: int) -> None:
+            bar.update(files if counted.get("unit") else images)
 
         if workers == 1:
             job.run(rank, world, tick)
@@ -298,8 +298,8 @@ def encode(
 
 def report(folder: Path, manifest: dict[str, Any]) -> str:
     """What a folder of latents holds, in a few lines."""
-    scale, vae, shards = manifest["vae"]["scaling_factor"], manifest["vae"], manifest["shards"]
-    size = sum(shard["bytes"] for shard in shards)
+    scale, vae, files = manifest["vae"]["scaling_factor"], manifest["vae"], manifest["files"]
+    size = sum(file["bytes"] for file in files)
     amount = f"{size / 1e9:.3g} GB" if size > 1e9 else f"{size / 1e6:.3g} MB"
     spread = " ".join(f"{scale * std:.3f}" for std in manifest["statistics"]["std"])
     posterior = " ".join(f"{scale * std:.4f}" for std in manifest["statistics"]["posterior_std"])
@@ -307,7 +307,7 @@ def report(folder: Path, manifest: dict[str, Any]) -> str:
         [
             f"latents: {folder}",
             f"{manifest['images']} images of {len(manifest['class_names'])} classes, each with its mirror image: "
-            f"{manifest['rows']} rows of {tuple(manifest['shape'])} in {len(shards)} shards, {amount}",
+            f"{manifest['rows']} rows of {tuple(manifest['shape'])} in {len(files)} files, {amount}",
             f"VAE {vae['name']}, revision {vae['revision']}, SHA-256 {vae['sha256']}, scaling factor {scale:g}",
             f"scaled, per channel: standard deviation of the means {spread}, of the posterior {posterior}",
             f"corrupt images left out: {len(manifest['corrupt'])}"

@@ -1,6 +1,6 @@
-"""Latents on disk: shards of posterior moments, read through memory maps, and the manifest that says what they are.
+"""Latents on disk: files of posterior moments, read through memory maps, and the manifest that says what they are.
 
-A folder of latents holds ``manifest.json`` and ``shard-00000.arrow``, ... (Arrow IPC files, one record batch each).
+A folder of latents holds ``manifest.json`` and ``latents-00000.arrow``, ... (Arrow IPC files, one record batch each).
 A row is one image or its mirror image: ``moments``, mean and standard deviation of the posterior as float16 (2, C, h,
 w), not scaled; ``label`` int64; ``flipped`` bool; ``name`` of the image in its source. Mean and deviation of a row lie
 side by side, so that a random row is one read of 16 KiB at 4 x 32 x 32.
@@ -25,9 +25,9 @@ from ismkit.imagenet.vae import ImageVAE
 from ismkit.utils.files import DataError, json_sum, replacing, verify_sha256
 from ismkit.utils.progress import progress_bar
 
-FORMAT, VERSION = "ismkit latents", 1
+FORMAT, VERSION = "ismkit latents", 2
 MANIFEST = "manifest.json"
-REMEDY = "delete it and give the command that made the folder again, which makes the missing shards anew"
+REMEDY = "delete it and give the command that made the folder again, which makes the missing files anew"
 #: Fields of the manifest and their types; ``sha256`` is that of all the others.
 FIELDS: dict[str, type] = {
     "format": str,
@@ -41,15 +41,15 @@ FIELDS: dict[str, type] = {
     "rows": int,
     "corrupt": list,
     "statistics": dict,
-    "shards": list,
+    "files": list,
     "sha256": str,
 }
 
 
-def write_shard(
+def write_file(
     path: Path, moments: np.ndarray, labels: Sequence[int], flipped: Sequence[bool], names: Sequence[str]
 ) -> dict[str, Any]:
-    """Write one shard, atomically.
+    """Write one file, atomically.
 
     Args:
         path: of the file.
@@ -63,7 +63,7 @@ def write_shard(
 
     Raises:
         ValueError: if a number is not finite (float16 reaches to 65504).
-        DataError: if the disk takes no more; nothing is left of the shard then.
+        DataError: if the disk takes no more; nothing is left of the file then.
     """
     import pyarrow as pa
 
@@ -92,7 +92,7 @@ def write_shard(
             "make room, and the same command goes on"
         ) from error
     digest = hashlib.sha256(content).hexdigest()
-    return {"file": path.name, "rows": len(moments), "bytes": content.size, "sha256": digest}
+    return {"name": path.name, "rows": len(moments), "bytes": content.size, "sha256": digest}
 
 
 def moment_sums(moments: np.ndarray) -> dict[str, list[float]]:
@@ -111,7 +111,7 @@ def moment_sums(moments: np.ndarray) -> dict[str, list[float]]:
 
 
 def statistics(sums: Sequence[dict[str, list[float]]], cells: int) -> dict[str, list[float]]:
-    """Per channel, of latents that are not scaled, from the sums of all shards over ``cells`` cells in each channel.
+    """Per channel, of latents that are not scaled, from the sums of all files over ``cells`` cells in each channel.
 
     Returns:
         ``mean`` and ``std`` of the posterior means, ``low`` and ``high``, their range, and ``posterior_std``, the root
@@ -182,7 +182,7 @@ def check_vae(folder: Path, manifest: Mapping[str, Any], vae: ImageVAE | Mapping
             )
 
 
-class LatentShards(Dataset[tuple[Tensor, Tensor]]):
+class Latents(Dataset[tuple[Tensor, Tensor]]):
     """A folder of latents as a data set with quick random access; nothing but labels is held in memory.
 
     ``data[i]`` gives scaled posterior means (..., C, h, w) float32 and labels (...,) for whole numbers or int64
@@ -196,14 +196,14 @@ class LatentShards(Dataset[tuple[Tensor, Tensor]]):
             manifest and the sizes of the files are verified.
 
     Attributes:
-        manifest: source, VAE, counts, statistics, shards.
+        manifest: source, VAE, counts, statistics, files.
         num_classes: number of classes.
         class_names: one name per class.
         shape: (C, h, w) of a latent.
         y: labels (n,) int64.
 
     Raises:
-        DataError: if the manifest or a shard is missing, truncated or altered, or the VAE another.
+        DataError: if the manifest or a file is missing, truncated or altered, or the VAE another.
     """
 
     def __init__(
@@ -217,10 +217,10 @@ class LatentShards(Dataset[tuple[Tensor, Tensor]]):
         self.manifest = read_manifest(self.folder)
         if vae is not None:
             check_vae(self.folder, self.manifest, vae)
-        for shard in self.manifest["shards"]:
-            path = self.folder / shard["file"]
-            if not path.is_file() or path.stat().st_size != shard["bytes"]:
-                held = f"holds {path.stat().st_size} of {shard['bytes']} bytes" if path.is_file() else "is missing"
+        for file in self.manifest["files"]:
+            path = self.folder / file["name"]
+            if not path.is_file() or path.stat().st_size != file["bytes"]:
+                held = f"holds {path.stat().st_size} of {file['bytes']} bytes" if path.is_file() else "is missing"
                 raise DataError(f"{path} {held}: {REMEDY}")
         if verify:
             self.verify()
@@ -228,7 +228,7 @@ class LatentShards(Dataset[tuple[Tensor, Tensor]]):
         self.num_classes = len(self.class_names)
         self.shape: tuple[int, ...] = tuple(self.manifest["shape"])
         self.scaling_factor: float = self.manifest["vae"]["scaling_factor"]
-        opened = [_map_shard(self.folder / shard["file"], self.shape) for shard in self.manifest["shards"]]
+        opened = [_map_file(self.folder / file["name"], self.shape) for file in self.manifest["files"]]
         self._maps = [moments for moments, _ in opened]
         self._ends = np.cumsum([len(moments) for moments in self._maps])
         self.y = torch.from_numpy(np.concatenate([labels for _, labels in opened]))
@@ -238,9 +238,9 @@ class LatentShards(Dataset[tuple[Tensor, Tensor]]):
             raise DataError(f"{self.folder} holds labels outside its {self.num_classes} classes")
 
     def verify(self, *, progress: bool | None = None) -> None:
-        """Compare the SHA-256 sums of all shards with the manifest; raises DataError for the first that differs."""
-        for shard in progress_bar(self.manifest["shards"], show=progress, desc="verifying", unit="shard"):
-            verify_sha256(self.folder / shard["file"], shard["sha256"], shard["bytes"], REMEDY)
+        """Compare the SHA-256 sums of all files with the manifest; raises DataError for the first that differs."""
+        for file in progress_bar(self.manifest["files"], show=progress, desc="verifying", unit="file"):
+            verify_sha256(self.folder / file["name"], file["sha256"], file["bytes"], REMEDY)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process maps the files itself: pickled maps would carry all latents along.
@@ -272,16 +272,16 @@ class LatentShards(Dataset[tuple[Tensor, Tensor]]):
         rows = index.numpy()
         if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
             raise IndexError(f"index must lie in [0, {len(self)}), got {rows.min()} .. {rows.max()}")
-        shards = np.searchsorted(self._ends, rows, side="right")
-        offsets = rows - (self._ends[shards] - [len(self._maps[k]) for k in shards])
+        files = np.searchsorted(self._ends, rows, side="right")
+        offsets = rows - (self._ends[files] - [len(self._maps[k]) for k in files])
         out = np.empty((len(rows), 2, *self.shape), dtype=np.float16)
-        for k, (shard, offset) in enumerate(zip(shards.tolist(), offsets.tolist(), strict=True)):
-            out[k] = self._maps[shard][offset]
+        for k, (file, offset) in enumerate(zip(files.tolist(), offsets.tolist(), strict=True)):
+            out[k] = self._maps[file][offset]
         return torch.from_numpy(out)
 
 
-def _map_shard(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Moments (rows, 2, C, h, w) float16, a view of the mapped file, and labels (rows,) int64 of a shard."""
+def _map_file(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Moments (rows, 2, C, h, w) float16, a view of the mapped file, and labels (rows,) int64 of a file."""
     import pyarrow as pa
 
     try:
@@ -290,4 +290,4 @@ def _map_shard(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarr
         moments = batch.column("moments").values.to_numpy(zero_copy_only=True)
         return moments.reshape(-1, 2, *shape), batch.column("label").to_numpy(zero_copy_only=True)
     except (pa.ArrowException, KeyError, ValueError, AttributeError, OSError) as error:
-        raise DataError(f"{path} is no shard of latents {shape} ({error}): {REMEDY}") from error
+        raise DataError(f"{path} is no file of latents {shape} ({error}): {REMEDY}") from error

@@ -25,7 +25,7 @@ from ismkit.training.costs import (
 )
 
 BUCKET = 25 * 2**20  # bytes of gradients that DDP sends at a time (its default)
-Parallel = Literal["ddp", "fsdp"]
+Mode = Literal["ddp", "fsdp"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Step:
 
 
 def memory_bytes(
-    config: Mapping[str, Any], rows: int, cluster: Cluster, parallel: Parallel, checkpointing: bool = False
+    config: Mapping[str, Any], rows: int, cluster: Cluster, mode: Mode, checkpointing: bool = False
 ) -> dict[str, float]:
     """Bytes on each GPU by what they hold; under FSDP the state is shared out, and two blocks at a time are whole.
 
@@ -118,10 +118,10 @@ def memory_bytes(
         config: the network's shape.
         rows: of one micro-batch on one GPU.
         cluster: how many GPUs.
-        parallel: ``ddp`` or ``fsdp`` (parameters, gradients, AdamW and both averages sharded).
+        mode: ``ddp`` or ``fsdp`` (parameters, gradients, AdamW and both averages sharded).
         checkpointing: of activations.
     """
-    P, parts = parameters(config), cluster.gpus if parallel == "fsdp" else 1
+    P, parts = parameters(config), cluster.gpus if mode == "fsdp" else 1
     held = {name: size * P / parts for name, size in STATE_BYTES.items()}
     whole = 2 * P / config["depth"] if parts > 1 else P
     held["weights in bf16"] = 2.0 * whole  # autocast's copies, or FSDP's gathered blocks
@@ -131,7 +131,7 @@ def memory_bytes(
 
 
 def micro_batch(
-    config: Mapping[str, Any], recipe: Recipe, batch: int, cluster: Cluster, parallel: Parallel, checkpointing: bool
+    config: Mapping[str, Any], recipe: Recipe, batch: int, cluster: Cluster, mode: Mode, checkpointing: bool
 ) -> int:
     """Rows of the largest micro-batch that fits, a divisor of those of a GPU that gives each block of rows one.
 
@@ -143,9 +143,9 @@ def micro_batch(
     mine = batch // cluster.gpus
     for rows in sorted((r for r in range(1, mine + 1) if mine % r == 0), reverse=True):
         recipe.rows.blocks(rows)  # too few for its blocks: the error says so
-        if sum(memory_bytes(config, rows, cluster, parallel, checkpointing).values()) <= cluster.memory:
+        if sum(memory_bytes(config, rows, cluster, mode, checkpointing).values()) <= cluster.memory:
             return rows
-    raise ValueError(f"no micro-batch of width {config['width']} fits in {cluster.memory:.3g} bytes by {parallel}")
+    raise ValueError(f"no micro-batch of width {config['width']} fits in {cluster.memory:.3g} bytes by {mode}")
 
 
 def step(
@@ -153,7 +153,7 @@ def step(
     recipe: Recipe,
     batch: int,
     cluster: Cluster,
-    parallel: Parallel = "ddp",
+    mode: Mode = "ddp",
     checkpointing: bool = False,
 ) -> Step:
     """Simulate one optimiser step.
@@ -170,10 +170,10 @@ def step(
         recipe: the method.
         batch: rows of one optimiser step over all GPUs.
         cluster: the GPUs.
-        parallel: ``ddp`` or ``fsdp``.
+        mode: ``ddp`` or ``fsdp``.
         checkpointing: compute every block's forward pass once more in the backward pass.
     """
-    rows = micro_batch(config, recipe, batch, cluster, parallel, checkpointing)
+    rows = micro_batch(config, recipe, batch, cluster, mode, checkpointing)
     micro, P, depth = batch // cluster.gpus // rows, parameters(config), config["depth"]
     count = passes(recipe, rows)
     row = forward_flops(config) / depth / (cluster.mfu * cluster.flops)
@@ -186,7 +186,7 @@ def step(
     compute = micro * (sum(target) + sum(forward) + sum(backward))
     if cluster.gpus == 1:
         exposed, sent = 0.0, 0.0
-    elif parallel == "ddp":
+    elif mode == "ddp":
         size = 4.0 * P
         buckets = math.ceil(size / BUCKET)
         each, done = 2 * cluster.gather(size / buckets), 0.0
@@ -199,7 +199,7 @@ def step(
         finished = _fsdp(units, cluster.gather(block), cluster.gather(2 * block))
         exposed = micro * (finished - sum(seconds for seconds, _ in units))
         sent = micro * (cluster.gpus - 1) / cluster.gpus * block * (len(units) + 2 * depth)
-    parts = cluster.gpus if parallel == "fsdp" else 1
+    parts = cluster.gpus if mode == "fsdp" else 1
     update = 52 * P / parts / (cluster.reached * cluster.bandwidth)  # AdamW 28 bytes, each average 12
     return Step(compute, exposed, update, sent)
 
@@ -230,7 +230,7 @@ def plan(
     price: float,
     batch: int = 256,
     steps: int = 800_000,
-    parallel: Parallel = "ddp",
+    mode: Mode = "ddp",
     checkpointing: bool = False,
     measured: float | None = None,
     kept: int = 3,
@@ -245,22 +245,22 @@ def plan(
         price: of one GPU for one hour.
         batch: rows of one optimiser step over all GPUs.
         steps: optimiser steps.
-        parallel: ``ddp`` or ``fsdp``.
+        mode: ``ddp`` or ``fsdp``.
         checkpointing: of activations.
         measured: images per second of one GPU with large batches; it takes the place of ``cluster.mfu``.
         kept: checkpoints on disk.
     """
     if measured is not None:
         cluster = replace(cluster, mfu=measured * step_flops(config, recipe, batch) / batch / cluster.flops)
-    rows = micro_batch(config, recipe, batch, cluster, parallel, checkpointing)
-    simulated = step(config, recipe, batch, cluster, parallel, checkpointing)
+    rows = micro_batch(config, recipe, batch, cluster, mode, checkpointing)
+    simulated = step(config, recipe, batch, cluster, mode, checkpointing)
     hours = steps * simulated.seconds / 3600
-    held = memory_bytes(config, rows, cluster, parallel, checkpointing)
+    held = memory_bytes(config, rows, cluster, mode, checkpointing)
     return {
         "network": name,
         "method": recipe.name,
         "GPUs": cluster.gpus,
-        "by": parallel,
+        "by": mode,
         "rows": rows,
         "s / step": simulated.seconds,
         "images / s": batch / simulated.seconds,

@@ -33,7 +33,7 @@ class ClaimError(AssertionError):
 
 
 @dataclass(frozen=True)
-class Row:
+class Entry:
     """One check of one claim.
 
     Attributes:
@@ -85,7 +85,7 @@ class Ledger:
     profile: str
     seed: int
     device: str = "cpu"
-    rows: dict[str, Row] = field(default_factory=dict)
+    rows: dict[str, Entry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.profile not in PROFILES:
@@ -134,7 +134,7 @@ class Ledger:
         measured, expected = float(measured), float(expected)
         if not holds(measured, relation, expected, tolerance):
             raise ClaimError(f"{claim}: measured {measured:.6g}, {want} ({CLAIMS[claim].statement})")
-        self.rows[claim] = Row(
+        self.rows[claim] = Entry(
             claim=claim,
             notebook=self.notebook,
             cell=_cell(),
@@ -163,7 +163,7 @@ def _cell() -> int | None:
     return None if shell is None else len(shell.user_ns["In"]) - 1
 
 
-def write(rows: Iterable[Row], path: str | os.PathLike[str]) -> Path:
+def write(rows: Iterable[Entry], path: str | os.PathLike[str]) -> Path:
     """Write rows as JSON, atomically, making the folder; returns the path."""
     text = json.dumps([asdict(row) for row in rows], indent=1) + "\n"
     with replacing(path) as file:
@@ -171,31 +171,31 @@ def write(rows: Iterable[Row], path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-def read(path: str | os.PathLike[str]) -> list[Row]:
+def read(path: str | os.PathLike[str]) -> list[Entry]:
     """The rows of a file of :func:`write`.
 
     Raises:
         ValueError: if it is no such file.
     """
     try:
-        return [Row(**entry) for entry in json.loads(Path(path).read_text())]
+        return [Entry(**entry) for entry in json.loads(Path(path).read_text())]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is no file of ledger rows: {error}") from error
 
 
-def book_rows() -> list[Row]:
+def book_entries() -> list[Entry]:
     """All rows of ``book/ledger/`` beside the package, by claim."""
     folder = CHECKOUT / "book" / "ledger"
     return sorted((row for path in folder.glob("*.json") for row in read(path)), key=lambda row: row.claim)
 
 
-def joined(runs: Iterable[Iterable[Row]]) -> list[Row]:
+def joined(runs: Iterable[Iterable[Entry]]) -> list[Entry]:
     """Rows of runs with several seeds as one row per claim: that of the least seed, with what each seed measured.
 
     Raises:
         ValueError: if two runs share a seed, or differ in more than seed and measured value.
     """
-    by_claim: dict[str, dict[int, Row]] = {}
+    by_claim: dict[str, dict[int, Entry]] = {}
     for run in runs:
         for row in run:
             of_seeds = by_claim.setdefault(row.claim, {})
@@ -210,7 +210,7 @@ def joined(runs: Iterable[Iterable[Row]]) -> list[Row]:
             if changed:
                 raise ValueError(f"{claim}: seeds {first.seed} and {row.seed} differ in {', '.join(changed)}")
         measured = {str(seed): of_seeds[seed].measured for seed in sorted(of_seeds)}
-        result.append(Row(**asdict(first) | {"seeds": measured}))
+        result.append(Entry(**asdict(first) | {"seeds": measured}))
     return result
 
 
@@ -220,7 +220,7 @@ def spread(seeds: Mapping[str, float]) -> float:
     return float(values.std()) if len(values) > 1 else math.nan
 
 
-def table(rows: Iterable[Row]) -> list[dict[str, Any]]:
+def table(rows: Iterable[Entry]) -> list[dict[str, Any]]:
     """The ledger to show: one entry per claim of ``CLAIMS``, those without a row as "needs GPU"."""
     by_claim = {row.claim: row for row in rows}
     result = []
@@ -260,7 +260,7 @@ def as_markdown(entries: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, *(row.format(**entry) for entry in entries)])
 
 
-def verdicts(rows: Iterable[Row]) -> str:
+def verdicts(rows: Iterable[Entry]) -> str:
     """How often each verdict was given, in words: "3 verified, 1 toy only"."""
     counts = Counter(row.verdict for row in rows)
     return ", ".join(f"{counts[verdict]} {verdict}" for verdict in get_args(Verdict) if counts[verdict])

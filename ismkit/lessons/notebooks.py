@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ismkit.lessons.ledger import Row, joined, read, write
+from ismkit.lessons.ledger import Entry, joined, read, write
 from ismkit.utils.files import CHECKOUT, replacing
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _save_figures(notebook: Path, folder: Path) -> None:
             file.write(content)
 
 
-def measure(source: Path, seeds: Iterable[int], folder: Path, profile: str = "laptop") -> list[Row]:
+def measure(source: Path, seeds: Iterable[int], folder: Path, profile: str = "laptop") -> list[Entry]:
     """Run a notebook once for each seed, and join the rows of its ledger.
 
     Args:

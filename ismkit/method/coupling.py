@@ -115,18 +115,18 @@ class Coupling:
         return x0[order.to(x0.device)]
 
     def pairs(
-        self, batches: Iterator[tuple[Tensor, Tensor]], seed: int, step: int = 0, shard: int = 0
+        self, batches: Iterator[tuple[Tensor, Tensor]], seed: int, step: int = 0, micro_batch: int = 0
     ) -> Generator[tuple[Tensor, Tensor, Tensor]]:
         """Couple a stream of batches, one pool ahead of the consumer, in a thread (the solvers release the GIL).
 
-        Pool p holds batches ``p K .. p K + K - 1`` and its noise depends on (seed, shard, p) alone, so a stream that
-        starts at any step goes on as if it had started at 0.
+        Pool p holds batches ``p K .. p K + K - 1`` and its noise depends on (seed, micro_batch, p) alone, so a stream
+        that starts at any step goes on as if it had started at 0.
 
         Args:
             batches: (x1, y) batches of one size, the first being batch ``step - step % K``, see :meth:`first_batch`.
             seed: seed of the noise.
             step: the first batch to hand out.
-            shard: which of several parallel streams this is.
+            micro_batch: which of several parallel streams this is.
 
         Yields:
             (x0, x1, y) on the CPU, one batch at a time, without end as long as ``batches`` has none.
@@ -138,7 +138,7 @@ class Coupling:
                 return []
             x1 = torch.cat([x for x, _ in pool])
             y = torch.cat([labels for _, labels in pool])
-            x0 = self.couple(torch.randn(x1.shape, generator=stream(seed, "noise", shard, p)), x1, y)
+            x0 = self.couple(torch.randn(x1.shape, generator=stream(seed, "noise", micro_batch, p)), x1, y)
             lengths = [len(labels) for _, labels in pool]
             return list(zip(x0.split(lengths), x1.split(lengths), y.split(lengths), strict=True))
 

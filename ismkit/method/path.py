@@ -114,13 +114,13 @@ class StepGrid:
         u = torch.where(d == 0, (u**power).clamp(max=1 - 0.5 / self.n), u)
         return torch.floor(u / length) * length
 
-    def check_steps(self, steps: int) -> float:
-        """The step size ``1 / steps`` of a sampler, refused where no level of the grid has it.
+    def check_nfe(self, nfe: int) -> float:
+        """The step size ``1 / nfe`` of a sampler, refused where no level of the grid has it.
 
         Raises:
-            ValueError: unless ``steps`` is a power of two in 1 .. ``n``.
+            ValueError: unless ``nfe`` is a power of two in 1 .. ``n``.
         """
-        if not 1 <= steps <= self.n or steps & (steps - 1):
+        if not 1 <= nfe <= self.n or nfe & (nfe - 1):
             allowed = [2**k for k in range(self.levels + 1)]
-            raise ValueError(f"steps must be one of {allowed} (the levels of this grid), got {steps}")
-        return 1 / steps
+            raise ValueError(f"nfe must be one of {allowed} (the levels of this grid), got {nfe}")
+        return 1 / nfe

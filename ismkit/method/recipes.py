@@ -104,11 +104,11 @@ class BakedIn:
         """Targets (B, ...) made by ``net``, the target network; see :class:`TargetRule`."""
         block = rows.blocks(len(velocity)).consistency
         x, t, d, w, y = query.take(block)
-        nobody = torch.full_like(y, null)
+        null_labels = torch.full_like(y, null)
 
         def guided(x: Tensor, t: Tensor, d: Tensor) -> Tensor:
             scale = torch.where((d == 0) | self.every_level, self.cfg_scale, 1.0)
-            return cfg(net(x, t, d, w, y), net(x, t, d, w, nobody), expand_as(scale, x))
+            return cfg(net(x, t, d, w, y), net(x, t, d, w, null_labels), expand_as(scale, x))
 
         target = velocity.clone()
         target[block] = average_of_half_steps(guided, x, t, d, rows.grid, self.clip).to(target.dtype)

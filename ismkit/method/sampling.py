@@ -10,9 +10,9 @@ from torch import Tensor
 from ismkit.method.path import Network, StepGrid
 
 
-def _states(net: Network, x0: Tensor, y: Tensor, w: float | Tensor, steps: int, grid: StepGrid) -> Iterator[Tensor]:
-    """The sampler's states from noise to data, ``steps + 1`` of them."""
-    d = grid.check_steps(steps)
+def _states(net: Network, x0: Tensor, y: Tensor, w: float | Tensor, nfe: int, grid: StepGrid) -> Iterator[Tensor]:
+    """The sampler's states from noise to data, ``nfe + 1`` of them."""
+    d = grid.check_nfe(nfe)
     if y.shape != x0.shape[:1]:
         raise ValueError(f"y must hold one label per row of x0, shape {tuple(x0.shape[:1])}, got {tuple(y.shape)}")
     strength = torch.as_tensor(w, dtype=x0.dtype, device=x0.device)
@@ -24,16 +24,16 @@ def _states(net: Network, x0: Tensor, y: Tensor, w: float | Tensor, steps: int, 
     ask = grid.ask(torch.full(y.shape, d, dtype=x0.dtype, device=x0.device))
     x = x0
     yield x
-    for k in range(steps):
+    for k in range(nfe):
         x = x + d * net(x, torch.full_like(ask, k * d), ask, strength, y)
         yield x
 
 
 @torch.no_grad()
 def sample(
-    net: Network, x0: Tensor, y: Tensor, *, w: float | Tensor = 0.0, steps: int = 1, grid: StepGrid | None = None
+    net: Network, x0: Tensor, y: Tensor, *, w: float | Tensor = 0.0, nfe: int = 1, grid: StepGrid | None = None
 ) -> Tensor:
-    """Draw samples in ``steps`` Euler steps, ``x <- x + d * s(x, t, d, w, y)`` with ``d = 1 / steps`` (SM, Alg. 2).
+    """Draw samples in ``nfe`` Euler steps, ``x <- x + d * s(x, t, d, w, y)`` with ``d = 1 / nfe`` (SM, Alg. 2).
 
     Exactly one network call per step, guided or not.
 
@@ -42,24 +42,24 @@ def sample(
         x0: noise, (B, ...); its device and dtype are used.
         y: labels, (B,) long.
         w: guidance strength >= 0, one number or (B,); ignored by networks trained without it.
-        steps: NFE, a power of two in 1 .. N; N steps ask for the instantaneous velocity.
+        nfe: NFE, a power of two in 1 .. N; N steps ask for the instantaneous velocity.
         grid: the dyadic grid of training, N = 128 by default.
 
     Returns:
         Samples shaped like ``x0``.
 
     Raises:
-        ValueError: if ``steps`` is no level of the grid, or ``w`` or ``y`` do not fit.
+        ValueError: if ``nfe`` is no level of the grid, or ``w`` or ``y`` do not fit.
     """
     x = x0
-    for state in _states(net, x0, y, w, steps, grid or StepGrid()):
+    for state in _states(net, x0, y, w, nfe, grid or StepGrid()):
         x = state
     return x
 
 
 @torch.no_grad()
 def trajectory(
-    net: Network, x0: Tensor, y: Tensor, *, w: float | Tensor = 0.0, steps: int = 128, grid: StepGrid | None = None
+    net: Network, x0: Tensor, y: Tensor, *, w: float | Tensor = 0.0, nfe: int = 128, grid: StepGrid | None = None
 ) -> Tensor:
-    """Like :func:`sample`, with every state: (steps + 1, B, ...), the first being ``x0``."""
-    return torch.stack(list(_states(net, x0, y, w, steps, grid or StepGrid())))
+    """Like :func:`sample`, with every state: (nfe + 1, B, ...), the first being ``x0``."""
+    return torch.stack(list(_states(net, x0, y, w, nfe, grid or StepGrid())))

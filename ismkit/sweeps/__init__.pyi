@@ -5,7 +5,7 @@ from . import sweep as sweep
 from .ladder import LADDER as LADDER
 from .ladder import SWEEPS as SWEEPS
 from .runner import SweepError as SweepError
-from .runner import run as run
+from .runner import run_trials as run_trials
 from .studies import FOLDER as FOLDER
 from .studies import mean_interval as mean_interval
 from .studies import run_study as run_study

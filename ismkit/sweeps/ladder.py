@@ -13,7 +13,7 @@ from typing import Any
 from ismkit.method.coupling import Coupling
 from ismkit.method.recipes import RECIPES, Intrinsic, Recipe
 from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, geometric_weights, l2, unit_weights
-from ismkit.sweeps.sweep import Sweep, cells, change
+from ismkit.sweeps.sweep import Sweep, change, settings
 from ismkit.training.runs import RUNS, Run
 
 NFE = (1, 2, 4, 8, 128)
@@ -110,10 +110,10 @@ SWEEPS: dict[str, Sweep] = {
             _ladder(_LONG),
             (0, 1, 2),
             (
-                *cells(NFE[:4], STRENGTHS, 1000),
-                *cells((1, 4), (3.0,), 1000),
-                *cells((128,), (0.0, 1.0, 2.0), 1000),
-                *cells((1,), (1.0,), 10_000),
+                *settings(NFE[:4], STRENGTHS, 1000),
+                *settings((1, 4), (3.0,), 1000),
+                *settings((128,), (0.0, 1.0, 2.0), 1000),
+                *settings((1,), (1.0,), 10_000),
             ),
         ),
         Sweep(
@@ -121,22 +121,22 @@ SWEEPS: dict[str, Sweep] = {
             "six times as many steps, 10 000 samples throughout: for a GPU",
             _ladder(replace(_LONG, steps=6000)),
             (0, 1, 2),
-            cells(NFE, STRENGTHS, 10_000),
+            settings(NFE, STRENGTHS, 10_000),
         ),
         Sweep(
             "ladder-laptop",
             "a short training: 50 trials of half a minute of a CPU core",
             _ladder(_LAPTOP),
             (0, 1, 2, 3, 4),
-            cells((1, 4), (1.0, 2.0), 1000),
+            settings((1, 4), (1.0, 2.0), 1000),
         ),
-        Sweep("ladder-smoke", "nothing is learnt", _ladder(_SMOKE), (0,), cells((1, 2), (1.0,), 100)),
+        Sweep("ladder-smoke", "nothing is learnt", _ladder(_SMOKE), (0,), settings((1, 2), (1.0,), 100)),
         Sweep(
             "sensitivity",
             "the paper's tables of single settings, at the scale of ladder-laptop",
             _SENSITIVE,
             (0, 1, 2),
-            cells((1, 4), (1.0, 2.0), 1000),
+            settings((1, 4), (1.0, 2.0), 1000),
             _LABELS,
         ),
         Sweep(
@@ -144,7 +144,7 @@ SWEEPS: dict[str, Sweep] = {
             "what was tried to beat ism, at the scale of ladder-laptop",
             _VARIANTS,
             (0, 1, 2),
-            cells((1, 4), (1.0, 2.0), 1000),
+            settings((1, 4), (1.0, 2.0), 1000),
             _KINDS,
         ),
     )
@@ -154,4 +154,4 @@ SWEEPS: dict[str, Sweep] = {
 def of_run(run: Run, recipes: Iterable[str]) -> Sweep:
     """A sweep of one run over recipes by name, to be scored at 1 and 4 NFE, w = 0 and 1, over three seeds."""
     runs = {name: _with(run, RECIPES[name]) for name in recipes}
-    return Sweep(run.name, run.about, runs, (0, 1, 2), cells((1, 4), (0.0, 1.0), 1000))
+    return Sweep(run.name, run.about, runs, (0, 1, 2), settings((1, 4), (0.0, 1.0), 1000))

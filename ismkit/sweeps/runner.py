@@ -3,13 +3,13 @@
 What a trial has done lies in files of one folder (on a cluster: one that all machines see), each written whole or not
 at all::
 
-    trials/KEY.json           settings, and one row of scores per cell of the protocol, written after each cell
+    trials/KEY.json           settings, and one row of scores per setting of the protocol, written after each setting
     models/KEY.safetensors    the trained network (slow average, half precision)
     runs/KEY/                 checkpoints while it trains
 
 So a sweep that was killed goes on where it was: what is trained is not trained again, what is scored is not scored
-again, and a later protocol with more cells only adds these. The key is a checksum of the settings and the seed, not of
-names, so that sweeps in one folder share what they have in common.
+again, and a later protocol with more settings only adds these. The key is a checksum of the settings and the seed, not
+of names, so that sweeps in one folder share what they have in common.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ismkit.evaluation.judges import Cell, FashionJudge, Judge, PointJudge
+from ismkit.evaluation.judges import FashionJudge, Judge, PointJudge, Setting
 from ismkit.models.saved import load_sampler, save_model
 from ismkit.sweeps.sweep import Trial, table
 from ismkit.training.runs import train_run
@@ -64,10 +64,10 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
     for parent in (path.parent, model.parent):
         parent.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    result = json.loads(path.read_text()) if path.exists() else {"cells": []}
-    done = {Cell(*cell["cell"]) for cell in result["cells"]}
-    left = [cell for cell in trial.cells if cell not in done]
-    training = trial.cost - sum(cell.cost for cell in trial.cells)
+    result = json.loads(path.read_text()) if path.exists() else {"settings": []}
+    done = {Setting(*setting["setting"]) for setting in result["settings"]}
+    left = [setting for setting in trial.settings if setting not in done]
+    training = trial.cost - sum(setting.cost for setting in trial.settings)
     here = {"device": device, "torch": torch.__version__.partition("+")[0], "python": platform.python_version()}
     runs = folder / "runs" / trial.key
     if not left:
@@ -95,17 +95,19 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
     net, card = load_sampler(model)
     net = net.to(device)
     judge: Judge = _fashion_judge(device) if trial.run.images else PointJudge(trial.run.load(), torch.device(device))
-    for cell in trial.cells:
-        if cell in left:
+    for setting in trial.settings:
+        if setting in left:
             began = time.perf_counter()
-            scores = judge.cell(net, cell)
+            scores = judge.score(net, setting)
             seconds = time.perf_counter() - began
             scored = {f"scored_{name}": value for name, value in here.items()}
-            result["cells"].append({"cell": tuple(cell), "scores": scores, "seconds": seconds, "scored": scored})
+            result["settings"].append(
+                {"setting": tuple(setting), "scores": scores, "seconds": seconds, "scored": scored}
+            )
             about = {name: card[name] for name in ("run", "seed", "trained")}
             with replacing(path) as file:
                 file.write(json.dumps({**about, **result}).encode())
-        report(cell.cost)
+        report(setting.cost)
     return path
 
 
@@ -126,7 +128,7 @@ def _tell(counter: Any, cost: float) -> None:
     counter.add.remote(cost)
 
 
-def run(
+def run_trials(
     trials: Iterable[Trial],
     folder: str | os.PathLike[str],
     *,
@@ -162,14 +164,14 @@ def run(
     for trial in trials:
         trial.run.recipe.rows.blocks(trial.run.batch_size)
         trial.run.build(1)  # a network that cannot be is refused here, not once per trial
-        for cell in trial.cells:
-            cell.check()
-            if trial.run.images and cell.n > 10_000:
-                raise ValueError(f"n must be at most 10000, the number of test images, got {cell.n}")
+        for setting in trial.settings:
+            setting.check()
+            if trial.run.images and setting.n > 10_000:
+                raise ValueError(f"n must be at most 10000, the number of test images, got {setting.n}")
     merged: dict[str, Trial] = {}
     for trial in trials:
         same = merged.get(trial.key, trial)
-        merged[trial.key] = dataclasses.replace(same, cells=tuple(dict.fromkeys((*same.cells, *trial.cells))))
+        merged[trial.key] = dataclasses.replace(same, settings=tuple(dict.fromkeys((*same.settings, *trial.settings))))
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=0)
     try:

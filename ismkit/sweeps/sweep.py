@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ismkit.evaluation.judges import Cell
+from ismkit.evaluation.judges import Setting
 from ismkit.method.recipes import velocity_target
 from ismkit.sweeps.studies import mean_interval
 from ismkit.training.runs import Run
@@ -37,14 +37,14 @@ class Trial:
         variant: its name in the table.
         run: what is trained.
         seed: of weights, data order and noise; trials with equal seeds pair.
-        cells: the protocol: what is measured of the trained network.
+        settings: the protocol: what is measured of the trained network.
         labels: more columns of the table, such as the value of a swept parameter.
     """
 
     variant: str
     run: Run
     seed: int
-    cells: tuple[Cell, ...]
+    settings: tuple[Setting, ...]
     labels: tuple[tuple[str, Any], ...] = ()
 
     @property
@@ -57,7 +57,7 @@ class Trial:
     @property
     def cost(self) -> float:
         """Roughly how many rows pass through the network: the unit of the progress bar."""
-        return 4 * self.run.steps * self.run.batch_size + sum(cell.cost for cell in self.cells)
+        return 4 * self.run.steps * self.run.batch_size + sum(setting.cost for setting in self.settings)
 
 
 def change(settings: Any, path: str, value: Any) -> Any:
@@ -92,7 +92,7 @@ class Sweep:
         about: one line for the list of sweeps.
         runs: by variant.
         seeds: each trains every variant with the same weights, data and noise.
-        cells: the protocol.
+        settings: the protocol.
         labels: more columns of the table, by variant.
     """
 
@@ -100,13 +100,13 @@ class Sweep:
     about: str
     runs: Mapping[str, Run]
     seeds: tuple[int, ...]
-    cells: tuple[Cell, ...]
+    settings: tuple[Setting, ...]
     labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def trials(self) -> list[Trial]:
         """All of them, seed by seed; the name of the sweep is a label of each."""
         return [
-            Trial(variant, run, seed, self.cells, (("sweep", self.name), *self.labels.get(variant, {}).items()))
+            Trial(variant, run, seed, self.settings, (("sweep", self.name), *self.labels.get(variant, {}).items()))
             for seed, (variant, run) in product(self.seeds, self.runs.items())
         ]
 
@@ -125,13 +125,13 @@ class Sweep:
         return dataclasses.replace(self, runs=runs, labels=labels)
 
 
-def cells(nfe: Iterable[int], w: Iterable[float], n: int) -> tuple[Cell, ...]:
+def settings(nfe: Iterable[int], w: Iterable[float], n: int) -> tuple[Setting, ...]:
     """Every NFE with every strength."""
-    return tuple(Cell(steps, float(strength), n) for steps, strength in product(nfe, list(w)))
+    return tuple(Setting(evaluations, float(strength), n) for evaluations, strength in product(nfe, list(w)))
 
 
 def table(trials: Iterable[Trial], folder: str | os.PathLike[str]) -> pd.DataFrame:
-    """The rows of what is done, one per trial and cell; those of ``trials`` only.
+    """The rows of what is done, one per trial and setting; those of ``trials`` only.
 
     Columns: variant, recipe, the labels, seed; nfe, calls of the network, w, n, noise (its seed); the scores; where
     each was taken (scored_device, scored_torch, scored_python); the training (steps, seconds_per_step, device, torch,
@@ -145,13 +145,19 @@ def table(trials: Iterable[Trial], folder: str | os.PathLike[str]) -> pd.DataFra
         if not path.exists():
             continue
         result = json.loads(path.read_text())
-        held = {Cell(*entry["cell"]): {**entry["scores"], **entry["scored"]} for entry in result["cells"]}
+        held = {Setting(*entry["setting"]): {**entry["scores"], **entry["scored"]} for entry in result["settings"]}
         who = {"variant": trial.variant, "recipe": trial.run.recipe.name, **dict(trial.labels), "seed": trial.seed}
         calls = 2 if trial.run.recipe.target is velocity_target else 1
-        for cell in trial.cells:
-            if cell in held:
-                what = {"nfe": cell.nfe, "calls": calls * cell.nfe, "w": cell.w, "n": cell.n, "noise": cell.seed}
-                rows.append({**who, **what, **held[cell], **result["trained"], "key": trial.key})
+        for setting in trial.settings:
+            if setting in held:
+                what = {
+                    "nfe": setting.nfe,
+                    "calls": calls * setting.nfe,
+                    "w": setting.w,
+                    "n": setting.n,
+                    "noise": setting.seed,
+                }
+                rows.append({**who, **what, **held[setting], **result["trained"], "key": trial.key})
     return pd.DataFrame(rows)
 
 

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ismkit.training.distributed import agreed, reshard, spread, whole
+from ismkit.training.distributed import distribute, full_tensor, on_main_process, reshard
 from ismkit.utils.files import file_sum
 from ismkit.utils.weights import (
     CheckpointError,
@@ -63,7 +63,7 @@ def save(run_dir: PathLike, step: int, tensors: Tensors, meta: Mapping[str, Any]
     for name, value, least in (("step", step, 0), ("keep", keep, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    run_dir, earlier = Path(run_dir), steps(run_dir)
+    run_dir, earlier = Path(run_dir), saved_steps(run_dir)
     if earlier and step <= earlier[-1]:
         way_on = "take another folder, or rewind(run_dir, step) before training on"
         raise CheckpointError(f"{run_dir}: step {step} would not be the latest of {earlier}; {way_on}.")
@@ -94,7 +94,7 @@ def save(run_dir: PathLike, step: int, tensors: Tensors, meta: Mapping[str, Any]
     return folder
 
 
-def steps(run_dir: PathLike) -> list[int]:
+def saved_steps(run_dir: PathLike) -> list[int]:
     """Steps of the checkpoints in ``run_dir``, ascending; partial ones do not count. No folder, no steps."""
     names = [path.name for path in Path(run_dir).glob("step_*") if path.is_dir()]
     return sorted(int(name[5:]) for name in names if re.fullmatch(r"step_(\d{8}|[1-9]\d{8,})", name))
@@ -102,14 +102,14 @@ def steps(run_dir: PathLike) -> list[int]:
 
 def rewind(run_dir: PathLike, step: int) -> None:
     """Delete the checkpoints later than ``step``, which must be one, to train on from there."""
-    if step not in (found := steps(run_dir)):
+    if step not in (found := saved_steps(run_dir)):
         raise CheckpointError(f"{run_dir}: no checkpoint of step {step}; there are {found}.")
     _discard(Path(run_dir), found[found.index(step) + 1 :])
 
 
 def load(run_dir: PathLike, step: int | None = None) -> Checkpoint:
     """Verify and read the checkpoint of ``step`` (the newest, if None); CheckpointError if it is damaged."""
-    run_dir, found = Path(run_dir), steps(run_dir)
+    run_dir, found = Path(run_dir), saved_steps(run_dir)
     if not found or (step is not None and step not in found):
         holds = sorted(path.name for path in run_dir.glob("*"))[:10] if run_dir.is_dir() else "no such folder"
         wanted = "step_00001000 or the like" if step is None else f"step_{step:08d}"
@@ -147,9 +147,9 @@ def _read(folder: Path, step: int) -> Checkpoint:
 
 def _discard(run_dir: Path, old: list[int]) -> None:
     for step in old:  # renamed first: a kill in between must not leave half a checkpoint under a good name
-        doomed = run_dir / f".step_{step:08d}.partial-{os.getpid()}"
-        os.rename(run_dir / f"step_{step:08d}", doomed)
-        shutil.rmtree(doomed)
+        discarded = run_dir / f".step_{step:08d}.partial-{os.getpid()}"
+        os.rename(run_dir / f"step_{step:08d}", discarded)
+        shutil.rmtree(discarded)
 
 
 Modules = Mapping[str, nn.Module]
@@ -177,7 +177,7 @@ def collect(
     tensors = {}
     for name, value in state.items():
         if isinstance(value, Tensor):
-            gathered = whole(value.detach())
+            gathered = full_tensor(value.detach())
             if keep:
                 tensors[name] = gathered.to("cpu", copy=True)
     return tensors, {name: value for name, value in state.items() if not isinstance(value, Tensor)}
@@ -214,12 +214,12 @@ def restore(
         check_fit("the checkpoint", {**tensors, **settings}, wanted, "Use the settings that the run was started with.")
         return list(tensors), settings
 
-    names, settings = agreed(accelerator, checked)
+    names, settings = on_main_process(accelerator, checked)
     moments: dict[str, State] = {}
     with torch.no_grad():
         for name in names:
             # A clone, for the optimiser keeps what it is given.
-            value = spread(tensors[name].clone() if name in tensors else None, form(name), accelerator)
+            value = distribute(tensors[name].clone() if name in tensors else None, form(name), accelerator)
             if name.startswith(MOMENT):
                 owner, _, key = name.removeprefix(MOMENT).rpartition(".")
                 moments.setdefault(owner, {})[key] = value
@@ -273,7 +273,7 @@ def save_run(
     tensors, scalars = collect(net, optimizer, {"ema": ema}, keep=accelerator.is_main_process)
     tensors |= {RANDOM + name: value for name, value in random_state().items()}
     meta = {"settings": settings, "scalars": scalars}
-    agreed(accelerator, lambda: save(run_dir, step, tensors, meta))
+    on_main_process(accelerator, lambda: save(run_dir, step, tensors, meta))
 
 
 def resume_run(
@@ -298,7 +298,7 @@ def resume_run(
     scalars: State = {}
 
     def read() -> int | None:
-        if step is None and not steps(run_dir):
+        if step is None and not saved_steps(run_dir):
             return None
         saved = load(run_dir, step)
         old = saved.meta["settings"]
@@ -309,13 +309,13 @@ def resume_run(
         scalars.update(saved.meta["scalars"])
         return saved.step
 
-    if (start := agreed(accelerator, read)) is None:
+    if (start := on_main_process(accelerator, read)) is None:
         return 0
     streams = {name.removeprefix(RANDOM): tensors.pop(name) for name in list(tensors) if name.startswith(RANDOM)}
     restore(tensors, scalars, net, optimizer, {"ema": ema}, accelerator)
-    agreed(accelerator, lambda: set_random_state(streams))
+    on_main_process(accelerator, lambda: set_random_state(streams))
     # What was trained after the step asked for is trained anew.
-    agreed(accelerator, lambda: rewind(run_dir, start))
+    on_main_process(accelerator, lambda: rewind(run_dir, start))
     return start
 
 

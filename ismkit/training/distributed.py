@@ -200,13 +200,13 @@ def reshard(net: nn.Module) -> None:
             module.reshard()
 
 
-def whole(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     """The tensor that ``value`` is a shard of, on every process; each must call this. Others are as they are."""
     shard: Any = value
     return shard.full_tensor() if is_shard(value) else value
 
 
-def spread(value: Tensor | None, like: Tensor, accelerator: Accelerator) -> Tensor:
+def distribute(value: Tensor | None, like: Tensor, accelerator: Accelerator) -> Tensor:
     """``value``, which the main process has, in the form of ``like`` on every process: replicated, or its shard."""
     if accelerator.num_processes == 1:
         assert value is not None
@@ -234,7 +234,7 @@ def unsharded(net: nn.Module) -> nn.Module:
     plain = copy.deepcopy(net.blueprint).to_empty(device="cpu")  # type: ignore[union-attr]
     with torch.no_grad():
         for name, value in {**dict(plain.named_parameters()), **dict(plain.named_buffers())}.items():
-            value.copy_(whole(tensors[name].detach()))
+            value.copy_(full_tensor(tensors[name].detach()))
     return plain
 
 
@@ -259,7 +259,7 @@ def _unsynchronised(net: Any) -> Iterator[None]:
         net.set_requires_gradient_sync(True)
 
 
-def agreed(accelerator: Accelerator, work: Callable[[], T]) -> T:
+def on_main_process(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """Do ``work`` on the main process alone; all processes get its result, or raise its error, and go on alike."""
     if accelerator.num_processes == 1:
         return work()
@@ -275,7 +275,7 @@ def agreed(accelerator: Accelerator, work: Callable[[], T]) -> T:
     return told[0]
 
 
-class Vote:
+class StopVote:
     """Whether any process wants to end, and the mean of the losses: one small exchange after each step.
 
     The answer to the vote of one step is read after the next, when it has long been there, so that nobody waits for the

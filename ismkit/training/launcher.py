@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 
-from ismkit.imagenet.latents import LatentShards, check_vae
+from ismkit.imagenet.latents import Latents, check_vae
 from ismkit.models.nets import DiT
 from ismkit.models.saved import save_model
 from ismkit.training import checkpoint, costs, distributed, tracking
@@ -109,11 +109,11 @@ def launch(
     load = partial(run.load, latents) if latents else run.load
     accelerator = distributed.accelerator(mode, precision, cpu=not torch.cuda.is_available())
     if accelerator.num_processes > 1:  # the main process first, for it may have to make them
-        distributed.agreed(accelerator, lambda: len(load()))
+        distributed.on_main_process(accelerator, lambda: len(load()))
     data = load()
-    shards = _shards(accelerator, accumulate, folder, resume)
+    micro_batches = _micro_batches(accelerator, accumulate, folder, resume)
     options: dict[str, Any] = {"compile": compile, "activation_checkpointing": activation_checkpointing}
-    options |= {"save_every": save_every, "resume": resume, "shards": shards, "accelerator": accelerator}
+    options |= {"save_every": save_every, "resume": resume, "micro_batches": micro_batches, "accelerator": accelerator}
     options["classes_per_pool"] = classes_per_pool
     if tracker is None:
         state = train_run(run, seed, data=data, folder=folder, hooks=hooks, **options)
@@ -136,7 +136,7 @@ def launch(
     net = distributed.unsharded(state.ema.slow)
     if accelerator.is_main_process:
         card = {"run": settings.describe(run), "steps": state.step, "seed": seed, "licence": "Apache-2.0"}
-        if isinstance(data, LatentShards):
+        if isinstance(data, Latents):
             card["vae"] = data.manifest["vae"]  # that decodes what this model draws
         digest = save_model(net, folder / "model.safetensors", card)
         print(f"model: {folder / 'model.safetensors'} (SHA-256 {digest})")
@@ -154,15 +154,15 @@ def worker(run: Run, seed: int, options: Mapping[str, Any]) -> None:
     launch(run, seed, **options)
 
 
-def _shards(accelerator: Accelerator, accumulate: int | None, folder: Path, resume: bool | int) -> int:
+def _micro_batches(accelerator: Accelerator, accumulate: int | None, folder: Path, resume: bool | int) -> int:
     """Micro-batches per optimiser step over all processes; a run that goes on keeps those it was begun with."""
     asked = accelerator.num_processes * (accumulate or 1)
-    if resume is False or not (saved := checkpoint.steps(folder)):
+    if resume is False or not (saved := checkpoint.saved_steps(folder)):
         return asked
     step = saved[-1] if resume is True else resume
     try:
         manifest = json.loads((folder / f"step_{step:08d}" / checkpoint.MANIFEST).read_bytes())
-        kept = int(manifest["meta"]["settings"]["shards"])
+        kept = int(manifest["meta"]["settings"]["micro_batches"])
     except (OSError, ValueError, KeyError):
         return asked  # `fit` says what is wrong with this checkpoint
     if kept != asked:

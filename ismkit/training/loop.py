@@ -27,7 +27,7 @@ from ismkit.method.path import Query
 from ismkit.method.recipes import Recipe, training_step
 from ismkit.training import checkpoint, distributed
 from ismkit.training.checkpoint import resume_run, save_run
-from ismkit.training.distributed import agreed, is_wrapped
+from ismkit.training.distributed import is_wrapped, on_main_process
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.seeding import stream
 from ismkit.utils.settings import describe
@@ -79,10 +79,16 @@ class DivergenceError(RuntimeError):
 
 
 def check(
-    recipe: Recipe, net: nn.Module, batches: Batches, steps: int, seed: int, shards: int, accelerator: Accelerator
+    recipe: Recipe,
+    net: nn.Module,
+    batches: Batches,
+    steps: int,
+    seed: int,
+    micro_batches: int,
+    accelerator: Accelerator,
 ) -> None:
     """Raise ValueError unless the parts of a training fit together; nothing is read or computed."""
-    for name, value in (("steps", steps), ("shards", shards)):
+    for name, value in (("steps", steps), ("micro_batches", micro_batches)):
         _check_count(name, value)
     if type(seed) is not int:
         raise ValueError(f"seed must be an integer, got {seed!r}")
@@ -91,8 +97,10 @@ def check(
             f"accelerator knows of 1 process, but {launched} were launched: "
             "make it by ismkit.training.distributed.accelerator()"
         )
-    if shards % accelerator.num_processes:
-        raise ValueError(f"shards must be a multiple of the {accelerator.num_processes} processes, got {shards}")
+    if micro_batches % accelerator.num_processes:
+        raise ValueError(
+            f"micro_batches must be a multiple of the {accelerator.num_processes} processes, got {micro_batches}"
+        )
     if accelerator.gradient_accumulation_steps != 1:
         raise ValueError(
             "accelerator must have gradient_accumulation_steps=1, got "
@@ -121,7 +129,11 @@ def check_run(
         raise ValueError(f"resume must be True, False or the step of a checkpoint, got {resume!r}")
     if run_dir is None and (resume is not False or save_every is not None):
         raise ValueError("resume and save_every need run_dir, the folder of the checkpoints")
-    if run_dir is not None and resume is False and (done := agreed(accelerator, lambda: checkpoint.steps(run_dir))):
+    if (
+        run_dir is not None
+        and resume is False
+        and (done := on_main_process(accelerator, lambda: checkpoint.saved_steps(run_dir)))
+    ):
         raise ValueError(f"{run_dir} holds checkpoints up to step {done[-1]}: pass resume=True, or another run_dir")
 
 
@@ -136,7 +148,7 @@ def finite_losses(recent: list[Tensor], step: int, run_dir: str | os.PathLike[st
     recent.clear()
     for i, (loss, grad_norm) in enumerate(rows):
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            saved = checkpoint.steps(Path(run_dir)) if run_dir is not None else []
+            saved = checkpoint.saved_steps(Path(run_dir)) if run_dir is not None else []
             kept = f"the last good checkpoint is of step {saved[-1]} in {run_dir}" if saved else "no checkpoint exists"
             raise DivergenceError(
                 f"step {step - len(rows) + i + 1}: loss {loss}, gradient norm {grad_norm}; {kept}. "
@@ -200,7 +212,7 @@ def fit(
     steps: int,
     optim: Optim | None = None,
     seed: int = 0,
-    shards: int | None = None,
+    micro_batches: int | None = None,
     compile: bool = False,
     activation_checkpointing: bool = False,
     run_dir: str | os.PathLike[str] | None = None,
@@ -212,8 +224,8 @@ def fit(
 ) -> TrainState:
     """Train ``net`` by ``recipe`` until ``steps`` optimiser steps are done.
 
-    Every random number is a function of (seed, step, shard), so a resumed run equals an uninterrupted one, and so does
-    one with another number of processes, in the same mode or another, as long as ``shards`` stays.
+    Every random number is a function of (seed, step, micro_batch), so a resumed run equals an uninterrupted one, and so
+    does one with another number of processes, in the same mode or another, as long as ``micro_batches`` stays.
 
     What can go wrong loses the steps since the last checkpoint at most: a kill or a full disk while one is written
     leaves the earlier ones (:mod:`ismkit.training.checkpoint`); a number that is not finite ends the run before the
@@ -228,8 +240,8 @@ def fit(
         steps: optimiser steps in all, those of a resumed run included.
         optim: AdamW's settings and schedule.
         seed: seed of noise, rows and labels dropped.
-        shards: micro-batches per optimiser step over all processes, a multiple of their number (its default); more
-            of them accumulate gradients.
+        micro_batches: micro-batches per optimiser step over all processes, a multiple of their number (its default);
+            more of them accumulate gradients.
         compile: compile the network and the averages that make targets by ``torch.compile``, block by block where it
             has blocks; the first steps take minutes.
         activation_checkpointing: keep the blocks' inputs alone and compute the rest anew in the backward pass: memory
@@ -256,8 +268,8 @@ def fit(
     accelerator = accelerator or Accelerator()
     sharding = distributed.is_sharding(accelerator)
     optim = optim or Optim()
-    shards = accelerator.num_processes if shards is None else shards
-    check(recipe, net, batches, steps, seed, shards, accelerator)
+    micro_batches = accelerator.num_processes if micro_batches is None else micro_batches
+    check(recipe, net, batches, steps, seed, micro_batches, accelerator)
     check_run(accelerator, run_dir, save_every, resume)
     if activation_checkpointing and not distributed.recompute(net):
         raise ValueError(
@@ -268,7 +280,7 @@ def fit(
             "recipe": recipe,
             "optim": optim,
             "seed": seed,
-            "shards": shards,
+            "micro_batches": micro_batches,
             "data": batches.settings,
             "net": {"class": type(net).__name__, **getattr(net, "config", {})},
         }
@@ -297,12 +309,14 @@ def fit(
         return state
     wrapped, stepper = (net, optimizer) if sharding else accelerator.prepare(net, optimizer)
 
-    local = range(accelerator.process_index, shards, accelerator.num_processes)
+    local = range(accelerator.process_index, micro_batches, accelerator.num_processes)
     first, size = recipe.coupling.first_batch(start), max(recipe.coupling.pool, 1)
     needed = -(-steps // size) * size - first  # whole pools: the last is the same whatever ``steps`` is
     pairs = [
-        recipe.coupling.pairs(islice(batches.stream(first, shard, shards), needed), seed, start, shard)
-        for shard in local
+        recipe.coupling.pairs(
+            islice(batches.stream(first, micro_batch, micro_batches), needed), seed, start, micro_batch
+        )
+        for micro_batch in local
     ]
     called = [hook for hook in hooks if accelerator.is_main_process or getattr(hook, "everywhere", False)]
     recent: list[Tensor] = []
@@ -312,23 +326,23 @@ def fit(
             at_end.callback(source.close)  # ends its thread
         bar = at_end.enter_context(progress_bar(show=show, total=steps, initial=start, desc=recipe.name, unit="step"))
         asked_to_end = at_end.enter_context(distributed.listening(run_dir is not None))
-        end = distributed.Vote(accelerator, active=run_dir is not None)
+        end = distributed.StopVote(accelerator, active=run_dir is not None)
         for step in range(start, steps):
             lr = optim.rate(step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             mean = torch.zeros((), device=accelerator.device)
-            for shard, source in zip(local, pairs, strict=True):
-                rng = stream(seed, "rows", shard, step, device=accelerator.device)
+            for micro_batch, source in zip(local, pairs, strict=True):
+                rng = stream(seed, "rows", micro_batch, step, device=accelerator.device)
                 x0, x1, y = (part.to(accelerator.device, non_blocking=True) for part in next(source))
-                sync = nullcontext() if shard == local[-1] else distributed.accumulating(wrapped, accelerator)
+                sync = nullcontext() if micro_batch == local[-1] else distributed.accumulating(wrapped, accelerator)
                 with sync:
                     with accelerator.autocast():
                         loss, query, distance = training_step(recipe, wrapped, ema, (x0, x1, y), null, rng)
                     # Outside of autocast, which would take the float32 distance's gradient in bf16.
                     accelerator.backward(loss / len(local))
                 mean += loss.detach() / len(local)
-            grad_norm = distributed.whole(accelerator.clip_grad_norm_(wrapped.parameters(), optim.clip))
+            grad_norm = distributed.full_tensor(accelerator.clip_grad_norm_(wrapped.parameters(), optim.clip))
             stepper.step()
             stepper.zero_grad(set_to_none=True)
             distributed.reshard(ema)  # else the next pass would use the weights gathered for the last one

@@ -233,7 +233,7 @@ def train_run(
     data: Any = None,
     folder: str | os.PathLike[str] | None = None,
     resume: bool | int = True,
-    shards: int | None = None,
+    micro_batches: int | None = None,
     classes_per_pool: int | None = None,
     accelerator: Accelerator | None = None,
     **options: Any,
@@ -246,7 +246,7 @@ def train_run(
         data: the training set, where it is loaded already.
         folder: of the checkpoints, by default ``run.folder(seed)``.
         resume: as in :func:`ismkit.training.loop.fit`; a run that is finished is loaded, not trained again.
-        shards: micro-batches in which the rows of a step are split, over all processes; by default one for each.
+        micro_batches: micro-batches in which the rows of a step are split, over all processes; by default one for each.
         classes_per_pool: let each pool of the recipe's coupling hold about so many classes, see
             :class:`ismkit.data.batches.ClassGroups`; by default rows come in any order.
         accelerator: of :func:`ismkit.training.distributed.accelerator`.
@@ -259,16 +259,18 @@ def train_run(
         ValueError: if the rows of a step cannot be split so, or there are no pools, before the network is built.
     """
     accelerator = accelerator or distributed.accelerator()
-    shards = accelerator.num_processes if shards is None else shards
-    if run.batch_size % shards:
-        raise ValueError(f"batch_size must be a multiple of the {shards} micro-batches of a step, got {run.batch_size}")
-    run.recipe.rows.blocks(run.batch_size // shards)
+    micro_batches = accelerator.num_processes if micro_batches is None else micro_batches
+    if run.batch_size % micro_batches:
+        raise ValueError(
+            f"batch_size must be a multiple of the {micro_batches} micro-batches of a step, got {run.batch_size}"
+        )
+    run.recipe.rows.blocks(run.batch_size // micro_batches)
     if classes_per_pool and not run.recipe.coupling.pool:
         raise ValueError(f"classes_per_pool is for a recipe that couples in pools, {run.recipe.name} does not")
     groups = ClassGroups(run.recipe.coupling.pool, classes_per_pool) if classes_per_pool else None
     data = run.load() if data is None else data
-    batches = Batches(data, run.batch_size // shards, seed, groups=groups)
+    batches = Batches(data, run.batch_size // micro_batches, seed, groups=groups)
     folder = run.folder(seed) if folder is None else folder
     settings: dict[str, Any] = {"optim": run.optim, "run_dir": folder, "resume": resume, **options}
-    settings |= {"shards": shards, "accelerator": accelerator}
+    settings |= {"micro_batches": micro_batches, "accelerator": accelerator}
     return fit(run.recipe, run.build(data.num_classes, seed), batches, steps=run.steps, seed=seed, **settings)

@@ -133,7 +133,7 @@ class SampleGrid:
         device = next(net.parameters()).device
         x0 = torch.randn(len(self.classes), *self.shape, generator=stream(self.seed, "grid")).to(device)
         y = torch.tensor(self.classes, device=device)
-        return [sample(net, x0, y, w=self.w, steps=steps) for steps in self.nfe]
+        return [sample(net, x0, y, w=self.w, nfe=steps) for steps in self.nfe]
 
     @torch.no_grad()
     def sheet(self, latents: list[Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 
 
 def stream(seed: int, *place: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator seeded by ``seed`` and its place in the run, such as ``("rows", shard, step)``.
+    """A generator seeded by ``seed`` and its place in the run, such as ``("rows", micro_batch, step)``.
 
     Equal arguments give equal streams on one kind of device; different ones give different streams, but for chance:
     the seed is a SHA-256 sum, of which torch's generator on the CPU uses 32 bits.

@@ -73,8 +73,10 @@ def _micro_batch(sizes: Sizes, data: Any) -> int:
 
 def _fit(sizes: Sizes, name: str, data: Any, rows: int, **options: Any) -> RestingFit:
     accelerator = fresh_accelerator(sizes, sizes.precisions[-1])
-    shards = sizes.large_batch // rows
-    return RestingFit(sizes, recipe(name), sizes.build(), Batches(data, rows, 0), accelerator, shards=shards, **options)
+    micro_batches = sizes.large_batch // rows
+    return RestingFit(
+        sizes, recipe(name), sizes.build(), Batches(data, rows, 0), accelerator, micro_batches=micro_batches, **options
+    )
 
 
 def _steps(sizes: Sizes) -> Iterator[Row]:
@@ -154,7 +156,7 @@ def _sampling(sizes: Sizes) -> Iterator[Row]:
     @torch.no_grad()
     def draw(steps: int, decoded: bool) -> None:
         with torch.autocast(sizes.device, torch.bfloat16) if half else nullcontext():
-            x = sample(net, x0, y, w=1.0, steps=steps)
+            x = sample(net, x0, y, w=1.0, nfe=steps)
             x = decode(x) if decoded and decode else x
         assert math.isfinite(x.float().sum().item())
 

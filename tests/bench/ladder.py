@@ -97,7 +97,7 @@ def _coupling(sizes: Sizes, data: Labelled, step: float) -> Iterator[Row]:
 
 
 def _sampling(sizes: Sizes) -> Iterator[Row]:
-    """Guided samples in one step, as latents, and decoded by the shipped autoencoder."""
+    """Guided samples in one step, as latents, and decoded by the released autoencoder."""
     n = min(10_000, 40 * sizes.rows)
     net: nn.Module = RUN.build(len(CLOTHES)).to(sizes.device).eval().requires_grad_(False)
     judge = FashionJudge.load(sizes.device)
@@ -106,9 +106,9 @@ def _sampling(sizes: Sizes) -> Iterator[Row]:
 
     def latents() -> None:
         for x, labels in zip(x0.split(BATCH), y.split(BATCH), strict=True):
-            sample(net, x, labels, w=1.0, steps=1)
+            sample(net, x, labels, w=1.0, nfe=1)
 
-    jobs = {"latents": latents, "images": lambda: judge.draw(net, y, w=1.0, steps=1, batch=BATCH)}
+    jobs = {"latents": latents, "images": lambda: judge.draw(net, y, w=1.0, nfe=1, batch=BATCH)}
     seconds = take_turns(jobs, max(2, sizes.rounds // 2), sizes.device)
     for what, values in seconds.items():
         yield median(f"{n} samples at 1 NFE as {what}, batches of {BATCH}", values, "s")

@@ -20,10 +20,10 @@ def run(sizes: Sizes) -> Iterator[Row]:
     shapes = {name: {"size": 32, "channels": 4, "patch": 2, **PRESETS[name], "num_classes": 1000} for name in PRESETS}
     flops = {name: step_flops(shapes["XL"], RECIPES[name], 256) for name in ("flow", "ism")}
     yield Row("model: FLOPs of an iSM step over a flow step", flops["ism"] / flops["flow"], "x")
-    for gpus, parallel in ((1, "ddp"), (8, "fsdp"), (64, "fsdp")):
+    for gpus, mode in ((1, "ddp"), (8, "fsdp"), (64, "fsdp")):
         for name in ("S", "B", "L", "XL"):
-            row = plan(name, shapes[name], RECIPES["ism"], Cluster(gpus), price=1.0, parallel=parallel)  # type: ignore[arg-type]
-            what = f"model: 800K steps of 256, {name}/2, {gpus} H100 by {parallel}, MFU {row['MFU %']:.0f} %"
+            row = plan(name, shapes[name], RECIPES["ism"], Cluster(gpus), price=1.0, mode=mode)  # type: ignore[arg-type]
+            what = f"model: 800K steps of 256, {name}/2, {gpus} H100 by {mode}, MFU {row['MFU %']:.0f} %"
             yield Row(what, row["GPU hours"], "GPU hours")
     for images in (1_281_167, 2 * 1_281_167) if sizes.pool == 32 else (10_000,):
         y = torch.arange(images) % 1000

@@ -22,7 +22,7 @@ def run(sizes: Sizes) -> Iterator[Row]:
     x0 = torch.randn(n, 4, 32, 32, generator=rng).to(sizes.device)
     y = torch.randint(1000, (n,), generator=rng).to(sizes.device)
     for name, w in (("unguided", 0.0), ("guided", 2.0), ("w per sample", torch.linspace(0, 3, n).to(x0))):
-        calls = _count(net, lambda w=w: sample(net, x0, y, w=w, steps=1))
+        calls = _count(net, lambda w=w: sample(net, x0, y, w=w, nfe=1))
         yield Row(
             f"network calls of a one-step sample, {name}",
             len(calls),
@@ -30,8 +30,8 @@ def run(sizes: Sizes) -> Iterator[Row]:
             goal="= 1",
             verdict="holds" if calls == [n] else "MISSED",
         )
-    jobs: dict[str, Any] = {f"iSM, {k}": lambda k=k: sample(net, x0, y, w=2.0, steps=k) for k in (1, 2, 4)}
-    jobs |= {f"CFG, {k}": lambda k=k: sample(two_pass, x0, y, w=2.0, steps=k) for k in (1, 2, 4)}
+    jobs: dict[str, Any] = {f"iSM, {k}": lambda k=k: sample(net, x0, y, w=2.0, nfe=k) for k in (1, 2, 4)}
+    jobs |= {f"CFG, {k}": lambda k=k: sample(two_pass, x0, y, w=2.0, nfe=k) for k in (1, 2, 4)}
     seconds = take_turns(jobs, sizes.rounds, sizes.device)
     for k in (1, 2, 4):
         yield median(

@@ -1,4 +1,4 @@
-"""The small latent space: exact geometry and scaling, a cache that is verified, and the shipped autoencoder."""
+"""The small latent space: exact geometry and scaling, a cache that is verified, and the released autoencoder."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -147,7 +147,7 @@ def test_in_batches_keeps_order_and_makes_no_graph() -> None:
 
 @pytest.fixture
 def small(fresh: FashionAutoencoder, monkeypatch: pytest.MonkeyPatch) -> Labelled:
-    """Thirty images in place of the training set, a fresh autoencoder in place of the shipped one."""
+    """Thirty images in place of the training set, a fresh autoencoder in place of the released one."""
     data = Labelled(images(30), torch.arange(30) % 10, 10, CLOTHES)
     monkeypatch.setattr(fashion, "fashion_mnist", {"train": data}.__getitem__)
     monkeypatch.setattr(fashion, "load_autoencoder", lambda: fresh)
@@ -226,7 +226,7 @@ def test_count_out_of_range_is_refused(count: int, tmp_path: Path, monkeypatch: 
         fashion_latents(tmp_path, count, progress=False)
 
 
-# ---------------------------------------------------------------- training, and the shipped weights
+# ---------------------------------------------------------------- training, and the released weights
 
 
 def test_training_standardises_the_latents_and_leaves_the_global_generator_alone() -> None:

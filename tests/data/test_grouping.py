@@ -1,4 +1,4 @@
-"""Class-grouped pools: few classes in each, every sample once per epoch, and streams that resume and shard exactly."""
+"""Class-grouped pools: few classes in each, every sample once per epoch, and streams that resume and split exactly."""
 
 from itertools import islice
 
@@ -26,8 +26,8 @@ def numbered(y: Tensor) -> Labelled:
     return Labelled(torch.arange(float(len(y)))[:, None], y, classes, ("",) * classes)
 
 
-def rows(batches: Batches, steps: int, step: int = 0, shard: int = 0, shards: int = 1) -> list[list[int]]:
-    return [x[:, 0].long().tolist() for x, _ in islice(batches.stream(step, shard, shards), steps)]
+def rows(batches: Batches, steps: int, step: int = 0, micro_batch: int = 0, micro_batches: int = 1) -> list[list[int]]:
+    return [x[:, 0].long().tolist() for x, _ in islice(batches.stream(step, micro_batch, micro_batches), steps)]
 
 
 @given(sizes, st.integers(1, 60), st.integers(1, 9), st.integers(0, 3))
@@ -70,22 +70,30 @@ def test_orders_are_functions_of_seed_and_epoch() -> None:
 
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 3), st.integers(1, 4), st.integers(0, 30))
 @settings(max_examples=40)
-def test_streams_resume_at_any_step(pool: int, size: int, shards: int, classes: int, step: int) -> None:
+def test_streams_resume_at_any_step(pool: int, size: int, micro_batches: int, classes: int, step: int) -> None:
     batches = Batches(numbered(labels([29, 17, 24])), size, 3, groups=ClassGroups(pool, classes))
-    for shard in range(shards):
-        assert rows(batches, 8, step, shard, shards) == rows(batches, step + 8, 0, shard, shards)[step:]
+    for micro_batch in range(micro_batches):
+        assert (
+            rows(batches, 8, step, micro_batch, micro_batches)
+            == rows(batches, step + 8, 0, micro_batch, micro_batches)[step:]
+        )
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 3))
 @settings(max_examples=40)
-def test_every_sample_is_handed_out_once_per_epoch(pool: int, size: int, shards: int) -> None:
+def test_every_sample_is_handed_out_once_per_epoch(pool: int, size: int, micro_batches: int) -> None:
     n, epochs = 70, 3
     batches = Batches(numbered(labels([29, 17, 24])), size, 3, groups=ClassGroups(pool, 2))
-    period = pool * size * shards
+    period = pool * size * micro_batches
     turns = -(-epochs * n // period)
-    drawn = [rows(batches, turns * pool, 0, shard, shards) for shard in range(shards)]
-    # The shards of a period in turn, the epochs follow one another.
-    pools = [one for p in range(turns) for shard in range(shards) for one in drawn[shard][p * pool : (p + 1) * pool]]
+    drawn = [rows(batches, turns * pool, 0, micro_batch, micro_batches) for micro_batch in range(micro_batches)]
+    # The micro_batches of a period in turn, the epochs follow one another.
+    pools = [
+        one
+        for p in range(turns)
+        for micro_batch in range(micro_batches)
+        for one in drawn[micro_batch][p * pool : (p + 1) * pool]
+    ]
     counts = torch.tensor(pools).flatten().bincount(minlength=n)
     whole, rest = divmod(turns * period, n)
     assert int(counts.min()) == whole
@@ -96,9 +104,9 @@ def test_every_sample_is_handed_out_once_per_epoch(pool: int, size: int, shards:
 def test_a_pool_has_few_classes_and_every_batch_all_of_them() -> None:
     y = labels([64] * 50)
     batches = Batches(numbered(y), 32, 0, groups=ClassGroups(8, 4))
-    for shard in range(2):
+    for micro_batch in range(2):
         for k in range(4):
-            pool = [y[one] for one in rows(batches, 8, 8 * k, shard, 2)]
+            pool = [y[one] for one in rows(batches, 8, 8 * k, micro_batch, 2)]
             classes = torch.cat(pool).unique()
             assert 4 <= len(classes) <= 5  # one more where a piece is cut by the end of the pool
             # 32 rows of 4 classes: that one of 20 rows or more is missing in a batch has a chance below 1e-4.
@@ -110,7 +118,7 @@ def test_a_pool_has_few_classes_and_every_batch_all_of_them() -> None:
 def test_shards_have_classes_of_their_own() -> None:
     y = labels([64] * 50)
     batches = Batches(numbered(y), 32, 0, groups=ClassGroups(8, 4))
-    seen = [{int(c) for one in rows(batches, 8, 0, shard, 4) for c in y[one]} for shard in range(4)]
+    seen = [{int(c) for one in rows(batches, 8, 0, micro_batch, 4) for c in y[one]} for micro_batch in range(4)]
     assert len(set.union(*seen)) > 12
 
 
@@ -123,9 +131,11 @@ def test_settings_tell_grouped_orders_apart() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     data = numbered(labels([10, 10]))
-    with pytest.raises(ValueError, match=r"groups\.pool 6 x batch_size 4 x shards 1 = 24 exceeds the 20 samples"):
+    with pytest.raises(
+        ValueError, match=r"groups\.pool 6 x batch_size 4 x micro_batches 1 = 24 exceeds the 20 samples"
+    ):
         Batches(data, 4, 0, groups=ClassGroups(6, 1))
-    with pytest.raises(ValueError, match=r"x shards 2 = 32 exceeds the 20"):
+    with pytest.raises(ValueError, match=r"x micro_batches 2 = 32 exceeds the 20"):
         Batches(data, 4, 0, groups=ClassGroups(4, 1)).stream(0, 0, 2)
     with pytest.raises(ValueError, match=r"classes of all rows as y \(n,\), TensorDataset has none"):
         Batches(TensorDataset(data.x, data.y), 4, 0, groups=ClassGroups(2, 1))

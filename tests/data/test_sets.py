@@ -192,25 +192,30 @@ def test_toys_refuse_no_points(toy: type) -> None:
 @st.composite
 def sizes(draw: st.DrawFn) -> tuple[int, int, int]:
     """Shards, batch size, and a number of samples that is at least enough for one step."""
-    shards, batch_size = draw(st.integers(1, 12)), draw(st.integers(1, 5))
-    return shards, batch_size, draw(st.integers(shards * batch_size, shards * batch_size + 50))
+    micro_batches, batch_size = draw(st.integers(1, 12)), draw(st.integers(1, 5))
+    return micro_batches, batch_size, draw(st.integers(micro_batches * batch_size, micro_batches * batch_size + 50))
 
 
 @given(sizes(), st.integers(0, 2**31), st.integers(0, 40))
 @settings(max_examples=60)
 def test_a_resumed_stream_goes_on_where_it_stopped(size: tuple[int, int, int], seed: int, step: int) -> None:
-    shards, batch_size, n = size
+    micro_batches, batch_size, n = size
     batches = Batches(numbered(n), batch_size, seed)
-    whole = order(batches, step + 5, shard=shards - 1, shards=shards)
-    assert torch.equal(order(batches, 5, step=step, shard=shards - 1, shards=shards), whole[step:])
+    whole = order(batches, step + 5, micro_batch=micro_batches - 1, micro_batches=micro_batches)
+    assert torch.equal(
+        order(batches, 5, step=step, micro_batch=micro_batches - 1, micro_batches=micro_batches), whole[step:]
+    )
 
 
 @given(sizes(), st.integers(0, 2**31), st.integers(0, 40))
 @settings(max_examples=60)
 def test_shards_make_up_the_batches_of_a_single_stream(size: tuple[int, int, int], seed: int, step: int) -> None:
-    shards, batch_size, n = size
-    parts = [order(Batches(numbered(n), batch_size, seed), 4, step=step, shard=j, shards=shards) for j in range(shards)]
-    single = order(Batches(numbered(n), batch_size * shards, seed), 4, step=step)
+    micro_batches, batch_size, n = size
+    parts = [
+        order(Batches(numbered(n), batch_size, seed), 4, step=step, micro_batch=j, micro_batches=micro_batches)
+        for j in range(micro_batches)
+    ]
+    single = order(Batches(numbered(n), batch_size * micro_batches, seed), 4, step=step)
     assert torch.equal(torch.cat(parts, dim=1), single)
 
 
@@ -250,10 +255,10 @@ class Squares(Dataset[tuple[Tensor, int]]):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_dataset_read_by_a_loader_gives_the_same_batches(num_workers: int) -> None:
     before = torch.get_rng_state()
-    stream = Batches(Squares(), 3, 5, num_workers=num_workers).stream(step=2, shard=1, shards=2)
+    stream = Batches(Squares(), 3, 5, num_workers=num_workers).stream(step=2, micro_batch=1, micro_batches=2)
     read = list(islice(stream, 6))
     assert torch.equal(torch.get_rng_state(), before), "reading must not touch the global random stream"
-    kept = list(islice(Batches(numbered(10), 3, 5).stream(step=2, shard=1, shards=2), 6))
+    kept = list(islice(Batches(numbered(10), 3, 5).stream(step=2, micro_batch=1, micro_batches=2), 6))
     for (x, y), (x_kept, y_kept) in zip(read, kept, strict=True):
         assert torch.equal(x, x_kept)
         assert torch.equal(y, y_kept)
@@ -265,7 +270,7 @@ def test_a_dataset_read_by_a_loader_gives_the_same_batches(num_workers: int) -> 
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         (
             {"batch_size": 11},
-            "batch_size 11 x shards 1 exceeds the 10 samples: a step would hold a sample twice",
+            "batch_size 11 x micro_batches 1 exceeds the 10 samples: a step would hold a sample twice",
         ),
         ({"batch_size": 4, "num_workers": -1}, "num_workers must be at least 0, got -1"),
     ],
@@ -279,8 +284,8 @@ def test_batches_refuse(arguments: dict[str, int], message: str) -> None:
     ("start", "message"),
     [
         ({"step": -1}, "step must be at least 0, got -1"),
-        ({"shard": 2, "shards": 2}, "shard must lie in [0, shards = 2), got 2"),
-        ({"shards": 3}, "batch_size 4 x shards 3 exceeds the 10 samples"),
+        ({"micro_batch": 2, "micro_batches": 2}, "micro_batch must lie in [0, micro_batches = 2), got 2"),
+        ({"micro_batches": 3}, "batch_size 4 x micro_batches 3 exceeds the 10 samples"),
     ],
 )
 def test_streams_refuse_at_once(start: dict[str, int], message: str) -> None:

@@ -1,4 +1,4 @@
-"""The feature classifier: the shipped weights do what their card says, and training is what made them."""
+"""The feature classifier: the released weights do what their card says, and training is what made them."""
 
 import re
 from collections.abc import Callable
@@ -126,7 +126,7 @@ def test_altered_and_missing_weights_are_refused(tmp_path: Path, monkeypatch: py
         (lambda: embed(FeatureNet(), torch.zeros(2, 1, 28, 28)), "net must be in eval mode, call net.eval()"),
         (lambda: train_features(stripes(20), epochs=0), "epochs must be at least 1, got 0"),
         (lambda: train_features(stripes(20, classes=2)), "of 10 classes, got (20, 1, 28, 28) of 2"),
-        (lambda: train_features(stripes(20), batch_size=32), "batch_size 32 x shards 1 exceeds the 20 samples"),
+        (lambda: train_features(stripes(20), batch_size=32), "batch_size 32 x micro_batches 1 exceeds the 20 samples"),
     ],
 )
 def test_bad_input_is_named(call: Callable[[], Any], message: str) -> None:

@@ -19,7 +19,7 @@ from torch.multiprocessing import ProcessExitedException, start_processes
 
 from ismkit.evaluation.extractors import Extractor, load_extractor
 from ismkit.evaluation.fidelity import METRICS, ImageJudge, choose, embed, inception_score
-from ismkit.evaluation.judges import Cell
+from ismkit.evaluation.judges import Setting
 from ismkit.evaluation.metrics import Gaussian, Moments, frechet, precision_recall
 from ismkit.evaluation.reference import Reference, make_reference
 from ismkit.evaluation.samples import SampleError, SampleSet
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("own_folder")
 def judge(folder: Path, extractor: Extractor, reference: Reference, vae: Any = None, **options: Any) -> ImageJudge:
     metrics = choose(list(METRICS), "small")
     networks, references = {"small": extractor}, {"small": reference}
-    options = {"batch": 10, "shard": 20} | options
+    options = {"batch": 10, "per_file": 20} | options
     return ImageJudge(vae or Doubled(), metrics, networks, references, folder, MODEL, **options)
 
 
@@ -67,7 +67,7 @@ def test_features_are_those_of_the_images_and_are_made_once(tmp_path: Path, smal
         torch.testing.assert_close(torch.cat(list(features.layer(layer))), expected, rtol=1e-5, atol=1e-6)
     whole = Moments(small(images)["pool"])
     torch.testing.assert_close(features.moments("pool").cov, whole.cov, rtol=1e-4, atol=1e-9)
-    (features.folder / "00001.safetensors").unlink()  # a kill between two shards
+    (features.folder / "00001.safetensors").unlink()  # a kill between two files
     embed(samples, network, batch=10)
     assert network.seen == 70
 
@@ -141,7 +141,7 @@ def test_inception_score_of_certain_and_of_uncertain_classes() -> None:
 def test_samples_are_at_distance_zero_of_themselves(tmp_path: Path, small: Extractor) -> None:
     images = torch.cat([images for images, _ in drawn(tmp_path / "s")])
     same = make_reference(images.split(20), small, tmp_path / "r.safetensors", {"source": "the samples"})
-    scores = judge(tmp_path / "out", small, same).cell(tiny_dit(), Cell(1, 1.0, 50))
+    scores = judge(tmp_path / "out", small, same).score(tiny_dit(), Setting(1, 1.0, 50))
     assert scores["fid"] == pytest.approx(0, abs=1e-9)
     assert scores["sfid"] == pytest.approx(0, abs=1e-9)
     assert (scores["precision"], scores["recall"]) == (1, 1)
@@ -150,7 +150,7 @@ def test_samples_are_at_distance_zero_of_themselves(tmp_path: Path, small: Extra
     shift = torch.zeros(48, dtype=torch.float64)
     shift[0] = 3
     moved = {layer: Gaussian(m.mean + shift if layer == "pool" else m.mean, m.cov) for layer, m in same.moments.items()}
-    far = judge(tmp_path / "out", small, replace(same, moments=moved)).cell(tiny_dit(), Cell(1, 1.0, 50))
+    far = judge(tmp_path / "out", small, replace(same, moments=moved)).score(tiny_dit(), Setting(1, 1.0, 50))
     assert far["fid"] == pytest.approx(9, rel=1e-6)
     assert far["sfid"] == pytest.approx(0, abs=1e-9)
 
@@ -158,13 +158,13 @@ def test_samples_are_at_distance_zero_of_themselves(tmp_path: Path, small: Extra
 def test_table_has_a_row_for_each_setting_and_the_protocol_names_what_it_depends_on(
     tmp_path: Path, small: Extractor, reference: Reference
 ) -> None:
-    cells = [Cell(1, 0.0, 30), Cell(2, 1.5, 30, 4)]
+    settings = [Setting(1, 0.0, 30), Setting(2, 1.5, 30, 4)]
     scorer = judge(tmp_path / "out", small, reference)
-    rows = scorer.table(tiny_dit(), cells)
+    rows = scorer.table(tiny_dit(), settings)
     assert [(row["nfe"], row["w"], row["n"], row["seed"]) for row in rows] == [(1, 0.0, 30, 0), (2, 1.5, 30, 4)]
     assert [list(row)[4:] for row in rows] == [list(METRICS)] * 2
     assert all(math.isfinite(row[name]) for row in rows for name in METRICS)
-    told = "\n".join(scorer.protocol(cells[0]).values())
+    told = "\n".join(scorer.protocol(settings[0]).values())
     facts = [MODEL["sha256"], "slow EMA", Doubled.identity["sha256"], small.identity["sha256"], reference.sha256]
     for fact in [*facts, "Euler", "in turn", "127.5 x + 128", "64 x 64, means of areas", "8 x 8", "60 images", "k = 3"]:
         assert fact in told
@@ -187,17 +187,21 @@ def test_what_cannot_be_scored_is_refused_before_any_work(
     good = judge(tmp_path / "out", small, reference)
     few = {layer: Gaussian(m.mean[:9], m.cov[:9, :9]) for layer, m in reference.moments.items()}
     other = {**reference.about, "extractor": {"sha256": "2" * 64}}
-    cases: list[tuple[ImageJudge, Cell, str]] = [
-        (good, Cell(3, 0.0, 50), "steps must be one of"),
-        (good, Cell(1, 0.0, 9), "n must be at least 10 samples, got 9"),
-        (replace(good, extractors={}), Cell(1, 0.0, 50), "fid needs the feature network small"),
-        (replace(good, references={}), Cell(1, 0.0, 50), "fid needs a reference in the features of small"),
-        (replace(good, references={"small": replace(reference, moments=few)}), Cell(1, 0.0, 50), "has 48 features"),
-        (replace(good, references={"small": replace(reference, about=other)}), Cell(1, 0.0, 50), "with other weights"),
+    cases: list[tuple[ImageJudge, Setting, str]] = [
+        (good, Setting(3, 0.0, 50), "nfe must be one of"),
+        (good, Setting(1, 0.0, 9), "n must be at least 10 samples, got 9"),
+        (replace(good, extractors={}), Setting(1, 0.0, 50), "fid needs the feature network small"),
+        (replace(good, references={}), Setting(1, 0.0, 50), "fid needs a reference in the features of small"),
+        (replace(good, references={"small": replace(reference, moments=few)}), Setting(1, 0.0, 50), "has 48 features"),
+        (
+            replace(good, references={"small": replace(reference, about=other)}),
+            Setting(1, 0.0, 50),
+            "with other weights",
+        ),
     ]
-    for scorer, cell, message in cases:
+    for scorer, setting, message in cases:
         with pytest.raises(ValueError, match=message):
-            scorer.table(tiny_dit(), [Cell(1, 0.0, 50), cell])
+            scorer.table(tiny_dit(), [Setting(1, 0.0, 50), setting])
     assert not (tmp_path / "out").exists()
 
 
@@ -229,7 +233,7 @@ def _worker(rank: int, port: int, folder: str, kill: bool) -> None:
         Killed() if kill and rank == 1 else Doubled(),
     )
     net = tiny_dit()
-    scores = scorer.cell(net, Cell(1, 1.0, 90))
+    scores = scorer.score(net, Setting(1, 1.0, 90))
     torch.save((scores, len(scorer.vae.decoded)), Path(folder) / f"rank{rank}.pt")  # type: ignore[attr-defined]
     state.destroy_process_group()
 
@@ -246,13 +250,13 @@ def test_two_processes_one_of_them_killed_then_gone_on_with_find_what_one_finds(
     tmp_path: Path, small: Extractor, reference: Reference
 ) -> None:
     one = judge(tmp_path / "one", small, reference)
-    scores = one.cell(tiny_dit(), Cell(1, 1.0, 90))
-    whole = one.place(Cell(1, 1.0, 90))
+    scores = one.score(tiny_dit(), Setting(1, 1.0, 90))
+    whole = one.place(Setting(1, 1.0, 90))
     with pytest.raises(ProcessExitedException, match="SIGKILL"):
         two_processes(tmp_path, kill=True)
-    cut = judge(tmp_path / "two", small, reference).place(Cell(1, 1.0, 90))
+    cut = judge(tmp_path / "two", small, reference).place(Setting(1, 1.0, 90))
     left = contents(cut)
-    assert 0 < len(left) < 5  # the second process wrote its first shard, of 1 and 3, and no more
+    assert 0 < len(left) < 5  # the second process wrote its first file, of 1 and 3, and no more
     assert "00003.safetensors" not in left
     with pytest.raises(SampleError, match="no complete set"):
         SampleSet.open(cut)

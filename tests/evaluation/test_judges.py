@@ -17,7 +17,7 @@ from torch import Tensor
 from ismkit.data.fashion import SHAPE, fashion_mnist
 from ismkit.data.sets import Labelled, eight_gaussians
 from ismkit.evaluation import judges
-from ismkit.evaluation.judges import Cell, FashionJudge, PointJudge, Score, as_text, load_features, write_csv
+from ismkit.evaluation.judges import FashionJudge, PointJudge, Score, Setting, as_text, load_features, write_csv
 from ismkit.evaluation.metrics import curvature, spectrum_error
 from ismkit.method.path import Query
 from ismkit.method.sampling import trajectory
@@ -33,7 +33,7 @@ def enlarge(z: Tensor) -> Tensor:
 
 
 def judged_by(decode: Any) -> FashionJudge:
-    """A judge with the shipped classifier and this decoder."""
+    """A judge with the released classifier and this decoder."""
     return FashionJudge(load_features(), SimpleNamespace(decode=decode), torch.device("cpu"))  # type: ignore[arg-type]
 
 
@@ -72,8 +72,8 @@ def test_real_images_score_as_real(judge: FashionJudge, test_set: Labelled) -> N
     real = judged_by(catalogue.decode)
     real.__dict__["_real"] = judge._real
     y = torch.arange(N) % 10
-    images = real.draw(catalogue, y, w=1.0, steps=1)
-    score = real.score(images, y)
+    images = real.draw(catalogue, y, w=1.0, nfe=1)
+    score = real.score_images(images, y)
     with torch.no_grad():
         right = (judge.classifier(images).argmax(1) == y).double().mean().item()
     assert score["agreement"] == pytest.approx(right, abs=1e-12)
@@ -84,7 +84,7 @@ def test_real_images_score_as_real(judge: FashionJudge, test_set: Labelled) -> N
     assert score["precision"] > 0.8
     assert score["recall"] > 0.8
 
-    wrong = real.score(images, (y + 1) % 10)  # what was asked for changes the agreement and nothing else
+    wrong = real.score_images(images, (y + 1) % 10)  # what was asked for changes the agreement and nothing else
     assert wrong["agreement"] < 0.1
     assert {**wrong, "agreement": 0} == {**score, "agreement": 0}
 
@@ -92,14 +92,14 @@ def test_real_images_score_as_real(judge: FashionJudge, test_set: Labelled) -> N
 def test_the_reference_itself_scores_perfectly(test_set: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
     few = Labelled(test_set.x[:300], test_set.y[:300], 10, test_set.class_names)
     monkeypatch.setattr(judges, "fashion_mnist", lambda split: few if split == "test" else pytest.fail(split))
-    score = judged_by(enlarge).score(few.x, few.y)
+    score = judged_by(enlarge).score_images(few.x, few.y)
     assert score["frechet"] == pytest.approx(0, abs=1e-9)
     assert (score["precision"], score["recall"]) == (1, 1)
 
 
 def test_noise_scores_badly(judge: FashionJudge) -> None:
     noise = torch.randn(200, 1, 28, 28, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
-    score = judge.score(noise, torch.arange(200) % 10)
+    score = judge.score_images(noise, torch.arange(200) % 10)
     assert score["frechet"] > 40
     assert score["agreement"] < 0.3
     assert score["recall"] < 0.01
@@ -123,7 +123,7 @@ def net() -> DiT:
 def test_draw_is_a_function_of_the_seed(judge: FashionJudge, net: DiT) -> None:
     y = torch.arange(12) % 10
     before = torch.get_rng_state()
-    first, again, other = (judge.draw(net, y, w=1.0, steps=2, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (judge.draw(net, y, w=1.0, nfe=2, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), before)
     assert first.shape == (12, 1, 28, 28)
     assert torch.equal(first, again)
@@ -132,13 +132,13 @@ def test_draw_is_a_function_of_the_seed(judge: FashionJudge, net: DiT) -> None:
 
 def test_draw_does_not_depend_on_the_batch(judge: FashionJudge, net: DiT) -> None:
     y = torch.arange(12) % 10
-    whole = judge.draw(net, y, w=1.0, steps=2)
+    whole = judge.draw(net, y, w=1.0, nfe=2)
     for batch in (1, 5, 12):  # kernels of another size round otherwise
-        torch.testing.assert_close(judge.draw(net, y, w=1.0, steps=2, batch=batch), whole, rtol=0, atol=1e-5)
+        torch.testing.assert_close(judge.draw(net, y, w=1.0, nfe=2, batch=batch), whole, rtol=0, atol=1e-5)
 
 
 def test_draw_decodes_the_noise_of_its_stream(judge: FashionJudge) -> None:
-    still = judge.draw(lambda x, *query: torch.zeros_like(x), torch.zeros(5).long(), w=0.0, steps=4, seed=7)
+    still = judge.draw(lambda x, *query: torch.zeros_like(x), torch.zeros(5).long(), w=0.0, nfe=4, seed=7)
     x0 = torch.randn(5, *SHAPE, generator=stream(7, "samples"))
     assert torch.equal(still, enlarge(x0))
 
@@ -152,7 +152,7 @@ def test_network_is_called_once_per_step_and_batch(judge: FashionJudge, steps: i
         return torch.zeros_like(x)
 
     y = torch.arange(20) % 10
-    judge.draw(counted, y, w=1.5, steps=steps, batch=8)
+    judge.draw(counted, y, w=1.5, nfe=steps, batch=8)
     assert calls == [(len(part), 1.5, part.tolist()) for part in y.split(8) for _ in range(steps)]
 
 
@@ -172,10 +172,10 @@ def test_table_has_a_row_for_each_setting_in_order(judge: FashionJudge, net: DiT
         assert list(row) == list(Score.__annotations__)
         assert all(math.isfinite(value) for value in row.values())  # type: ignore[call-overload]
     y = torch.arange(100) % 10
-    images = judge.draw(net, y, w=1.5, steps=2, seed=5)
-    score = judge.score(images, y) | {"spectrum_error": spectrum_error(images, fashion_mnist("test").x)}
+    images = judge.draw(net, y, w=1.5, nfe=2, seed=5)
+    score = judge.score_images(images, y) | {"spectrum_error": spectrum_error(images, fashion_mnist("test").x)}
     noise = torch.randn(100, *SHAPE, generator=stream(5, "samples"))
-    score["curvature"] = float(curvature(trajectory(net, noise, y, w=1.5, steps=2)).mean())
+    score["curvature"] = float(curvature(trajectory(net, noise, y, w=1.5, nfe=2)).mean())
     assert rows[-1] == {"nfe": 2, "w": 1.5, "n": 100, **score}
 
 
@@ -190,7 +190,7 @@ def test_settings_of_a_table_share_their_noise(judge: FashionJudge) -> None:
     [
         ({"n": 99}, r"n must be 100 \.\. 10000 samples .*, got 99"),
         ({"n": 10_001}, "got 10001"),
-        ({"nfe": [1, 3]}, r"steps must be one of \[1, 2, 4, .* got 3"),
+        ({"nfe": [1, 3]}, r"nfe must be one of \[1, 2, 4, .* got 3"),
         ({"nfe": [256]}, "got 256"),
         ({"w": [0.0, -1.0]}, r"w, the guidance strength, must be finite and at least 0, got -1\.0"),
         ({"w": [math.nan]}, "got nan"),
@@ -244,26 +244,26 @@ def test_printed_table_names_and_aligns_its_columns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "message"),
+    ("setting", "message"),
     [
-        (Cell(3, 0.0, 100), r"steps must be one of \[1, 2, 4, .*128\] .*, got 3"),
-        (Cell(0, 0.0, 100), "got 0"),
-        (Cell(256, 0.0, 100), "got 256"),
-        (Cell(1, -0.5, 100), r"w, the guidance strength, must be finite and at least 0, got -0\.5"),
-        (Cell(1, math.inf, 100), "got inf"),
-        (Cell(1, math.nan, 100), "got nan"),
-        (Cell(1, 0.0, 0), "n must be 1 or more samples, got 0"),
+        (Setting(3, 0.0, 100), r"nfe must be one of \[1, 2, 4, .*128\] .*, got 3"),
+        (Setting(0, 0.0, 100), "got 0"),
+        (Setting(256, 0.0, 100), "got 256"),
+        (Setting(1, -0.5, 100), r"w, the guidance strength, must be finite and at least 0, got -0\.5"),
+        (Setting(1, math.inf, 100), "got inf"),
+        (Setting(1, math.nan, 100), "got nan"),
+        (Setting(1, 0.0, 0), "n must be 1 or more samples, got 0"),
     ],
 )
-def test_setting_that_cannot_be_scored_is_refused(cell: Cell, message: str) -> None:
+def test_setting_that_cannot_be_scored_is_refused(setting: Setting, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        cell.check()
+        setting.check()
 
 
 def test_settings_that_can_be_scored() -> None:
     for nfe in (1, 2, 4, 8, 16, 32, 64, 128):
-        Cell(nfe, 0.0, 1).check()
-        Cell(nfe, 3.5, 10_000, 7).check()
+        Setting(nfe, 0.0, 1).check()
+        Setting(nfe, 3.5, 10_000, 7).check()
 
 
 def points(n: int, seed: int = 0) -> Labelled:
@@ -293,7 +293,7 @@ def test_points_are_scored_by_the_exact_distance_per_class(n: int) -> None:
     data, other = points(400), points(400, 1)
     judge, y = PointJudge(data, torch.device("cpu")), torch.arange(n) % 8
     net = Leading(of_class(other, y))
-    score = judge.cell(net, Cell(1, 1.5, n, seed=3))
+    score = judge.score(net, Setting(1, 1.5, n, seed=3))
     distances = []
     for c in range(8):
         drawn, real = net.ends[y == c].double(), data.x[data.y == c][: int((y == c).sum())].double()
@@ -311,11 +311,11 @@ def test_points_are_scored_by_the_exact_distance_per_class(n: int) -> None:
 def test_points_of_the_data_themselves_are_at_distance_zero_and_shifted_ones_at_the_shift() -> None:
     data, y = points(400), torch.arange(160) % 8
     judge = PointJudge(data, torch.device("cpu"))
-    assert judge.cell(Leading(of_class(data, y)), Cell(1, 0.0, 160))["w2"] == pytest.approx(0, abs=1e-6)
+    assert judge.score(Leading(of_class(data, y)), Setting(1, 0.0, 160))["w2"] == pytest.approx(0, abs=1e-6)
     shifts = torch.stack([torch.arange(8.0), torch.zeros(8)], 1)  # 0 .. 7 by class: the mean over the classes is 3.5
-    score = judge.cell(Leading(of_class(data, y) + shifts[y]), Cell(1, 0.0, 160))
+    score = judge.score(Leading(of_class(data, y) + shifts[y]), Setting(1, 0.0, 160))
     assert score["w2"] == pytest.approx(3.5, rel=1e-5)
-    swapped = judge.cell(Leading(of_class(data, (y + 1) % 8)), Cell(1, 0.0, 160))
+    swapped = judge.score(Leading(of_class(data, (y + 1) % 8)), Setting(1, 0.0, 160))
     assert swapped["w2"] > 1  # all points are there, but under other labels
 
 
@@ -323,9 +323,9 @@ def test_straight_paths_of_points_have_no_curvature_and_bent_ones_have() -> None
     data, y = points(400), torch.arange(80) % 8
     judge = PointJudge(data, torch.device("cpu"))
     for nfe in (1, 4):
-        score = judge.cell(Leading(of_class(data, y)), Cell(nfe, 0.0, 80))
+        score = judge.score(Leading(of_class(data, y)), Setting(nfe, 0.0, 80))
         assert score["curvature"] == pytest.approx(0, abs=1e-5)
-    bent = judge.cell(lambda x, t, *_: torch.stack([1 + 0 * t, (t < 0.5).float()], 1), Cell(4, 0.0, 80))
+    bent = judge.score(lambda x, t, *_: torch.stack([1 + 0 * t, (t < 0.5).float()], 1), Setting(4, 0.0, 80))
     # Steps of (1, 1), (1, 1), (1, 0), (1, 0) quarters: 4 * 6/16 over |(1, 1/2)|^2, less 1.
     assert bent["curvature"] == pytest.approx(1.5 / 1.25 - 1, rel=1e-5)
 
@@ -335,8 +335,8 @@ def test_curvature_is_that_of_the_samples_that_moved_and_undefined_where_none_di
         return torch.stack([1 + 0 * t, (t < 0.5).float()], 1) * (y[:, None] % 2)
 
     judge = PointJudge(points(400), torch.device("cpu"))
-    assert judge.cell(bent, Cell(4, 0.0, 80))["curvature"] == pytest.approx(0.2, rel=1e-5)
-    still = judge.cell(lambda x, *_: torch.zeros_like(x), Cell(4, 0.0, 80))
+    assert judge.score(bent, Setting(4, 0.0, 80))["curvature"] == pytest.approx(0.2, rel=1e-5)
+    still = judge.score(lambda x, *_: torch.zeros_like(x), Setting(4, 0.0, 80))
     assert math.isnan(still["curvature"])
     assert math.isfinite(still["w2"])
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ismkit.evaluation import samples
-from ismkit.evaluation.judges import Cell
+from ismkit.evaluation.judges import Setting
 from ismkit.evaluation.samples import MANIFEST, PROTOCOL, SampleError, SampleSet, draw, latent_shape, noise, to_uint8
 from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.sampling import sample
@@ -53,13 +53,13 @@ def test_every_level_comes_back_and_numbers_go_to_the_nearest() -> None:
 
 def test_set_holds_the_samples_of_the_sampler_with_labels_in_turn(tmp_path: Path) -> None:
     vae = Doubled()
-    samples = draw(tiny_dit(), vae, Cell(2, 1.5, 50, seed=7), tmp_path / "s", model=MODEL, batch=10, shard=20)
-    assert (len(samples), samples.shards) == (50, 3)
+    samples = draw(tiny_dit(), vae, Setting(2, 1.5, 50, seed=7), tmp_path / "s", model=MODEL, batch=10, per_file=20)
+    assert (len(samples), samples.files) == (50, 3)
     y = torch.arange(50) % 4
     x0 = noise(7, 0, 50, (4, 4, 4))
     images = torch.cat([images for images, _ in samples])
     assert torch.equal(torch.cat([labels for _, labels in samples]), y)
-    parts = [sample(tiny_dit(), x, c, w=1.5, steps=2) for x, c in zip(x0.split(10), y.split(10), strict=True)]
+    parts = [sample(tiny_dit(), x, c, w=1.5, nfe=2) for x, c in zip(x0.split(10), y.split(10), strict=True)]
     assert torch.equal(images, to_uint8(Doubled().decode(torch.cat(parts))))
     held = samples.manifest["set"]
     assert {key: held[key] for key in PROTOCOL} == PROTOCOL
@@ -102,8 +102,8 @@ class Cut(Doubled):
         return super().decode(latents)
 
 
-@pytest.mark.parametrize("batches", range(5))  # of 5, of which a shard holds 2
-def test_interrupted_set_is_gone_on_with_and_whole_shards_are_not_drawn_again(tmp_path: Path, batches: int) -> None:
+@pytest.mark.parametrize("batches", range(5))  # of 5, of which a file holds 2
+def test_interrupted_set_is_gone_on_with_and_whole_files_are_not_drawn_again(tmp_path: Path, batches: int) -> None:
     whole = drawn(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         drawn(tmp_path / "cut", vae=Cut(batches))
@@ -179,9 +179,9 @@ def cut_manifest(folder: Path) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
-    "truncated shard": (truncate, r"00001\.safetensors is (missing, )?truncated"),
-    "altered shard": (flip, r"00001\.safetensors is altered"),
-    "shards swapped": (swap, r"00000\.safetensors belongs to another set"),
+    "truncated file": (truncate, r"00001\.safetensors is (missing, )?truncated"),
+    "altered file": (flip, r"00001\.safetensors is altered"),
+    "files swapped": (swap, r"00000\.safetensors belongs to another set"),
     "altered manifest": (edit, r"manifest\.json is truncated or altered \(its sum is another\)"),
     "truncated manifest": (cut_manifest, r"manifest\.json is truncated or altered"),
 }
@@ -207,7 +207,7 @@ def test_damage_is_named_by_file_and_repaired_as_the_message_says(tmp_path: Path
     ("change", "message"),
     [
         ({"model": {"sha256": "f" * 64}}, r"model is \{'sha256': '000.* there and \{'sha256': 'fff.* now"),
-        ({"shard": 25}, "shard is 20 there and 25 now"),
+        ({"per_file": 25}, "per_file is 20 there and 25 now"),
         ({"n": 49}, "n is 50 there and 49 now"),
     ],
 )
@@ -221,9 +221,9 @@ def test_folder_of_other_samples_is_refused_and_kept(tmp_path: Path, change: dic
     assert contents(tmp_path / "s") == before
 
 
-def test_complete_set_whose_manifest_names_other_shards_is_refused(tmp_path: Path) -> None:
+def test_complete_set_whose_manifest_names_other_files_is_refused(tmp_path: Path) -> None:
     manifest = drawn(tmp_path / "s").manifest
-    samples._complete(tmp_path / "s", manifest["set"], [manifest["shards"][0]] * 3, manifest["made"])
+    samples._complete(tmp_path / "s", manifest["set"], [manifest["files"][0]] * 3, manifest["made"])
     for use in (lambda: list(SampleSet.open(tmp_path / "s")), lambda: drawn(tmp_path / "s")):
         with pytest.raises(SampleError, match=r"00001\.safetensors is not the file that manifest\.json names"):
             use()
@@ -252,22 +252,22 @@ def test_sample_that_is_no_image_is_named(tmp_path: Path, value: float, where: s
         net.forward = spoil  # type: ignore[method-assign]
     message = rf"the {where} of sample 33 \(label 1, 1 NFE, w = 1, seed 0\) holds NaN or infinity"
     with pytest.raises(SampleError, match=message):
-        draw(net, Spoilt(), Cell(1, 1.0, 50), tmp_path / "s", model=MODEL, batch=10, shard=20)
+        draw(net, Spoilt(), Setting(1, 1.0, 50), tmp_path / "s", model=MODEL, batch=10, per_file=20)
     assert list(contents(tmp_path / "s")) == ["00000.safetensors"]
 
 
 @pytest.mark.parametrize(
-    ("cell", "options", "message"),
+    ("setting", "options", "message"),
     [
-        (Cell(3, 0.0, 10), {}, "steps must be one of"),
-        (Cell(1, -1.0, 10), {}, "w, the guidance strength"),
-        (Cell(1, 0.0, 0), {}, "n must be 1 or more"),
-        (Cell(1, 0.0, 10), {"batch": 0}, "batch and shard must be 1 or more samples, got 0 and 500"),
+        (Setting(3, 0.0, 10), {}, "nfe must be one of"),
+        (Setting(1, -1.0, 10), {}, "w, the guidance strength"),
+        (Setting(1, 0.0, 0), {}, "n must be 1 or more"),
+        (Setting(1, 0.0, 10), {"batch": 0}, "batch and per_file must be 1 or more samples, got 0 and 500"),
     ],
 )
 def test_settings_are_refused_before_a_folder_is_made(
-    tmp_path: Path, cell: Cell, options: dict[str, Any], message: str
+    tmp_path: Path, setting: Setting, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        draw(tiny_dit(), Doubled(), cell, tmp_path / "s", model=MODEL, **options)
+        draw(tiny_dit(), Doubled(), setting, tmp_path / "s", model=MODEL, **options)
     assert list(tmp_path.iterdir()) == []

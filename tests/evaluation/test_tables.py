@@ -45,7 +45,7 @@ def test_files_hold_every_number_exactly_with_the_protocol_beside_it(tmp_path: P
 
 def test_paper_stands_beside_what_was_not_run() -> None:
     text = paper_tables([], METRICS)
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    lines = [[setting.strip() for setting in line.strip("|").split("|")] for line in text.splitlines()]
     assert lines[2] == ["SM (paper)", "10.60", "-", "7.80", "-", "3.80"]
     assert lines[3] == ["IMM (paper)", "7.77", "3.99", "2.51", "1.99", "-"]
     assert lines[4] == ["iSM (paper)", "5.27", "2.44", "2.05", "1.93", "1.88"]

@@ -15,7 +15,7 @@ import torch
 
 from ismkit.data.photos import photo_folder
 from ismkit.imagenet.encoding import Encoding, encode, row_bytes
-from ismkit.imagenet.latents import LatentShards, read_manifest
+from ismkit.imagenet.latents import Latents, read_manifest
 from ismkit.imagenet.pixels import Item, center_crop
 from ismkit.imagenet.sources import ImageFolder
 from ismkit.imagenet.vae import ImageVAE, write_tiny_vae
@@ -42,7 +42,7 @@ def job(photos: Path, vae: str, folder: Path, **options: Any) -> Encoding:
 
 @pytest.fixture(scope="module")
 def made(photos: Path, vae: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """20 photographs in 4 shards, encoded in one go."""
+    """20 photographs in 4 files, encoded in one go."""
     folder = tmp_path_factory.mktemp("made") / "latents"
     encode(job(photos, vae, folder), progress=False)
     return folder
@@ -53,7 +53,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_rows_are_the_moments_of_images_and_their_mirror_images(made: Path, photos: Path, vae: str) -> None:
-    data, loaded = LatentShards(made, vae=ImageVAE.load(vae), verify=True), ImageVAE.load(vae)
+    data, loaded = Latents(made, vae=ImageVAE.load(vae), verify=True), ImageVAE.load(vae)
     files = sorted(photos.rglob("*.png"))
     assert len(data) == 2 * len(files) == 40
     assert data.shape == (4, SIDE // 8, SIDE // 8)
@@ -75,8 +75,8 @@ def test_the_manifest_says_what_was_done(made: Path, photos: Path, vae: str) -> 
     assert manifest["source"] == ImageFolder(photos).identity
     assert manifest["vae"] == ImageVAE.load(vae).identity
     assert (manifest["side"], manifest["images"], manifest["rows"], manifest["corrupt"]) == (SIDE, 20, 40, [])
-    assert [shard["rows"] for shard in manifest["shards"]] == [12, 12, 12, 4]
-    mean, std = LatentShards(made).moments(torch.arange(40)).double().unbind(1)
+    assert [file["rows"] for file in manifest["files"]] == [12, 12, 12, 4]
+    mean, std = Latents(made).moments(torch.arange(40)).double().unbind(1)
     for key, wanted in {
         "mean": mean.mean((0, 2, 3)),
         "std": mean.std((0, 2, 3), correction=0),
@@ -97,11 +97,11 @@ class Killed(BaseException):
 def test_going_on_after_a_kill_gives_the_same_bytes(
     made: Path, photos: Path, vae: str, tmp_path: Path, moment: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed at the moment-th batch or shard: what is finished stays as it is, and the rest is as if nothing was."""
+    """Killed at the moment-th batch or file: what is finished stays as it is, and the rest is as if nothing was."""
     calls, this = [], job(photos, vae, tmp_path / "latents")
 
-    def tick(images: int, shards: int) -> None:
-        calls.append((images, shards))
+    def tick(images: int, files: int) -> None:
+        calls.append((images, files))
         if len(calls) == moment:
             raise Killed
 
@@ -109,10 +109,10 @@ def test_going_on_after_a_kill_gives_the_same_bytes(
     with pytest.raises(Killed):
         this.run(tick=tick)
     with pytest.raises(DataError, match="is not finished"):
-        LatentShards(this.folder)
-    before = {path: path.stat().st_mtime_ns for path in this.folder.glob("shard-*")}
-    assert len(before) == 2 * sum(shards for _, shards in calls)
-    (this.folder / f".{this.shard(3).name}.partial-1").write_bytes(b"of a process that was killed")
+        Latents(this.folder)
+    before = {path: path.stat().st_mtime_ns for path in this.folder.glob("latents-*")}
+    assert len(before) == 2 * sum(files for _, files in calls)
+    (this.folder / f".{this.file(3).name}.partial-1").write_bytes(b"of a process that was killed")
     read = []
     original = ImageFolder.read
 
@@ -122,7 +122,7 @@ def test_going_on_after_a_kill_gives_the_same_bytes(
 
     monkeypatch.setattr(ImageFolder, "read", recorded)
     encode(this, progress=False)
-    assert read == [unit for unit in range(4) if this.shard(unit) not in before], "finished units were read again"
+    assert read == [unit for unit in range(4) if this.file(unit) not in before], "finished units were read again"
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert contents(this.folder) == contents(made)
 
@@ -191,7 +191,7 @@ def test_corrupt_images_are_an_error_or_listed(made: Path, photos: Path, vae: st
     assert [name for name, _ in manifest["corrupt"]] == ["cat/0001.png", "rocket/0004.png"]
     lines = (this.folder / "corrupt.txt").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == ["cat/0001.png", "rocket/0004.png"]
-    data, whole = LatentShards(this.folder), LatentShards(made)
+    data, whole = Latents(this.folder), Latents(made)
     kept = [row for row in range(40) if row // 2 not in (6, 19)]
     assert torch.equal(data.y, whole.y[kept])
     torch.testing.assert_close(data[:][0], whole[kept][0], rtol=1e-3, atol=1e-4)
@@ -204,7 +204,7 @@ def test_a_set_of_nothing_but_corrupt_images_is_refused(vae: str, tmp_path: Path
         encode(job(tmp_path / "photos", vae, tmp_path / "latents", skip_corrupt=True), progress=False)
 
 
-def test_a_full_disk_leaves_whole_shards_only(
+def test_a_full_disk_leaves_whole_files_only(
     made: Path, photos: Path, vae: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     this = job(photos, vae, tmp_path / "latents")
@@ -213,7 +213,7 @@ def test_a_full_disk_leaves_whole_shards_only(
 
     def full(descriptor: int) -> None:
         synced.append(descriptor)
-        if len(synced) > 2:  # shard 0 and its entry
+        if len(synced) > 2:  # file 0 and its entry
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(descriptor)
 
@@ -221,7 +221,7 @@ def test_a_full_disk_leaves_whole_shards_only(
         patched.setattr("ismkit.utils.files.os.fsync", full)
         with pytest.raises(DataError, match="cannot be written: No space left on device"):
             this.run()
-    assert sorted(contents(this.folder)) == ["plan.json", "shard-00000.arrow", "shard-00000.json"]
+    assert sorted(contents(this.folder)) == ["latents-00000.arrow", "latents-00000.json", "plan.json"]
     encode(this, progress=False)
     assert contents(this.folder) == contents(made)
 
@@ -267,8 +267,8 @@ def test_a_folder_of_other_files_is_refused(photos: Path, vae: str, tmp_path: Pa
 
 def test_a_truncated_shard_is_made_anew(made: Path, photos: Path, vae: str, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path / "latents")
-    shard = tmp_path / "latents" / "shard-00001.arrow"
-    shard.write_bytes(shard.read_bytes()[:-1])
+    file = tmp_path / "latents" / "latents-00001.arrow"
+    file.write_bytes(file.read_bytes()[:-1])
     encode(job(photos, vae, tmp_path / "latents"), progress=False)
     assert contents(tmp_path / "latents") == contents(made)
 

@@ -14,7 +14,7 @@ import torch
 
 from ismkit.data.batches import Batches
 from ismkit.imagenet import latents
-from ismkit.imagenet.latents import LatentShards, moment_sums, read_manifest, statistics, write_manifest, write_shard
+from ismkit.imagenet.latents import Latents, moment_sums, read_manifest, statistics, write_file, write_manifest
 from ismkit.utils.files import DataError
 from ismkit.utils.seeding import stream
 
@@ -36,13 +36,13 @@ def fabricate(folder: Path, sizes: tuple[int, ...] = (5, 1, 8), seed: int = 0) -
         part = slice(start, start + size)
         names = [f"image {i}" for i in range(start, start + size)]
         entries.append(
-            write_shard(folder / f"shard-{k:05d}.arrow", moments[part], labels[part].tolist(), [False] * size, names)
+            write_file(folder / f"latents-{k:05d}.arrow", moments[part], labels[part].tolist(), [False] * size, names)
         )
         sums.append(moment_sums(moments[part]))
         start += size
     fields: dict[str, Any] = {"format": latents.FORMAT, "version": latents.VERSION, "source": {"kind": "random"}}
     fields |= {"vae": IDENTITY, "side": 16, "shape": list(SHAPE), "class_names": CLASSES, "images": rows, "rows": rows}
-    fields |= {"corrupt": [], "statistics": statistics(sums, rows * SHAPE[1] * SHAPE[2]), "shards": entries}
+    fields |= {"corrupt": [], "statistics": statistics(sums, rows * SHAPE[1] * SHAPE[2]), "files": entries}
     write_manifest(folder, fields)
     return moments, labels
 
@@ -54,11 +54,11 @@ def held(tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray]:
 
 def test_rows_come_back_bit_for_bit(held: tuple[Path, np.ndarray, np.ndarray]) -> None:
     folder, moments, labels = held
-    data = LatentShards(folder, vae=IDENTITY, verify=True)
+    data = Latents(folder, vae=IDENTITY, verify=True)
     assert (len(data), data.shape, data.num_classes) == (14, SHAPE, 3)
     assert data.class_names == tuple(CLASSES)
     np.testing.assert_array_equal(data.y, labels)
-    order = torch.tensor([13, 0, 5, 4, 5, 6])  # first and last rows of each shard, one of them twice
+    order = torch.tensor([13, 0, 5, 4, 5, 6])  # first and last rows of each file, one of them twice
     np.testing.assert_array_equal(data.moments(order), moments[order])
     mean, y = data[order]
     np.testing.assert_array_equal(mean, moments[order, 0].astype(np.float32) * 0.25)
@@ -72,7 +72,7 @@ def test_rows_come_back_bit_for_bit(held: tuple[Path, np.ndarray, np.ndarray]) -
 
 def test_draws_follow_the_posterior(held: tuple[Path, np.ndarray, np.ndarray]) -> None:
     folder, moments, _ = held
-    data, n = LatentShards(folder), 4000
+    data, n = Latents(folder), 4000
     index = torch.tensor([3, 9]).repeat(n)
     x, y = data.take(index, stream(0, "draws"))
     assert x.dtype == torch.float32
@@ -89,11 +89,11 @@ def test_draws_follow_the_posterior(held: tuple[Path, np.ndarray, np.ndarray]) -
 
 
 def test_batches_draw_as_a_function_of_seed_shard_and_step(held: tuple[Path, np.ndarray, np.ndarray]) -> None:
-    data = LatentShards(held[0])
+    data = Latents(held[0])
     batches = Batches(data, batch_size=3, seed=7)
-    whole = batches.stream(shard=1, shards=2)
+    whole = batches.stream(micro_batch=1, micro_batches=2)
     first = [next(whole) for _ in range(6)]
-    resumed = batches.stream(step=4, shard=1, shards=2)
+    resumed = batches.stream(step=4, micro_batch=1, micro_batches=2)
     for (x, y), (x_again, y_again) in zip(first[4:], resumed, strict=False):
         assert torch.equal(x, x_again)
         assert torch.equal(y, y_again)
@@ -124,14 +124,14 @@ def test_statistics_are_those_of_the_rows(held: tuple[Path, np.ndarray, np.ndarr
 
 
 def test_nothing_but_the_folder_travels_to_another_process(held: tuple[Path, np.ndarray, np.ndarray]) -> None:
-    data = LatentShards(held[0])
+    data = Latents(held[0])
     packed = pickle.dumps(data)
     assert len(packed) < 1000
     assert torch.equal(pickle.loads(packed)[:][0], data[:][0])
 
 
 def test_wrong_indices_are_refused(held: tuple[Path, np.ndarray, np.ndarray]) -> None:
-    data = LatentShards(held[0])
+    data = Latents(held[0])
     for bad in (-1, 14):
         with pytest.raises(IndexError, match=r"index must lie in \[0, 14\)"):
             data[bad]
@@ -147,11 +147,11 @@ def test_latents_of_another_vae_are_refused(
     held: tuple[Path, np.ndarray, np.ndarray], key: str, value: Any, said: str
 ) -> None:
     with pytest.raises(DataError, match=f"are of another VAE: {said}"):
-        LatentShards(held[0], vae=IDENTITY | {key: value})
+        Latents(held[0], vae=IDENTITY | {key: value})
 
 
 def test_a_folder_vae_is_known_by_its_weights(held: tuple[Path, np.ndarray, np.ndarray]) -> None:
-    assert len(LatentShards(held[0], vae=IDENTITY | {"revision": None, "name": "copy"})) == 14
+    assert len(Latents(held[0], vae=IDENTITY | {"revision": None, "name": "copy"})) == 14
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_an_altered_manifest_is_refused(held: tuple[Path, np.ndarray, np.ndarray
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {key: value}))
     with pytest.raises(DataError, match="is altered, it has not the sum that it names"):
-        LatentShards(held[0])
+        Latents(held[0])
 
 
 def test_manifests_that_cannot_be_used_are_refused(held: tuple[Path, np.ndarray, np.ndarray]) -> None:
@@ -172,52 +172,52 @@ def test_manifests_that_cannot_be_used_are_refused(held: tuple[Path, np.ndarray,
         (path.read_text()[:-20], "is no JSON"),
         ("[]", "is no manifest of latents"),
         (json.dumps(content | {"format": "other"}), "is no manifest of latents"),
-        (json.dumps(content | {"version": 2}), "has version 2, and this ismkit reads version 1"),
+        (json.dumps(content | {"version": 1}), "has version 1, and this ismkit reads version 2"),
         (json.dumps({k: v for k, v in content.items() if k != "vae"}), "holds no vae of type dict"),
-        (json.dumps(content | {"shards": "all"}), "holds no shards of type list"),
+        (json.dumps(content | {"files": "all"}), "holds no files of type list"),
     ]:
         path.write_text(text)
         with pytest.raises(DataError, match=message):
-            LatentShards(folder)
+            Latents(folder)
     path.unlink()
     with pytest.raises(DataError, match="is not finished"):
-        LatentShards(folder)
+        Latents(folder)
     with pytest.raises(DataError, match="is missing; `ismkit latents --help`"):
-        LatentShards(folder / "nowhere")
+        Latents(folder / "nowhere")
 
 
-def test_manifests_at_odds_with_the_shards_are_refused(held: tuple[Path, np.ndarray, np.ndarray]) -> None:
+def test_manifests_at_odds_with_the_files_are_refused(held: tuple[Path, np.ndarray, np.ndarray]) -> None:
     content = json.loads((held[0] / "manifest.json").read_text())
     write_manifest(held[0], content | {"rows": 13})
     with pytest.raises(DataError, match="holds 14 rows, its manifest says 13"):
-        LatentShards(held[0])
+        Latents(held[0])
     write_manifest(held[0], content | {"class_names": CLASSES[:1]})
     with pytest.raises(DataError, match="labels outside its 1 classes"):
-        LatentShards(held[0])
+        Latents(held[0])
     write_manifest(held[0], content | {"shape": [4, 3, 3]})
-    with pytest.raises(DataError, match="is no shard of latents"):
-        LatentShards(held[0])
+    with pytest.raises(DataError, match="is no file of latents"):
+        Latents(held[0])
 
 
-def test_truncated_missing_and_altered_shards_are_refused(held: tuple[Path, np.ndarray, np.ndarray]) -> None:
-    path = held[0] / "shard-00002.arrow"
+def test_truncated_missing_and_altered_files_are_refused(held: tuple[Path, np.ndarray, np.ndarray]) -> None:
+    path = held[0] / "latents-00002.arrow"
     content = path.read_bytes()
     path.write_bytes(content[:-8])
     with pytest.raises(DataError, match=f"holds {len(content) - 8} of {len(content)} bytes"):
-        LatentShards(held[0])
+        Latents(held[0])
     path.unlink()
-    with pytest.raises(DataError, match=r"shard-00002\.arrow is missing"):
-        LatentShards(held[0])
+    with pytest.raises(DataError, match=r"latents-00002\.arrow is missing"):
+        Latents(held[0])
     middle = len(content) // 2
     path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-    data = LatentShards(held[0])  # the size is right: quick opening sees nothing
-    with pytest.raises(DataError, match=r"shard-00002\.arrow is altered"):
+    data = Latents(held[0])  # the size is right: quick opening sees nothing
+    with pytest.raises(DataError, match=r"latents-00002\.arrow is altered"):
         data.verify(progress=False)
     with pytest.raises(DataError, match="is altered"):
-        LatentShards(held[0], verify=True)
+        Latents(held[0], verify=True)
     path.write_bytes(bytes(len(content)))
-    with pytest.raises(DataError, match="is no shard of latents"):
-        LatentShards(held[0])
+    with pytest.raises(DataError, match="is no file of latents"):
+        Latents(held[0])
 
 
 def test_equal_rows_give_equal_files(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_equal_rows_give_equal_files(tmp_path: Path) -> None:
     fabricate(tmp_path / "b")
     for path in sorted((tmp_path / "a").iterdir()):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
-        entry = [e for e in read_manifest(tmp_path / "a")["shards"] if e["file"] == path.name]
+        entry = [e for e in read_manifest(tmp_path / "a")["files"] if e["name"] == path.name]
         if entry:
             assert entry[0]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -245,5 +245,5 @@ def test_latents_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
     moments = np.zeros((2, 2, *SHAPE), np.float16)
     moments[1, 0, 3, 1, 2] = value
     with pytest.raises(ValueError, match="latents of second are not finite"):
-        write_shard(tmp_path / "shard.arrow", moments, [0, 1], [False, False], ["first", "second"])
+        write_file(tmp_path / "file.arrow", moments, [0, 1], [False, False], ["first", "second"])
     assert list(tmp_path.iterdir()) == []

@@ -27,9 +27,9 @@ def config(name: str) -> dict[str, Any]:
 XL = config("XL")
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_one_gpu_sends_nothing_and_computes_at_the_stated_mfu(parallel: Any) -> None:
-    one = step(XL, ISM, 256, SMOOTH, parallel)
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_one_gpu_sends_nothing_and_computes_at_the_stated_mfu(mode: Any) -> None:
+    one = step(XL, ISM, 256, SMOOTH, mode)
     assert (one.exposed, one.bytes_sent) == (0, 0)
     assert one.compute == pytest.approx(step_flops(XL, ISM, 256) / (0.45 * 989.4e12), rel=1e-12)
     assert one.update == pytest.approx(52 * parameters(XL) / (0.8 * 3.35e12), rel=1e-12)
@@ -58,18 +58,18 @@ def test_bytes_sent(gpus: int) -> None:
     assert sent == pytest.approx({"flow": share * 8 * P, "ism": share * 16 * P}, rel=1e-12)
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
 @pytest.mark.parametrize("gpus", SIZES[1:])
-def test_what_is_exposed_lies_between_nothing_hidden_and_all_of_it(parallel: Any, gpus: int) -> None:
+def test_what_is_exposed_lies_between_nothing_hidden_and_all_of_it(mode: Any, gpus: int) -> None:
     many = replace(SMOOTH, gpus=gpus)
-    found = step(XL, ISM, 256, many, parallel)
+    found = step(XL, ISM, 256, many, mode)
     sending = found.bytes_sent / many.link
     assert 0 < found.exposed < sending
     # A wire without limits hides everything; computation without limits hides nothing.
     fast = replace(many, nvlink=1e18, network=1e18)
-    assert step(XL, ISM, 256, fast, parallel).exposed == pytest.approx(0, abs=1e-6)
+    assert step(XL, ISM, 256, fast, mode).exposed == pytest.approx(0, abs=1e-6)
     instant = replace(many, flops=1e30)
-    assert step(XL, ISM, 256, instant, parallel).exposed == pytest.approx(sending, rel=1e-6)
+    assert step(XL, ISM, 256, instant, mode).exposed == pytest.approx(sending, rel=1e-6)
 
 
 def test_ddp_hides_all_but_the_last_bucket_behind_a_long_backward_pass() -> None:

@@ -151,9 +151,9 @@ def test_ideal_intrinsic_samples_are_two_pass_cfg_at_every_nfe(t_interval: float
         classic = TwoPassCFG(lambda x, t, d, w, y: NINE.velocity(x, t, y), NULL)
         return classic(x, t, d, torch.where(t >= t_interval, w, 0.0), y)
 
-    reference = sample(unguided_below, x0, y, w=w, steps=GRID.n, grid=GRID)
+    reference = sample(unguided_below, x0, y, w=w, nfe=GRID.n, grid=GRID)
     for steps in (1, 2, 4, 8, 16):
-        close(sample(net, x0, y, w=w, steps=steps, grid=GRID), reference)
+        close(sample(net, x0, y, w=w, nfe=steps, grid=GRID), reference)
 
 
 def test_null_is_what_the_rule_says_although_it_is_not_asked() -> None:

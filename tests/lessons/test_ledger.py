@@ -13,7 +13,7 @@ import pytest
 
 from ismkit.lessons import ledger
 from ismkit.lessons.claims import CLAIMS, Claim
-from ismkit.lessons.ledger import ClaimError, Ledger, Row, Verdict
+from ismkit.lessons.ledger import ClaimError, Entry, Ledger, Verdict
 from tests.conftest import ROOT
 
 LAW, OTHER = "C03.test_law", "C03.test_other"
@@ -29,8 +29,8 @@ def _claims(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setitem(CLAIMS, key, Claim("a law of the tests alone", "kit"))
 
 
-def row(seed: int = 0, measured: float = 1.0, **changes: object) -> Row:
-    common = Row(LAW, "03", 4, "laptop", seed, "cpu", "2.14.1", measured, "==", 1.0, 0.5, "toy only")
+def row(seed: int = 0, measured: float = 1.0, **changes: object) -> Entry:
+    common = Entry(LAW, "03", 4, "laptop", seed, "cpu", "2.14.1", measured, "==", 1.0, 0.5, "toy only")
     return replace(common, **changes)  # type: ignore[arg-type]
 
 
@@ -97,7 +97,7 @@ def test_rows_are_recorded_one_per_claim_with_all_that_made_them(tmp_path: Path)
     book.check(LAW, 1.25, 1.5, 0.25)  # the cell is run again
     assert book.path == tmp_path / "ledger" / "03.json"
     first, second = ledger.read(book.path)
-    assert first == Row(LAW, "03", None, "laptop", 7, "cpu", first.torch, 1.25, "==", 1.5, 0.25, "toy only")
+    assert first == Entry(LAW, "03", None, "laptop", 7, "cpu", first.torch, 1.25, "==", 1.5, 0.25, "toy only")
     assert (second.claim, second.verdict) == (OTHER, "contradicted")
     assert first.torch[0].isdigit()
 

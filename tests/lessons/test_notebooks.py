@@ -458,7 +458,7 @@ def test_smoke_profile_runs_by_papermill_from_the_command_line(path: Path, tmp_p
     copy.parent.mkdir()
     nbformat.write(notebook, copy)
     out = tmp_path / "out"
-    options = ["run", path.stem[:2], "--profile", "smoke", "--out", str(out)]
+    options = ["notebook", path.stem[:2], "--profile", "smoke", "--out", str(out)]
     settings = ['profile = "smoke"']
     if path.stem[:2] in LESSONS:
         options += ["-p", "seed", "3"]

@@ -378,11 +378,11 @@ def test_one_assignment_spans_the_pool(pool: int) -> None:
 @settings(max_examples=25)
 def test_a_stream_started_anywhere_goes_on_as_if_from_the_beginning(pool: int, step: int, class_aware: bool) -> None:
     coupling = Coupling(pool, class_aware)
-    whole = list(coupling.pairs(batches(0, 14), seed=5, shard=1))
+    whole = list(coupling.pairs(batches(0, 14), seed=5, micro_batch=1))
     first = coupling.first_batch(step)
     assert first <= step < first + max(pool, 1)
     assert first % max(pool, 1) == 0
-    late = list(coupling.pairs(batches(first, 14), seed=5, step=step, shard=1))
+    late = list(coupling.pairs(batches(first, 14), seed=5, step=step, micro_batch=1))
     assert len(late) == 14 - step
     for ours, expected in zip(late, whole[step:], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
@@ -390,7 +390,8 @@ def test_a_stream_started_anywhere_goes_on_as_if_from_the_beginning(pool: int, s
 
 def test_noise_depends_on_seed_and_shard() -> None:
     noises = [
-        next(Coupling(0).pairs(batches(0), seed=seed, shard=shard))[0] for seed, shard in ((0, 0), (0, 1), (1, 0))
+        next(Coupling(0).pairs(batches(0), seed=seed, micro_batch=micro_batch))[0]
+        for seed, micro_batch in ((0, 0), (0, 1), (1, 0))
     ]
     for one, other in itertools.combinations(noises, 2):
         assert not torch.equal(one, other)

@@ -175,10 +175,10 @@ def test_the_power_changes_no_other_time(grid: StepGrid, power: float, seed: int
 @given(grids)
 def test_a_sampler_may_take_as_many_steps_as_some_level_has(grid: StepGrid) -> None:
     allowed = [2**k for k in range(grid.levels + 1)]
-    assert [grid.check_steps(steps) for steps in allowed] == [1 / steps for steps in allowed]
+    assert [grid.check_nfe(steps) for steps in allowed] == [1 / steps for steps in allowed]
     for steps in set(range(-2, min(2 * grid.n + 2, 300))) - set(allowed):
-        with pytest.raises(ValueError, match=r"steps must be one of \[1, 2.*, got " + str(steps)):
-            grid.check_steps(steps)
+        with pytest.raises(ValueError, match=r"nfe must be one of \[1, 2.*, got " + str(steps)):
+            grid.check_nfe(steps)
 
 
 # ------------------------------------------------------------------------------------------------------- bad input

@@ -68,7 +68,7 @@ def noise(n: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Te
 def test_any_number_of_exact_shortcuts_lands_on_the_closed_form(sigma: float, k: int, n: int, seed: int) -> None:
     net = Gaussian(sigma, finest=1 / 128)
     x0, w, y = noise(n, seed)
-    x1 = sample(net, x0, y, w=w, steps=2**k)
+    x1 = sample(net, x0, y, w=w, nfe=2**k)
     torch.testing.assert_close(x1, net.samples(x0, w, y), rtol=1e-9, atol=1e-9)
 
 
@@ -80,7 +80,7 @@ def test_the_same_holds_on_any_grid(levels: int, data: st.DataObject) -> None:
     net = Gaussian(finest=1 / grid.n)
     x0, w, y = noise(4)
     torch.testing.assert_close(
-        sample(net, x0, y, w=w, steps=steps, grid=grid), net.samples(x0, w, y), rtol=1e-9, atol=1e-9
+        sample(net, x0, y, w=w, nfe=steps, grid=grid), net.samples(x0, w, y), rtol=1e-9, atol=1e-9
     )
 
 
@@ -88,7 +88,7 @@ def test_the_same_holds_on_any_grid(levels: int, data: st.DataObject) -> None:
 def test_the_states_on_the_way_are_those_of_the_flow(steps: int) -> None:
     net = Gaussian(finest=1 / 128)
     x0, w, y = noise(4)
-    states = trajectory(net, x0, y, w=w, steps=steps)
+    states = trajectory(net, x0, y, w=w, nfe=steps)
     for k, state in enumerate(states):
         t = torch.tensor(k / steps, dtype=torch.float64)
         torch.testing.assert_close(state, t * net.mean(w, y) + net.scale(t) * x0, rtol=1e-9, atol=1e-9)
@@ -99,7 +99,7 @@ def test_euler_on_the_velocity_converges_at_first_order() -> None:
     x0, w, y = noise(16)
     errors = []
     for steps in (16, 32, 64, 128, 256, 512):  # each the finest level of its grid, and so asked as d = 0
-        x1 = sample(net, x0, y, w=w, steps=steps, grid=StepGrid(steps))
+        x1 = sample(net, x0, y, w=w, nfe=steps, grid=StepGrid(steps))
         errors.append((x1 - net.samples(x0, w, y)).norm().item())
     orders = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert all(abs(order - 1) < 0.1 for order in orders)
@@ -111,7 +111,7 @@ def test_euler_with_two_pass_cfg_converges_to_the_guided_closed_form() -> None:
     net = TwoPassCFG(velocity, NULL)
     x0, w, y = noise(16)
     expected = velocity.samples(x0, w, y)
-    errors = [(sample(net, x0, y, w=w, steps=steps) - expected).norm().item() for steps in (32, 64, 128)]
+    errors = [(sample(net, x0, y, w=w, nfe=steps) - expected).norm().item() for steps in (32, 64, 128)]
     assert all(abs(math.log2(a / b) - 1) < 0.1 for a, b in pairwise(errors))
     assert errors[-1] < 0.02 * expected.norm()
     assert len(velocity.asked) == 2 * (32 + 64 + 128)
@@ -125,7 +125,7 @@ def test_euler_with_two_pass_cfg_converges_to_the_guided_closed_form() -> None:
 def test_one_call_per_step_on_the_whole_batch_guided_or_not(steps: int, w: float) -> None:
     net = Gaussian()
     x0, _, y = noise(5)
-    sample(net, x0, y, w=w, steps=steps)
+    sample(net, x0, y, w=w, nfe=steps)
     assert len(net.asked) == steps
     for k, (x, t, d, strength, label) in enumerate(net.asked):
         assert x.shape == x0.shape
@@ -138,22 +138,22 @@ def test_one_call_per_step_on_the_whole_batch_guided_or_not(steps: int, w: float
 def test_a_guidance_strength_per_sample_equals_one_at_a_time() -> None:
     net = Gaussian(finest=1 / 128)
     x0, w, y = noise(6)
-    together = sample(net, x0, y, w=w, steps=4)
+    together = sample(net, x0, y, w=w, nfe=4)
     for i in range(6):
-        alone = sample(net, x0[i : i + 1], y[i : i + 1], w=w[i].item(), steps=4)
+        alone = sample(net, x0[i : i + 1], y[i : i + 1], w=w[i].item(), nfe=4)
         torch.testing.assert_close(alone, together[i : i + 1], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("w", [1.5, torch.tensor(1.5), torch.full((6,), 1.5), torch.full((6,), 1.5).double()])
 def test_one_strength_for_all_equals_a_vector_of_it(w: float | Tensor) -> None:
     x0, _, y = noise(6)
-    expected = sample(Gaussian(), x0, y, w=torch.full((6,), 1.5), steps=4)
-    assert torch.equal(sample(Gaussian(), x0, y, w=w, steps=4), expected)
+    expected = sample(Gaussian(), x0, y, w=torch.full((6,), 1.5), nfe=4)
+    assert torch.equal(sample(Gaussian(), x0, y, w=w, nfe=4), expected)
 
 
 def test_unguided_is_the_default() -> None:
     x0, _, y = noise(6)
-    assert torch.equal(sample(Gaussian(), x0, y), sample(Gaussian(), x0, y, w=0.0, steps=1))
+    assert torch.equal(sample(Gaussian(), x0, y), sample(Gaussian(), x0, y, w=0.0, nfe=1))
 
 
 @given(exponents, st.integers(1, 4), st.sampled_from([torch.float32, torch.float64]), seeds)
@@ -162,10 +162,10 @@ def test_a_trajectory_begins_at_the_noise_and_ends_at_the_sample(k: int, n: int,
     x0, w, y = noise(n, seed, dtype)
     kept = x0.clone()
     net = Gaussian()
-    states = trajectory(net, x0, y, w=w, steps=2**k)
+    states = trajectory(net, x0, y, w=w, nfe=2**k)
     assert states.shape == (2**k + 1, n, DIM)
     assert torch.equal(states[0], x0)
-    assert torch.equal(states[-1], sample(net, x0, y, w=w, steps=2**k))
+    assert torch.equal(states[-1], sample(net, x0, y, w=w, nfe=2**k))
     assert torch.equal(x0, kept)  # not changed in place
 
 
@@ -176,7 +176,7 @@ def test_samples_have_the_shape_and_dtype_of_the_noise(shape: tuple[int, ...], d
         assert t.dtype == d.dtype == w.dtype == dtype
         return x * expand_as(t + d + w, x)
 
-    x1 = sample(net, torch.ones(shape, dtype=dtype), torch.zeros(3, dtype=torch.long), w=1.0, steps=2)
+    x1 = sample(net, torch.ones(shape, dtype=dtype), torch.zeros(3, dtype=torch.long), w=1.0, nfe=2)
     # 1 + (0 + 1/2 + 1) / 2 = 7/4; times 1 + (1/2 + 1/2 + 1) / 2 = 2.
     assert torch.equal(x1, torch.full(shape, 3.5, dtype=dtype))
 
@@ -185,7 +185,7 @@ def test_no_gradient_is_kept() -> None:
     layer = torch.nn.Linear(DIM, DIM).double()
     x0, _, y = noise(2)
     for result in (sample, trajectory):
-        assert not result(lambda x, *_: layer(x), x0, y, steps=2).requires_grad
+        assert not result(lambda x, *_: layer(x), x0, y, nfe=2).requires_grad
 
 
 # ------------------------------------------------------------------------------------------------------- bad input
@@ -199,8 +199,8 @@ def never(*_: Tensor) -> Tensor:
 @pytest.mark.parametrize("steps", [-1, 0, 3, 127, 256])
 def test_steps_that_no_level_has_are_refused(draw: type, steps: int) -> None:
     x0, _, y = noise(2)
-    with pytest.raises(ValueError, match=rf"steps must be one of \[1, 2, 4, 8, 16, 32, 64, 128\] .*, got {steps}"):
-        draw(never, x0, y, steps=steps)
+    with pytest.raises(ValueError, match=rf"nfe must be one of \[1, 2, 4, 8, 16, 32, 64, 128\] .*, got {steps}"):
+        draw(never, x0, y, nfe=steps)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 1)])

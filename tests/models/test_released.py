@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ismkit.data.fashion import CLOTHES, SHAPE, FashionAutoencoder
 from ismkit.data.sets import Labelled
-from ismkit.evaluation.judges import Cell, FashionJudge, FeatureNet
+from ismkit.evaluation.judges import FashionJudge, FeatureNet, Setting
 from ismkit.method.recipes import RECIPES
 from ismkit.models.nets import DiT, ToyMLP
 from ismkit.models.saved import RELEASED, load_generator, load_model, released, save_model
@@ -50,7 +50,7 @@ def test_released_models_draw_what_their_cards_say(name: str, judge: FashionJudg
     """The allowance is for other processors; the file says more digits than the card that people read."""
     net, card = released(name)
     held = card["scores"]["1 NFE, w = 1"]
-    scores = judge.cell(net, Cell(1, 1.0, held["n"], 1))
+    scores = judge.score(net, Setting(1, 1.0, held["n"], 1))
     assert scores["frechet"] == pytest.approx(held["frechet"], rel=0.02)
     assert scores["agreement"] == pytest.approx(held["agreement"], abs=0.005)
     text = (data_root() / "weights" / "README.md").read_text()
@@ -214,7 +214,7 @@ def test_released_generators_are_trained_and_scored_in_half_precision(
     assert (about["seed"], about["steps"], about["run"]["name"]) == (2, 4, "tiny")
     assert about["run"]["recipe"]["name"] == "ism"
     assert list(about["scores"]) == ["1 NFE, w = 0", "1 NFE, w = 1", "2 NFE, w = 0", "2 NFE, w = 1"]
-    again = FashionJudge.load().cell(loaded, Cell(2, 1.0, 100, 1))
+    again = FashionJudge.load().score(loaded, Setting(2, 1.0, 100, 1))
     assert about["scores"]["2 NFE, w = 1"] == {"nfe": 2, "w": 1.0, "n": 100, **again}
 
 

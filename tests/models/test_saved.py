@@ -213,15 +213,15 @@ def test_flow_comes_back_with_two_calls(tmp_path: Path) -> None:
     assert card == load_model(path)[1]
     rng = torch.Generator().manual_seed(2)
     x, y, w = torch.randn(6, 3, generator=rng), torch.arange(6) % 5, torch.linspace(0, 3, 6)
-    drawn = sample(sampler, x, y, w=w, steps=4)
+    drawn = sample(sampler, x, y, w=w, nfe=4)
     zero, nobody = torch.zeros(6), torch.full((6,), 5)
     for k in range(4):  # classifier-free guidance by hand, at d = 0 and w = 0 throughout
         with torch.no_grad():
             conditional, unconditional = (net(x, zero + k / 4, zero, zero, label) for label in (y, nobody))
         x = x + (unconditional + (1 + w[:, None]) * (conditional - unconditional)) / 4
     torch.testing.assert_close(drawn, x, rtol=1e-5, atol=1e-5)
-    plain = sample(load_model(path)[0], torch.ones(6, 3), y, w=w, steps=4)
-    assert (sample(sampler, torch.ones(6, 3), y, w=w, steps=4) - plain).abs().max() > 0.1  # it is not left out
+    plain = sample(load_model(path)[0], torch.ones(6, 3), y, w=w, nfe=4)
+    assert (sample(sampler, torch.ones(6, 3), y, w=w, nfe=4) - plain).abs().max() > 0.1  # it is not left out
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "flow"])
@@ -266,7 +266,7 @@ def test_train_run_is_fit_with_the_parts_of_the_run(tiny: Run) -> None:
     by_hand = fit(tiny.recipe, net, Batches(data, 16, 3), steps=4, optim=tiny.optim, seed=3, progress=False)
     assert torch.equal(weights(state), weights(by_hand))
     assert not torch.equal(weights(state), weights(train_run(tiny, seed=4, progress=False)))
-    assert checkpoint.steps(tiny.folder(3)) == [4]
+    assert checkpoint.saved_steps(tiny.folder(3)) == [4]
 
 
 def test_train_run_goes_on_and_repeats_nothing(tiny: Run, tmp_path: Path) -> None:

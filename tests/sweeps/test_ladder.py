@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ismkit import cli
-from ismkit.evaluation.judges import Cell
+from ismkit.evaluation.judges import Setting
 from ismkit.evaluation.tables import PAPER
 from ismkit.method.recipes import RECIPES
 from ismkit.sweeps.ladder import ANY_CLASS, LADDER, OURS, SWEEPS, TRIED, of_run
@@ -47,16 +47,16 @@ def test_every_trial_can_be_trained_and_scored(name: str) -> None:
     sweep = SWEEPS[name]
     assert sweep.about
     assert len(set(sweep.seeds)) == len(sweep.seeds)
-    assert len(set(sweep.cells)) == len(sweep.cells)
+    assert len(set(sweep.settings)) == len(sweep.settings)
     for trial in sweep.trials():
         recipe = trial.run.recipe
         recipe.rows.blocks(trial.run.batch_size)
         assert recipe.fast <= recipe.slow  # or the averages refuse them
         assert trial.run.images
-        for cell in trial.cells:
-            cell.check()
-            assert 100 <= cell.n <= 10_000  # as many as there are test images
-            assert cell.n % 10 == 0  # as many of each class
+        for setting in trial.settings:
+            setting.check()
+            assert 100 <= setting.n <= 10_000  # as many as there are test images
+            assert setting.n % 10 == 0  # as many of each class
     latents = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     for run in sweep.runs.values():  # the recipe is adapted: its wavelets fit
         assert run.recipe.distance(*latents).shape == (3,)
@@ -85,10 +85,10 @@ def test_larger_ladders_train_longer_and_all_have_enough_seeds_and_settings() ->
     steps = {name: next(iter(SWEEPS[name].runs.values())).steps for name in LADDERS}
     assert steps["ladder-smoke"] < steps["ladder-laptop"] < steps["ladder"] < steps["ladder-gpu"]
     assert [len(SWEEPS[name].seeds) for name in ("ladder", "ladder-gpu", "ladder-laptop")] == [3, 3, 5]
-    scored = {(cell.nfe, cell.w) for cell in SWEEPS["ladder-gpu"].cells}
+    scored = {(setting.nfe, setting.w) for setting in SWEEPS["ladder-gpu"].settings}
     assert scored == {(nfe, w) for nfe in (1, 2, 4, 8, 128) for w in (0, 0.25, 0.5, 1, 2)}
-    assert scored - {(c.nfe, c.w) for c in SWEEPS["ladder"].cells} == {(128, 0.25), (128, 0.5)}
-    assert Cell(1, 1.0, 10_000) in SWEEPS["ladder"].cells
+    assert scored - {(c.nfe, c.w) for c in SWEEPS["ladder"].settings} == {(128, 0.25), (128, 0.5)}
+    assert Setting(1, 1.0, 10_000) in SWEEPS["ladder"].settings
 
 
 # ---------------------------------------------------------------- the ladder
@@ -189,7 +189,7 @@ def test_the_papers_value_is_a_rung_of_the_ladder_and_is_not_trained_twice(param
 @pytest.mark.parametrize("sweep", [SENSITIVITY, TRIALS], ids=lambda sweep: sweep.name)
 def test_what_the_ladder_has_scored_is_not_scored_again(sweep: Sweep) -> None:
     assert set(sweep.seeds) <= set(LAPTOP.seeds)
-    assert set(sweep.cells) <= set(LAPTOP.cells)
+    assert set(sweep.settings) <= set(LAPTOP.settings)
 
 
 # ---------------------------------------------------------------- what was tried
@@ -261,7 +261,9 @@ def test_every_trial_says_of_which_kind_it_is() -> None:
 def test_a_sweep_of_a_run_is_the_run_with_each_recipe(name: str) -> None:
     sweep = of_run(RUNS[name], ["flow", "+wavelet"])
     assert (sweep.name, sweep.seeds) == (name, (0, 1, 2))
-    assert {(cell.nfe, cell.w, cell.n) for cell in sweep.cells} == {(k, w, 1000) for k in (1, 4) for w in (0.0, 1.0)}
+    assert {(setting.nfe, setting.w, setting.n) for setting in sweep.settings} == {
+        (k, w, 1000) for k in (1, 4) for w in (0.0, 1.0)
+    }
     assert list(sweep.runs) == ["flow", "+wavelet"]
     for recipe, run in sweep.runs.items():
         assert run == replace(RUNS[name], recipe=RUNS[name].adapt(RECIPES[recipe]))

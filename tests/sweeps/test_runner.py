@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from ismkit.data.sets import eight_gaussians
-from ismkit.evaluation.judges import Cell, PointJudge
+from ismkit.evaluation.judges import PointJudge, Setting
 from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.recipes import RECIPES
 from ismkit.models.nets import ToyMLP
@@ -25,7 +25,7 @@ from ismkit.sweeps import runner
 from ismkit.sweeps.sweep import Sweep, Trial, table
 from ismkit.training.runs import RUNS, Run, for_points, train_run
 
-CELLS = (Cell(1, 0.0, 64), Cell(4, 1.0, 64, 3))
+SETTINGS = (Setting(1, 0.0, 64), Setting(4, 1.0, 64, 3))
 
 
 def tiny(recipe: str = "ism", **changes: Any) -> Run:
@@ -45,14 +45,14 @@ def same(a: pd.DataFrame, b: pd.DataFrame) -> None:
 
 def test_a_trial_is_what_training_and_judging_by_hand_give(tmp_path: Path) -> None:
     run = tiny()
-    trial = Trial("ism", run, 5, CELLS, (("extra", "yes"),))
+    trial = Trial("ism", run, 5, SETTINGS, (("extra", "yes"),))
     runner.work(trial, tmp_path)
     row = table([trial], tmp_path).iloc[1]
     state = train_run(run, 5, folder=tmp_path / "by hand", progress=False)
     net, card = load_model(tmp_path / "models" / f"{trial.key}.safetensors")
     for held, trained in zip(net.parameters(), state.ema.slow.parameters(), strict=True):
         assert torch.equal(held, trained.half().float())
-    scores = PointJudge(run.load(), torch.device("cpu")).cell(net, CELLS[1])
+    scores = PointJudge(run.load(), torch.device("cpu")).score(net, SETTINGS[1])
     assert {name: row[name] for name in scores} == scores
     assert (row.variant, row.extra, row.seed, row.nfe, row.calls, row.w, row.n, row.noise) == (
         "ism",
@@ -69,7 +69,7 @@ def test_a_trial_is_what_training_and_judging_by_hand_give(tmp_path: Path) -> No
 
 
 def test_flow_is_sampled_with_two_calls_a_step(tmp_path: Path) -> None:
-    trial = Trial("flow", tiny("flow"), 0, CELLS[1:])
+    trial = Trial("flow", tiny("flow"), 0, SETTINGS[1:])
     runner.work(trial, tmp_path)
     assert table([trial], tmp_path).calls.tolist() == [8]
     net, _ = load_sampler(tmp_path / "models" / f"{trial.key}.safetensors")
@@ -77,35 +77,35 @@ def test_flow_is_sampled_with_two_calls_a_step(tmp_path: Path) -> None:
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = Trial("ism", tiny(), 0, CELLS[:1])
+    trial = Trial("ism", tiny(), 0, SETTINGS[:1])
     path = runner.work(trial, tmp_path)
     before = path.read_bytes()
     monkeypatch.setattr(runner, "train_run", lambda *_, **__: pytest.fail("trained again"))
     runner.work(trial, tmp_path)
     assert path.read_bytes() == before
     told: list[float] = []
-    more = replace(trial, cells=CELLS)
-    runner.work(more, tmp_path, told.append)  # a longer protocol: the new cell only
-    held = json.loads(path.read_text())["cells"]
-    assert held[0] == json.loads(before)["cells"][0]
-    assert [Cell(*cell["cell"]) for cell in held] == list(CELLS)
+    more = replace(trial, settings=SETTINGS)
+    runner.work(more, tmp_path, told.append)  # a longer protocol: the new setting only
+    held = json.loads(path.read_text())["settings"]
+    assert held[0] == json.loads(before)["settings"][0]
+    assert [Setting(*setting["setting"]) for setting in held] == list(SETTINGS)
     assert sum(told) == pytest.approx(more.cost)
 
 
 def test_each_score_says_where_it_was_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = Trial("ism", tiny(), 0, CELLS[:1])
+    trial = Trial("ism", tiny(), 0, SETTINGS[:1])
     runner.work(trial, tmp_path)
     (tmp_path / "runs" / trial.key).mkdir(parents=True)  # as after a kill just before its removal
     monkeypatch.setattr(runner.platform, "python_version", lambda: "9.9")
-    runner.work(replace(trial, cells=CELLS), tmp_path)
-    frame = table([replace(trial, cells=CELLS)], tmp_path)
+    runner.work(replace(trial, settings=SETTINGS), tmp_path)
+    frame = table([replace(trial, settings=SETTINGS)], tmp_path)
     assert frame.scored_python.tolist() == [frame.python[0], "9.9"]
     assert frame.python.nunique() == 1
     assert not (tmp_path / "runs" / trial.key).exists()
 
 
 def test_progress_adds_up_to_the_cost_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trial, told = Trial("ism", tiny(), 0, CELLS), []
+    trial, told = Trial("ism", tiny(), 0, SETTINGS), []
 
     def cut(*args: Any, hooks: Any, **options: Any) -> Any:
         def stop(state: Any, report: Any) -> None:
@@ -120,7 +120,7 @@ def test_progress_adds_up_to_the_cost_after_an_interruption(tmp_path: Path, monk
             runner.work(trial, tmp_path)
     runner.work(trial, tmp_path, told.append)  # goes on from the checkpoint of step 12
     assert sum(told) == pytest.approx(trial.cost)
-    assert len(told) == 8 + len(CELLS)
+    assert len(told) == 8 + len(SETTINGS)
 
 
 # ---------------------------------------------------------------- with workers
@@ -129,8 +129,8 @@ def test_progress_adds_up_to_the_cost_after_an_interruption(tmp_path: Path, monk
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path, pd.DataFrame]:
     folder = tmp_path_factory.mktemp("sweep")
-    sweep = Sweep("test", "", {name: tiny(name) for name in ("flow", "ism")}, (0, 1), CELLS)
-    return sweep, folder, runner.run(sweep.trials(), folder, workers=2, progress=False)
+    sweep = Sweep("test", "", {name: tiny(name) for name in ("flow", "ism")}, (0, 1), SETTINGS)
+    return sweep, folder, runner.run_trials(sweep.trials(), folder, workers=2, progress=False)
 
 
 @pytest.mark.slow
@@ -145,23 +145,23 @@ def test_side_by_side_equals_one_after_the_other(finished: tuple[Sweep, Path, pd
 @pytest.mark.slow
 def test_a_failed_trial_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
     runs = {"good": tiny(), "bad": tiny(optim=replace(RUNS["gaussians"].optim, lr=1e30))}
-    trials = Sweep("test", "", runs, (0,), CELLS).trials()
+    trials = Sweep("test", "", runs, (0,), SETTINGS).trials()
     with pytest.raises(runner.SweepError, match=r"1 of 2 trials failed; .*bad, seed 0: .*DivergenceError.*step \d+"):
-        runner.run(trials, tmp_path, workers=2, progress=False)
+        runner.run_trials(trials, tmp_path, workers=2, progress=False)
     assert table(trials, tmp_path).variant.unique().tolist() == ["good"]
 
 
 def test_bad_plans_are_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="trials must be one or more"):
-        runner.run([], tmp_path / "a")
+        runner.run_trials([], tmp_path / "a")
     with pytest.raises(ValueError, match="a batch of 2 gives no guidance row"):
-        runner.run([Trial("ism", tiny(batch_size=2), 0, CELLS)], tmp_path / "a")
-    with pytest.raises(ValueError, match="steps must be one of"):
-        runner.run([Trial("ism", tiny(), 0, (Cell(3, 0.0, 64),))], tmp_path / "a")
+        runner.run_trials([Trial("ism", tiny(batch_size=2), 0, SETTINGS)], tmp_path / "a")
+    with pytest.raises(ValueError, match="nfe must be one of"):
+        runner.run_trials([Trial("ism", tiny(), 0, (Setting(3, 0.0, 64),))], tmp_path / "a")
     with pytest.raises(ValueError, match="width must be"):
-        runner.run([Trial("ism", tiny(net=partial(ToyMLP, width=0)), 0, CELLS)], tmp_path / "a")
+        runner.run_trials([Trial("ism", tiny(net=partial(ToyMLP, width=0)), 0, SETTINGS)], tmp_path / "a")
     with pytest.raises(ValueError, match="n must be at most 10000, the number of test images, got 20000"):
-        runner.run([Trial("ism", tiny(images=True), 0, (Cell(1, 0.0, 20_000),))], tmp_path / "a")
+        runner.run_trials([Trial("ism", tiny(images=True), 0, (Setting(1, 0.0, 20_000),))], tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
@@ -169,17 +169,17 @@ def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path) -> None:
     from filelock import FileLock
 
     with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another sweep works in"):
-        runner.run([Trial("ism", tiny(), 0, CELLS)], tmp_path)
+        runner.run_trials([Trial("ism", tiny(), 0, SETTINGS)], tmp_path)
 
 
 SCRIPT = """
 import sys
-from tests.sweeps.test_runner import CELLS, tiny
+from tests.sweeps.test_runner import SETTINGS, tiny
 from ismkit.sweeps import runner
 from ismkit.sweeps.sweep import Sweep
 if __name__ == "__main__":
-    sweep = Sweep("test", "", {"flow": tiny("flow", steps=600), "ism": tiny(steps=600)}, (0, 1), CELLS)
-    runner.run(sweep.trials(), sys.argv[1], workers=2, progress=False)
+    sweep = Sweep("test", "", {"flow": tiny("flow", steps=600), "ism": tiny(steps=600)}, (0, 1), SETTINGS)
+    runner.run_trials(sweep.trials(), sys.argv[1], workers=2, progress=False)
 """
 
 
@@ -200,10 +200,10 @@ def test_kill_9_loses_nothing(tmp_path: Path) -> None:
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     kept = {path: path.read_bytes() for path in folder.glob("trials/*.json")}
-    sweep = Sweep("test", "", {"flow": tiny("flow", steps=600), "ism": tiny(steps=600)}, (0, 1), CELLS)
-    frame = runner.run(sweep.trials(), folder, workers=2, progress=False)
+    sweep = Sweep("test", "", {"flow": tiny("flow", steps=600), "ism": tiny(steps=600)}, (0, 1), SETTINGS)
+    frame = runner.run_trials(sweep.trials(), folder, workers=2, progress=False)
     for path, content in kept.items():
-        if len(json.loads(content)["cells"]) == len(CELLS):
+        if len(json.loads(content)["settings"]) == len(SETTINGS):
             assert path.read_bytes() == content
     for trial in sweep.trials():
         runner.work(trial, whole)

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from ismkit.evaluation.judges import Cell
+from ismkit.evaluation.judges import Setting
 from ismkit.method.recipes import RECIPES
 from ismkit.models.nets import ToyMLP
 from ismkit.sweeps.sweep import (
     Sweep,
     Trial,
     at_best,
-    cells,
     change,
     change_in_percent,
     paired,
     read_table,
+    settings,
     summary,
     table,
     write_table,
@@ -26,11 +26,11 @@ from ismkit.sweeps.sweep import (
 from ismkit.training.runs import RUNS, Run
 
 RUN = RUNS["gaussians"]
-CELL = Cell(1, 0.0, 100)
+SETTING = Setting(1, 0.0, 100)
 
 
 def sweep(**runs: Run) -> Sweep:
-    return Sweep("test", "", runs or {"ism": RUN}, (0, 1), (CELL,))
+    return Sweep("test", "", runs or {"ism": RUN}, (0, 1), (SETTING,))
 
 
 # ---------------------------------------------------------------- change
@@ -87,7 +87,7 @@ def test_whole_numbers_and_fractions_are_one_setting() -> None:
 
 def test_names_do_not_change_the_key_and_settings_do() -> None:
     named = replace(RUN, name="x", about="y", recipe=replace(RUN.recipe, name="z"))
-    assert Trial("a", RUN, 0, ()).key == Trial("b", named, 0, (CELL,)).key
+    assert Trial("a", RUN, 0, ()).key == Trial("b", named, 0, (SETTING,)).key
     others = [change(RUN, "recipe.fast", 0.5), change(RUN, "net.width", 64), change(RUN, "steps", 1)]
     keys = {Trial("a", RUN, 0, ()).key, Trial("a", RUN, 1, ()).key, *(Trial("a", run, 0, ()).key for run in others)}
     assert len(keys) == 5
@@ -112,7 +112,7 @@ def test_a_parameter_without_values_is_refused() -> None:
 
 
 def test_cells_are_every_nfe_with_every_strength() -> None:
-    assert cells([1, 4], (w for w in (0, 2)), 50) == (
+    assert settings([1, 4], (w for w in (0, 2)), 50) == (
         (1, 0.0, 50, 0),
         (1, 2.0, 50, 0),
         (4, 0.0, 50, 0),

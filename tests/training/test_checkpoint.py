@@ -111,7 +111,7 @@ def test_every_shape_dtype_and_name_comes_back(tmp_path: Path, spec: dict[str, A
     for name, (dtype, shape) in spec.items():
         bits = torch.randint(0, 256, [*shape, dtype.itemsize], dtype=torch.uint8)
         tensors[name] = bits[..., 0] > 127 if dtype == torch.bool else bits.view(dtype).reshape(shape)
-    step = max(checkpoint.steps(tmp_path), default=0) + 1
+    step = max(checkpoint.saved_steps(tmp_path), default=0) + 1
     checkpoint.save(tmp_path, step, tensors, {})
     found = checkpoint.load(tmp_path).tensors
     assert_equal(
@@ -179,19 +179,21 @@ def test_weights_written_by_others_are_read(tmp_path: Path) -> None:
 def test_retention_keeps_the_newest(tmp_path: Path) -> None:
     for step in (0, 5, 10, 99_999_999, 123_456_789):
         assert checkpoint.save(tmp_path, step, TENSORS, {}, keep=3).is_dir()
-    assert checkpoint.steps(tmp_path) == [10, 99_999_999, 123_456_789]
+    assert checkpoint.saved_steps(tmp_path) == [10, 99_999_999, 123_456_789]
     checkpoint.save(tmp_path, 123_456_790, TENSORS, {}, keep=1)
-    assert checkpoint.steps(tmp_path) == [123_456_790]
+    assert checkpoint.saved_steps(tmp_path) == [123_456_790]
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_old_ones_go_only_after_the_new_one_is_in_place(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     discard = checkpoint._discard
-    monkeypatch.setattr(checkpoint, "_discard", lambda *args: (seen.append(checkpoint.steps(run)), discard(*args)))
+    monkeypatch.setattr(
+        checkpoint, "_discard", lambda *args: (seen.append(checkpoint.saved_steps(run)), discard(*args))
+    )
     checkpoint.save(run, 1100, TENSORS, {})
     assert seen == [[900, 1000, 1100]]
-    assert checkpoint.steps(run) == [1000, 1100]
+    assert checkpoint.saved_steps(run) == [1000, 1100]
 
 
 def test_partial_leftovers_are_ignored_then_removed(run: Path) -> None:
@@ -200,7 +202,7 @@ def test_partial_leftovers_are_ignored_then_removed(run: Path) -> None:
     (leftover / "state.safetensors").write_bytes(b"half")
     (run / "step_0001200").mkdir()  # not a name that save gives
     (run / "step_00001300").write_text("not a folder")
-    assert checkpoint.steps(run) == [900, 1000]
+    assert checkpoint.saved_steps(run) == [900, 1000]
     assert checkpoint.load(run).step == 1000
     checkpoint.save(run, 1050, TENSORS, {})
     assert not leftover.exists()
@@ -215,11 +217,11 @@ def test_rewind_makes_room_to_go_on_from_an_earlier_step(run: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint of step 950; there are \[900, 1000\]"):
         checkpoint.rewind(run, 950)
     checkpoint.rewind(run, 1000)
-    assert checkpoint.steps(run) == [900, 1000]
+    assert checkpoint.saved_steps(run) == [900, 1000]
     checkpoint.rewind(run, 900)
-    assert checkpoint.steps(run) == [900]
+    assert checkpoint.saved_steps(run) == [900]
     checkpoint.save(run, 950, TENSORS, {})
-    assert checkpoint.steps(run) == [900, 950]
+    assert checkpoint.saved_steps(run) == [900, 950]
 
 
 # ------------------------------------------------------------------------------------------------ kills, full disk
@@ -233,7 +235,7 @@ base = pathlib.Path(sys.argv[1])
 
 run, draw = base / "random", random.Random(0)
 for kill in range(12):
-    start, told = max(checkpoint.steps(run), default=0), os.pipe()
+    start, told = max(checkpoint.saved_steps(run), default=0), os.pipe()
     child = os.fork()
     if child == 0:
         for step in range(start + 1, 10**6):
@@ -246,7 +248,7 @@ for kill in range(12):
     os.waitpid(child, 0)
     while more := os.read(told[0], 4096):
         saved += len(more)
-    kept = [checkpoint.load(run, step) for step in checkpoint.steps(run)]
+    kept = [checkpoint.load(run, step) for step in checkpoint.saved_steps(run)]
     assert checkpoint.load(run).step == kept[-1].step
     for c in kept:
         assert c.meta == {"step": c.step} and len(c.tensors) == 5
@@ -282,7 +284,7 @@ for fatal, after in itertools.product(range(1, 100), (False, True)):
         os._exit(0)
     killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
     found = checkpoint.load(run)
-    every = [checkpoint.load(run, step) for step in checkpoint.steps(run)]
+    every = [checkpoint.load(run, step) for step in checkpoint.saved_steps(run)]
     assert all((c.tensors["t"] == c.step).all() and c.meta == {"step": c.step} for c in every)
     checkpoint.save(run, 4, {"t": torch.zeros(1)}, {})
     assert not list(run.glob(".*")), list(run.glob(".*"))
@@ -370,8 +372,8 @@ def test_full_disk_leaves_the_earlier_checkpoints(run: Path, nth: int) -> None:
     assert "The earlier checkpoints [900, 1000] are intact." in str(info.value)
     assert not list(run.glob(".*"))
     # The last call is made when the new one is in place already; until then there are the old ones alone.
-    assert checkpoint.steps(run) == [900, 1000, 1100][: 3 if nth == 9 else 2]
-    for step in checkpoint.steps(run):
+    assert checkpoint.saved_steps(run) == [900, 1000, 1100][: 3 if nth == 9 else 2]
+    for step in checkpoint.saved_steps(run):
         checkpoint.load(run, step)
 
 
@@ -513,7 +515,7 @@ def test_no_checkpoint_lists_what_is_there(tmp_path: Path) -> None:
     (tmp_path / ".step_00000001.partial-1").mkdir()
     with pytest.raises(CheckpointError, match=r"here, but: \['.step_00000001.partial-1', 'notes.txt'\]"):
         checkpoint.load(tmp_path)
-    assert checkpoint.steps(tmp_path) == checkpoint.steps(tmp_path / "none") == []
+    assert checkpoint.saved_steps(tmp_path) == checkpoint.saved_steps(tmp_path / "none") == []
 
 
 def test_a_step_that_is_not_there(run: Path) -> None:

@@ -70,19 +70,19 @@ def test_plain_networks_are_told_from_others() -> None:
 
 def test_work_is_done_and_its_error_raised() -> None:
     made = Accelerator(cpu=True)
-    assert distributed.agreed(made, lambda: 3) == 3
+    assert distributed.on_main_process(made, lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
-        distributed.agreed(made, lambda: 1 // 0)
+        distributed.on_main_process(made, lambda: 1 // 0)
 
 
 @pytest.mark.parametrize("wants", [True, False])
 def test_one_process_votes_alone_and_is_answered_at_once(wants: bool) -> None:
     loss = torch.tensor(0.1)
-    mean, ending = distributed.Vote(Accelerator(cpu=True), active=True)(loss, wants)
+    mean, ending = distributed.StopVote(Accelerator(cpu=True), active=True)(loss, wants)
     assert mean is loss
     assert ending is wants
 
 
 def test_a_tensor_that_is_no_shard_is_whole() -> None:
     value = nn.Parameter(torch.ones(2))
-    assert distributed.whole(value) is value
+    assert distributed.full_tensor(value) is value

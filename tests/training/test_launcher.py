@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ismkit.data.sets import eight_gaussians
-from ismkit.imagenet.latents import moment_sums, statistics, write_manifest, write_shard
+from ismkit.imagenet.latents import VERSION, moment_sums, statistics, write_file, write_manifest
 from ismkit.method.coupling import Coupling
 from ismkit.models.nets import DiT, ToyMLP
 from ismkit.models.saved import load_model
@@ -40,10 +40,10 @@ def latents(tmp_path: Path) -> Path:
     folder = tmp_path / "latents"
     rng = np.random.default_rng(0)
     moments = np.stack([rng.standard_normal((N, 4, 32, 32)), np.full((N, 4, 32, 32), 0.05)], 1).astype(np.float16)
-    shard = write_shard(folder / "shard-00000.arrow", moments, [i % 4 for i in range(N)], [False] * N, ["x"] * N)
+    file = write_file(folder / "latents-00000.arrow", moments, [i % 4 for i in range(N)], [False] * N, ["x"] * N)
     manifest = {
         "format": "ismkit latents",
-        "version": 1,
+        "version": VERSION,
         "source": {},
         "vae": {"name": "test", "revision": None, "sha256": "0" * 64, "scaling_factor": 1.0},
         "side": 256,
@@ -53,7 +53,7 @@ def latents(tmp_path: Path) -> Path:
         "rows": N,
         "corrupt": [],
         "statistics": statistics([moment_sums(moments)], N * 32 * 32),
-        "shards": [shard],
+        "files": [file],
     }
     write_manifest(folder, manifest)
     return folder
@@ -81,7 +81,7 @@ def test_a_signal_ends_with_a_checkpoint_and_a_kill_without_and_both_are_made_go
         launch(toy(), folder=tmp_path / "parts", save_every=4, tracker="tensorboard", log_every=2,
                hooks=[KillAt(6, signal.SIGTERM)])  # fmt: skip
     assert (ended.value.code, ended.value.step) == (REQUEUE, 7)  # the step in which the signal came was finished
-    assert checkpoint.steps(tmp_path / "parts") == [4, 7]
+    assert checkpoint.saved_steps(tmp_path / "parts") == [4, 7]
     launch(toy(), folder=tmp_path / "parts", save_every=4, tracker="tensorboard", log_every=2, resume=True)
     assert torch.equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
     log, expected = (scalars(tmp_path / name / "logs")["loss/all"] for name in ("parts", "whole"))
@@ -156,7 +156,7 @@ def test_the_full_runs_code_in_seconds(latents: Path, tmp_path: Path, ismkit_: I
     assert [step for step, _ in log["loss/all"]] == [2]
     assert {"loss/velocity", "loss/guidance", "loss/consistency", "grad_norm", "lr"} <= log.keys()
     meta = checkpoint.load(tmp_path / "run").meta
-    assert (meta["settings"]["shards"], meta["settings"]["data"]["batch_size"]) == (2, 4)
+    assert (meta["settings"]["micro_batches"], meta["settings"]["data"]["batch_size"]) == (2, 4)
     assert "groups" not in meta["settings"]["data"]
 
 
@@ -178,7 +178,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "latents for points": (["gaussians", "--latents", "here"], "gaussians has data of its own: --latents goes with"),
     "a VAE for points": (["gaussians", "--vae", "sd-vae-ft-mse"], "gaussians has data of its own: --vae goes with"),
-    "unknown mode": (["gaussians", "--parallel", "zero"], "argument --parallel: invalid choice: 'zero'"),
+    "unknown mode": (["gaussians", "--mode", "zero"], "argument --mode: invalid choice: 'zero'"),
     "unknown precision": (["gaussians", "--precision", "fp8"], "argument --precision: invalid choice: 'fp8'"),
     "unknown tracker": (["gaussians", "--tracker", "notes"], "argument --tracker: invalid choice: 'notes'"),
     "logs that miss the checkpoints": (
@@ -244,10 +244,10 @@ def test_slurm_job_is_queued_again_and_goes_on_with_other_processes(latents: Pat
     done = subprocess.run(command, env=environment | job | port, capture_output=True, text=True, timeout=200)
     assert done.returncode == REQUEUE, done.stderr[-2000:]
     assert (run / "scontrol.txt").read_text() == "requeue 7\n"
-    step = checkpoint.steps(run)[-1]
+    step = checkpoint.saved_steps(run)[-1]
     assert f"ended by a signal at step {step}" in done.stderr
     manifest = json.loads((run / f"step_{step:08d}" / checkpoint.MANIFEST).read_text())
-    assert manifest["meta"]["settings"]["shards"] == 2
+    assert manifest["meta"]["settings"]["micro_batches"] == 2
 
     alone = [sys.executable, "-m", "ismkit", "train", *map(str, options), "--steps", str(step + 2), "--resume"]
     began = time.time()

@@ -109,19 +109,19 @@ def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 def plain_loop(
-    recipe: Recipe, net: Any, batches: Batches, steps: int, optim: Optim, shards: int = 1
+    recipe: Recipe, net: Any, batches: Batches, steps: int, optim: Optim, micro_batches: int = 1
 ) -> dict[str, Tensor]:
     """``fit`` written out without Accelerate, from the documented streams; returns all that it changed."""
     ema = TwinEMA(net, recipe.fast, recipe.slow)
     optimizer = torch.optim.AdamW(
         net.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
     )
-    pairs = [recipe.coupling.pairs(batches.stream(0, j, shards), 0, 0, j) for j in range(shards)]
+    pairs = [recipe.coupling.pairs(batches.stream(0, j, micro_batches), 0, 0, j) for j in range(micro_batches)]
     for step in range(steps):
-        for shard in range(shards):
-            rng = stream(0, "rows", shard, step)
-            loss, _, _ = training_step(recipe, net, ema, next(pairs[shard]), net.num_classes, rng)
-            (loss / shards).backward()
+        for micro_batch in range(micro_batches):
+            rng = stream(0, "rows", micro_batch, step)
+            loss, _, _ = training_step(recipe, net, ema, next(pairs[micro_batch]), net.num_classes, rng)
+            (loss / micro_batches).backward()
         nn.utils.clip_grad_norm_(net.parameters(), optim.clip)
         optimizer.param_groups[0]["lr"] = optim.lr * min(1.0, (step + 1) / (optim.warmup + 1))
         optimizer.step()
@@ -130,15 +130,15 @@ def plain_loop(
     return contents(TrainState(net, ema, optimizer))
 
 
-@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("micro_batches", [1, 3])
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_fit_is_the_plain_loop(problem: str, shards: int) -> None:
+def test_fit_is_the_plain_loop(problem: str, micro_batches: int) -> None:
     recipe, net, batches = PROBLEMS[problem]()
-    expected = plain_loop(recipe, net.train(), batches, 6, OPTIM, shards)
-    assert_same(contents(train(problem, 6, shards=shards)), expected)
+    expected = plain_loop(recipe, net.train(), batches, 6, OPTIM, micro_batches)
+    assert_same(contents(train(problem, 6, micro_batches=micro_batches)), expected)
 
 
-#: The first and last of 8 losses, and the sum of |weights| of the slow average, before the loop could shard.
+#: The first and last of 8 losses, and the sum of |weights| of the slow average, before the loop could micro_batch.
 RECORDED = {
     ("toy", 1): ("0x1.1994b40000000p+2", "0x1.da3df40000000p+1", "0x1.9e26d38dbfdf4p+8"),
     ("images", 1): ("0x1.19c3900000000p+1", "0x1.2207360000000p+1", "0x1.62001f9460d40p+9"),
@@ -146,12 +146,12 @@ RECORDED = {
 }
 
 
-@pytest.mark.parametrize(("problem", "shards"), RECORDED)
-def test_one_process_trains_as_it_always_did(problem: str, shards: int) -> None:
+@pytest.mark.parametrize(("problem", "micro_batches"), RECORDED)
+def test_one_process_trains_as_it_always_did(problem: str, micro_batches: int) -> None:
     """To rounding here, for other processors sum in another order; where they were recorded the bits were equal."""
-    state = train(problem, 8, shards=shards)
+    state = train(problem, 8, micro_batches=micro_batches)
     size = sum(float(p.double().abs().sum()) for p in state.ema.slow.parameters())
-    expected = [float.fromhex(number) for number in RECORDED[problem, shards]]
+    expected = [float.fromhex(number) for number in RECORDED[problem, micro_batches]]
     assert [state.losses[0], state.losses[-1], size] == pytest.approx(expected, rel=1e-5)
 
 
@@ -237,8 +237,8 @@ def test_targets_are_made_by_the_fast_average_and_the_gap_by_the_recipes(gap: An
         ("ism", [4] * 4),  # a quarter: the gap with and without label; a quarter: two half steps
     ],
 )
-@pytest.mark.parametrize("shards", [1, 2])
-def test_one_online_call_per_micro_batch(name: str, target_rows: list[int], shards: int) -> None:
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_one_online_call_per_micro_batch(name: str, target_rows: list[int], micro_batches: int) -> None:
     calls: list[tuple[bool, int]] = []
 
     class Counting(ToyMLP):
@@ -251,9 +251,9 @@ def test_one_online_call_per_micro_batch(name: str, target_rows: list[int], shar
     batches = Batches(eight_gaussians(600, 0), 16, seed=0)
     steps = 3
     fit(replace(recipe, coupling=Coupling()), Counting(width=8, depth=1), batches,
-        steps=steps, shards=shards, progress=False)  # fmt: skip
-    assert [rows for online, rows in calls if online] == [16] * shards * steps
-    assert [rows for online, rows in calls if not online] == target_rows * shards * steps
+        steps=steps, micro_batches=micro_batches, progress=False)  # fmt: skip
+    assert [rows for online, rows in calls if online] == [16] * micro_batches * steps
+    assert [rows for online, rows in calls if not online] == target_rows * micro_batches * steps
 
 
 # ---------------------------------------------------------------- resume
@@ -263,7 +263,7 @@ def test_one_online_call_per_micro_batch(name: str, target_rows: list[int], shar
 def test_ten_steps_are_five_and_five_bit_for_bit(problem: str, tmp_path: Path) -> None:
     whole = train(problem, 10)
     first = train(problem, 5, run_dir=tmp_path)
-    assert checkpoint.steps(tmp_path) == [5]
+    assert checkpoint.saved_steps(tmp_path) == [5]
     torch.manual_seed(99)  # a resumed run must not depend on what the process drew before
     recipe, net, batches = PROBLEMS[problem]()
     for parameter in net.parameters():
@@ -315,24 +315,24 @@ def test_interrupted_run_resumes_with_its_schedule(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         train("toy", 12, optim=optim, run_dir=tmp_path, save_every=2, hooks=[stop])
-    assert checkpoint.steps(tmp_path) == [6, 8]
+    assert checkpoint.saved_steps(tmp_path) == [6, 8]
     resumed = train("toy", 12, optim=optim, run_dir=tmp_path, save_every=2, resume=True)
     assert_same(contents(resumed), contents(train("toy", 12, optim=optim)))
 
 
 def test_resume_from_a_named_step_trains_the_later_ones_anew(tmp_path: Path) -> None:
     whole = train("toy", 8, run_dir=tmp_path, save_every=4)
-    assert checkpoint.steps(tmp_path) == [4, 8]
+    assert checkpoint.saved_steps(tmp_path) == [4, 8]
     resumed = train("toy", 8, run_dir=tmp_path, save_every=4, resume=4)
     assert_same(contents(resumed), contents(whole))
     assert resumed.losses == whole.losses[4:]
-    assert checkpoint.steps(tmp_path) == [4, 8]
+    assert checkpoint.saved_steps(tmp_path) == [4, 8]
 
 
 def test_resume_starts_where_there_is_no_checkpoint(tmp_path: Path) -> None:
     started = train("toy", 3, run_dir=tmp_path / "new", resume=True)
     assert_same(contents(started), contents(train("toy", 3)))
-    assert checkpoint.steps(tmp_path / "new") == [3]
+    assert checkpoint.saved_steps(tmp_path / "new") == [3]
 
 
 def test_resume_of_a_finished_run_does_nothing(tmp_path: Path) -> None:
@@ -399,7 +399,7 @@ def _other_recipe() -> Problem:
     [
         (toy, {"optim": Optim(lr=1e-3)}, r"optim: saved .*'lr': 0\.003.*, now .*'lr': 0\.001"),
         (toy, {"seed": 1}, "seed: saved 0, now 1"),
-        (toy, {"shards": 2}, "shards: saved 1, now 2"),
+        (toy, {"micro_batches": 2}, "micro_batches: saved 1, now 2"),
         (_wider, {}, r"net: saved .*'width': 16.*, now .*'width': 32"),
         (_other_batch_size, {}, r"data: saved .*'batch_size': 16.*, now .*'batch_size': 32"),
         (_other_data_seed, {}, r"data: saved .*'seed': 1.*, now .*'seed': 2"),
@@ -434,7 +434,7 @@ def test_kill_9_at_random_moments_loses_only_the_steps_since_the_last_checkpoint
         child = python(f"from tests.training.test_loop import train_long; train_long({str(run_dir)!r})")
         seen = []
         for k in (1, 2):
-            while child.poll() is None and checkpoint.steps(run_dir)[-1:] < [began[-1] + k * EVERY]:
+            while child.poll() is None and checkpoint.saved_steps(run_dir)[-1:] < [began[-1] + k * EVERY]:
                 time.sleep(0.002)
             seen.append(time.perf_counter())
         # Anywhere in a step or in the writing of a checkpoint: the next interval is about as long as the last.
@@ -442,7 +442,7 @@ def test_kill_9_at_random_moments_loses_only_the_steps_since_the_last_checkpoint
         child.send_signal(signal.SIGKILL)
         child.communicate()
         assert child.returncode == -signal.SIGKILL, "the process ended before it was killed: make LONG longer"
-        began.append(checkpoint.steps(run_dir)[-1])
+        began.append(checkpoint.saved_steps(run_dir)[-1])
     assert 0 < began[1] < began[2] < LONG
     resumed = train("toy", LONG, run_dir=run_dir, save_every=EVERY, resume=True)
     assert len(resumed.losses) == LONG - began[2]
@@ -485,7 +485,7 @@ def test_divergence_names_its_step_and_keeps_the_last_good_checkpoint(
     kept = f"the last good checkpoint is of step {good} in" if good else "no checkpoint exists"
     with pytest.raises(DivergenceError, match=rf"^step {step}: loss {loss}, gradient norm (nan|inf); {kept}"):
         fit(recipe, net, batches, steps=40, run_dir=tmp_path, save_every=3, progress=False)
-    assert checkpoint.steps(tmp_path)[-1:] == ([good] if good else [])
+    assert checkpoint.saved_steps(tmp_path)[-1:] == ([good] if good else [])
     if good:
         saved = checkpoint.load(tmp_path)
         assert all(tensor.isfinite().all() for tensor in saved.tensors.values() if tensor.is_floating_point())
@@ -538,7 +538,7 @@ GRADIENT = Optim(lr=1e-3, betas=(0.0, 0.999))
 
 
 def multi(problem: Callable[[], Problem], steps: int, **options: Any) -> TrainState:
-    options = {"optim": OPTIM, "shards": 2, "progress": False, "accelerator": Accelerator(cpu=True)} | options
+    options = {"optim": OPTIM, "micro_batches": 2, "progress": False, "accelerator": Accelerator(cpu=True)} | options
     return fit(*problem(), steps=steps, **options)
 
 
@@ -553,9 +553,9 @@ def in_default_dtype(function: Callable[[], TrainState]) -> dict[str, Tensor]:
 RUNS: dict[str, Callable[[str], TrainState]] = {
     "gradient": lambda _: multi(double_toy, 1, optim=GRADIENT),
     "float64, 2 shards": lambda _: multi(double_toy, 3),
-    "float64, 4 shards": lambda _: multi(double_toy, 3, shards=4),
+    "float64, 4 shards": lambda _: multi(double_toy, 3, micro_batches=4),
     "float32, 2 shards": lambda _: multi(images, 3),
-    "float32, 4 shards": lambda _: multi(images, 3, shards=4),
+    "float32, 4 shards": lambda _: multi(images, 3, micro_batches=4),
     "save": lambda mine: multi(images, 3, run_dir=mine),
 }
 
@@ -590,7 +590,7 @@ def _worker(rank: int, port: int, folder: str) -> None:
         return multi(*args, accelerator=distributed.accelerator("fsdp", precision, cpu=True), **options)
 
     results["fsdp, 2 shards"] = contents(sharded(images, 3, run_dir=f"{folder}/fsdp"))
-    results["fsdp, 4 shards"] = contents(sharded(images, 3, shards=4))
+    results["fsdp, 4 shards"] = contents(sharded(images, 3, micro_batches=4))
     results["fsdp, other weights"] = contents(sharded(partial(images, seed=rank), 3))
     results["fsdp, resumed"] = contents(sharded(images, 6, run_dir=f"{folder}/one-again", resume=True))
     results["fsdp, recomputed"] = contents(sharded(images, 3, activation_checkpointing=True))
@@ -620,7 +620,7 @@ def _worker(rank: int, port: int, folder: str) -> None:
     try:
         multi(images, 6, run_dir=f"{folder}/ended", hooks=[signalled])
     except Preempted as end:
-        results["ended"] = (end.step, end.code, checkpoint.steps(f"{folder}/ended"))
+        results["ended"] = (end.step, end.code, checkpoint.saved_steps(f"{folder}/ended"))
     results["ended, then resumed"] = contents(multi(images, 6, run_dir=f"{folder}/ended", resume=True))
 
     # What fails on the main process alone is told to both.
@@ -644,11 +644,11 @@ def _worker(rank: int, port: int, folder: str) -> None:
 
     wrapper.forward = counted
     hooked: list[int] = []
-    state = multi(images, 2, shards=6, hooks=[lambda _, report: hooked.append(report.step)])
+    state = multi(images, 2, micro_batches=6, hooks=[lambda _, report: hooked.append(report.step)])
     results |= {"synced": synced, "hooked": hooked, "losses": state.losses}
     wrapper.forward = forward
 
-    for name, options in {"shards": {"shards": 3}, "steps": {"steps": 0}}.items():
+    for name, options in {"micro_batches": {"micro_batches": 3}, "steps": {"steps": 0}}.items():
         try:
             multi(images, **{"steps": 2} | options)
         except ValueError as error:
@@ -690,9 +690,9 @@ def test_two_processes_have_the_first_gradient_of_one(two: Two) -> None:
     try:
         net.train()
         ema = TwinEMA(net, recipe.fast, recipe.slow)
-        for shard in range(2):
-            pair = next(recipe.coupling.pairs(batches.stream(0, shard, 2), 0, 0, shard))
-            loss, _, _ = training_step(recipe, net, ema, pair, 8, stream(0, "rows", shard, 0))
+        for micro_batch in range(2):
+            pair = next(recipe.coupling.pairs(batches.stream(0, micro_batch, 2), 0, 0, micro_batch))
+            loss, _, _ = training_step(recipe, net, ema, pair, 8, stream(0, "rows", micro_batch, 0))
             (loss / 2).backward()
     finally:
         torch.set_default_dtype(torch.float32)
@@ -723,7 +723,7 @@ def test_resume_on_another_number_of_processes(two: Two) -> None:
     whole = contents(multi(images, 6))
     for rank in two.ranks:
         assert_same(rank["resumed"], whole)  # one process, then two
-    assert checkpoint.steps(two.folder / "two") == [3]
+    assert checkpoint.saved_steps(two.folder / "two") == [3]
     back = multi(images, 6, run_dir=two.folder / "two", resume=True)
     assert_same(contents(back), whole)  # two, then one
 
@@ -742,11 +742,11 @@ def test_the_wrapped_network_is_called_once_per_micro_batch(two: Two) -> None:
 
 def test_every_process_refuses_and_diverges_alike(two: Two) -> None:
     for rank in two.ranks:
-        assert rank["error, shards"] == "shards must be a multiple of the 2 processes, got 3"
+        assert rank["error, micro_batches"] == "micro_batches must be a multiple of the 2 processes, got 3"
         assert rank["error, steps"] == "steps must be an integer of at least 1, got 0"
         assert rank["diverged"].startswith("step 5: ")
         assert "gradient norm nan; the last good checkpoint is of step 4" in rank["diverged"]
-    assert checkpoint.steps(two.folder / "nan") == [2, 4]
+    assert checkpoint.saved_steps(two.folder / "nan") == [2, 4]
 
 
 def test_sharded_processes_train_like_one(two: Two) -> None:
@@ -754,7 +754,7 @@ def test_sharded_processes_train_like_one(two: Two) -> None:
         assert_same(two.ranks[0][f"fsdp, {name}"], two.ranks[1][f"fsdp, {name}"])
         expected = two.one[f"float32, {name}"]
         assert two.ranks[0][f"fsdp, {name}"].keys() == expected.keys()
-        for key, value in expected.items():  # the norm is summed up by shards: measured 6e-8
+        for key, value in expected.items():  # the norm is summed up by micro_batches: measured 6e-8
             torch.testing.assert_close(
                 two.ranks[0][f"fsdp, {name}"][key], value, rtol=0, atol=SUM_ORDER[value.dtype], msg=key
             )
@@ -766,7 +766,7 @@ def test_sharded_and_replicated_losses_are_those_of_one(two: Two) -> None:
     losses = multi(images, 3).losses
     for rank in two.ranks:
         assert rank["fsdp, losses"] == pytest.approx(losses, rel=1e-6)
-        assert rank["losses"] == pytest.approx(multi(images, 2, shards=6).losses, rel=1e-6)
+        assert rank["losses"] == pytest.approx(multi(images, 2, micro_batches=6).losses, rel=1e-6)
         half, kept = rank["fsdp, bf16"]
         assert half == pytest.approx(losses, rel=0.02)  # bf16 rounds at 0.4 %
         assert half != losses
@@ -812,7 +812,7 @@ def test_a_disk_that_is_full_on_the_main_process_is_told_to_all(two: Two) -> Non
     for rank in two.ranks:
         assert "step_00000002/state.safetensors cannot be written" in rank["full disk"]
         assert "No space left on device" in rank["full disk"]
-    assert checkpoint.steps(two.folder / "full") == []
+    assert checkpoint.saved_steps(two.folder / "full") == []
 
 
 # ---------------------------------------------------------------- signals, and processes that die or hang
@@ -825,12 +825,12 @@ def test_a_signal_saves_and_ends_with_the_status_that_a_scheduler_queues_again(t
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CI": "1", "PYTHONPATH": str(ROOT)}
     child = subprocess.Popen([*command, "--run-dir", str(run_dir)], cwd=ROOT, env=environment, text=True,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
-    while child.poll() is None and not checkpoint.steps(run_dir):
+    while child.poll() is None and not checkpoint.saved_steps(run_dir):
         time.sleep(0.01)
     child.send_signal(signal.SIGUSR1)
     _, errors = child.communicate()
     assert child.returncode == REQUEUE == 75, errors
-    last = checkpoint.steps(run_dir)[-1]
+    last = checkpoint.saved_steps(run_dir)[-1]
     assert last > 100
     assert errors == f"ismkit: ended by a signal at step {last}; its checkpoint is in {run_dir}\n"
     assert not (run_dir / "model.safetensors").exists()
@@ -852,7 +852,7 @@ def test_a_signal_loses_nothing_and_is_nobodys_without_a_folder(number: signal.S
         assert came == [number]
     finally:
         signal.signal(number, before)
-    assert checkpoint.steps(tmp_path) == [4]
+    assert checkpoint.saved_steps(tmp_path) == [4]
     resumed = train("toy", 6, run_dir=tmp_path, resume=True)
     assert_same(contents(resumed), contents(train("toy", 6)))
 
@@ -894,7 +894,7 @@ def test_no_process_waits_for_ever_for_one_that_died_or_hangs(tmp_path: Path) ->
             _, errors = left.communicate(timeout=120)
             assert left.returncode == 1, errors
             assert ("Timed out" if how == "hangs" else "Connection") in errors, errors
-            assert checkpoint.steps(tmp_path / how) == [2, 4]
+            assert checkpoint.saved_steps(tmp_path / how) == [2, 4]
     finally:
         for pair in pairs.values():
             for process in pair:
@@ -1096,7 +1096,7 @@ def test_progress_bar_is_off_under_ci_unless_asked_for(
 class Untouched(Batches):
     """Data that must not be read."""
 
-    def stream(self, step: int = 0, shard: int = 0, shards: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    def stream(self, step: int = 0, micro_batch: int = 0, micro_batches: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         pytest.fail("a batch was read before the settings were checked")
 
 
@@ -1112,8 +1112,8 @@ class NoClasses(nn.Module):
         ({"steps": -3}, "steps must be an integer of at least 1, got -3"),
         ({"steps": 10.0}, r"steps must be an integer of at least 1, got 10\.0"),
         ({"steps": True}, "steps must be an integer of at least 1, got True"),
-        ({"shards": 0}, "shards must be an integer of at least 1, got 0"),
-        ({"shards": -2}, "shards must be an integer of at least 1, got -2"),
+        ({"micro_batches": 0}, "micro_batches must be an integer of at least 1, got 0"),
+        ({"micro_batches": -2}, "micro_batches must be an integer of at least 1, got -2"),
         ({"save_every": 0, "run_dir": "x"}, "save_every must be an integer of at least 1, got 0"),
         ({"save_every": 5}, "resume and save_every need run_dir"),
         ({"resume": True}, "resume and save_every need run_dir"),
@@ -1157,8 +1157,8 @@ def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch: pytes
 
 
 def test_more_shards_than_samples_are_refused() -> None:
-    with pytest.raises(ValueError, match="batch_size 16 x shards 32 exceeds the 256 samples"):
-        train("toy", 1, shards=32)
+    with pytest.raises(ValueError, match="batch_size 16 x micro_batches 32 exceeds the 256 samples"):
+        train("toy", 1, micro_batches=32)
 
 
 def test_settings_that_cannot_be_written_down_are_refused() -> None:

@@ -238,7 +238,7 @@ def test_a_sheet_has_a_row_for_each_nfe_of_the_same_noise() -> None:
     assert (sheet.dtype, sheet.shape) == (torch.uint8, (2 * 8, 3 * 8, 3))
     x0 = torch.randn(3, 1, 4, 4, generator=stream(7, "grid"))
     for row, steps in enumerate((1, 4)):
-        images = decode(sample(net, x0, torch.tensor([2, 0, 3]), w=1.5, steps=steps))
+        images = decode(sample(net, x0, torch.tensor([2, 0, 3]), w=1.5, nfe=steps))
         for column, image in enumerate(images):
             piece = sheet[8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
             torch.testing.assert_close(piece.permute(2, 0, 1) / 127.5 - 1, image, rtol=0, atol=1 / 255 + 1e-6)
