@@ -169,7 +169,7 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
 
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """A table of :func:`write`."""
+    """A table of :func:`write_table`."""
     import pandas as pd
 
     return pd.read_parquet(path)
