@@ -2,7 +2,7 @@
 # A run on one to four nodes that may come and go: the same line on each of them, HEAD being the first.
 #   HEAD=node1 examples/elastic.sh imagenet256-xl2 --precision bf16 --compile
 # When a process dies or a node joins or leaves, torchrun starts all processes anew, and they go on from the newest
-# checkpoint. Their number must divide the micro-batches of a step: of the first start, or --accumulate.
+# checkpoint. Their number must divide the micro-batches of a step: of the first start, or --micro-batches.
 # A store of its own for every start: in one that is shared, processes find the addresses of those that died.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 exec torchrun --nnodes "${NODES:-1:4}" --nproc-per-node "${PROCESSES:-8}" --max-restarts "${RESTARTS:-100}" \

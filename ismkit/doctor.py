@@ -31,6 +31,7 @@ PURPOSE = {
     "safetensors": "weights on disk",
     "tqdm": "progress bars",
     "lazy-loader": "names imported when they are used",
+    "tyro": "the command line",
     "packaging": "this comparison of versions",
     "psutil": "memory readings",
     "pot": "exact assignment in low dimension, 2-Wasserstein",

@@ -17,7 +17,7 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from ismkit import commands
+from ismkit.cli import doctor, lab
 from ismkit.data.photos import photo_folder
 from ismkit.evaluation import judges
 from ismkit.evaluation.judges import FashionJudge, Setting
@@ -57,32 +57,40 @@ def test_lab_opens_the_notebook_after_the_check(
     tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[list[str]] = []
-    monkeypatch.setattr(commands, "subprocess", SimpleNamespace(call=lambda command: opened.append(command) or 5))
-    monkeypatch.setattr(commands, "doctor", lambda args: 0)
+    monkeypatch.setattr(lab, "subprocess", SimpleNamespace(call=lambda command: opened.append(command) or 5))
+    monkeypatch.setattr(doctor, "command", lambda: 0)
     assert ismkit_("lab").status == 5
     assert ismkit_("lab", "01", "--no-browser", "--port=9000").status == 5
-    lab = [sys.executable, "-m", "jupyterlab"]
+    assert ismkit_("lab", "--port", "8917").status == 5  # 8917 is no notebook
+    start = [sys.executable, "-m", "jupyterlab"]
     folder = tmp_path / "notebooks"
     assert opened == [
-        [*lab, str(folder / "00_tiny.ipynb")],
-        [*lab, str(folder / "01_other.ipynb"), "--no-browser", "--port=9000"],
+        [*start, str(folder / "00_tiny.ipynb")],
+        [*start, str(folder / "01_other.ipynb"), "--no-browser", "--port=9000"],
+        [*start, str(folder / "00_tiny.ipynb"), "--port", "8917"],
     ]
-    monkeypatch.setattr(commands, "doctor", lambda args: 1)
+    monkeypatch.setattr(doctor, "command", lambda: 1)
     assert ismkit_("lab").status == 1
     assert ismkit_("lab", "99").status == 2
-    assert len(opened) == 2
+    assert len(opened) == 3
 
 
 # ---------------------------------------------------------------- run
 
 
+@pytest.mark.usefixtures("notebooks")
 @pytest.mark.parametrize(
-    ("text", "value"),
-    [("3", 3), ("0.5", 0.5), ("1e-3", 1e-3), ("True", True), ("None", None), ("[1, 2]", [1, 2]), ("smoke", "smoke")],
+    ("name", "text", "message"),
+    [
+        ("flag", "maybe", "parameter flag must be true or false, such as False, got 'maybe'"),
+        ("flag", "1", "parameter flag must be true or false, such as False, got '1'"),
+        ("seed", "2.5", "parameter seed must be an integer, such as 0, got '2.5'"),
+        ("seed", "None", "parameter seed must be an integer, such as 0, got 'None'"),
+    ],
 )
-def test_values_of_parameters_are_python_literals_or_text(text: str, value: object) -> None:
-    assert commands._literal(text) == value
-    assert type(commands._literal(text)) is type(value)
+def test_a_parameter_of_another_type_is_refused(name: str, text: str, message: str, ismkit_: Ismkit) -> None:
+    answer = ismkit_("notebook", "00", "-p", name, text)
+    assert (answer.status, answer.err) == (2, f"ismkit notebook: {message}\n")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in papermill and its dependencies
@@ -94,7 +102,7 @@ def test_run_in_its_folder_with_typed_parameters(notebooks: Path, tmp_path: Path
     (out / "figures" / "00_9_0.png").write_bytes(b"from an earlier run")
     (out / "figures" / "01_0_0.png").write_bytes(b"other")
     before = (notebooks / "00_tiny.ipynb").read_bytes()
-    options = ["-p", "seed", "3", "-p", "flag", "True", "--profile", "smoke", "--out", "results"]
+    options = ["-p", "seed", "3", "-p", "flag", "true", "--profile", "smoke", "--out", "results"]
     answer = ismkit_("notebook", "00", *options)
     assert answer.status == 0, answer.err
     assert answer.out.endswith("executed notebook: results/00_tiny.ipynb\n")
@@ -150,9 +158,9 @@ def digest(answer: Answer) -> str:
 
 
 def test_resumed_training_makes_the_same_file(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = digest(ismkit_(*TOY, "--run-dir", "whole"))
+    whole = digest(ismkit_(*TOY, "--folder", "whole"))
     assert saved_steps("whole") == [6]
-    assert digest(ismkit_(*TOY, "--run-dir", "other", "--seed", "1")) != whole
+    assert digest(ismkit_(*TOY, "--folder", "other", "--seed", "1")) != whole
 
     # Stopped in step 5 and taken up at the checkpoint of step 3.
     done, step = [], recipes.training_step
@@ -163,7 +171,7 @@ def test_resumed_training_makes_the_same_file(ismkit_: Ismkit, monkeypatch: pyte
             raise KeyboardInterrupt
         return step(*args)
 
-    saving = [*TOY, "--run-dir", "parts", "--save-every", "3"]
+    saving = [*TOY, "--folder", "parts", "--save-every", "3"]
     with monkeypatch.context() as patch:
         patch.setattr("ismkit.training.loop.training_step", stopping)
         assert ismkit_(*saving).status == 130
@@ -171,12 +179,12 @@ def test_resumed_training_makes_the_same_file(ismkit_: Ismkit, monkeypatch: pyte
     assert not Path("parts/model.safetensors").exists()
     answer = ismkit_(*saving)
     assert answer.status == 2
-    assert "holds checkpoints up to step 3: add --resume, or take another --run-dir" in answer.err
+    assert "holds checkpoints up to step 3: add --resume, or take another --folder" in answer.err
     assert digest(ismkit_(*saving, "--resume")) == whole
     assert saved_steps("parts") == [3, 6]
 
     Path("parts/model.safetensors").unlink()
-    assert digest(ismkit_(*saving, "--resume", "3")) == whole
+    assert digest(ismkit_(*saving, "--resume", "--from-step", "3")) == whole
     assert Path("parts/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
 
     answer = ismkit_(*saving, "--resume", "--lr", "0.5")
@@ -184,7 +192,7 @@ def test_resumed_training_makes_the_same_file(ismkit_: Ismkit, monkeypatch: pyte
     assert "was trained with other settings" in answer.err
 
 
-@pytest.mark.parametrize("options", [["--batch-size", "1"], ["--lr", "0"], ["--run-dir", "file"], ["--run-dir", "run"]])
+@pytest.mark.parametrize("options", [["--batch-size", "1"], ["--lr", "0"], ["--folder", "file"], ["--folder", "run"]])
 def test_mistakes_are_found_before_the_data_are_loaded(
     options: list[str], tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,9 +30,10 @@ from ismkit.method.wavelet import WaveletDistance, dwt, geometric_weights, idwt
 from ismkit.models.nets import DiT
 from ismkit.training import checkpoint, distributed
 from ismkit.training.checkpoint import collect
-from ismkit.training.loop import Optim, TrainState, fit
+from ismkit.training.loop import Optim, TrainState
 from ismkit.training.runs import for_side
 from ismkit.utils.seeding import stream
+from tests.options import fit
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.gpu
@@ -97,8 +98,8 @@ def contents(state: TrainState) -> dict[str, Tensor]:
 def test_resume_is_bit_for_bit(precision: str, tmp_path: Path) -> None:
     with exact():
         whole = train(10, precision=precision)
-        first = train(5, precision=precision, run_dir=tmp_path)
-        second = train(10, precision=precision, run_dir=tmp_path, resume=True)
+        first = train(5, precision=precision, folder=tmp_path)
+        second = train(10, precision=precision, folder=tmp_path, resume=True)
     assert first.losses + second.losses == whole.losses
     expected, resumed = contents(whole), contents(second)
     assert expected.keys() == resumed.keys()
@@ -122,7 +123,7 @@ def test_one_step_is_that_of_the_cpu() -> None:
 
 def test_recomputed_blocks_give_the_same_bits() -> None:
     with exact():
-        expected, recomputed = train(4), train(4, activation_checkpointing=True)
+        expected, recomputed = train(4), train(4, recompute=True)
     assert recomputed.losses == expected.losses
 
 
@@ -138,13 +139,13 @@ def test_compiled_networks_train_as_eager_ones(precision: str) -> None:
 def test_a_run_of_a_gpu_goes_on_where_another_number_of_them_is_in_sight(tmp_path: Path) -> None:
     with exact():
         whole = train(6)
-        train(3, run_dir=tmp_path)
+        train(3, folder=tmp_path)
         saved = checkpoint.load(tmp_path)
         assert {name for name in saved.tensors if "cuda" in name} == {"random.cuda"}  # one, however many there are
         bare = {name: value for name, value in saved.tensors.items() if name != "random.cuda"}
         shutil.rmtree(tmp_path / "step_00000003")
         checkpoint.save(tmp_path, 3, bare, saved.meta)  # as a machine without a GPU writes it
-        resumed = train(6, run_dir=tmp_path, resume=True)
+        resumed = train(6, folder=tmp_path, resume=True)
     assert resumed.losses == whole.losses[3:]
 
 
@@ -160,7 +161,7 @@ def _two(rank: int, port: int, folder: str) -> None:
             GradientState._reset_state()
             net, batches = problem()
             state = fit(RECIPE, net, batches, steps=4, micro_batches=2, optim=OPTIM, progress=False,
-                        run_dir=f"{folder}/{mode}-{precision}",
+                        folder=f"{folder}/{mode}-{precision}",
                         accelerator=distributed.accelerator(mode, precision))  # type: ignore[arg-type]  # fmt: skip
             results[f"{mode}, {precision}"] = state.losses
     torch.save(results, f"{folder}/rank{rank}.pt")
@@ -179,7 +180,7 @@ def test_two_gpus_train_like_one_replicated_and_sharded(tmp_path: Path) -> None:
             losses = torch.load(tmp_path / f"rank{rank}.pt")
             for mode in ("ddp", "fsdp"):
                 assert losses[f"{mode}, {precision}"] == pytest.approx(one.losses, rel=tolerance)
-    resumed = train(6, micro_batches=2, run_dir=tmp_path / "fsdp-no", resume=True)
+    resumed = train(6, micro_batches=2, folder=tmp_path / "fsdp-no", resume=True)
     assert resumed.losses == pytest.approx(train(6, micro_batches=2).losses[4:], rel=1e-3)
 
 

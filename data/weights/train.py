@@ -18,6 +18,7 @@ from ismkit.data.fashion import fashion_mnist, reconstruction_error, train_autoe
 from ismkit.evaluation.judges import FashionJudge, accuracy, train_features
 from ismkit.method.recipes import RECIPES
 from ismkit.models.saved import RELEASED, save_model
+from ismkit.training.options import Saving
 from ismkit.training.runs import RUNS, train_run
 from ismkit.utils.files import out_dir
 from ismkit.utils.settings import describe
@@ -42,7 +43,7 @@ def train(name: str, path: str | os.PathLike[str], seed: int = 0) -> tuple[dict[
     if name in RELEASED:
         run = RUNS["fashion"]
         run = dataclasses.replace(run, recipe=run.adapt(RECIPES[name]))
-        state = train_run(run, seed, save_every=500)
+        state = train_run(run, seed, saving=Saving(save_every=500, resume=True))
         rows = FashionJudge.load().table(state.ema.slow.half().float(), **SCORED)  # type: ignore[arg-type]
         scores = {f"{row['nfe']} NFE, w = {row['w']:g}": dict(row) for row in rows}
         card = {"run": describe(run), "steps": state.step, **common, "scores": scores}

@@ -2,6 +2,7 @@ from . import extractors as extractors
 from . import fidelity as fidelity
 from . import judges as judges
 from . import metrics as metrics
+from . import options as options
 from . import reference as reference
 from . import samples as samples
 from . import scoring as scoring
@@ -22,6 +23,7 @@ from .metrics import precision_recall as precision_recall
 from .metrics import radial_spectrum as radial_spectrum
 from .metrics import spectrum_error as spectrum_error
 from .metrics import wasserstein2 as wasserstein2
+from .options import ImageOptions as ImageOptions
 from .reference import Reference as Reference
 from .reference import load_reference as load_reference
 from .reference import make_reference as make_reference
@@ -29,6 +31,7 @@ from .samples import SampleSet as SampleSet
 from .samples import draw as draw
 from .samples import export_npz as export_npz
 from .samples import export_png as export_png
+from .scoring import Scores as Scores
 from .scoring import evaluate as evaluate
 from .tables import PAPER as PAPER
 from .tables import paper_tables as paper_tables

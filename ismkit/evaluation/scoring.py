@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -14,13 +15,26 @@ from ismkit.evaluation import tables
 from ismkit.evaluation.extractors import Extractor, load_extractor
 from ismkit.evaluation.fidelity import METRICS, ImageJudge, choose
 from ismkit.evaluation.judges import FashionJudge, Setting, as_text, write_csv
+from ismkit.evaluation.options import ImageOptions
 from ismkit.evaluation.reference import Reference, folder_images, image_files, load_reference, make_reference
 from ismkit.evaluation.samples import SampleSet, export_npz, export_png, latent_shape
 from ismkit.imagenet.vae import PINNED, ImageVAE
 from ismkit.models.saved import RELEASED, load_generator, load_sampler
 from ismkit.utils.files import file_sum, json_sum, out_dir
 
-OF_IMAGES = ("vae", "reference", "metrics", "features", "batch", "npz", "png", "download")
+
+class Scores(NamedTuple):
+    """What :func:`evaluate` found.
+
+    Attributes:
+        rows: a dict of NFE, w, n and the metrics for each setting.
+        text: the same as a table, with the protocol for images; empty on all processes but the main one.
+        files: kind and path of each file that was written.
+    """
+
+    rows: list[dict[str, Any]]
+    text: str
+    files: list[tuple[str, Path]]
 
 
 def device_at_hand(name: str | None = None) -> torch.device:
@@ -34,62 +48,108 @@ def device_at_hand(name: str | None = None) -> torch.device:
     return PartialState(cpu=name == "cpu" or not torch.cuda.is_available()).device
 
 
-def evaluate(args: argparse.Namespace) -> int:
-    """Score a model as its card says: one with a ``vae`` on its card, or given ``--vae``, draws images."""
-    if args.model in RELEASED and not args.vae:
-        return _clothes(args)
-    net, card = load_sampler(args.model)
-    if not (args.vae or card.get("vae")):
-        return _clothes(args)
-    return _images(args, net.to(device_at_hand(args.device)), card)
+def evaluate(
+    model: str | os.PathLike[str] = "ism_plus",
+    *,
+    nfe: Sequence[int] = (1, 2, 4),
+    w: Sequence[float] = (0.0, 1.0, 2.0),
+    n: int | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    images: ImageOptions | None = None,
+) -> Scores:
+    """Score a model as its card says: one with a VAE on its card, or given one, draws images, any other clothes.
 
+    Args:
+        model: the recipe of a released model, or a file of :func:`ismkit.models.saved.save_model`.
+        nfe: network evaluations per sample, powers of two in 1 .. 128.
+        w: guidance strengths, >= 0.
+        n: samples per setting; of clothes 100 .. 10 000 (default: 2000), of images any number (default: 50 000).
+        seed: of the noise.
+        device: ``cpu`` or ``cuda``; by default a GPU where there is one.
+        out: CSV file to write; for images the folder of samples, features and scores (default: out/evaluation/...).
+        images: how images are scored. Under several processes each draws its share.
 
-def _clothes(args: argparse.Namespace) -> int:
-    if given := [f"--{name}" for name in OF_IMAGES if getattr(args, name)]:
-        raise ValueError(f"{given[0]} goes with a model of image latents: {args.model} draws clothes (or give --vae)")
-    device = device_at_hand(args.device)
-    judge, net = FashionJudge.load(device), load_generator(args.model).to(device)
-    rows = judge.table(net, nfe=args.nfe, w=args.w, n=args.n or 2000, seed=args.seed)
-    print(as_text(rows))
-    if args.out:
-        print(f"table: {write_csv(rows, args.out)}")
-    return 0
+    Raises:
+        ValueError: for settings that do not fit, before any work.
+        CheckpointError: if the model cannot be read.
 
-
-def _images(args: argparse.Namespace, net: torch.nn.Module, card: Mapping[str, Any]) -> int:
-    """Draw, embed and score under one or many processes; the first one prints and writes."""
-    metrics = choose(args.metrics or list(METRICS), args.features)
-    settings = [Setting(nfe, float(w), args.n or tables.PAPER_N, args.seed) for nfe in args.nfe for w in args.w]
+    Example:
+        >>> scores = evaluate("ism_plus", nfe=[1], w=[1.0], n=100)
+        >>> [row["nfe"] for row in scores.rows], scores.rows[0]["agreement"] > 0.9
+        ([1], True)
+    """
+    images = images or ImageOptions()
+    settings = [Setting(k, float(strength), n or 1000, seed) for k in nfe for strength in w]
     for setting in settings:
         setting.check()
-    digest = file_sum(Path(args.model))
-    folder = Path(args.out or out_dir() / "evaluation" / f"{Path(args.model).stem}-{digest[:8]}")
-    device, state = device_at_hand(args.device), PartialState()
-    vae = _vae(args.vae, card).to(device)
+    if n is not None and n < 10:
+        raise ValueError(f"n, the samples per setting, must be at least 10, got {n}")
+    choose(list(images.metrics) or list(METRICS), images.features)
+    if model in RELEASED and not images.vae:
+        return _clothes(model, settings, n or 2000, device, out, images)
+    net, card = load_sampler(model)
+    if not (images.vae or card.get("vae")):
+        return _clothes(model, settings, n or 2000, device, out, images)
+    settings = [setting._replace(n=n or tables.PAPER_N) for setting in settings]
+    return _images(Path(model), net.to(device_at_hand(device)), card, settings, out, images)
+
+
+def _clothes(
+    model: str | os.PathLike[str],
+    settings: list[Setting],
+    n: int,
+    device: str | None,
+    out: str | os.PathLike[str] | None,
+    images: ImageOptions,
+) -> Scores:
+    changed = [f.name for f in fields(images) if getattr(images, f.name) != f.default]
+    if changed:
+        raise ValueError(f"--{changed[0]} goes with a model of image latents: {model} draws clothes (or give --vae)")
+    where = device_at_hand(device)
+    judge, net = FashionJudge.load(where), load_generator(model).to(where)
+    nfe, w = (list(dict.fromkeys(values)) for values in zip(*((s.nfe, s.w) for s in settings), strict=True))
+    rows = judge.table(net, nfe=nfe, w=w, n=n, seed=settings[0].seed)
+    return Scores([dict(row) for row in rows], as_text(rows), [("table", write_csv(rows, out))] if out else [])
+
+
+def _images(
+    path: Path,
+    net: torch.nn.Module,
+    card: Mapping[str, Any],
+    settings: list[Setting],
+    out: str | os.PathLike[str] | None,
+    images: ImageOptions,
+) -> Scores:
+    """Draw, embed and score under one or many processes; the first one writes."""
+    metrics = choose(list(images.metrics) or list(METRICS), images.features)
+    digest, state = file_sum(path), PartialState()
+    folder = Path(out or out_dir() / "evaluation" / f"{path.stem}-{digest[:8]}")
+    device = next(net.parameters()).device
+    vae = _vae(images.vae, card).to(device)
     names = dict.fromkeys(metric.extractor for metric in metrics.values())
     with state.local_main_process_first():  # downloads once per machine
-        extractors = {name: load_extractor(name, device, download=args.download) for name in names}
+        extractors = {name: load_extractor(name, device, download=images.download) for name in names}
     needing = {metric.extractor for metric in metrics.values() if metric.layer != "logits"}
     side = latent_shape(net)[1] * vae.factor
     with state.main_process_first():  # makes the statistics of a folder, the others find them
-        given = args.reference or []
-        references = _references(given, {name: extractors[name] for name in names if name in needing}, side, folder)
+        needed = {name: extractors[name] for name in names if name in needing}
+        references = _references(list(images.reference), needed, side, folder)
     model = {"sha256": digest, "weights": _weights(card)}
-    judge = ImageJudge(vae, metrics, extractors, references, folder, model, args.batch or 100)
+    judge = ImageJudge(vae, metrics, extractors, references, folder, model, images.batch)
     rows = judge.table(net, settings)
     if not state.is_main_process:
-        return 0
+        return Scores(rows, "", [])
     protocol = judge.protocol(settings[0])
-    print(tables.as_text(rows, metrics, protocol))
-    for path in tables.write(rows, metrics, protocol, folder):
-        print(f"table: {path}")
+    files = [("table", table) for table in tables.write(rows, metrics, protocol, folder)]
     for setting in settings:
         samples = SampleSet.open(judge.place(setting))
-        if args.npz:
-            print(f"samples: {export_npz(samples, samples.folder.with_suffix('.npz'))}")
-        if args.png:
-            print(f"samples: {export_png(samples, samples.folder / 'png')}")
-    return 0
+        if images.npz:
+            files.append(("samples", export_npz(samples, samples.folder.with_suffix(".npz"))))
+        if images.png:
+            files.append(("samples", export_png(samples, samples.folder / "png")))
+    return Scores(rows, tables.as_text(rows, metrics, protocol), files)
 
 
 def _vae(given: str | None, card: Mapping[str, Any]) -> ImageVAE:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ismkit.lessons.ledger import Entry, joined, read, write
 from ismkit.utils.files import CHECKOUT, replacing
+from ismkit.utils.settings import coerce
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -27,13 +28,17 @@ class NotebookError(Exception):
 
 
 def find(name: str) -> Path:
-    """The one notebook whose file name starts like ``name``, given with or without folder and suffix.
+    """A notebook of one's own by its path (``mine/03_own.ipynb``), or one of the kit by the start of its name (``03``).
 
     Raises:
-        NotebookError: unless there is exactly one.
+        NotebookError: if no file is at the path, or unless exactly one of the kit's has such a name.
     """
+    if (path := Path(name).expanduser()).suffix == ".ipynb":
+        if not path.is_file():
+            raise NotebookError(f"{path} is not there: give the path of a notebook, or the number of one of the kit")
+        return path.resolve()
     known = sorted(NOTEBOOKS.glob("*.ipynb"))
-    found = [path for path in known if path.stem.startswith(Path(name).stem)]
+    found = [path for path in known if path.stem.startswith(name)]
     if len(found) != 1:
         names = ", ".join(path.stem for path in known) or f"(none in {NOTEBOOKS}: work in a clone of the repository)"
         raise NotebookError(f"{name!r} names {len(found)} notebooks, must name one of: {names}")
@@ -47,18 +52,20 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any]) -> Path:
         source: the notebook.
         folder: where the executed notebook goes, its figures (``figures/NN_CELL_OUTPUT.png``), files and checkpoints
             (``$ISMKIT_OUT`` in the kernel): what an earlier call trained there is not trained again.
-        parameters: values for names of its parameters cell.
+        parameters: values for names of its parameters cell; a text is read as the type that the parameter has there.
 
     Raises:
-        NotebookError: for a parameter that it has not, before it is started; for a cell that fails, with the last
-            line of its traceback.
+        NotebookError: for a parameter that it has not, or a value of another type, before it is started; for a cell
+            that fails, with the last line of its traceback.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    known = sorted(papermill.inspect_notebook(str(source)))
+    known = papermill.inspect_notebook(str(source))
     if unknown := sorted(set(parameters) - set(known)):
-        raise NotebookError(f"{source.name} has no parameter {', '.join(unknown)}, but: {', '.join(known) or 'none'}")
+        names = ", ".join(sorted(known)) or "none"
+        raise NotebookError(f"{source.name} has no parameter {', '.join(unknown)}, but: {names}")
+    typed = {name: _typed(value, known[name]["default"], name) for name, value in parameters.items()}
     target = folder / source.name
     if target.resolve() == source.resolve():
         raise NotebookError(f"the output folder {folder} would replace the notebook itself: name another one")
@@ -70,12 +77,31 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any]) -> Path:
     how["extra_arguments"] = ["--IPKernelApp.log_level=ERROR"]
     how["kernel_manager_class"] = _patient_kernels()
     try:
-        papermill.execute_notebook(source, target, dict(parameters), cwd=source.parent, **how)
+        papermill.execute_notebook(source, target, typed, cwd=source.parent, **how)
     except PapermillExecutionError as error:
         failure = f"cell [{error.exec_count}] of {source.name} failed: {error.ename}: {error.evalue}"
         raise NotebookError(f"{failure}; the notebook as far as it got: {target}") from None
     _save_figures(target, folder / "figures")
     return target
+
+
+def _typed(value: Any, default: str, name: str) -> Any:
+    """A parameter's value, read as the type of its default, which the notebook states as a literal."""
+    held = ast.literal_eval(default)
+    if not isinstance(value, str) or isinstance(held, str):
+        return value
+    try:
+        if isinstance(held, bool | int | float):
+            return coerce(value, type(held), name)
+        read = ast.literal_eval(value)
+        if held is not None and type(read) is not type(held):
+            raise ValueError(value)
+    except (ValueError, SyntaxError) as error:
+        if held is None:
+            return value
+        kind = {bool: "true or false", int: "an integer", float: "a number"}.get(type(held), f"a {type(held).__name__}")
+        raise NotebookError(f"parameter {name} must be {kind}, such as {default}, got {value!r}") from error
+    return read
 
 
 def _patient_kernels() -> type:

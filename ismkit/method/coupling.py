@@ -74,14 +74,19 @@ class Coupling:
         pool: K, the batches in one assignment: 0 independent noise, 1 mini-batch OT, 32 sOT as in the paper.
         class_aware: assign within each class only, so that no class leaks into the noise. Without labels (all
             ``y`` equal) the same as plain OT.
+        classes: let each pool hold about so many classes, where there are many and few rows of each in a pool, see
+            :class:`ismkit.data.batches.ClassGroups`; by default rows come in any order.
     """
 
     pool: int = 0
     class_aware: bool = True
+    classes: int | None = None
 
     def __post_init__(self) -> None:
         if self.pool < 0:
             raise ValueError(f"pool, the number of batches in one assignment, must be 0 or more, got {self.pool}")
+        if self.classes is not None and (self.classes < 1 or not self.pool):
+            raise ValueError(f"classes, those in each pool, must be 1 or more and need a pool, got {self.classes}")
 
     def assign(self, x0: Tensor, x1: Tensor) -> Tensor:
         """The permutation ``p``, (n,) long, that couples ``x0[p]`` to ``x1``: here the exact one, :func:`assign`."""

@@ -4,6 +4,7 @@ from . import studies as studies
 from . import sweep as sweep
 from .ladder import LADDER as LADDER
 from .ladder import SWEEPS as SWEEPS
+from .ladder import named_sweep as named_sweep
 from .runner import SweepError as SweepError
 from .runner import run_trials as run_trials
 from .studies import FOLDER as FOLDER
@@ -12,7 +13,6 @@ from .studies import run_study as run_study
 from .sweep import Sweep as Sweep
 from .sweep import Trial as Trial
 from .sweep import at_best as at_best
-from .sweep import change as change
 from .sweep import change_in_percent as change_in_percent
 from .sweep import paired as paired
 from .sweep import read_table as read_table

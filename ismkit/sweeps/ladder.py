@@ -6,15 +6,16 @@ and noise per seed, and as many steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ismkit.method.coupling import Coupling
 from ismkit.method.recipes import RECIPES, Intrinsic, Recipe
 from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, geometric_weights, l2, unit_weights
-from ismkit.sweeps.sweep import Sweep, change, settings
+from ismkit.sweeps.sweep import Sweep, settings
 from ismkit.training.runs import RUNS, Run
+from ismkit.utils.settings import change
 
 NFE = (1, 2, 4, 8, 128)
 STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0)
@@ -155,3 +156,30 @@ def of_run(run: Run, recipes: Iterable[str]) -> Sweep:
     """A sweep of one run over recipes by name, to be scored at 1 and 4 NFE, w = 0 and 1, over three seeds."""
     runs = {name: _with(run, RECIPES[name]) for name in recipes}
     return Sweep(run.name, run.about, runs, (0, 1, 2), settings((1, 4), (0.0, 1.0), 1000))
+
+
+def named_sweep(name: str, recipes: Sequence[str] = ()) -> Sweep:
+    """A prepared sweep by its name, or that of a run over recipes.
+
+    Args:
+        name: of ``SWEEPS`` or of ``RUNS``.
+        recipes: names of ``RECIPES``, for a run (default: ism).
+
+    Raises:
+        ValueError: for a name that is neither, or recipes with a prepared sweep.
+
+    Example:
+        >>> named_sweep("gaussians", ["flow", "ism"]).runs.keys()
+        dict_keys(['flow', 'ism'])
+    """
+    if name in SWEEPS:
+        if recipes:
+            raise ValueError(f"{name} has its own recipes; --recipe goes with a run: {', '.join(RUNS)}")
+        return SWEEPS[name]
+    if name not in RUNS:
+        raise ValueError(
+            f"name must be a prepared sweep ({', '.join(SWEEPS)}) or a run ({', '.join(RUNS)}), got {name!r}"
+        )
+    if wrong := [recipe for recipe in recipes if recipe not in RECIPES]:
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {wrong[0]!r}")
+    return of_run(RUNS[name], recipes or ["ism"])

@@ -31,6 +31,7 @@ import torch
 from ismkit.evaluation.judges import FashionJudge, Judge, PointJudge, Setting
 from ismkit.models.saved import load_sampler, save_model
 from ismkit.sweeps.sweep import Trial, table
+from ismkit.training.options import Saving
 from ismkit.training.runs import train_run
 from ismkit.utils.files import replacing
 from ismkit.utils.progress import progress_bar
@@ -83,7 +84,8 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
             new = False
 
         every = max(1, trial.run.steps // CHECKPOINTS)
-        state = train_run(trial.run, trial.seed, folder=runs, save_every=every, hooks=[tick], progress=False)
+        saving = Saving(runs, save_every=every, resume=True)
+        state = train_run(trial.run, trial.seed, saving=saving, hooks=[tick], progress=False)
         seconds = (time.perf_counter() - began) / len(state.losses) if state.losses else None
         card = {"run": describe(trial.run), "seed": trial.seed, "licence": "Apache-2.0"}
         trained = {"steps": state.step, "seconds_per_step": seconds, **here}

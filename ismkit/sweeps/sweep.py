@@ -6,12 +6,10 @@ A *trial* is one run with one seed; :mod:`ismkit.sweeps.runner` does trials side
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +19,9 @@ import torch
 from ismkit.evaluation.judges import Setting
 from ismkit.method.recipes import velocity_target
 from ismkit.sweeps.studies import mean_interval
-from ismkit.training.runs import Run
+from ismkit.training.runs import Run, change_run
 from ismkit.utils.files import json_sum, replacing
-from ismkit.utils.settings import describe
+from ismkit.utils.settings import describe, get
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,29 +58,6 @@ class Trial:
         return 4 * self.run.steps * self.run.batch_size + sum(setting.cost for setting in self.settings)
 
 
-def change(settings: Any, path: str, value: Any) -> Any:
-    """A copy of nested dataclasses (and ``partial`` calls) with one value changed, such as ``recipe.rows.consistency``.
-
-    Raises:
-        ValueError: if there is no such setting, or the part that holds it refuses the value.
-    """
-    name, _, rest = path.partition(".")
-    if isinstance(settings, partial):
-        fields = list(inspect.signature(settings.func).parameters)
-        if name not in fields:
-            raise ValueError(f"no setting {name!r} in {settings.func.__name__}: it has {', '.join(fields)}")
-        value = change(settings.keywords[name], rest, value) if rest else value
-        return partial(settings.func, *settings.args, **settings.keywords | {name: value})
-    fields = [field.name for field in dataclasses.fields(settings)] if dataclasses.is_dataclass(settings) else []
-    if name not in fields:
-        known = f"it has {', '.join(fields)}" if fields else "it has no settings"
-        raise ValueError(f"no setting {name!r} in {type(settings).__name__}: {known}")
-    old = getattr(settings, name)
-    if not rest and isinstance(old, float) and type(value) is int:
-        value = float(value)  # 1 and 1.0 are one setting, with one key
-    return dataclasses.replace(settings, **{name: change(old, rest, value) if rest else value})
-
-
 @dataclass(frozen=True)
 class Sweep:
     """Runs, seeds and a protocol.
@@ -111,7 +86,10 @@ class Sweep:
         ]
 
     def vary(self, parameters: Mapping[str, Sequence[Any]]) -> Sweep:
-        """Every run with every combination of the values given by path, see :func:`change`; paths become columns."""
+        """Every run with every combination of the values given by path; the paths become columns.
+
+        See :func:`ismkit.training.runs.change_run`: a text is read as the type of the setting.
+        """
         for path, given in parameters.items():
             if not len(given):
                 raise ValueError(f"parameter {path!r} needs one value or more, got none")
@@ -119,7 +97,9 @@ class Sweep:
         for (variant, run), chosen in product(self.runs.items(), product(*parameters.values())):
             values = dict(zip(parameters, chosen, strict=True))
             for path, value in values.items():
-                run = change(run, path, value)
+                run = change_run(run, path, value)
+                if isinstance(value, str) and path != "recipe":
+                    values[path] = get(run, path)  # the value that the text was read as
             name = ", ".join([variant, *(f"{path.rpartition('.')[2]}={value}" for path, value in values.items())])
             runs[name], labels[name] = run, {**self.labels.get(variant, {}), **values}
         return dataclasses.replace(self, runs=runs, labels=labels)

@@ -3,6 +3,7 @@ from . import costs as costs
 from . import distributed as distributed
 from . import launcher as launcher
 from . import loop as loop
+from . import options as options
 from . import runs as runs
 from . import tracking as tracking
 from .costs import passes as passes
@@ -17,9 +18,14 @@ from .loop import Optim as Optim
 from .loop import StepReport as StepReport
 from .loop import TrainState as TrainState
 from .loop import fit as fit
+from .options import Engine as Engine
+from .options import Logging as Logging
+from .options import Saving as Saving
 from .runs import RUNS as RUNS
 from .runs import Run as Run
+from .runs import change_run as change_run
 from .runs import imagenet_latents as imagenet_latents
+from .runs import named_run as named_run
 from .runs import train_run as train_run
 from .tracking import Tracking as Tracking
 from .tracking import scalars as scalars

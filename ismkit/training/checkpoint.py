@@ -18,7 +18,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -100,6 +100,16 @@ def saved_steps(run_dir: PathLike) -> list[int]:
     return sorted(int(name[5:]) for name in names if re.fullmatch(r"step_(\d{8}|[1-9]\d{8,})", name))
 
 
+def saved_setting(run_dir: PathLike, step: int | None, name: str) -> Any:
+    """A setting that the checkpoint of ``step`` (the newest, if None) was saved with; None where it cannot be read."""
+    found = saved_steps(run_dir)
+    try:
+        folder = Path(run_dir) / f"step_{found[-1] if step is None else step:08d}"
+        return json.loads((folder / MANIFEST).read_bytes())["meta"]["settings"][name]
+    except (IndexError, OSError, ValueError, KeyError, TypeError):
+        return None  # `load` says what is wrong with this checkpoint
+
+
 def rewind(run_dir: PathLike, step: int) -> None:
     """Delete the checkpoints later than ``step``, which must be one, to train on from there."""
     if step not in (found := saved_steps(run_dir)):
@@ -120,7 +130,7 @@ def load(run_dir: PathLike, step: int | None = None) -> Checkpoint:
     except (CheckpointError, OSError) as error:
         way_on = "There is no earlier checkpoint."
         if at := found.index(step):
-            ask = f"load(run_dir, step={found[at - 1]}), on the command line --resume {found[at - 1]}"
+            ask = f"load(run_dir, step={found[at - 1]}), on the command line --resume --from-step {found[at - 1]}"
             way_on = f"To go on from the one before, ask for it: {ask}."
         raise CheckpointError(f"{error} {way_on}") from error
 
@@ -257,38 +267,43 @@ def set_random_state(state: Tensors) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def save_run(
-    run_dir: str | os.PathLike[str],
-    step: int,
-    net: nn.Module,
-    optimizer: Optimizer,
-    ema: nn.Module,
-    settings: Mapping[str, Any],
-    accelerator: Accelerator,
-) -> None:
-    """Write the checkpoint of ``step``; every process calls this, and all get the main one's CheckpointError.
+class Trained(Protocol):
+    """What is saved of a training: :class:`ismkit.training.loop.TrainState`."""
+
+    step: int
+
+    @property
+    def net(self) -> nn.Module:
+        """The network."""
+
+    @property
+    def ema(self) -> nn.Module:
+        """Its averages."""
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """Its optimiser."""
+
+
+def save_run(run_dir: PathLike, state: Trained, settings: Mapping[str, Any], accelerator: Accelerator) -> None:
+    """Write the checkpoint of ``state.step``; every process calls this, and all get the main one's CheckpointError.
 
     The global random streams saved are the main process's.
     """
-    tensors, scalars = collect(net, optimizer, {"ema": ema}, keep=accelerator.is_main_process)
+    modules = {"ema": state.ema}
+    tensors, scalars = collect(state.net, state.optimizer, modules, keep=accelerator.is_main_process)
     tensors |= {RANDOM + name: value for name, value in random_state().items()}
     meta = {"settings": settings, "scalars": scalars}
-    on_main_process(accelerator, lambda: save(run_dir, step, tensors, meta))
+    on_main_process(accelerator, lambda: save(run_dir, state.step, tensors, meta))
 
 
 def resume_run(
-    run_dir: str | os.PathLike[str],
-    step: int | None,
-    net: nn.Module,
-    optimizer: Optimizer,
-    ema: nn.Module,
-    settings: Mapping[str, Any],
-    accelerator: Accelerator,
+    run_dir: PathLike, step: int | None, state: Trained, settings: Mapping[str, Any], accelerator: Accelerator
 ) -> int:
-    """Go on from the checkpoint of ``step`` (the newest, if None); later ones are deleted. Every process calls this.
+    """Resume from the checkpoint of ``step`` (None: the newest); later ones are deleted. Every process calls this.
 
     Returns:
-        Its step; 0, and nothing is changed, where None was asked for and there is no checkpoint.
+        Its step; 0, and nothing is changed, where the newest was asked for and there is none.
 
     Raises:
         ValueError: if the run was saved with other settings; the message names them.
@@ -304,7 +319,7 @@ def resume_run(
         old = saved.meta["settings"]
         if changed := [key for key in settings if old.get(key) != settings[key]]:
             lines = "; ".join(f"{key}: saved {old.get(key)}, now {settings[key]}" for key in changed)
-            raise ValueError(f"{run_dir} was trained with other settings; use them, or another run_dir. {lines}")
+            raise ValueError(f"{run_dir} was trained with other settings; use them, or another folder. {lines}")
         tensors.update(saved.tensors)
         scalars.update(saved.meta["scalars"])
         return saved.step
@@ -312,9 +327,9 @@ def resume_run(
     if (start := on_main_process(accelerator, read)) is None:
         return 0
     streams = {name.removeprefix(RANDOM): tensors.pop(name) for name in list(tensors) if name.startswith(RANDOM)}
-    restore(tensors, scalars, net, optimizer, {"ema": ema}, accelerator)
+    restore(tensors, scalars, state.net, state.optimizer, {"ema": state.ema}, accelerator)
     on_main_process(accelerator, lambda: set_random_state(streams))
-    # What was trained after the step asked for is trained anew.
+    # What was trained after the step asked for is trained again.
     on_main_process(accelerator, lambda: rewind(run_dir, start))
     return start
 

@@ -6,14 +6,12 @@ process, and what ``accelerate.notebook_launcher`` starts from a notebook.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,10 +19,12 @@ from accelerate import Accelerator
 from ismkit.imagenet.latents import Latents, check_vae
 from ismkit.models.nets import DiT
 from ismkit.models.saved import save_model
-from ismkit.training import checkpoint, costs, distributed, tracking
-from ismkit.training.loop import StepReport, TrainState
+from ismkit.training import costs, distributed, tracking
+from ismkit.training.loop import Hook, StepReport, TrainState, with_micro_batches
+from ismkit.training.options import Engine, Logging, Saving
 from ismkit.training.runs import Run, train_run
-from ismkit.utils import settings
+from ismkit.utils.settings import describe
+from ismkit.utils.weights import PathLike
 
 SAVE_EVERY = 5000  # steps between checkpoints, and at most so many
 LOG_EVERY = 100
@@ -53,44 +53,25 @@ def launch(
     run: Run,
     seed: int = 0,
     *,
-    folder: str | os.PathLike[str] | None = None,
-    latents: str | os.PathLike[str] | None = None,
-    mode: Literal["ddp", "fsdp"] = "ddp",
-    precision: Literal["no", "bf16"] = "no",
-    compile: bool = False,
-    activation_checkpointing: bool = False,
-    accumulate: int | None = None,
-    classes_per_pool: int | None = None,
-    save_every: int | None = None,
-    resume: bool | int = False,
-    tracker: tracking.Open | str | None = None,
-    log_every: int | None = None,
-    vae: str | None = None,
-    samples_every: int | None = None,
-    hooks: Sequence[Callable[[TrainState, StepReport], Any]] = (),
+    latents: PathLike | None = None,
+    engine: Engine | None = None,
+    saving: Saving | None = None,
+    logging: Logging | None = None,
+    trackers: tracking.Open | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> TrainState:
     """Train a run in this process and in those that a launcher has started beside it.
 
     Args:
         run: a value of ``RUNS`` or your own.
         seed: of weights, data order and noise.
-        folder: of the checkpoints, by default ``run.folder(seed)``; the model goes there as ``model.safetensors``.
         latents: folder of the latents of an ImageNet run, see :func:`ismkit.training.runs.imagenet_latents`.
-        mode: ``"ddp"`` or ``"fsdp"``, see :func:`ismkit.training.distributed.accelerator`.
-        precision: ``"no"`` (float32) or ``"bf16"``.
-        compile: as in :func:`ismkit.training.loop.fit`, and so
-        activation_checkpointing.
-        accumulate: micro-batches per optimiser step and process when the run begins, by default 1. When it goes on,
-            with other processes too, their number over all processes stays as it was.
-        classes_per_pool: as in :func:`ismkit.training.runs.train_run`.
-        save_every: steps between checkpoints, by default 5000.
-        resume: as in :func:`ismkit.training.loop.fit`.
-        tracker: ``"tensorboard"``, a function that opens trackers (see :class:`ismkit.training.tracking.Tracking`), or
-            None.
-        log_every: steps per window of the logs, a divisor of ``save_every``; by default the largest up to 100.
-        vae: name or folder of the VAE that made the latents, to log decoded samples.
-        samples_every: steps between them, a multiple of ``log_every``; by default ``save_every``.
-        hooks: further hooks of ``fit``.
+        engine: processes, precision, compilation, memory, micro-batches.
+        saving: ``folder`` is by default ``run.folder(seed)``, ``save_every`` at most 5000; the model goes into the
+            folder as ``model.safetensors``.
+        logging: losses, throughput and samples, to TensorBoard.
+        trackers: opens other trackers in its place, see :class:`ismkit.training.tracking.Tracking`.
+        hooks: further hooks of :func:`ismkit.training.loop.fit`.
 
     Returns:
         The final state.
@@ -99,49 +80,67 @@ def launch(
         ValueError: for settings that do not fit, before any work.
         DataError: if the latents are missing, altered or of another VAE.
         Preempted, DivergenceError, CheckpointError: see :func:`ismkit.training.loop.fit`.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from ismkit import RUNS
+        >>> run = dataclasses.replace(RUNS["gaussians"], steps=2, batch_size=32)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     state = launch(run, saving=Saving(folder))  # doctest: +ELLIPSIS
+        model: ...model.safetensors (SHA-256 ...)
     """
-    folder = Path(folder or run.folder(seed))
-    save_every = save_every or min(SAVE_EVERY, run.steps)
-    log_every = log_every or max(k for k in range(1, LOG_EVERY + 1) if save_every % k == 0)
-    if save_every % log_every:
-        why = "else a killed run leaves a gap in its logs"
-        raise ValueError(f"save_every must be a multiple of log_every={log_every}, got {save_every}: {why}")
+    engine, saving, logging = engine or Engine(), saving or Saving(), logging or Logging()
+    folder = saving.folder or run.folder(seed)
+    saving = replace(saving, folder=folder, save_every=saving.save_every or min(SAVE_EVERY, run.steps))
+    logging = _windows(logging, saving.save_every or 1)
     load = partial(run.load, latents) if latents else run.load
-    accelerator = distributed.accelerator(mode, precision, cpu=not torch.cuda.is_available())
+    accelerator = distributed.accelerator(engine.mode, engine.precision, cpu=not torch.cuda.is_available())
     if accelerator.num_processes > 1:  # the main process first, for it may have to make them
         distributed.on_main_process(accelerator, lambda: len(load()))
     data = load()
-    micro_batches = _micro_batches(accelerator, accumulate, folder, resume)
-    options: dict[str, Any] = {"compile": compile, "activation_checkpointing": activation_checkpointing}
-    options |= {"save_every": save_every, "resume": resume, "micro_batches": micro_batches, "accelerator": accelerator}
-    options["classes_per_pool"] = classes_per_pool
-    if tracker is None:
-        state = train_run(run, seed, data=data, folder=folder, hooks=hooks, **options)
+    engine = with_micro_batches(engine, saving, accelerator)
+    options: dict[str, Any] = {"data": data, "engine": engine, "saving": saving, "accelerator": accelerator}
+    if trackers is None and logging.tracker == "tensorboard":
+        trackers = tracking.tensorboard(folder / "logs")
+    if trackers is None:
+        state = train_run(run, seed, hooks=hooks, **options)
     else:
-        open_ = tracking.tensorboard(folder / "logs") if tracker == "tensorboard" else tracker
-        if not callable(open_):
-            raise ValueError(f"tracker must be 'tensorboard', a function or None, got {tracker!r}")
-        grid = _samples(vae, data, accelerator) if vae else None
-        with tracking.Tracking(
-            open_,
-            rows=run.batch_size,
-            grid=run.recipe.rows.grid,
-            every=log_every,
-            flops=_flops(run, data.num_classes),
-            devices=accelerator.num_processes,
-            samples=grid,
-            samples_every=samples_every or save_every,
-        ) as hook:
-            state = train_run(run, seed, data=data, folder=folder, hooks=[hook, *hooks], **options)
+        with _tracking(trackers, run, data, logging, accelerator) as hook:
+            state = train_run(run, seed, hooks=[hook, *hooks], **options)
     net = distributed.unsharded(state.ema.slow)
     if accelerator.is_main_process:
-        card = {"run": settings.describe(run), "steps": state.step, "seed": seed, "licence": "Apache-2.0"}
+        card = {"run": describe(run), "steps": state.step, "seed": seed, "licence": "Apache-2.0"}
         if isinstance(data, Latents):
             card["vae"] = data.manifest["vae"]  # that decodes what this model draws
         digest = save_model(net, folder / "model.safetensors", card)
         print(f"model: {folder / 'model.safetensors'} (SHA-256 {digest})")
     accelerator.end_training()  # else every process warns that its group was not taken down
     return state
+
+
+def _windows(logging: Logging, save_every: int) -> Logging:
+    """The logging with its intervals: a window of the logs must end where a checkpoint is saved."""
+    every = logging.log_every or max(k for k in range(1, LOG_EVERY + 1) if save_every % k == 0)
+    if save_every % every:
+        why = "else a killed run leaves a gap in its logs"
+        raise ValueError(f"save_every must be a multiple of log_every={every}, got {save_every}: {why}")
+    return replace(logging, log_every=every, samples_every=logging.samples_every or save_every)
+
+
+def _tracking(
+    trackers: tracking.Open, run: Run, data: Any, logging: Logging, accelerator: Accelerator
+) -> tracking.Tracking:
+    """The hook that logs."""
+    return tracking.Tracking(
+        trackers,
+        rows=run.batch_size,
+        grid=run.recipe.rows.grid,
+        every=logging.log_every or LOG_EVERY,
+        flops=_flops(run, data.num_classes),
+        devices=accelerator.num_processes,
+        samples=_samples(logging.vae, data, accelerator) if logging.vae else None,
+        samples_every=logging.samples_every or SAVE_EVERY,
+    )
 
 
 def worker(run: Run, seed: int, options: Mapping[str, Any]) -> None:
@@ -154,25 +153,8 @@ def worker(run: Run, seed: int, options: Mapping[str, Any]) -> None:
     launch(run, seed, **options)
 
 
-def _micro_batches(accelerator: Accelerator, accumulate: int | None, folder: Path, resume: bool | int) -> int:
-    """Micro-batches per optimiser step over all processes; a run that goes on keeps those it was begun with."""
-    asked = accelerator.num_processes * (accumulate or 1)
-    if resume is False or not (saved := checkpoint.saved_steps(folder)):
-        return asked
-    step = saved[-1] if resume is True else resume
-    try:
-        manifest = json.loads((folder / f"step_{step:08d}" / checkpoint.MANIFEST).read_bytes())
-        kept = int(manifest["meta"]["settings"]["micro_batches"])
-    except (OSError, ValueError, KeyError):
-        return asked  # `fit` says what is wrong with this checkpoint
-    if kept != asked:
-        processes = f"{accelerator.num_processes} processes"
-        accelerator.print(f"going on with {kept} micro-batches per step, as the run was begun, on {processes}")
-    return kept
-
-
 def _flops(run: Run, num_classes: int) -> float | None:
-    """Model FLOPs of one optimiser step, of a transformer; of other networks nobody asks."""
+    """Model FLOPs of one optimiser step, of a transformer; None for other networks."""
     with torch.device("meta"):
         net = run.net(num_classes=num_classes)
     return costs.step_flops(net.config, run.recipe, run.batch_size) if isinstance(net, DiT) else None

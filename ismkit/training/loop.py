@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 import os
-import runpy
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from ismkit.method.recipes import Recipe, training_step
 from ismkit.training import checkpoint, distributed
 from ismkit.training.checkpoint import resume_run, save_run
 from ismkit.training.distributed import is_wrapped, on_main_process
+from ismkit.training.options import Engine, Saving, check_count
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.seeding import stream
 from ismkit.utils.settings import describe
@@ -84,30 +84,14 @@ def check(
     batches: Batches,
     steps: int,
     seed: int,
-    micro_batches: int,
+    engine: Engine,
     accelerator: Accelerator,
 ) -> None:
     """Raise ValueError unless the parts of a training fit together; nothing is read or computed."""
-    for name, value in (("steps", steps), ("micro_batches", micro_batches)):
-        _check_count(name, value)
+    check_count("steps", steps)
     if type(seed) is not int:
         raise ValueError(f"seed must be an integer, got {seed!r}")
-    if accelerator.num_processes == 1 < (launched := int(os.environ.get("WORLD_SIZE", "1"))):
-        raise ValueError(  # each would train by itself, all into one folder
-            f"accelerator knows of 1 process, but {launched} were launched: "
-            "make it by ismkit.training.distributed.accelerator()"
-        )
-    if micro_batches % accelerator.num_processes:
-        raise ValueError(
-            f"micro_batches must be a multiple of the {accelerator.num_processes} processes, got {micro_batches}"
-        )
-    if accelerator.gradient_accumulation_steps != 1:
-        raise ValueError(
-            "accelerator must have gradient_accumulation_steps=1, got "
-            f"{accelerator.gradient_accumulation_steps}: accumulate with shards"
-        )
-    if accelerator.mixed_precision == "fp16":  # its loss scaling steps over gradients that are not finite
-        raise ValueError("accelerator has mixed_precision 'fp16': use 'bf16' or 'no'")
+    _check_accelerator(accelerator, engine)
     if is_wrapped(net):
         raise ValueError(
             f"net must be the plain network, got a {type(net).__name__}: fit compiles, wraps and shards it"
@@ -119,37 +103,40 @@ def check(
     recipe.rows.blocks(batches.batch_size)
 
 
-def check_run(
-    accelerator: Accelerator, run_dir: str | os.PathLike[str] | None, save_every: int | None, resume: bool | int
-) -> None:
+def _check_accelerator(accelerator: Accelerator, engine: Engine) -> None:
+    processes, count = accelerator.num_processes, engine.micro_batches or 0
+    if processes == 1 < (launched := int(os.environ.get("WORLD_SIZE", "1"))):
+        raise ValueError(  # each would train by itself, all into one folder
+            f"accelerator knows of 1 process, but {launched} were launched: "
+            "make it by ismkit.training.distributed.accelerator()"
+        )
+    if count % processes:
+        raise ValueError(f"micro_batches must be a multiple of the {processes} processes, got {count}")
+    if (steps := accelerator.gradient_accumulation_steps) != 1:
+        raise ValueError(
+            f"accelerator must have gradient_accumulation_steps=1, got {steps}: accumulate by Engine(micro_batches=...)"
+        )
+    if accelerator.mixed_precision == "fp16":  # its loss scaling steps over gradients that are not finite
+        raise ValueError("accelerator has mixed_precision 'fp16': use 'bf16' or 'no'")
+
+
+def check_folder(saving: Saving, accelerator: Accelerator) -> None:
     """Raise ValueError unless what is asked of the folder of checkpoints fits what it holds; on every process alike."""
-    if save_every is not None:
-        _check_count("save_every", save_every)
-    if not isinstance(resume, int) or resume < 0:
-        raise ValueError(f"resume must be True, False or the step of a checkpoint, got {resume!r}")
-    if run_dir is None and (resume is not False or save_every is not None):
-        raise ValueError("resume and save_every need run_dir, the folder of the checkpoints")
-    if (
-        run_dir is not None
-        and resume is False
-        and (done := on_main_process(accelerator, lambda: checkpoint.saved_steps(run_dir)))
-    ):
-        raise ValueError(f"{run_dir} holds checkpoints up to step {done[-1]}: pass resume=True, or another run_dir")
+    if (folder := saving.folder) is None:
+        if saving.resume or saving.save_every is not None:
+            raise ValueError("resume and save_every need a folder, that of the checkpoints")
+    elif not saving.resume and (done := on_main_process(accelerator, lambda: checkpoint.saved_steps(folder))):
+        raise ValueError(f"{folder} holds checkpoints up to step {done[-1]}: resume, or take another folder")
 
 
-def _check_count(name: str, value: int) -> None:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-
-
-def finite_losses(recent: list[Tensor], step: int, run_dir: str | os.PathLike[str] | None) -> list[float]:
+def finite_losses(recent: list[Tensor], step: int, folder: Path | None) -> list[float]:
     """The losses of the latest steps, emptied out of ``recent``; raises at the first that is not finite."""
     rows = torch.stack(recent).tolist()
     recent.clear()
     for i, (loss, grad_norm) in enumerate(rows):
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            saved = checkpoint.saved_steps(Path(run_dir)) if run_dir is not None else []
-            kept = f"the last good checkpoint is of step {saved[-1]} in {run_dir}" if saved else "no checkpoint exists"
+            saved = checkpoint.saved_steps(folder) if folder is not None else []
+            kept = f"the last good checkpoint is of step {saved[-1]} in {folder}" if saved else "no checkpoint exists"
             raise DivergenceError(
                 f"step {step - len(rows) + i + 1}: loss {loss}, gradient norm {grad_norm}; {kept}. "
                 "A lower learning rate or a bound on the gradient (Optim.clip) is the usual cure."
@@ -212,49 +199,36 @@ def fit(
     steps: int,
     optim: Optim | None = None,
     seed: int = 0,
-    micro_batches: int | None = None,
-    compile: bool = False,
-    activation_checkpointing: bool = False,
-    run_dir: str | os.PathLike[str] | None = None,
-    save_every: int | None = None,
-    resume: bool | int = False,
+    engine: Engine | None = None,
+    saving: Saving | None = None,
     hooks: Sequence[Hook] = (),
     progress: bool | None = None,
     accelerator: Accelerator | None = None,
 ) -> TrainState:
     """Train ``net`` by ``recipe`` until ``steps`` optimiser steps are done.
 
-    Every random number is a function of (seed, step, micro_batch), so a resumed run equals an uninterrupted one, and so
-    does one with another number of processes, in the same mode or another, as long as ``micro_batches`` stays.
+    Every random number is a function of (seed, step, micro-batch), so a resumed run equals an uninterrupted one, and so
+    does one with another number of processes, in the same mode or another, as long as ``engine.micro_batches`` stays.
 
     What can go wrong loses the steps since the last checkpoint at most: a kill or a full disk while one is written
     leaves the earlier ones (:mod:`ismkit.training.checkpoint`); a number that is not finite ends the run before the
-    next is written; a process that dies or hangs ends the others (:mod:`ismkit.training.distributed`); a scheduler's
-    signal loses nothing (:mod:`ismkit.training.distributed`). An error on the main process while it reads or writes is
-    raised on all of them.
+    next is written; a process that dies or hangs ends the others, and a scheduler's signal loses nothing
+    (:mod:`ismkit.training.distributed`). An error on the main process while it reads or writes is raised on all of
+    them.
 
     Args:
         recipe: the method, a value of ``RECIPES`` or your own.
-        net: a network with the attribute ``num_classes``; trained in place.
+        net: a network ``net(x, t, d, w, y)`` with the attribute ``num_classes``; trained in place.
         batches: the data; its ``batch_size`` is the size of one micro-batch.
         steps: optimiser steps in all, those of a resumed run included.
         optim: AdamW's settings and schedule.
         seed: seed of noise, rows and labels dropped.
-        micro_batches: micro-batches per optimiser step over all processes, a multiple of their number (its default);
-            more of them accumulate gradients.
-        compile: compile the network and the averages that make targets by ``torch.compile``, block by block where it
-            has blocks; the first steps take minutes.
-        activation_checkpointing: keep the blocks' inputs alone and compute the rest anew in the backward pass: memory
-            for a third more time of the online network, equal gradients.
-        run_dir: where checkpoints go; none are written without it.
-        save_every: steps between checkpoints (and one at the end); default ``steps``.
-        resume: True goes on from the newest checkpoint in ``run_dir`` (or starts, where there is none); a number from
-            the checkpoint of that step; False refuses a folder that has checkpoints.
+        engine: processes, precision, compilation, memory, micro-batches; by default one process in float32.
+        saving: folder and interval of the checkpoints, and whether to resume; by default nothing is written.
         hooks: called after each step with (state, report), on the main process; one that has the attribute
             ``everywhere``, true, on every process, as it must be if it runs a network that is sharded.
         progress: show a progress bar; by default unless the environment says CI.
-        accelerator: DDP or FSDP2 and precision, see :func:`ismkit.training.distributed.accelerator`; by default
-            Accelerate's own, as the launcher has set it.
+        accelerator: Accelerate's, where there is one already; by default made for ``engine``.
 
     Returns:
         The final state.
@@ -263,35 +237,90 @@ def fit(
         ValueError: for settings that do not fit, before any work.
         DivergenceError: if a loss or gradient is not finite; no checkpoint is written from that step on.
         CheckpointError: if the checkpoint asked for is missing, truncated or altered, or one cannot be written.
-        Preempted: after SIGTERM or SIGUSR1, if there is a ``run_dir``, when its checkpoint has been written.
+        Preempted: after SIGTERM or SIGUSR1, if there is a folder, when its checkpoint has been written.
+
+    Example:
+        >>> from ismkit import RECIPES, Batches, ToyMLP, eight_gaussians
+        >>> data = eight_gaussians(512, seed=0)
+        >>> state = fit(RECIPES["flow"], ToyMLP(width=16, depth=1), Batches(data, 64, seed=0), steps=3, progress=False)
+        >>> state.step, len(state.losses)
+        (3, 3)
     """
-    accelerator = accelerator or Accelerator()
-    sharding = distributed.is_sharding(accelerator)
-    optim = optim or Optim()
-    micro_batches = accelerator.num_processes if micro_batches is None else micro_batches
-    check(recipe, net, batches, steps, seed, micro_batches, accelerator)
-    check_run(accelerator, run_dir, save_every, resume)
-    if activation_checkpointing and not distributed.recompute(net):
-        raise ValueError(
-            f"activation_checkpointing needs a network with blocks, such as DiT, {type(net).__name__} has none"
-        )
+    optim, engine, saving = optim or Optim(), engine or Engine(), saving or Saving()
+    accelerator = accelerator or distributed.accelerator(engine.mode, engine.precision)
+    engine = with_micro_batches(engine, saving, accelerator)
+    check(recipe, net, batches, steps, seed, engine, accelerator)
+    check_folder(saving, accelerator)
     settings = describe(
         {
             "recipe": recipe,
             "optim": optim,
             "seed": seed,
-            "micro_batches": micro_batches,
+            "micro_batches": engine.micro_batches,
             "data": batches.settings,
             "net": {"class": type(net).__name__, **getattr(net, "config", {})},
         }
     )
+    state = _prepare(recipe, net, optim, engine, accelerator)
+    if saving.folder is not None and saving.resume:
+        state.step = resume_run(saving.folder, saving.from_step, state, settings, accelerator)
+    if (start := state.step) >= steps:
+        return state
+    micro = _MicroBatches(recipe, state, batches, seed, steps, engine, accelerator)
+    called = [hook for hook in hooks if accelerator.is_main_process or getattr(hook, "everywhere", False)]
+    recent: list[Tensor] = []
+    show, saves = (progress if accelerator.is_main_process else False), saving.folder is not None
+    with micro, ExitStack() as at_end:
+        bar = at_end.enter_context(progress_bar(show=show, total=steps, initial=start, desc=recipe.name, unit="step"))
+        asked_to_end = at_end.enter_context(distributed.listening(saves))
+        vote = distributed.StopVote(accelerator, active=saves)
+        for step in range(start, steps):
+            lr = optim.rate(step, steps)
+            loss, query, distance = micro.backward(step)
+            grad_norm = micro.update(lr, optim.clip)
+            state.step = step + 1
 
-    null: int = net.num_classes  # type: ignore[assignment]
+            loss, ending = vote(loss, asked_to_end())
+            recent.append(torch.stack([loss, grad_norm.to(loss)]))
+            save = saves and (state.step % (saving.save_every or steps) == 0 or state.step == steps or ending)
+            if len(recent) == FLUSH_EVERY or save or state.step == steps:
+                state.losses += finite_losses(recent, state.step, saving.folder)
+                bar.set_postfix(loss=f"{state.losses[-1]:.4f}", refresh=False)
+            if save:
+                save_run(saving.folder, state, settings, accelerator)  # type: ignore[arg-type]
+            report = StepReport(state.step, loss, query, distance.detach(), grad_norm, lr)
+            for hook in called:
+                hook(state, report)
+            bar.update()
+            if ending and state.step < steps:
+                message = f"ended by a signal at step {state.step}; its checkpoint is in {saving.folder}"
+                accelerator.print(f"ismkit: {message}", file=sys.stderr)
+                raise distributed.Preempted(message, state.step)
+    accelerator.wait_for_everyone()
+    return state
+
+
+def with_micro_batches(engine: Engine, saving: Saving, accelerator: Accelerator) -> Engine:
+    """The engine with a number of micro-batches: its own, else that of the run it resumes, else one per process."""
+    count = engine.micro_batches
+    if count is None and saving.folder is not None and saving.resume:
+        place = (saving.folder, saving.from_step)
+        count = on_main_process(accelerator, lambda: checkpoint.saved_setting(*place, "micro_batches"))
+        if count not in (None, processes := accelerator.num_processes):
+            accelerator.print(f"resuming with {count} micro-batches per step, as the run was started, on {processes}")
+    return replace(engine, micro_batches=count or accelerator.num_processes)
+
+
+def _prepare(recipe: Recipe, net: nn.Module, optim: Optim, engine: Engine, accelerator: Accelerator) -> TrainState:
+    """Network, averages and optimiser where they compute: on the device, compiled, sharded."""
+    sharding = distributed.is_sharding(accelerator)
+    if engine.recompute and not distributed.recompute(net):
+        raise ValueError(f"recompute needs a network with blocks, such as DiT, {type(net).__name__} has none")
     (net if sharding else net.to(accelerator.device)).train()  # sharding moves one block at a time
     distributed.synchronise(net, accelerator)  # DDP does so too, but the averages must start there as well
     ema = TwinEMA(net, recipe.fast, recipe.slow)
     asked = dict.fromkeys([ema.fast, getattr(ema, recipe.gap)])
-    if compile:
+    if engine.compile:
         for module in (net, *asked):
             distributed.compile_blocks(module)
     if sharding:
@@ -300,75 +329,68 @@ def fit(
     optimizer = torch.optim.AdamW(  # fused: on a CPU too it takes a tenth of the time of the plain one
         net.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
     )
-    state = TrainState(net, ema, optimizer)
-    if run_dir is not None and resume is not False:
-        at = None if resume is True else resume
-        state.step = resume_run(run_dir, at, net, optimizer, ema, settings, accelerator)
-    start = state.step
-    if start >= steps:
-        return state
-    wrapped, stepper = (net, optimizer) if sharding else accelerator.prepare(net, optimizer)
-
-    local = range(accelerator.process_index, micro_batches, accelerator.num_processes)
-    first, size = recipe.coupling.first_batch(start), max(recipe.coupling.pool, 1)
-    needed = -(-steps // size) * size - first  # whole pools: the last is the same whatever ``steps`` is
-    pairs = [
-        recipe.coupling.pairs(
-            islice(batches.stream(first, micro_batch, micro_batches), needed), seed, start, micro_batch
-        )
-        for micro_batch in local
-    ]
-    called = [hook for hook in hooks if accelerator.is_main_process or getattr(hook, "everywhere", False)]
-    recent: list[Tensor] = []
-    show = progress if accelerator.is_main_process else False
-    with ExitStack() as at_end:
-        for source in pairs:
-            at_end.callback(source.close)  # ends its thread
-        bar = at_end.enter_context(progress_bar(show=show, total=steps, initial=start, desc=recipe.name, unit="step"))
-        asked_to_end = at_end.enter_context(distributed.listening(run_dir is not None))
-        end = distributed.StopVote(accelerator, active=run_dir is not None)
-        for step in range(start, steps):
-            lr = optim.rate(step, steps)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            mean = torch.zeros((), device=accelerator.device)
-            for micro_batch, source in zip(local, pairs, strict=True):
-                rng = stream(seed, "rows", micro_batch, step, device=accelerator.device)
-                x0, x1, y = (part.to(accelerator.device, non_blocking=True) for part in next(source))
-                sync = nullcontext() if micro_batch == local[-1] else distributed.accumulating(wrapped, accelerator)
-                with sync:
-                    with accelerator.autocast():
-                        loss, query, distance = training_step(recipe, wrapped, ema, (x0, x1, y), null, rng)
-                    # Outside of autocast, which would take the float32 distance's gradient in bf16.
-                    accelerator.backward(loss / len(local))
-                mean += loss.detach() / len(local)
-            grad_norm = distributed.full_tensor(accelerator.clip_grad_norm_(wrapped.parameters(), optim.clip))
-            stepper.step()
-            stepper.zero_grad(set_to_none=True)
-            distributed.reshard(ema)  # else the next pass would use the weights gathered for the last one
-            ema.update(net)
-            state.step = step + 1
-
-            mean, ending = end(mean, asked_to_end())
-            recent.append(torch.stack([mean, grad_norm.to(mean)]))
-            save = run_dir is not None and (state.step % (save_every or steps) == 0 or state.step == steps or ending)
-            if len(recent) == FLUSH_EVERY or save or state.step == steps:
-                state.losses += finite_losses(recent, state.step, run_dir)
-                bar.set_postfix(loss=f"{state.losses[-1]:.4f}", refresh=False)
-            if save:
-                save_run(run_dir, state.step, net, optimizer, ema, settings, accelerator)  # type: ignore[arg-type]
-            report = StepReport(state.step, mean, query, distance.detach(), grad_norm, lr)
-            for hook in called:
-                hook(state, report)
-            bar.update()
-            if ending and state.step < steps:
-                message = f"ended by a signal at step {state.step}; its checkpoint is in {run_dir}"
-                accelerator.print(f"ismkit: {message}", file=sys.stderr)
-                raise distributed.Preempted(message, state.step)
-    accelerator.wait_for_everyone()
-    return state
+    return TrainState(net, ema, optimizer)
 
 
-if __name__ == "__main__":
-    sys.argv.insert(1, "train")
-    runpy.run_module("ismkit.cli", run_name="__main__")
+class _MicroBatches:
+    """One optimiser step at a time, over this process's micro-batches: passes forward and back, then the update."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        state: TrainState,
+        batches: Batches,
+        seed: int,
+        steps: int,
+        engine: Engine,
+        accelerator: Accelerator,
+    ) -> None:
+        self.recipe, self.state, self.seed, self.accelerator = recipe, state, seed, accelerator
+        self.null: int = state.net.num_classes  # type: ignore[assignment]
+        self.net: nn.Module = state.net
+        self.optimizer: Any = state.optimizer
+        if not distributed.is_sharding(accelerator):
+            self.net, self.optimizer = accelerator.prepare(state.net, state.optimizer)
+        count: int = engine.micro_batches  # type: ignore[assignment]
+        self.local = range(accelerator.process_index, count, accelerator.num_processes)
+        first, size = recipe.coupling.first_batch(state.step), max(recipe.coupling.pool, 1)
+        needed = -(-steps // size) * size - first  # whole pools: the last is the same whatever ``steps`` is
+        self.pairs = [
+            recipe.coupling.pairs(islice(batches.stream(first, k, count), needed), seed, state.step, k)
+            for k in self.local
+        ]
+
+    def __enter__(self) -> _MicroBatches:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for source in self.pairs:
+            source.close()  # ends its thread
+
+    def backward(self, step: int) -> tuple[Tensor, Query, Tensor]:
+        """Gradients of one step; returns its loss on this process, and the last query with its distances."""
+        loss = torch.zeros((), device=self.accelerator.device)
+        for k, source in zip(self.local, self.pairs, strict=True):
+            rng = stream(self.seed, "rows", k, step, device=self.accelerator.device)
+            x0, x1, y = (part.to(self.accelerator.device, non_blocking=True) for part in next(source))
+            last = k == self.local[-1]
+            with nullcontext() if last else distributed.accumulating(self.net, self.accelerator):
+                with self.accelerator.autocast():
+                    part, query, distance = training_step(
+                        self.recipe, self.net, self.state.ema, (x0, x1, y), self.null, rng
+                    )
+                # Outside of autocast, which would take the float32 distance's gradient in bf16.
+                self.accelerator.backward(part / len(self.local))
+            loss += part.detach() / len(self.local)
+        return loss, query, distance
+
+    def update(self, lr: float, clip: float) -> Tensor:
+        """Step the optimiser and the averages; returns the norm of the gradient before clipping."""
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = lr
+        grad_norm = distributed.full_tensor(self.accelerator.clip_grad_norm_(self.net.parameters(), clip))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        distributed.reshard(self.state.ema)  # else the next pass would use the weights gathered for the last one
+        self.state.ema.update(self.state.net)
+        return grad_norm

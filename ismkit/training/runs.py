@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,10 @@ from ismkit.method.recipes import RECIPES, Recipe
 from ismkit.method.wavelet import WaveletDistance, l2
 from ismkit.models.nets import PRESETS, DiT, ToyMLP
 from ismkit.training import distributed
-from ismkit.training.loop import Optim, TrainState, fit
+from ismkit.training.loop import Hook, Optim, TrainState, fit, with_micro_batches
+from ismkit.training.options import Engine, Saving
 from ismkit.utils.files import json_sum, out_dir
-from ismkit.utils.settings import describe
+from ismkit.utils.settings import change, describe
 
 
 def _fashion_latents(count: int | None = None) -> Labelled:
@@ -226,51 +227,106 @@ RUNS: dict[str, Run] = {
 }
 
 
+def named_run(name: str) -> Run:
+    """The run of ``RUNS`` with this name.
+
+    Raises:
+        ValueError: for another name; the message lists them.
+
+    Example:
+        >>> named_run("gaussians").steps
+        2000
+    """
+    if name not in RUNS:
+        raise ValueError(f"run must be one of {', '.join(RUNS)}, got {name!r}")
+    return RUNS[name]
+
+
+def change_run(run: Run, path: str, value: Any) -> Run:
+    """A run with one setting changed by its path, as :func:`ismkit.utils.settings.change` does.
+
+    Args:
+        run: a value of ``RUNS`` or your own.
+        path: such as ``optim.lr`` or ``recipe.coupling.pool``; of the recipe as a whole ``recipe``.
+        value: the new value, or a text that is read as the type of the setting; for ``recipe`` a name of ``RECIPES``,
+            which is adapted to the data of the run.
+
+    Raises:
+        ValueError: as ``change``; for a recipe that does not exist.
+
+    Example:
+        >>> run = change_run(RUNS["gaussians"], "recipe", "ism_plus")
+        >>> change_run(run, "optim.lr", "1e-3").optim.lr, run.recipe.name
+        (0.001, 'ism_plus')
+    """
+    if path == "recipe" and isinstance(value, str):
+        if value not in RECIPES:
+            raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {value!r}")
+        return dataclasses.replace(run, recipe=run.adapt(RECIPES[value]))
+    return change(run, path, value)
+
+
 def train_run(
     run: Run,
     seed: int = 0,
     *,
     data: Any = None,
-    folder: str | os.PathLike[str] | None = None,
-    resume: bool | int = True,
-    micro_batches: int | None = None,
-    classes_per_pool: int | None = None,
+    engine: Engine | None = None,
+    saving: Saving | None = None,
+    hooks: Sequence[Hook] = (),
+    progress: bool | None = None,
     accelerator: Accelerator | None = None,
-    **options: Any,
 ) -> TrainState:
-    """Train a run: load its data, build its network, fit; in its folder, where an earlier call is gone on with.
+    """Train a run: load its data, build its network, fit; in its folder, where an earlier call is resumed.
 
     Args:
         run: a value of ``RUNS`` or your own.
         seed: of weights, data order and noise.
         data: the training set, where it is loaded already.
-        folder: of the checkpoints, by default ``run.folder(seed)``.
-        resume: as in :func:`ismkit.training.loop.fit`; a run that is finished is loaded, not trained again.
-        micro_batches: micro-batches in which the rows of a step are split, over all processes; by default one for each.
-        classes_per_pool: let each pool of the recipe's coupling hold about so many classes, see
-            :class:`ismkit.data.batches.ClassGroups`; by default rows come in any order.
-        accelerator: of :func:`ismkit.training.distributed.accelerator`.
-        options: ``save_every``, ``hooks`` and ``progress`` of ``fit``, and so on.
+        engine: as in :func:`ismkit.training.loop.fit`; the rows of a step are split into its micro-batches.
+        saving: as in :func:`ismkit.training.loop.fit`, but that ``folder`` is by default ``run.folder(seed)``; by
+            default the run resumes what is there, and one that is finished is loaded, not trained again.
+        hooks: as in :func:`ismkit.training.loop.fit`.
+        progress: as in :func:`ismkit.training.loop.fit`.
+        accelerator: Accelerate's, where there is one already.
 
     Returns:
         The final state; sample with ``state.ema.slow``. Its ``losses`` are those of this call alone.
 
     Raises:
-        ValueError: if the rows of a step cannot be split so, or there are no pools, before the network is built.
+        ValueError: if the rows of a step cannot be split so, before the network is built.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> run = dataclasses.replace(RUNS["gaussians"], steps=2, batch_size=32)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     state = train_run(run, saving=Saving(folder), progress=False)
+        >>> state.step
+        2
     """
-    accelerator = accelerator or distributed.accelerator()
-    micro_batches = accelerator.num_processes if micro_batches is None else micro_batches
-    if run.batch_size % micro_batches:
+    engine, saving = engine or Engine(), saving or Saving(resume=True)
+    saving = dataclasses.replace(saving, folder=saving.folder or run.folder(seed))
+    accelerator = accelerator or distributed.accelerator(engine.mode, engine.precision)
+    engine = with_micro_batches(engine, saving, accelerator)
+    size, rest = divmod(run.batch_size, engine.micro_batches or 1)
+    if rest:
         raise ValueError(
-            f"batch_size must be a multiple of the {micro_batches} micro-batches of a step, got {run.batch_size}"
+            f"batch_size must be a multiple of the {engine.micro_batches} micro-batches of a step, got {run.batch_size}"
         )
-    run.recipe.rows.blocks(run.batch_size // micro_batches)
-    if classes_per_pool and not run.recipe.coupling.pool:
-        raise ValueError(f"classes_per_pool is for a recipe that couples in pools, {run.recipe.name} does not")
-    groups = ClassGroups(run.recipe.coupling.pool, classes_per_pool) if classes_per_pool else None
+    run.recipe.rows.blocks(size)
     data = run.load() if data is None else data
-    batches = Batches(data, run.batch_size // micro_batches, seed, groups=groups)
-    folder = run.folder(seed) if folder is None else folder
-    settings: dict[str, Any] = {"optim": run.optim, "run_dir": folder, "resume": resume, **options}
-    settings |= {"micro_batches": micro_batches, "accelerator": accelerator}
-    return fit(run.recipe, run.build(data.num_classes, seed), batches, steps=run.steps, seed=seed, **settings)
+    coupling = run.recipe.coupling
+    groups = ClassGroups(coupling.pool, coupling.classes) if coupling.classes else None
+    return fit(
+        run.recipe,
+        run.build(data.num_classes, seed),
+        Batches(data, size, seed, groups=groups),
+        steps=run.steps,
+        optim=run.optim,
+        seed=seed,
+        engine=engine,
+        saving=saving,
+        hooks=hooks,
+        progress=progress,
+        accelerator=accelerator,
+    )

@@ -12,6 +12,8 @@ from .files import replacing as replacing
 from .files import verify_sha256 as verify_sha256
 from .progress import progress_bar as progress_bar
 from .seeding import stream as stream
+from .settings import change as change
+from .settings import coerce as coerce
 from .settings import describe as describe
 from .weights import CheckpointError as CheckpointError
 from .weights import load_weights as load_weights

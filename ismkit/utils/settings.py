@@ -1,11 +1,19 @@
-"""Settings as plain JSON values: what runs, trials and cards are described by."""
+"""Settings as values: described by plain JSON, changed by their path, and read from text by the type they have."""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
+import operator
+import re
+import types
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
 
 
 def describe(value: Any) -> Any:
@@ -29,3 +37,168 @@ def describe(value: Any) -> Any:
     if not hasattr(value, "__qualname__"):
         raise TypeError(f"settings hold numbers, texts, dataclasses and functions, not {type(value).__name__}")
     return value.__qualname__
+
+
+def change(settings: T, path: str, value: Any) -> T:
+    """A copy of nested dataclasses (and ``partial`` calls) with one value changed, such as ``recipe.rows.consistency``.
+
+    Args:
+        settings: a frozen dataclass, such as a ``Run``, a ``Recipe`` or an ``Optim``.
+        path: names of fields, or of arguments of a ``partial`` call, joined by points.
+        value: of the type that the setting has; a text is read as that type, see :func:`coerce`.
+
+    Raises:
+        ValueError: if there is no such setting, the value is of another type, or the part that holds it refuses it.
+
+    Example:
+        >>> from ismkit import RUNS
+        >>> change(RUNS["gaussians"], "recipe.coupling.class_aware", "false").recipe.coupling.class_aware
+        False
+    """
+    return _change(settings, path, value, path)
+
+
+def get(settings: Any, path: str) -> Any:
+    """The setting at a path, see :func:`change`.
+
+    Example:
+        >>> from ismkit import RUNS
+        >>> get(RUNS["gaussians"], "net.width")
+        128
+    """
+    for name in path.split("."):
+        settings = settings.keywords[name] if isinstance(settings, partial) else getattr(settings, name)
+    return settings
+
+
+def _change(settings: Any, path: str, value: Any, whole: str) -> Any:
+    name, _, rest = path.partition(".")
+    if isinstance(settings, partial):
+        arguments = inspect.signature(settings.func).parameters
+        if name not in arguments:
+            raise ValueError(f"no setting {name!r} in {settings.func.__name__}: it has {', '.join(arguments)}")
+        func: Any = settings.func
+        if rest:
+            new = _change(settings.keywords.get(name, arguments[name].default), rest, value, whole)
+        else:
+            made = func.__init__ if isinstance(func, type) else func  # type: ignore[misc]
+            new = coerce(value, _hint(made, name), whole)
+        return partial(settings.func, *settings.args, **settings.keywords | {name: new})
+    fields = [field.name for field in dataclasses.fields(settings)] if dataclasses.is_dataclass(settings) else []
+    if name not in fields:
+        known = f"it has {', '.join(fields)}" if fields else "it has no settings"
+        raise ValueError(f"no setting {name!r} in {type(settings).__name__}: {known}")
+    old = getattr(settings, name)
+    new = _change(old, rest, value, whole) if rest else coerce(value, _hint(type(settings), name), whole)
+    return dataclasses.replace(settings, **{name: new})
+
+
+def _hint(owner: Any, name: str) -> Any:
+    """The annotation of a field or an argument; Any where it has none that can be read."""
+    try:
+        return get_type_hints(owner).get(name, Any)
+    except (NameError, TypeError):
+        return Any
+
+
+def coerce(value: Any, kind: Any, name: str) -> Any:
+    """A value of type ``kind``: itself, where it is one, else what its text says.
+
+    Args:
+        value: a Python value, or a text, such as from the command line: ``true``, ``12``, ``1e-3``, ``inf``, ``None``,
+            ``0.9,0.99`` for a tuple, one of the names of a ``Literal``.
+        kind: a type or annotation: bool, int, float, str, Path, a tuple or a union of them, or a ``Literal``. Anything
+            else takes Python values as they are, and no text.
+        name: of the setting, for the message.
+
+    Raises:
+        ValueError: if the value is of another type; the message names the setting, the value and what it should be.
+
+    Example:
+        >>> coerce("inf", float, "optim.clip"), coerce("0.9, 0.99", tuple[float, float], "optim.betas")
+        (inf, (0.9, 0.99))
+        >>> coerce("fast", float, "optim.lr")
+        Traceback (most recent call last):
+        ValueError: optim.lr must be a number, got 'fast'
+    """
+    try:
+        return _coerce(value, kind)
+    except (ValueError, TypeError, KeyError, StopIteration) as error:
+        raise ValueError(f"{name} must be {_wanted(kind)}, got {value!r}") from error
+
+
+def _coerce(value: Any, kind: Any) -> Any:
+    origin, text = get_origin(kind), isinstance(value, str)
+    if origin in (Union, types.UnionType):
+        return _one_of(value, get_args(kind))
+    if origin is Literal:
+        return next(option for option in get_args(kind) if value in (option, str(option)))
+    if origin is tuple:
+        parts = re.split(r"\s*,\s*", value.strip().strip("()[]").strip(", ")) if text else list(value)
+        kinds = get_args(kind)
+        kinds = kinds[:1] * len(parts) if kinds[1:] == (...,) else kinds
+        return tuple(_coerce(part, each) for part, each in zip(parts, kinds, strict=True))
+    if kind is type(None):
+        if value not in (None, "None", "none"):
+            raise ValueError(value)
+        return None
+    if kind is bool:
+        return {"true": True, "false": False}[value.lower()] if text else _exactly(value, bool)
+    if kind is int:
+        return int(value) if text else operator.index(_not(value, bool))
+    if kind is float:
+        number = float(value) if text else float(_not(value, bool, complex))
+        if math.isnan(number):
+            raise ValueError(value)
+        return number
+    if kind in (str, Path):
+        return kind(_exactly(value, str, Path))
+    if text and kind is not Any:
+        raise ValueError("a text stands for none")
+    return value
+
+
+def _one_of(value: Any, kinds: tuple[Any, ...]) -> Any:
+    """By the first of the kinds that takes it: None, then the narrow ones, then text."""
+    order = [type(None), bool, int, float]
+    for kind in sorted(kinds, key=lambda kind: order.index(kind) if kind in order else 5 if kind is str else 4):
+        try:
+            return _coerce(value, kind)
+        except (ValueError, TypeError, KeyError, StopIteration):
+            continue
+    raise ValueError(value)
+
+
+def _exactly(value: Any, *kinds: type) -> Any:
+    if not isinstance(value, kinds):
+        raise TypeError(value)
+    return value
+
+
+def _not(value: Any, *kinds: type) -> Any:
+    if isinstance(value, (str, *kinds)):
+        raise TypeError(value)
+    return value
+
+
+def _wanted(kind: Any) -> str:
+    """What a kind is called in a message."""
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_wanted(part) for part in get_args(kind))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    if origin is tuple:
+        kinds = get_args(kind)
+        if kinds[1:] == (...,):
+            return f"a tuple, each part {_wanted(kinds[0])}"
+        return f"a tuple ({', '.join(map(_wanted, kinds))})"
+    names: Mapping[Any, str] = {
+        bool: "true or false",
+        int: "an integer",
+        float: "a number",
+        str: "a text",
+        Path: "a path",
+        type(None): "None",
+    }
+    return names.get(kind, "set in Python: a text cannot say it")

@@ -19,9 +19,10 @@ from ismkit.data.sets import Labelled
 from ismkit.method.coupling import Coupling
 from ismkit.method.recipes import RECIPES, Recipe
 from ismkit.models.nets import PRESETS, DiT
-from ismkit.training.loop import Optim, StepReport, TrainState, fit
+from ismkit.training.loop import Optim, StepReport, TrainState
 from ismkit.training.runs import for_side
 from ismkit.utils.seeding import stream
+from tests.options import fit
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from ismkit.data.batches import Batches
-from ismkit.training.loop import Optim, StepReport, TrainState, fit
+from ismkit.training.loop import Optim, StepReport, TrainState
 from tests.bench.common import Row, Sizes, fresh_accelerator, latents, median, recipe
+from tests.options import fit
 
 MIB = 2**20
 

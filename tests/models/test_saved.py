@@ -23,10 +23,11 @@ from ismkit.models import saved
 from ismkit.models.nets import DiT, ToyMLP
 from ismkit.models.saved import NETWORKS, load_model, load_sampler, save_model
 from ismkit.training import checkpoint
-from ismkit.training.loop import StepReport, TrainState, fit
-from ismkit.training.runs import RUNS, Run, train_run
+from ismkit.training.loop import StepReport, TrainState
+from ismkit.training.runs import RUNS, Run
 from ismkit.utils.settings import describe
 from ismkit.utils.weights import CheckpointError, save_weights
+from tests.options import fit, train_run
 
 CARD = {"run": {"name": "test", "steps": 7, "lr": 1e-3, "clip": "inf"}, "seed": 3, "note": "ü", "nested": [1, [2.5]]}
 

@@ -23,7 +23,8 @@ from ismkit.models.nets import ToyMLP
 from ismkit.models.saved import load_model, load_sampler
 from ismkit.sweeps import runner
 from ismkit.sweeps.sweep import Sweep, Trial, table
-from ismkit.training.runs import RUNS, Run, for_points, train_run
+from ismkit.training.runs import RUNS, Run, for_points
+from tests.options import train_run
 
 SETTINGS = (Setting(1, 0.0, 64), Setting(4, 1.0, 64, 3))
 

@@ -14,7 +14,6 @@ from ismkit.sweeps.sweep import (
     Sweep,
     Trial,
     at_best,
-    change,
     change_in_percent,
     paired,
     read_table,
@@ -24,6 +23,7 @@ from ismkit.sweeps.sweep import (
     write_table,
 )
 from ismkit.training.runs import RUNS, Run
+from ismkit.utils.settings import change
 
 RUN = RUNS["gaussians"]
 SETTING = Setting(1, 0.0, 100)
@@ -65,9 +65,9 @@ def test_one_setting_changes_and_no_other(path: str, value: Any, get: Any) -> No
         ("optim.lr", -1, "lr must be positive"),
         ("recipe.rows.consistency", 2, "consistency must be a fraction"),
         ("steps", 0, "steps must be an integer of at least 1, got 0"),
-        ("batch_size", 2.5, "batch_size must be an integer of at least 1, got 2.5"),
+        ("batch_size", 2.5, "batch_size must be an integer, got 2.5"),
         ("recipe.target", 3, "target must be a function, such as those of RECIPES, got 3"),
-        ("recipe.distance", "l2", "distance must be a function, such as those of RECIPES, got 'l2'"),
+        ("recipe.distance", "l2", "recipe.distance must be set in Python: a text cannot say it, got 'l2'"),
         ("", 1, "no setting '' in Run"),
         ("net.widht", 1, "no setting 'widht' in ToyMLP: it has dim, width, depth, num_classes, grid"),
     ],

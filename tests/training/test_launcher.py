@@ -23,12 +23,13 @@ from ismkit.models.nets import DiT, ToyMLP
 from ismkit.models.saved import load_model
 from ismkit.training import checkpoint, costs
 from ismkit.training.distributed import REQUEUE, Preempted
-from ismkit.training.launcher import KillAt, launch
+from ismkit.training.launcher import KillAt
 from ismkit.training.runs import RUNS, Run
 from ismkit.training.tracking import scalars
 from ismkit.utils.weights import CheckpointError
 from tests.commandline import Ismkit
 from tests.conftest import ROOT
+from tests.options import launch
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 N = 48
@@ -90,12 +91,12 @@ def test_a_signal_ends_with_a_checkpoint_and_a_kill_without_and_both_are_made_go
     assert (dict(log)[7] + dict(log)[8]) / 2 == pytest.approx(dict(expected)[8], rel=1e-6)
 
 
-def test_micro_batches_stay_when_a_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    launch(toy(), folder=tmp_path / "whole", accumulate=4)
-    launch(toy(steps=5), folder=tmp_path / "parts", accumulate=4)
+def test_micro_batches_stay_when_a_run_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    launch(toy(), folder=tmp_path / "whole", micro_batches=4)
+    launch(toy(steps=5), folder=tmp_path / "parts", micro_batches=4)
     capsys.readouterr()
-    state = launch(toy(), folder=tmp_path / "parts", resume=True)  # as with fewer processes: not asked for anew
-    assert "going on with 4 micro-batches per step, as the run was begun, on 1 processes" in capsys.readouterr().out
+    state = launch(toy(), folder=tmp_path / "parts", resume=True)  # as with fewer processes: not given again
+    assert "resuming with 4 micro-batches per step, as the run was started, on 1" in capsys.readouterr().out
     assert len(state.losses) == 7
     assert torch.equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
@@ -116,11 +117,11 @@ def test_a_damaged_checkpoint_is_told_by_fit(damage: str, tmp_path: Path) -> Non
     ("options", "message"),
     [
         ({"save_every": 4, "log_every": 3}, "save_every must be a multiple of log_every=3, got 4"),
-        ({"accumulate": 5}, "batch_size must be a multiple of the 5 micro-batches of a step, got 32"),
-        ({"accumulate": 16}, "a batch of 2 gives no"),
+        ({"micro_batches": 5}, "batch_size must be a multiple of the 5 micro-batches of a step, got 32"),
+        ({"micro_batches": 16}, "a batch of 2 gives no"),
         ({"mode": "zero"}, "mode must be one of ddp, fsdp, got 'zero'"),
         ({"precision": "fp8"}, "precision must be one of no, bf16, got 'fp8'"),
-        ({"tracker": "notes"}, "tracker must be 'tensorboard', a function or None, got 'notes'"),
+        ({"tracker": "notes"}, "tracker must be one of tensorboard, none, got 'notes'"),
     ],
 )
 def test_mistakes_are_found_before_any_work(options: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_flops_of_a_step_are_those_of_its_rows_and_passes(latents: Path) -> None
 
 def test_the_full_runs_code_in_seconds(latents: Path, tmp_path: Path, ismkit_: Ismkit) -> None:
     small = ["--steps", "2", "--batch-size", "8", "--latents", latents]
-    answer = ismkit_("train", "imagenet-smoke", *small, "--run-dir", "run", "--accumulate", "2")
+    answer = ismkit_("train", "imagenet-smoke", *small, "--folder", "run", "--micro-batches", "2")
     assert answer.status == 0, answer.err
     net, card = load_model(tmp_path / "run" / "model.safetensors")
     assert isinstance(net, DiT)
@@ -161,12 +162,12 @@ def test_the_full_runs_code_in_seconds(latents: Path, tmp_path: Path, ismkit_: I
 
 
 def test_coupling_is_chosen_by_its_settings_and_by_the_classes_of_a_pool(latents: Path, ismkit_: Ismkit) -> None:
-    small = ["--steps", "1", "--batch-size", "8", "--latents", latents, "--run-dir", "run", "--tracker", "none"]
+    small = ["--steps", "1", "--batch-size", "8", "--latents", latents, "--folder", "run", "--tracker", "none"]
     pools = ["-p", "recipe.coupling.pool", "3", "-p", "recipe.coupling.class_aware", "False"]
-    answer = ismkit_("train", "imagenet-smoke", *small, *pools, "--classes-per-pool", "2")
+    answer = ismkit_("train", "imagenet-smoke", *small, *pools, "-p", "recipe.coupling.classes", "2")
     assert answer.status == 0, answer.err
     settings = checkpoint.load("run").meta["settings"]
-    assert settings["recipe"]["coupling"] == {"class": "Coupling", "pool": 3, "class_aware": False}
+    assert settings["recipe"]["coupling"] == {"class": "Coupling", "pool": 3, "class_aware": False, "classes": 2}
     assert settings["data"]["groups"] == {"class": "ClassGroups", "pool": 3, "classes": 2}
 
 
@@ -178,18 +179,18 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "latents for points": (["gaussians", "--latents", "here"], "gaussians has data of its own: --latents goes with"),
     "a VAE for points": (["gaussians", "--vae", "sd-vae-ft-mse"], "gaussians has data of its own: --vae goes with"),
-    "unknown mode": (["gaussians", "--mode", "zero"], "argument --mode: invalid choice: 'zero'"),
-    "unknown precision": (["gaussians", "--precision", "fp8"], "argument --precision: invalid choice: 'fp8'"),
-    "unknown tracker": (["gaussians", "--tracker", "notes"], "argument --tracker: invalid choice: 'notes'"),
+    "unknown mode": (["gaussians", "--mode", "zero"], "invalid choice 'zero' for argument '--mode'"),
+    "unknown precision": (["gaussians", "--precision", "fp8"], "invalid choice 'fp8' for argument '--precision'"),
+    "unknown tracker": (["gaussians", "--tracker", "notes"], "invalid choice 'notes' for argument '--tracker'"),
     "logs that miss the checkpoints": (
         ["gaussians", "--save-every", "100", "--log-every", "30"],
         "save_every must be a multiple of log_every=30, got 100",
     ),
-    "rows that do not divide": (["gaussians", "--accumulate", "3"], "a multiple of the 3 micro-batches of a step"),
+    "rows that do not divide": (["gaussians", "--micro-batches", "3"], "a multiple of the 3 micro-batches of a step"),
     "unknown setting": (["gaussians", "-p", "recipe.slower", "0.9"], "no setting 'slower' in Recipe: it has"),
     "classes of no pool": (
-        ["gaussians", "--recipe", "flow", "--classes-per-pool", "2"],
-        "classes_per_pool is for a recipe that couples in pools, flow does not",
+        ["gaussians", "--recipe", "flow", "-p", "recipe.coupling.classes", "2"],
+        "classes, those in each pool, must be 1 or more and need a pool, got 2",
     ),
 }
 
@@ -238,7 +239,7 @@ def test_slurm_job_is_queued_again_and_goes_on_with_other_processes(latents: Pat
     run.mkdir()
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "RUN": str(run), "PYTHONPATH": str(ROOT)}
     job = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "here", "SIGNALLED": "yes"}
-    options = ["imagenet-smoke", "--latents", latents, "--run-dir", run, "--batch-size", "8", "--save-every", "2"]
+    options = ["imagenet-smoke", "--latents", latents, "--folder", run, "--batch-size", "8", "--save-every", "2"]
     command = ["bash", str(ROOT / "examples" / "slurm.sbatch"), *map(str, options), "--steps", "100000"]
     port = {"MASTER_PORT": str(20_000 + os.getpid() % 20_000)}
     done = subprocess.run(command, env=environment | job | port, capture_output=True, text=True, timeout=200)
@@ -253,7 +254,7 @@ def test_slurm_job_is_queued_again_and_goes_on_with_other_processes(latents: Pat
     began = time.time()
     done = subprocess.run(alone, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "going on with 2 micro-batches per step, as the run was begun, on 1 processes" in done.stdout
+    assert "resuming with 2 micro-batches per step, as the run was started, on 1" in done.stdout
     assert (run / "model.safetensors").stat().st_mtime >= began - 1
     steps = [at for at, _ in scalars(run / "logs")["loss/all"]]
     assert steps == sorted(set(steps))

@@ -32,10 +32,11 @@ from ismkit.models.nets import DiT, ToyMLP
 from ismkit.training import checkpoint, distributed
 from ismkit.training.checkpoint import collect
 from ismkit.training.distributed import REQUEUE, Preempted
-from ismkit.training.loop import FLUSH_EVERY, DivergenceError, Optim, StepReport, TrainState, fit
+from ismkit.training.loop import FLUSH_EVERY, DivergenceError, Optim, StepReport, TrainState
 from ismkit.training.runs import for_points, for_side
 from ismkit.utils.seeding import stream
 from ismkit.utils.weights import CheckpointError
+from tests.options import fit
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -262,13 +263,13 @@ def test_one_online_call_per_micro_batch(name: str, target_rows: list[int], micr
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_ten_steps_are_five_and_five_bit_for_bit(problem: str, tmp_path: Path) -> None:
     whole = train(problem, 10)
-    first = train(problem, 5, run_dir=tmp_path)
+    first = train(problem, 5, folder=tmp_path)
     assert checkpoint.saved_steps(tmp_path) == [5]
     torch.manual_seed(99)  # a resumed run must not depend on what the process drew before
     recipe, net, batches = PROBLEMS[problem]()
     for parameter in net.parameters():
         nn.init.normal_(parameter)  # nor on the weights that it was given
-    second = fit(recipe, net, batches, steps=10, optim=OPTIM, run_dir=tmp_path, resume=True, progress=False)
+    second = fit(recipe, net, batches, steps=10, optim=OPTIM, folder=tmp_path, resume=True, progress=False)
     assert_same(contents(second), contents(whole))
     assert first.losses + second.losses == whole.losses
     assert second.step == whole.step == 10
@@ -276,7 +277,7 @@ def test_ten_steps_are_five_and_five_bit_for_bit(problem: str, tmp_path: Path) -
 
 def resume_elsewhere(problem: str, run_dir: str, steps: int) -> None:
     """What the subprocess of the next test does."""
-    train(problem, steps, run_dir=run_dir, resume=True)
+    train(problem, steps, folder=run_dir, resume=True)
 
 
 def python(code: str, **options: Any) -> subprocess.Popen[str]:
@@ -291,12 +292,12 @@ def python(code: str, **options: Any) -> subprocess.Popen[str]:
 def test_resume_in_a_fresh_process(tmp_path: Path) -> None:
     run_dirs = {problem: tmp_path / problem for problem in PROBLEMS}
     for problem, run_dir in run_dirs.items():
-        train(problem, 5, run_dir=run_dir)
+        train(problem, 5, folder=run_dir)
     calls = "; ".join(f"resume_elsewhere({problem!r}, {str(path)!r}, 10)" for problem, path in run_dirs.items())
     child = python(f"from tests.training.test_loop import resume_elsewhere; {calls}")
     expected = {}
     for problem in PROBLEMS:  # meanwhile
-        train(problem, 10, run_dir=tmp_path / f"{problem}-whole")
+        train(problem, 10, folder=tmp_path / f"{problem}-whole")
         expected[problem] = checkpoint.load(tmp_path / f"{problem}-whole")
     _, errors = child.communicate()
     assert child.returncode == 0, errors
@@ -314,30 +315,30 @@ def test_interrupted_run_resumes_with_its_schedule(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train("toy", 12, optim=optim, run_dir=tmp_path, save_every=2, hooks=[stop])
+        train("toy", 12, optim=optim, folder=tmp_path, save_every=2, hooks=[stop])
     assert checkpoint.saved_steps(tmp_path) == [6, 8]
-    resumed = train("toy", 12, optim=optim, run_dir=tmp_path, save_every=2, resume=True)
+    resumed = train("toy", 12, optim=optim, folder=tmp_path, save_every=2, resume=True)
     assert_same(contents(resumed), contents(train("toy", 12, optim=optim)))
 
 
 def test_resume_from_a_named_step_trains_the_later_ones_anew(tmp_path: Path) -> None:
-    whole = train("toy", 8, run_dir=tmp_path, save_every=4)
+    whole = train("toy", 8, folder=tmp_path, save_every=4)
     assert checkpoint.saved_steps(tmp_path) == [4, 8]
-    resumed = train("toy", 8, run_dir=tmp_path, save_every=4, resume=4)
+    resumed = train("toy", 8, folder=tmp_path, save_every=4, resume=True, from_step=4)
     assert_same(contents(resumed), contents(whole))
     assert resumed.losses == whole.losses[4:]
     assert checkpoint.saved_steps(tmp_path) == [4, 8]
 
 
 def test_resume_starts_where_there_is_no_checkpoint(tmp_path: Path) -> None:
-    started = train("toy", 3, run_dir=tmp_path / "new", resume=True)
+    started = train("toy", 3, folder=tmp_path / "new", resume=True)
     assert_same(contents(started), contents(train("toy", 3)))
     assert checkpoint.saved_steps(tmp_path / "new") == [3]
 
 
 def test_resume_of_a_finished_run_does_nothing(tmp_path: Path) -> None:
-    done = train("toy", 3, run_dir=tmp_path)
-    again = train("toy", 3, run_dir=tmp_path, resume=True)
+    done = train("toy", 3, folder=tmp_path)
+    again = train("toy", 3, folder=tmp_path, resume=True)
     assert (again.step, again.losses) == (3, [])
     assert_same(contents(again), contents(done))
 
@@ -346,31 +347,32 @@ def test_default_settings_can_be_saved_and_resumed(tmp_path: Path) -> None:
     """The default bound on the gradient is infinite, which JSON does not have."""
     optim = Optim()
     assert optim.clip == float("inf")
-    train("toy", 2, optim=optim, run_dir=tmp_path)
-    resumed = train("toy", 4, optim=optim, run_dir=tmp_path, resume=True)
+    train("toy", 2, optim=optim, folder=tmp_path)
+    resumed = train("toy", 4, optim=optim, folder=tmp_path, resume=True)
     assert_same(contents(resumed), contents(train("toy", 4, optim=optim)))
 
 
 def test_checkpoints_without_resume_are_refused(tmp_path: Path) -> None:
-    train("toy", 2, run_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"holds checkpoints up to step 2: pass resume=True, or another run_dir"):
-        train("toy", 4, run_dir=tmp_path)
+    train("toy", 2, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"holds checkpoints up to step 2: resume, or take another folder"):
+        train("toy", 4, folder=tmp_path)
 
 
-@pytest.mark.parametrize("resume", [0, 3])
-def test_missing_step_is_named(resume: int, tmp_path: Path) -> None:
-    train("toy", 2, run_dir=tmp_path)
-    with pytest.raises(CheckpointError, match=f"step_0000000{resume}.*step_00000002"):
-        train("toy", 4, run_dir=tmp_path, resume=resume)
+@pytest.mark.parametrize("step", [1, 3])
+def test_missing_step_is_named(step: int, tmp_path: Path) -> None:
+    train("toy", 2, folder=tmp_path)
+    with pytest.raises(CheckpointError, match=f"step_0000000{step}.*step_00000002"):
+        train("toy", 4, folder=tmp_path, resume=True, from_step=step)
 
 
 def test_truncated_checkpoint_is_named_and_left(tmp_path: Path) -> None:
-    train("toy", 4, run_dir=tmp_path, save_every=2)
+    train("toy", 4, folder=tmp_path, save_every=2)
     state = tmp_path / "step_00000004" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"step_00000004.*truncated.*step=2"):
-        train("toy", 6, run_dir=tmp_path, save_every=2, resume=True)
-    resumed = train("toy", 6, run_dir=tmp_path, save_every=2, resume=2)  # used only because it was asked for
+        train("toy", 6, folder=tmp_path, save_every=2, resume=True)
+    # Used only because it was asked for.
+    resumed = train("toy", 6, folder=tmp_path, save_every=2, resume=True, from_step=2)
     assert_same(contents(resumed), contents(train("toy", 6)))
 
 
@@ -409,10 +411,10 @@ def _other_recipe() -> Problem:
 def test_other_settings_are_refused_and_named(
     problem: Callable[[], Problem], options: dict[str, Any], named: str, tmp_path: Path
 ) -> None:
-    train("toy", 2, run_dir=tmp_path)
+    train("toy", 2, folder=tmp_path)
     before = checkpoint.load(tmp_path).tensors
     with pytest.raises(ValueError, match=f"was trained with other settings; .*{named}"):
-        fit(*problem(), steps=4, **{"optim": OPTIM} | options, run_dir=tmp_path, resume=True, progress=False)
+        fit(*problem(), steps=4, **{"optim": OPTIM} | options, folder=tmp_path, resume=True, progress=False)
     assert_same(checkpoint.load(tmp_path).tensors, before)
 
 
@@ -424,7 +426,7 @@ LONG, EVERY = 160, 8
 
 def train_long(run_dir: str) -> None:
     """What the killed process does."""
-    train("toy", LONG, run_dir=run_dir, save_every=EVERY, resume=True)
+    train("toy", LONG, folder=run_dir, save_every=EVERY, resume=True)
 
 
 def test_kill_9_at_random_moments_loses_only_the_steps_since_the_last_checkpoint(tmp_path: Path) -> None:
@@ -444,7 +446,7 @@ def test_kill_9_at_random_moments_loses_only_the_steps_since_the_last_checkpoint
         assert child.returncode == -signal.SIGKILL, "the process ended before it was killed: make LONG longer"
         began.append(checkpoint.saved_steps(run_dir)[-1])
     assert 0 < began[1] < began[2] < LONG
-    resumed = train("toy", LONG, run_dir=run_dir, save_every=EVERY, resume=True)
+    resumed = train("toy", LONG, folder=run_dir, save_every=EVERY, resume=True)
     assert len(resumed.losses) == LONG - began[2]
     assert_same(contents(resumed), contents(train("toy", LONG)))
 
@@ -484,7 +486,7 @@ def test_divergence_names_its_step_and_keeps_the_last_good_checkpoint(
     good = (step - 1) // 3 * 3  # the last multiple of save_every before it
     kept = f"the last good checkpoint is of step {good} in" if good else "no checkpoint exists"
     with pytest.raises(DivergenceError, match=rf"^step {step}: loss {loss}, gradient norm (nan|inf); {kept}"):
-        fit(recipe, net, batches, steps=40, run_dir=tmp_path, save_every=3, progress=False)
+        fit(recipe, net, batches, steps=40, folder=tmp_path, save_every=3, progress=False)
     assert checkpoint.saved_steps(tmp_path)[-1:] == ([good] if good else [])
     if good:
         saved = checkpoint.load(tmp_path)
@@ -556,7 +558,7 @@ RUNS: dict[str, Callable[[str], TrainState]] = {
     "float64, 4 shards": lambda _: multi(double_toy, 3, micro_batches=4),
     "float32, 2 shards": lambda _: multi(images, 3),
     "float32, 4 shards": lambda _: multi(images, 3, micro_batches=4),
-    "save": lambda mine: multi(images, 3, run_dir=mine),
+    "save": lambda mine: multi(images, 3, folder=mine),
 }
 
 
@@ -579,7 +581,7 @@ def _worker(rank: int, port: int, folder: str) -> None:
     results: dict[str, Any] = {}
     for name, run in RUNS.items():
         results[name] = in_default_dtype(partial(run, f"{folder}/two"))
-    results["resumed"] = contents(multi(images, 6, run_dir=f"{folder}/one", resume=True))
+    results["resumed"] = contents(multi(images, 6, folder=f"{folder}/one", resume=True))
 
     # A process that starts from other weights, or from none that are finite, must not matter.
     results["other weights"] = contents(multi(partial(images, seed=rank), 3))
@@ -589,11 +591,11 @@ def _worker(rank: int, port: int, folder: str) -> None:
         GradientState._reset_state()
         return multi(*args, accelerator=distributed.accelerator("fsdp", precision, cpu=True), **options)
 
-    results["fsdp, 2 shards"] = contents(sharded(images, 3, run_dir=f"{folder}/fsdp"))
+    results["fsdp, 2 shards"] = contents(sharded(images, 3, folder=f"{folder}/fsdp"))
     results["fsdp, 4 shards"] = contents(sharded(images, 3, micro_batches=4))
     results["fsdp, other weights"] = contents(sharded(partial(images, seed=rank), 3))
-    results["fsdp, resumed"] = contents(sharded(images, 6, run_dir=f"{folder}/one-again", resume=True))
-    results["fsdp, recomputed"] = contents(sharded(images, 3, activation_checkpointing=True))
+    results["fsdp, resumed"] = contents(sharded(images, 6, folder=f"{folder}/one-again", resume=True))
+    results["fsdp, recomputed"] = contents(sharded(images, 3, recompute=True))
     answers: list[Tensor] = []
 
     def ask(state: TrainState, report: StepReport) -> None:
@@ -618,17 +620,17 @@ def _worker(rank: int, port: int, folder: str) -> None:
 
     signalled.everywhere = True  # type: ignore[attr-defined]
     try:
-        multi(images, 6, run_dir=f"{folder}/ended", hooks=[signalled])
+        multi(images, 6, folder=f"{folder}/ended", hooks=[signalled])
     except Preempted as end:
         results["ended"] = (end.step, end.code, checkpoint.saved_steps(f"{folder}/ended"))
-    results["ended, then resumed"] = contents(multi(images, 6, run_dir=f"{folder}/ended", resume=True))
+    results["ended, then resumed"] = contents(multi(images, 6, folder=f"{folder}/ended", resume=True))
 
     # What fails on the main process alone is told to both.
     write = checkpoint.write_tensors
     if rank == 0:
         checkpoint.write_tensors = full_disk
     try:
-        multi(images, 6, save_every=2, run_dir=f"{folder}/full")
+        multi(images, 6, save_every=2, folder=f"{folder}/full")
     except CheckpointError as error:
         results["full disk"] = str(error)
     checkpoint.write_tensors = write
@@ -656,7 +658,7 @@ def _worker(rank: int, port: int, folder: str) -> None:
     recipe, net, batches = images()
     try:
         fit(replace(recipe, distance=poisoned(5 if rank else 0, nan_loss)), net, batches,
-            steps=8, save_every=2, run_dir=f"{folder}/nan", progress=False)  # fmt: skip
+            steps=8, save_every=2, folder=f"{folder}/nan", progress=False)  # fmt: skip
     except DivergenceError as error:
         results["diverged"] = str(error)
     torch.save(results, f"{folder}/rank{rank}.pt")
@@ -724,7 +726,7 @@ def test_resume_on_another_number_of_processes(two: Two) -> None:
     for rank in two.ranks:
         assert_same(rank["resumed"], whole)  # one process, then two
     assert checkpoint.saved_steps(two.folder / "two") == [3]
-    back = multi(images, 6, run_dir=two.folder / "two", resume=True)
+    back = multi(images, 6, folder=two.folder / "two", resume=True)
     assert_same(contents(back), whole)  # two, then one
 
 
@@ -794,7 +796,7 @@ def test_a_sharded_average_answers_as_its_whole_copy(two: Two) -> None:
 
 def test_resume_between_one_process_and_shards(two: Two) -> None:
     whole = contents(multi(images, 6))
-    back = contents(multi(images, 6, run_dir=two.folder / "fsdp", resume=True))
+    back = contents(multi(images, 6, folder=two.folder / "fsdp", resume=True))
     for found in (back, *(rank["fsdp, resumed"] for rank in two.ranks)):
         assert found.keys() == whole.keys()
         for key, value in whole.items():
@@ -823,7 +825,7 @@ def test_a_signal_saves_and_ends_with_the_status_that_a_scheduler_queues_again(t
     run_dir = tmp_path / "run"
     command = [sys.executable, "-m", "ismkit", "train", "gaussians", "--batch-size", "64", "--save-every", "100"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CI": "1", "PYTHONPATH": str(ROOT)}
-    child = subprocess.Popen([*command, "--run-dir", str(run_dir)], cwd=ROOT, env=environment, text=True,
+    child = subprocess.Popen([*command, "--folder", str(run_dir)], cwd=ROOT, env=environment, text=True,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     while child.poll() is None and not checkpoint.saved_steps(run_dir):
         time.sleep(0.01)
@@ -846,14 +848,14 @@ def test_a_signal_loses_nothing_and_is_nobodys_without_a_folder(number: signal.S
     before = signal.signal(number, lambda number, _: came.append(number))
     try:
         with pytest.raises(Preempted, match="ended by a signal at step 4") as info:
-            train("toy", 6, run_dir=tmp_path, hooks=[send])
+            train("toy", 6, folder=tmp_path, hooks=[send])
         assert (info.value.step, info.value.code, came) == (4, REQUEUE, [])
         train("toy", 6, hooks=[send])  # there is nowhere to save: the handler that was there gets it
         assert came == [number]
     finally:
         signal.signal(number, before)
     assert checkpoint.saved_steps(tmp_path) == [4]
-    resumed = train("toy", 6, run_dir=tmp_path, resume=True)
+    resumed = train("toy", 6, folder=tmp_path, resume=True)
     assert_same(contents(resumed), contents(train("toy", 6)))
 
 
@@ -862,7 +864,7 @@ def test_a_signal_in_the_last_step_is_the_end_that_it_asks_for(tmp_path: Path) -
         if report.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    assert train("toy", 3, run_dir=tmp_path, hooks=[send]).step == 3
+    assert train("toy", 3, folder=tmp_path, hooks=[send]).step == 3
 
 
 def lose_a_process(run_dir: str, rank: int, port: int, how: str) -> None:
@@ -877,7 +879,7 @@ def lose_a_process(run_dir: str, rank: int, port: int, how: str) -> None:
     lost.everywhere = True  # type: ignore[attr-defined]
     timeout = 600 if how == "dies" else 5
     accelerator = distributed.accelerator(cpu=True, timeout=timeout)
-    multi(images, 100, run_dir=run_dir, save_every=2, hooks=[lost], accelerator=accelerator)
+    multi(images, 100, folder=run_dir, save_every=2, hooks=[lost], accelerator=accelerator)
 
 
 def test_no_process_waits_for_ever_for_one_that_died_or_hangs(tmp_path: Path) -> None:
@@ -900,7 +902,7 @@ def test_no_process_waits_for_ever_for_one_that_died_or_hangs(tmp_path: Path) ->
             for process in pair:
                 process.kill()
                 process.communicate()
-    resumed = multi(images, 6, run_dir=tmp_path / "dies", save_every=2, resume=True)  # one process goes on
+    resumed = multi(images, 6, folder=tmp_path / "dies", save_every=2, resume=True)  # one process goes on
     assert_same(contents(resumed), contents(multi(images, 6)))
 
 
@@ -914,7 +916,7 @@ def test_recomputed_blocks_give_the_same_bits() -> None:
     def count(state: TrainState, report: StepReport) -> None:
         calls.append(all(block.recompute for block in state.net.blocks))  # type: ignore[union-attr, attr-defined]
 
-    recomputed = train("images", 4, activation_checkpointing=True, hooks=[count])
+    recomputed = train("images", 4, recompute=True, hooks=[count])
     assert_same(contents(recomputed), expected)
     assert calls == [True] * 4
 
@@ -1005,8 +1007,8 @@ def test_bf16_resumes_bit_for_bit(tmp_path: Path) -> None:
         return train("images", steps, accelerator=Accelerator(mixed_precision="bf16", cpu=True), **options)
 
     whole = run(6)
-    run(3, run_dir=tmp_path)
-    assert_same(contents(run(6, run_dir=tmp_path, resume=True)), contents(whole))
+    run(3, folder=tmp_path)
+    assert_same(contents(run(6, folder=tmp_path, resume=True)), contents(whole))
 
 
 # ---------------------------------------------------------------- training works
@@ -1114,13 +1116,14 @@ class NoClasses(nn.Module):
         ({"steps": True}, "steps must be an integer of at least 1, got True"),
         ({"micro_batches": 0}, "micro_batches must be an integer of at least 1, got 0"),
         ({"micro_batches": -2}, "micro_batches must be an integer of at least 1, got -2"),
-        ({"save_every": 0, "run_dir": "x"}, "save_every must be an integer of at least 1, got 0"),
-        ({"save_every": 5}, "resume and save_every need run_dir"),
-        ({"resume": True}, "resume and save_every need run_dir"),
-        ({"resume": 100}, "resume and save_every need run_dir"),
-        ({"resume": -1, "run_dir": "x"}, "resume must be True, False or the step of a checkpoint, got -1"),
-        ({"resume": "latest", "run_dir": "x"}, "resume must be True, False or the step .* got 'latest'"),
-        ({"resume": None, "run_dir": "x"}, "resume must be True, False or the step .* got None"),
+        ({"save_every": 0, "folder": "x"}, "save_every must be an integer of at least 1, got 0"),
+        ({"save_every": 5}, "resume and save_every need a folder"),
+        ({"resume": True}, "resume and save_every need a folder"),
+        ({"resume": True, "from_step": 100}, "resume and save_every need a folder"),
+        ({"resume": True, "from_step": -1, "folder": "x"}, "from_step must be an integer of at least 1, got -1"),
+        ({"from_step": 4, "folder": "x"}, "from_step goes with resume=True"),
+        ({"resume": "latest", "folder": "x"}, "resume must be True or False, got 'latest'; from_step names"),
+        ({"resume": None, "folder": "x"}, "resume must be True or False, got None"),
         ({"seed": "a"}, "seed must be an integer, got 'a'"),
         ({"net": NoClasses()}, r"net must have the attribute num_classes \(int\), NoClasses has none"),
         ({"net": ToyMLP(width=8, num_classes=5)}, "net knows 5 classes, but the data has 8"),
@@ -1130,8 +1133,8 @@ class NoClasses(nn.Module):
             {"recipe": replace(RECIPES["ism"], fast=0.99, slow=0.9)},
             "the fast decay must not exceed the slow one, got fast=0.99, slow=0.9",
         ),
-        ({"accumulate": 2}, "gradient_accumulation_steps=1, got 2: accumulate with shards"),
-        ({"activation_checkpointing": True}, "activation_checkpointing needs a network with blocks, such as DiT"),
+        ({"accumulate": 2}, "gradient_accumulation_steps=1, got 2: accumulate by Engine"),
+        ({"recompute": True}, "recompute needs a network with blocks, such as DiT"),
         ({"net": torch.compile(ToyMLP(width=8))}, "net must be the plain network, got a OptimizedModule"),
     ],
 )

@@ -20,10 +20,11 @@ from ismkit.method.path import Query, StepGrid
 from ismkit.method.sampling import sample
 from ismkit.models.nets import ToyMLP
 from ismkit.training import tracking
-from ismkit.training.loop import Optim, StepReport, TrainState, fit
+from ismkit.training.loop import Optim, StepReport, TrainState
 from ismkit.training.runs import RUNS
 from ismkit.training.tracking import LossTable, SampleGrid, Tracking, peak_flops, scalars, tensorboard
 from ismkit.utils.seeding import stream
+from tests.options import fit
 
 ROWS = RUNS["gaussians"].recipe.rows
 RECIPE = replace(RUNS["gaussians"].recipe, coupling=Coupling())
@@ -259,7 +260,7 @@ def train(folder: Path, resume: bool = False, until: int = 0, hook: Callable[...
         net = ToyMLP(width=8, depth=1)
     options: dict[str, Any] = {"optim": Optim(lr=1e-3), "progress": False, "resume": resume, "save_every": 4}
     hooks = [hook, kill] if hook else [kill]
-    return fit(RECIPE, net, Batches(eight_gaussians(200, 0), 16, 0), steps=12, run_dir=folder, hooks=hooks, **options)
+    return fit(RECIPE, net, Batches(eight_gaussians(200, 0), 16, 0), steps=12, folder=folder, hooks=hooks, **options)
 
 
 def tracked(folder: Path, **options: Any) -> TrainState:

@@ -1,0 +1,161 @@
+"""The command line: ``ismkit COMMAND``, one file per command, read from the types of the command's function.
+
+A command's file imports nothing heavy at its top, so that help is quick and ``doctor`` works where torch does not.
+What a command does is a call of the library, which Python can make too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import inspect
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from ismkit import __version__
+
+#: In the order of the help.
+COMMANDS = ("lab", "doctor", "notebook", "ledger", "train", "latents", "sweep", "sample", "evaluate")
+
+
+class UsageError(ValueError):
+    """A mistake of the user; printed without a traceback."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; a mistake ends with one line on standard error and status 2."""
+    name, *rest = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
+    if name in ("-h", "--help"):
+        print(overview())
+        return 0
+    if name == "--version":
+        print(f"ismkit {__version__}")
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        print(f"ismkit: no command {name!r}: {hint}(more: ismkit --help)", file=sys.stderr)
+        return 2
+    command = import_module(f"ismkit.cli.{name}")
+    try:
+        return run(command, rest)
+    except KeyboardInterrupt:
+        print(f"ismkit {name}: interrupted", file=sys.stderr)
+        return 130
+    except ImportError as error:
+        message = f"{error}; `ismkit doctor` says what to install"
+    except Exception as error:  # the kit's own errors by module: to import their classes here would import torch
+        if not (isinstance(error, ValueError | OSError) or type(error).__module__.startswith("ismkit.")):
+            raise
+        message = str(error)
+    print(f"ismkit {name}: {message}", file=sys.stderr)
+    return 2
+
+
+def run(command: ModuleType, arguments: list[str]) -> int:
+    """Call a command with its arguments."""
+    name = command.__name__.rpartition(".")[2]
+    asked = bool({"-h", "--help"} & {*arguments})
+    if hasattr(command, "call"):  # it passes its options on
+        if not asked:
+            return int(command.call(arguments))
+        print(f"usage: ismkit {name} [NOTEBOOK] [OPTIONS]\n\n{summary(command)}\n\n{details(command)}")
+        return 0
+    said = io.StringIO()
+    try:
+        with contextlib.nullcontext() if asked else contextlib.redirect_stderr(said), _wide(not asked):
+            options = parse(command, arguments)
+    except SystemExit as end:
+        if not end.code:
+            print(details(command))
+            return 0
+        raise UsageError(f"{one_line(said.getvalue())} (more: ismkit {name} --help)") from end
+    return int(command.command(**options) or 0)
+
+
+def parse(command: ModuleType, arguments: list[str]) -> dict[str, Any]:
+    """What the arguments say, by the names and types of the command's function; SystemExit where they say nothing."""
+    import tyro
+
+    @functools.wraps(command.command)
+    def parsed(*given: Any, **options: Any) -> dict[str, Any]:
+        return inspect.signature(command.command).bind(*given, **options).arguments
+
+    return tyro.cli(
+        parsed,
+        args=arguments,
+        prog=f"ismkit {command.__name__.rpartition('.')[2]}",
+        description=summary(command),
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+@contextlib.contextmanager
+def _wide(active: bool) -> Iterator[None]:
+    """A terminal in which no message is wrapped."""
+    before = os.environ.get("COLUMNS")
+    if active:
+        os.environ["COLUMNS"] = "2000"
+    try:
+        yield
+    finally:
+        if active and before is None:
+            del os.environ["COLUMNS"]
+        elif active and before is not None:
+            os.environ["COLUMNS"] = before
+
+
+def one_line(message: str) -> str:
+    """What a message of the parser says: the lines after its title, up to the next rule, out of their frame."""
+    framed = "╭" in message
+    lines = [re.sub(r"^[\s│|]+|[\s│|]+$", "", line) for line in message.splitlines()]
+    parts: list[list[str]] = [[]]
+    for line in lines:
+        if re.fullmatch(r"[─-]+", line) or line == "Got errors:":
+            parts.append([])
+        elif line and not re.match(r"[╭╰]", line):
+            parts[-1].append(line)
+    said = parts[0] if framed else parts[1] if len(parts) > 1 else parts[0]
+    return " ".join(said) or message.strip()
+
+
+def overview() -> str:
+    """The commands with a line each."""
+    lines = [f"  {name:<10}{summary(import_module(f'ismkit.cli.{name}'))}" for name in COMMANDS]
+    return "\n".join(
+        [
+            "usage: ismkit COMMAND ... | ismkit --version",
+            "",
+            "Improved shortcut models (iSM): train, sample and look, from a 2D toy to images.",
+            "",
+            *lines,
+            "",
+            "examples:",
+            *(f"  {line}" for line in ("ismkit doctor", "ismkit notebook 00", "ismkit train gaussians")),
+            "  ismkit train --help",
+        ]
+    )
+
+
+def summary(command: ModuleType) -> str:
+    """The first line of a command's docstring."""
+    return (command.__doc__ or "").partition("\n")[0]
+
+
+def details(command: ModuleType) -> str:
+    """Below the help: examples, and names that only the library knows."""
+    lines = ["examples:", *(f"  {line}" for line in command.EXAMPLES)]
+    try:
+        known: dict[str, dict[str, str]] = getattr(command, "names", dict)()
+    except ImportError:  # help works where torch does not
+        known = {}
+    for title, names in known.items():
+        lines += ["", f"{title}:", *(f"  {name:<24}{about}".rstrip() for name, about in names.items())]
+    return "\n".join(lines)

@@ -1,0 +1,67 @@
+"""Draw images with a trained model into a PNG file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ismkit.cli import UsageError
+
+EXAMPLES = (
+    "ismkit sample",
+    "ismkit sample out/runs/NAME/model.safetensors --nfe 4 --w 1 --classes 5 7 9 -o shoes.png",
+)
+
+
+def names() -> dict[str, dict[str, str]]:
+    """The released models."""
+    from ismkit.models.saved import RELEASED
+
+    return {"released models": dict.fromkeys(RELEASED, "")}
+
+
+def command(
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = "ism_plus",
+    nfe: int = 1,
+    w: float = 1.0,
+    n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 8,
+    classes: tuple[int, ...] = tuple(range(10)),
+    seed: int = 0,
+    device: Literal["cpu", "cuda"] | None = None,
+    out: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("samples.png"),
+) -> int:
+    """Draw clothes.
+
+    Args:
+        model: a model.safetensors that `ismkit train` wrote, of a fashion run, or the name of a released one.
+        nfe: network evaluations per sample: 1, 2, 4 ... 128.
+        w: guidance strength, 0 = unguided.
+        n: images per class.
+        classes: labels 0 .. 9.
+        seed: of the noise.
+        device: cpu or cuda (default: a GPU where there is one).
+        out: PNG file to write.
+    """
+    import torch
+
+    from ismkit.evaluation.judges import FashionJudge, Setting
+    from ismkit.evaluation.scoring import device_at_hand
+    from ismkit.lessons import plot
+    from ismkit.models.saved import load_generator
+    from ismkit.training.options import check_count
+
+    if out.suffix != ".png":
+        raise UsageError(f"--out must end in .png, got {str(out)!r}")
+    check_count("n", n)
+    Setting(nfe, w, n, seed).check()
+    if wrong := [label for label in classes if not 0 <= label < 10]:
+        raise UsageError(f"--classes must be labels 0 .. 9, got {wrong[0]}")
+    where = device_at_hand(device)
+    net = load_generator(model).to(where)
+    labels = torch.tensor(classes).repeat(n)
+    images = FashionJudge.load(where).draw(net, labels, w=w, nfe=nfe, seed=seed)
+    figure = plot.picture(images, len(classes), f"{nfe} NFE, w = {w:g}")
+    print(f"{len(images)} images: {plot.save(figure, out.expanduser())}")
+    return 0

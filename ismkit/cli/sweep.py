@@ -1,0 +1,102 @@
+"""Train and score many variants over seeds, side by side; after a kill the same command resumes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ismkit.cli import UsageError
+
+EXAMPLES = (
+    "ismkit sweep ladder-laptop",
+    "ismkit sweep fashion-laptop --recipe flow ism --seeds 3 --nfe 1 4 --w 0 1 -n 10000",
+    "ismkit sweep gaussians -p recipe.fast 0.5 0.95 -p optim.lr 1e-3 2e-3",
+    "ismkit sweep ladder --address 10.0.0.1:6379 --gpus 0.25 --out /shared/sweeps",
+)
+
+
+def names() -> dict[str, dict[str, str]]:
+    """The prepared sweeps, the runs and the recipes."""
+    from ismkit.cli import train
+    from ismkit.sweeps.ladder import SWEEPS
+
+    return {"prepared sweeps": {name: plan.about for name, plan in SWEEPS.items()}, **train.names()}
+
+
+def command(
+    name: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAME ...")] = (),
+    recipe: tuple[str, ...] = (),
+    parameter: Annotated[
+        tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]],
+        tyro.conf.arg(aliases=("-p",), metavar="PATH VALUE ..."),
+    ] = (),
+    seeds: int | None = None,
+    nfe: tuple[int, ...] = (),
+    w: tuple[float, ...] = (),
+    n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None,
+    workers: int | None = None,
+    gpus: float = 0.0,
+    address: str | None = None,
+    out: Path | None = None,
+    table: Path | None = None,
+) -> int:
+    """Run sweeps.
+
+    Args:
+        name: prepared sweeps or runs; several share their trainings.
+        recipe: methods, with a run (default: ism).
+        parameter: a setting by its path and the values to try, such as recipe.fast 0.5 0.95; repeatable, all
+            combinations.
+        seeds: seeds 0 .. K - 1 (default: its own; a run: 3).
+        nfe: network evaluations per sample (default: its own; a run: 1 4).
+        w: guidance strengths (default: its own; a run: 0 1).
+        n: samples per setting (default: its own; a run: 1000).
+        workers: trials at one time (default: one per core).
+        gpus: share of a GPU for each trial: 0.125 trains eight on one (default: 0, the CPU).
+        address: of a Ray cluster, HOST:PORT (default: this machine alone).
+        out: folder of results (default: out/sweeps); in a cluster a shared one.
+        table: Parquet file of the table (default: NAME.parquet in that folder).
+    """
+    from ismkit.sweeps import ladder, runner
+    from ismkit.sweeps.sweep import settings, summary, write_table
+    from ismkit.training.options import check_count
+    from ismkit.utils.files import out_dir
+
+    if not name:
+        raise UsageError("name one or more prepared sweeps or runs (more: ismkit sweep --help)")
+    for option, count in (("seeds", seeds), ("n", n), ("workers", workers)):
+        if count is not None:
+            check_count(option, count)
+    if n is not None and n < 100:
+        raise UsageError(f"n, the samples per setting, must be at least 100, got {n}")
+    if not 0 <= gpus < float("inf"):
+        raise UsageError(f"gpus, the share of a GPU for each trial, must be at least 0, got {gpus}")
+    if any(len(values) < 2 for values in parameter):
+        raise UsageError("each -p takes a path and one or more values")
+    plans = [ladder.named_sweep(each, recipe) for each in dict.fromkeys(name)]
+    parameters = {path: values for path, *values in parameter}
+    if len(parameters) < len(parameter):
+        raise UsageError("each -p names another setting: give all values of one after it")
+    plans = [plan.vary(parameters) for plan in plans]
+    if nfe or w or n:
+        plans = [replace(plan, settings=settings(nfe or (1, 4), w or (0.0, 1.0), n or 1000)) for plan in plans]
+    if seeds:
+        plans = [replace(plan, seeds=tuple(range(seeds))) for plan in plans]
+    if len({run.images for plan in plans for run in plan.runs.values()}) > 1:
+        raise UsageError("points and images are scored by other metrics: sweep one kind at a time")
+    folder = (out or out_dir() / "sweeps").expanduser()
+    for plan in plans:
+        print(f"{plan.name}: {len(plan.runs)} variants, {len(plan.seeds)} seeds; in {folder}", flush=True)
+    trials = [trial for plan in plans for trial in plan.trials()]
+    frame = runner.run_trials(trials, folder, workers=workers, gpus=gpus, address=address)
+    written = write_table(frame, (table or folder / f"{'_'.join(name)}.parquet").expanduser())
+    metric = "frechet" if "frechet" in frame else "w2"
+    for plan in plans:
+        part = frame[frame["sweep"] == plan.name]
+        text = summary(part[part.n == part.n.min()], metric).to_string()
+        print(f"{plan.name}: {metric}, mean ± standard deviation over the seeds\n{text}")
+    print(f"table: {written}")
+    return 0

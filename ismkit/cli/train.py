@@ -1,0 +1,88 @@
+"""Train a run; after a kill the same command with --resume resumes it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ismkit.cli import UsageError
+from ismkit.training.options import Engine, Logging, Saving
+
+EXAMPLES = (
+    "ismkit train gaussians",
+    "ismkit train fashion-laptop --recipe shortcut_finest_level --seed 1 --save-every 200",
+    "ismkit train fashion-laptop --resume                     # from the newest checkpoint",
+    "ismkit train fashion-laptop --resume --from-step 400     # from the checkpoint of step 400",
+    "ismkit train imagenet256-xl2 --latents /data/latents --precision bf16 --compile --micro-batches 4",
+    "ismkit train imagenet256-xl2 -p recipe.coupling.pool 0   # no optimal transport",
+    "",
+    "on many GPUs, started again by the same command after a kill, with as many processes or others:",
+    "  torchrun --nproc-per-node 8 -m ismkit train imagenet256-xl2 --precision bf16 --compile --resume",
+    "  accelerate launch --multi_gpu -m ismkit train imagenet256-xl2 --mode fsdp --precision bf16 --resume",
+)
+
+
+def names() -> dict[str, dict[str, str]]:
+    """The runs and the recipes."""
+    from ismkit.method.recipes import RECIPES
+    from ismkit.training.runs import RUNS
+
+    return {"runs": {run.name: run.about for run in RUNS.values()}, "recipes": dict.fromkeys(RECIPES, "")}
+
+
+def command(
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")],
+    recipe: str | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    parameter: Annotated[
+        tyro.conf.UseAppendAction[tuple[tuple[str, str], ...]], tyro.conf.arg(aliases=("-p",), metavar="PATH VALUE")
+    ] = (),
+    seed: int = 0,
+    latents: Path | None = None,
+    engine: Engine = Engine(),
+    saving: Saving = Saving(),
+    logging: Logging = Logging(),
+) -> int:
+    """Train a run.
+
+    Args:
+        run: name of the run.
+        recipe: name of the method (default: the run's).
+        steps: optimiser steps.
+        batch_size: rows per step, over all processes.
+        lr: peak learning rate.
+        parameter: any other setting by its path, as in a sweep: recipe.coupling.class_aware false; repeatable.
+        seed: of weights, data order and noise.
+        latents: folder of the latents of ImageNet (default: $ISMKIT_LATENTS, or out/latents/NAME).
+        engine: how it is computed.
+        saving: what is kept.
+        logging: what is shown.
+    """
+    from ismkit.training.checkpoint import saved_steps
+    from ismkit.training.launcher import launch
+    from ismkit.training.runs import change_run, named_run
+
+    imagenet, preset = run.startswith("imagenet"), named_run(run)
+    if not imagenet and (latents or logging.vae):
+        option = "latents" if latents else "vae"
+        raise UsageError(f"{run} has data of its own: --{option} goes with the runs of ImageNet")
+    short = {"recipe": recipe, "steps": steps, "batch_size": batch_size, "optim.lr": lr}
+    for path, value in [*((path, value) for path, value in short.items() if value is not None), *parameter]:
+        preset = change_run(preset, path, value)
+    preset.recipe.rows.blocks(preset.batch_size)  # too small a batch is refused before the data are loaded
+    folder = saving.folder or preset.folder(seed)
+    if not saving.resume and (done := saved_steps(folder)):
+        raise UsageError(f"{folder} holds checkpoints up to step {done[-1]}: add --resume, or take another --folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    if os.environ.get("RANK", "0") == "0":  # of the processes that a launcher has started
+        print(f"{preset.name}: recipe {preset.recipe.name}, {preset.steps} steps of {preset.batch_size}; in {folder}")
+    if logging.tracker is None and imagenet:
+        logging = replace(logging, tracker="tensorboard")
+    launch(preset, seed, latents=latents, engine=engine, saving=replace(saving, folder=folder), logging=logging)
+    return 0

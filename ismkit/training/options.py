@@ -1,0 +1,111 @@
+"""How a training is done, in groups that are handed through whole: engine, saving, logging.
+
+None of them changes what is learnt, but for ``precision``: they say where and how fast it is computed, what is kept,
+and what is shown. The command line reads them by their names (``ismkit train --help``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+def check_count(name: str, value: object) -> None:
+    """Raise ValueError unless ``value`` is an integer of at least 1."""
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """On what a training is computed, and how.
+
+    Attributes:
+        mode: several processes hold a whole network each (ddp), or a shard of it each (fsdp: FSDP2).
+        precision: of the passes: float32 (no), or bf16 under autocast, with float32 weights, averages and moments.
+        compile: compile the network and the averages that make targets, block by block: minutes at the start.
+        recompute: keep the blocks' inputs alone and compute the rest again in the backward pass: less memory, a third
+            more time of the online network, equal gradients.
+        micro_batches: per optimiser step, over all processes; more of them than processes accumulate gradients. By
+            default one for each process; a resumed run keeps the number it was started with.
+
+    Example:
+        >>> Engine(precision="bf16", micro_batches=8)
+        Engine(mode='ddp', precision='bf16', compile=False, recompute=False, micro_batches=8)
+    """
+
+    mode: Literal["ddp", "fsdp"] = "ddp"
+    precision: Literal["no", "bf16"] = "no"
+    compile: bool = False
+    recompute: bool = False
+    micro_batches: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, kinds in (("mode", ("ddp", "fsdp")), ("precision", ("no", "bf16"))):
+            if (value := getattr(self, name)) not in kinds:
+                raise ValueError(f"{name} must be one of {', '.join(kinds)}, got {value!r}")
+        if self.micro_batches is not None:
+            check_count("micro_batches", self.micro_batches)
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What a training leaves on the disk, and where it starts from.
+
+    Attributes:
+        folder: of the checkpoints; without one ``fit`` writes none, and a run takes its own, out/runs/NAME-SEED-KEY.
+        save_every: optimiser steps between checkpoints, of which the newest two stay; by default one at the end.
+        resume: start from the newest checkpoint in the folder (from the beginning, where there is none); without it a
+            folder that has checkpoints is refused.
+        from_step: resume from the checkpoint of this step instead; later ones are deleted.
+
+    Example:
+        >>> Saving("out/mine", save_every=200, resume=True).folder
+        PosixPath('out/mine')
+    """
+
+    folder: Path | None = None
+    save_every: int | None = None
+    resume: bool = False
+    from_step: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.folder is not None:
+            object.__setattr__(self, "folder", Path(self.folder).expanduser())
+        if self.save_every is not None:
+            check_count("save_every", self.save_every)
+        if type(self.resume) is not bool:
+            raise ValueError(f"resume must be True or False, got {self.resume!r}; from_step names a checkpoint")
+        if self.from_step is not None:
+            check_count("from_step", self.from_step)
+            if not self.resume:
+                raise ValueError("from_step goes with resume=True")
+
+
+@dataclass(frozen=True)
+class Logging:
+    """What a training shows while it runs.
+
+    Attributes:
+        tracker: tensorboard writes the folder ``logs`` beside the checkpoints; none, the default, writes nothing.
+        log_every: optimiser steps per line of the logs, a divisor of ``save_every``; by default the largest up to 100.
+        vae: name or folder of the VAE that made the latents: sheets of decoded samples go to the logs.
+        samples_every: optimiser steps between them, a multiple of ``log_every``; by default as ``save_every``.
+
+    Example:
+        >>> Logging(tracker="tensorboard", log_every=20)
+        Logging(tracker='tensorboard', log_every=20, vae=None, samples_every=None)
+    """
+
+    tracker: Literal["tensorboard", "none"] | None = None
+    log_every: int | None = None
+    vae: str | None = None
+    samples_every: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.tracker not in ("tensorboard", "none", None):
+            raise ValueError(f"tracker must be one of tensorboard, none, got {self.tracker!r}")
+        for name in ("log_every", "samples_every"):
+            if (value := getattr(self, name)) is not None:
+                check_count(name, value)
