@@ -36,6 +36,9 @@ napoleon_use_ivar = True
 # Names without an inventory to look them up in: nothing is fetched while the book is built.
 FOREIGN = "pd|accelerate|argparse|collections|datetime|matplotlib|nbformat|numpy|os|pathlib|torch|typing"
 nitpick_ignore_regex = [("py:.*", rf"({FOREIGN})\..*")]
+# The same where autodoc leaves a name as the source has it: in the arguments of classes, and beside names that are
+# imported for the type checker alone.
+nitpick_ignore = [("py:class", name) for name in ("Dataset", "Path", "Tensor", "nn.Module")]
 
 # Nothing is fetched while the book is read: MathJax with all its TeX extensions in one file, the widget manager beside.
 MATHJAX = Path(import_module("sphinx-mathjax-offline").__file__ or "").parent / "static" / "mathjax"
@@ -86,7 +89,11 @@ def describe_figures(app: Sphinx, doctree: nodes.document) -> None:
 
 def before_napoleon(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Let docstrings say ``|x|``, ``fast, slow: decays``, and of an attribute or a result ``Where: in the folder``."""
+    example = False
     for i, line in enumerate(lines):
+        example = line.lstrip().startswith(">>> ") or (example and bool(line.strip()))
+        if example:  # as it is, with its output
+            continue
         line = re.sub(r"(``.*?``)|\|", lambda match: match[1] or r"\|", line)
         line = re.sub(r"^ +\w+(, \w+)+:", lambda match: match[0].replace(", ", ","), line)
         if what in ("attribute", "data", "property") or lines[i - 1].strip() == "Returns:":

@@ -12,13 +12,14 @@ Nine rooms, from the ground up; a room imports only rooms below it:
 * ``ismkit.sweeps``: many trainings compared, the ladder of ablations;
 * ``ismkit.lessons``: the ledger of claims, exercises, figures, closed forms.
 
-The public names of all rooms but the lessons' are here too, and each is imported when it is first used::
+The public names of all rooms but the lessons' are here too, and each is imported when it is first used:
 
-    import torch
-    from ismkit import released, sample
-
-    net, card = released("ism_plus")
-    latents = sample(net, torch.randn(10, 4, 8, 8), torch.arange(10), w=1.0, nfe=1)
+>>> import torch
+>>> from ismkit import released, sample
+>>> net, card = released("ism_plus")
+>>> latents = sample(net, torch.randn(10, 4, 8, 8), torch.arange(10), w=1.0, nfe=1)
+>>> latents.shape
+torch.Size([10, 4, 8, 8])
 """
 
 import lazy_loader

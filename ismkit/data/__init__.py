@@ -1,4 +1,4 @@
-"""What is learnt from: 2D sets, Fashion-MNIST and its latent space, photographs, and the stream of batches."""
+"""What models are trained on: 2D sets, Fashion-MNIST and its latent space, photographs, and the stream of batches."""
 
 import lazy_loader
 

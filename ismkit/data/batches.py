@@ -25,7 +25,7 @@ from ismkit.utils.seeding import stream
 
 @runtime_checkable
 class StochasticDataset(Protocol):
-    """A data set whose samples are drawn anew each time, such as :class:`ismkit.imagenet.latents.Latents`."""
+    """A data set whose samples are drawn each time they are read, such as :class:`ismkit.imagenet.latents.Latents`."""
 
     def take(self, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Samples x (B, ...) and y (B,) of rows ``index`` (B,) int64, by draws from ``rng`` alone."""
@@ -34,14 +34,37 @@ class StochasticDataset(Protocol):
 class Batches:
     """Endless shuffled batches in an order that is a pure function of the seed, so that any step can resume.
 
-    Every epoch is one permutation of the data, drawn from (seed, epoch). Step k takes the next
-    ``micro_batches * batch_size`` samples of the endless row of permutations and micro-batch j its j-th part. So a
-    stream from step k equals one from 0 after k batches, and the micro-batches of a step make up the batch of a single
-    stream with ``batch_size * micro_batches``. A batch may span two epochs: no sample is skipped or repeated in one.
+    Every epoch is one permutation of the data, drawn from (seed, epoch). Step k takes the next ``micro_batches *
+    batch_size`` samples of the endless row of permutations and micro-batch j its j-th part. So a stream from step k
+    equals one from 0 after k batches, and the micro-batches of a step make up the batch of a single stream with
+    ``batch_size * micro_batches``. A batch may span two epochs: no sample is skipped or repeated in one.
 
-    ``data`` is a :class:`~ismkit.data.sets.Labelled` set, indexed directly; a :class:`StochasticDataset` one, whose
-    draws are a function of (seed, micro_batch, step); or any map-style dataset of (x, y), read by ``num_workers``
-    processes of a ``DataLoader``. Random transforms inside such a dataset are not replayed.
+    Args:
+        data: a :class:`~ismkit.data.sets.Labelled` set, indexed directly; a :class:`StochasticDataset`, whose draws are
+            a function of (seed, micro_batch, step); or any map-style dataset of (x, y). Random transforms inside the
+            last kind are not replayed.
+        batch_size: samples in a batch, 1 .. n.
+        seed: of the order.
+        num_workers: processes that read a map-style dataset; 0 reads in this one.
+        groups: order each epoch so that the pools of the coupling hold few classes; by default not.
+
+    Raises:
+        ValueError: for sizes out of range, or groups for data without classes.
+
+    Example:
+        Two epochs of ten samples in batches of four, then the same from step 3 on:
+
+        >>> from itertools import islice
+        >>> import torch
+        >>> from ismkit import Batches, Labelled
+        >>> x = torch.arange(10.0)[:, None]
+        >>> batches = Batches(Labelled(x, torch.zeros(10).long(), 1, ("all",)), batch_size=4, seed=0)
+        >>> drawn = torch.stack([x.flatten() for x, y in islice(batches.stream(), 5)])
+        >>> [sorted(epoch) == x.flatten().tolist() for epoch in drawn.view(2, 10).tolist()]
+        [True, True]
+        >>> x, y = next(batches.stream(step=3))
+        >>> x.flatten().equal(drawn[3])
+        True
     """
 
     def __init__(
@@ -68,7 +91,19 @@ class Batches:
         return settings | ({"groups": self.groups} if self.groups else {})
 
     def stream(self, step: int = 0, micro_batch: int = 0, micro_batches: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches ``x`` (batch_size, ...), ``y`` (batch_size,) of one micro-batch from ``step`` on, without end."""
+        """Read the batches of one micro-batch from a step on, without end.
+
+        Args:
+            step: the first step, 0 or more.
+            micro_batch: which part of each step, in [0, micro_batches).
+            micro_batches: parts of a step.
+
+        Returns:
+            An iterator of ``x`` (batch_size, ...) and ``y`` (batch_size,).
+
+        Raises:
+            ValueError: for a step or micro-batch out of range, or if a step would hold a sample twice.
+        """
         if step < 0:
             raise ValueError(f"step must be at least 0, got {step}")
         if not 0 <= micro_batch < micro_batches:
@@ -133,13 +168,32 @@ class Batches:
 
 @dataclass(frozen=True)
 class ClassGroups:
-    """How the pools of a stream are grouped by class.
+    """How the pools of a stream are grouped by class, so that assignment within classes has enough to choose from.
+
+    This kit's choice, for sets of many classes such as ImageNet.
 
     Attributes:
         pool: K, the batches in one pool: that of the coupling, ``Coupling.pool``.
         classes: how many classes a pool holds, about. Pieces of a class are equal, and as near to ``K M / classes``
             rows as that allows: a class with fewer rows is one piece, and a pool that begins or ends within a piece
             holds one class more.
+
+    Raises:
+        ValueError: if one of them is no integer of at least 1.
+
+    Example:
+        100 classes of 64 rows, pools of 4 batches of 64. Without groups a pool holds nearly all classes:
+
+        >>> import torch
+        >>> from ismkit import Batches, ClassGroups, Labelled
+        >>> y = torch.arange(6400) % 100
+        >>> data = Labelled(torch.zeros(6400, 1), y, 100, tuple(map(str, range(100))))
+        >>> for groups in (None, ClassGroups(pool=4, classes=4)):
+        ...     stream = Batches(data, 64, seed=0, groups=groups).stream()
+        ...     labels = torch.cat([next(stream)[1] for batch in range(4)])
+        ...     print(len(labels.unique()))
+        94
+        4
     """
 
     pool: int

@@ -24,6 +24,7 @@ from ismkit.utils.weights import CheckpointError, load_weights, save_weights
 
 Split = Literal["train", "test"]
 
+#: The names of the ten classes, in the order of their labels.
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 # In code and not only in the folder's SHA256SUMS, so that altering both data and sums does not go unseen.
@@ -48,11 +49,28 @@ FASHION_MNIST_FILES = {  # bytes, SHA-256
 
 
 def fashion_mnist(split: Split, root: Path | None = None) -> Labelled:
-    """Fashion-MNIST (Xiao et al., arXiv 1708.07747): x (n, 1, 28, 28) float32 in [-1, 1]; n = 60000 or 10000.
+    """Read Fashion-MNIST (Xiao et al., arXiv 1708.07747), with its checksums verified.
 
-    ``root`` is the folder that holds ``fashion-mnist/``, by default :func:`~ismkit.utils.files.data_root`. Each file is
-    checked against its SHA-256 sum before it is read: :class:`~ismkit.utils.files.DataError` if it is missing,
-    truncated or altered.
+    Args:
+        split: ``train``, 60 000 images, or ``test``, 10 000.
+        root: the folder that holds ``fashion-mnist/``, by default :func:`~ismkit.utils.files.data_root`.
+
+    Returns:
+        Images (n, 1, 28, 28) float32 in [-1, 1], -1 being black, of ten classes.
+
+    Raises:
+        ValueError: for another split.
+        DataError: if a file is missing, truncated or altered.
+
+    Example:
+        >>> from ismkit import fashion_mnist
+        >>> data = fashion_mnist("test")
+        >>> data.x.shape, (data.x.min().item(), data.x.max().item())
+        (torch.Size([10000, 1, 28, 28]), (-1.0, 1.0))
+        >>> data.y.bincount().tolist()
+        [1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000]
+        >>> [data.class_names[label] for label in data.y[:3]]
+        ['Ankle boot', 'Pullover', 'Trouser']
     """
     if split not in get_args(Split):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
@@ -78,11 +96,27 @@ WEIGHTS_SHA256 = "5ceb6324f812045386fe7b5f09d77b03a61c5377dafbe02d4f393519e1a279
 
 
 class FashionAutoencoder(nn.Module):
-    """28 x 28 grey images in [-1, 1] to latents (4, 8, 8) of zero mean and unit variance per channel, and back.
+    """Autoencoder of clothes: grey images (28 x 28) in [-1, 1] to latents (4, 8, 8) of unit variance, and back.
+
+    It is diffusers' ``AutoencoderKL``, the class of the full run's (arXiv 2112.10752), at a size of this kit's choice.
+    A new one is untrained; :func:`load_autoencoder` gives the released one.
 
     Attributes:
         vae: diffusers' ``AutoencoderKL``.
         mean, std: of the posterior means over the training set, (4,): the scaling of this latent space.
+
+    Example:
+        A latent has 256 numbers for 784 pixels:
+
+        >>> import torch
+        >>> from ismkit import FashionAutoencoder
+        >>> autoencoder = FashionAutoencoder().eval()
+        >>> images = torch.zeros(2, 1, 28, 28)
+        >>> with torch.no_grad():
+        ...     latents = autoencoder.encode(images)
+        ...     restored = autoencoder.decode(latents)
+        >>> latents.shape, restored.shape
+        (torch.Size([2, 4, 8, 8]), torch.Size([2, 1, 28, 28]))
     """
 
     def __init__(self) -> None:
@@ -107,7 +141,17 @@ class FashionAutoencoder(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def posterior(self, images: Tensor) -> Any:
-        """Diagonal Gaussian over unscaled latents of images (B, 1, 28, 28) in [-1, 1]."""
+        """Compute the posterior, a diagonal Gaussian over unscaled latents.
+
+        Args:
+            images: (B, 1, 28, 28) in [-1, 1].
+
+        Returns:
+            diffusers' distribution, with ``mean`` and ``std`` (B, 4, 8, 8).
+
+        Raises:
+            ValueError: for another shape.
+        """
         if images.shape[1:] != (1, SIDE, SIDE):
             raise ValueError(f"images must have shape (B, 1, {SIDE}, {SIDE}), got {tuple(images.shape)}")
         margin = (PADDED - SIDE) // 2
@@ -115,17 +159,44 @@ class FashionAutoencoder(nn.Module):
         return self.vae.encode(F.pixel_unshuffle(padded, 2)).latent_dist
 
     def reconstruct(self, unscaled: Tensor) -> Tensor:
-        """Images (B, 1, 28, 28), not clamped, of unscaled latents (B, 4, 8, 8)."""
+        """Decode unscaled latents.
+
+        Args:
+            unscaled: (B, 4, 8, 8).
+
+        Returns:
+            Images (B, 1, 28, 28), not clamped.
+        """
         margin = (PADDED - SIDE) // 2
         return F.pixel_shuffle(self.vae.decode(unscaled).sample, 2)[..., margin:-margin, margin:-margin]
 
     def encode(self, images: Tensor) -> Tensor:
-        """Scaled posterior means of images: (B, 1, 28, 28) in [-1, 1] -> (B, 4, 8, 8)."""
+        """Encode images as scaled posterior means.
+
+        Args:
+            images: (B, 1, 28, 28) in [-1, 1].
+
+        Returns:
+            Latents (B, 4, 8, 8).
+
+        Raises:
+            ValueError: for another shape.
+        """
         latents = (self.posterior(images).mean - self.mean[:, None, None]) / self.std[:, None, None]
         return latents.contiguous()  # not channels last: what reads them gets the same as from a file
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images of scaled latents: (B, 4, 8, 8) -> (B, 1, 28, 28) in [-1, 1]."""
+        """Decode scaled latents.
+
+        Args:
+            latents: (B, 4, 8, 8).
+
+        Returns:
+            Images (B, 1, 28, 28), clamped to [-1, 1].
+
+        Raises:
+            ValueError: for another shape.
+        """
         if latents.shape[1:] != SHAPE:
             raise ValueError(f"latents must have shape (B, {', '.join(map(str, SHAPE))}), got {tuple(latents.shape)}")
         return self.reconstruct(latents * self.std[:, None, None] + self.mean[:, None, None]).clamp(-1, 1)
@@ -133,24 +204,61 @@ class FashionAutoencoder(nn.Module):
 
 @torch.no_grad()
 def in_batches(function: Any, x: Tensor, *, batch: int = 250, label: str = "", progress: bool | None = False) -> Tensor:
-    """Apply ``function`` to ``x`` (n, ...) in batches without gradients, with a progress bar on request."""
+    """Apply a function in batches, without gradients.
+
+    Args:
+        function: of a batch (b, ...); what it returns has one row for each of the batch.
+        x: (n, ...).
+        batch: rows at one time.
+        label: of the progress bar.
+        progress: show one; by default not, and with None unless the environment says CI.
+
+    Returns:
+        The results, joined, (n, ...).
+
+    Example:
+        >>> import torch
+        >>> from ismkit.data import in_batches
+        >>> def square(x):
+        ...     print(f"{len(x)} rows")
+        ...     return x * x
+        >>> in_batches(square, torch.arange(5), batch=2)
+        2 rows
+        2 rows
+        1 rows
+        tensor([ 0,  1,  4,  9, 16])
+    """
     parts = progress_bar(x.split(batch), show=progress, desc=label, unit="batch")
     return torch.cat([function(part) for part in parts])
 
 
 def fashion_latents(cache: Path, count: int | None = None, *, progress: bool | None = None) -> Labelled:
-    """The training images of Fashion-MNIST in the latent space of the released autoencoder, x (n, 4, 8, 8).
+    """Encode the training images of Fashion-MNIST with the released autoencoder.
 
-    All of them are encoded once, in about half a minute, and kept in ``cache``; the file's name holds the checksum of
+    All of them are encoded once, in about half a minute, and kept in ``cache``. The file's name holds the checksum of
     the autoencoder, so that latents of another one are never mixed in, and the file that of the latents.
 
     Args:
-        cache: folder of the encoded set.
+        cache: folder of the encoded set; made if missing.
         count: encode the first ``count`` images only, without a cache; by default all 60 000.
         progress: show a progress bar; by default unless the environment says CI.
 
+    Returns:
+        Latents (n, 4, 8, 8) of zero mean and unit variance per channel, with the labels of the images.
+
     Raises:
+        ValueError: if ``count`` is not 1 .. 60 000.
         CheckpointError: if the autoencoder's file or that in the cache is truncated or altered.
+        DataError: if the images are missing, truncated or altered.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ismkit import fashion_latents
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     data = fashion_latents(Path(folder), count=100, progress=False)
+        >>> data.x.shape, [round(std, 1) for std in data.x.std((0, 2, 3)).tolist()]
+        (torch.Size([100, 4, 8, 8]), [1.0, 1.0, 1.0, 1.0])
     """
     images = fashion_mnist("train")
     if count is not None and not 1 <= count <= len(images):
@@ -233,10 +341,28 @@ def reconstruction_error(autoencoder: FashionAutoencoder, images: Tensor) -> flo
 
 
 def load_autoencoder(path: str | os.PathLike[str] | None = None) -> FashionAutoencoder:
-    """The released autoencoder (``data/weights/fashion_autoencoder.safetensors``), its checksum verified, in eval mode.
+    """Load the released autoencoder, its checksum verified, or the one in a file.
+
+    Args:
+        path: of the file, by default ``data/weights/fashion_autoencoder.safetensors``. The checksum of another file is
+            not known here.
+
+    Returns:
+        The autoencoder in eval mode, without gradients.
 
     Raises:
         CheckpointError: if the file is missing, truncated, altered or of another network.
+        DataError: if there is no ``data/`` folder.
+
+    Example:
+        An image, encoded and decoded, differs little from itself:
+
+        >>> from ismkit import fashion_mnist, load_autoencoder
+        >>> autoencoder = load_autoencoder()
+        >>> images = fashion_mnist("test").x[:20]
+        >>> restored = autoencoder.decode(autoencoder.encode(images))
+        >>> (restored - images).square().mean().item() < 0.05 * images.var().item()
+        True
     """
     autoencoder = FashionAutoencoder()
     default = data_root() / "weights" / "fashion_autoencoder.safetensors"

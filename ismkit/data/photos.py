@@ -40,11 +40,23 @@ COLOURED = ("astronaut", "cat", "coffee", "rocket")
 
 @cache
 def photograph(name: str) -> Tensor:
-    """A photograph, a key of ``PHOTOGRAPHS``, as grey values (H, W) float32 in [-1, 1]; both sides 300 pixels or more.
+    """Read a photograph of scikit-image's wheel as grey values.
+
+    Args:
+        name: a key of ``PHOTOGRAPHS``.
+
+    Returns:
+        The picture, (H, W) float32 in [-1, 1]; both sides have 300 pixels or more.
 
     Raises:
         ValueError: for another name.
         DataError: if scikit-image is not installed, or without its pictures.
+
+    Example:
+        >>> from ismkit.data import photograph
+        >>> picture = photograph("camera")
+        >>> picture.shape, (picture.min().item(), picture.max().item())
+        (torch.Size([512, 512]), (-1.0, 1.0))
     """
     from PIL import Image  # comes with scikit-image
 
@@ -66,13 +78,34 @@ def _path(name: str) -> Path:
 
 
 def photographs(n: int, side: int, seed: int, shrink: int = 2) -> Labelled:
-    """``n`` random patches x (n, 1, side, side) in [-1, 1]; the class is the photograph, an equal share of each.
+    """Draw random patches of natural photographs; the class is the photograph, an equal share of each.
 
     A patch is a window of ``shrink * side`` pixels, mirrored or not, averaged in blocks of ``shrink`` pixels: what a
-    camera further away would see. The same seed gives the same patches.
+    camera further away would see.
+
+    Args:
+        n: number of patches, 1 or more.
+        side: of a patch in pixels.
+        seed: equal arguments give equal patches.
+        shrink: pixels of the photograph along a pixel of the patch.
+
+    Returns:
+        Patches (n, 1, side, side) float32 in [-1, 1].
 
     Raises:
         ValueError: if n, side or shrink is below 1, or a window larger than the smallest photograph.
+        DataError: if scikit-image is not installed, or without its pictures.
+
+    Example:
+        Natural pictures have much power at low frequencies and little at high ones:
+
+        >>> from ismkit import photographs, radial_spectrum
+        >>> data = photographs(200, side=16, seed=0)
+        >>> data.x.shape, data.y.bincount().tolist()
+        (torch.Size([200, 1, 16, 16]), [20, 20, 20, 20, 20, 20, 20, 20, 20, 20])
+        >>> frequencies, power = radial_spectrum(data.x)
+        >>> (power[1] > 20 * power[8]).item()
+        True
     """
     for what, value in (("n", n), ("side", side), ("shrink", shrink)):
         if value < 1:
@@ -99,15 +132,35 @@ def photographs(n: int, side: int, seed: int, shrink: int = 2) -> Labelled:
 
 
 def photo_folder(folder: str | os.PathLike[str], per_class: int, side: int = 256, seed: int = 0) -> Path:
-    """Write colour pictures as a folder of class folders, ``per_class`` PNG files of ``side`` x ``side`` in each.
+    """Write photographs as a folder of class folders: for a trial, what ImageNet is for the full run.
 
-    The classes are the photographs in ``COLOURED``; a picture is a random square window of one, between half and all
-    of its shorter edge, resized. The same seed gives the same pictures. What ImageNet is to the full run, this is to
-    a trial of it.
+    The classes are the photographs in ``COLOURED``. A picture is a random square window of one, between half and all of
+    its shorter edge, resized.
+
+    Args:
+        folder: where the class folders go; new or empty.
+        per_class: PNG files in each class.
+        side: of a picture in pixels.
+        seed: equal arguments give equal pictures.
+
+    Returns:
+        The folder.
 
     Raises:
         ValueError: if per_class or side is below 1.
         DataError: if the folder holds other files, or scikit-image is missing.
+
+    Example:
+        >>> import tempfile
+        >>> from ismkit import photo_folder
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pictures = photo_folder(folder, per_class=2, side=32)
+        ...     for path in sorted(pictures.rglob("c*/*.png")):
+        ...         print(path.relative_to(folder).as_posix())
+        cat/0000.png
+        cat/0001.png
+        coffee/0000.png
+        coffee/0001.png
     """
     for what, value in (("per_class", per_class), ("side", side)):
         if value < 1:

@@ -15,9 +15,32 @@ from ismkit.utils.seeding import stream
 
 @dataclass(frozen=True, eq=False)
 class Labelled(Dataset[tuple[Tensor, Tensor]]):
-    """Labelled points or images, whole in memory.
+    """Labelled points or images, all in memory.
 
-    ``x`` (n, ...) floating; ``y`` (n,) int64 in [0, num_classes); one name per class.
+    Indexing gives tensors, not copies of single samples: ``data[i]`` is ``(x[i], y[i])`` for a number, a slice or a
+    tensor of indices.
+
+    Attributes:
+        x: samples, (n, ...) floating point.
+        y: labels, (n,) int64 in [0, num_classes).
+        num_classes: how many classes there are; also the null label.
+        class_names: one name per class.
+
+    Raises:
+        TypeError: if ``x`` is not floating point, or ``y`` not int64.
+        ValueError: if shapes, labels or names do not fit each other.
+
+    Example:
+        >>> import torch
+        >>> from ismkit import Labelled
+        >>> data = Labelled(torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([0, 0, 1]), 2, ("low", "high"))
+        >>> len(data), data[1:]
+        (3, (tensor([[1.],
+                [5.]]), tensor([0, 1])))
+        >>> Labelled(data.x, torch.tensor([0, 1, 2]), 2, ("low", "high"))
+        Traceback (most recent call last):
+            ...
+        ValueError: y must lie in [0, 2), got labels from 0 to 2
     """
 
     x: Tensor
@@ -48,16 +71,38 @@ class Labelled(Dataset[tuple[Tensor, Tensor]]):
         return self.x[index], self.y[index]
 
 
-# The mixture of `eight_gaussians`: equal weights, covariance EIGHT_GAUSSIANS_STD^2 I, means on a circle of
-# radius sqrt(2), so that each coordinate of the means has variance 1.
 EIGHT_GAUSSIANS_STD = 0.1
+#: The means of :func:`eight_gaussians`, (8, 2): on a circle of radius sqrt(2), so that each coordinate has variance 1.
 EIGHT_GAUSSIANS_MEANS = math.sqrt(2) * torch.tensor(
     [(math.cos(k * math.pi / 4), math.sin(k * math.pi / 4)) for k in range(8)]
 )
 
 
 def eight_gaussians(n: int, seed: int) -> Labelled:
-    """``n`` draws from the mixture above; the class is the component, at 45 degrees times its number."""
+    """Draw points from eight Gaussians on a circle, a set that is common for flow models; their exact field is known.
+
+    Weights are equal, the means are :data:`EIGHT_GAUSSIANS_MEANS`, each component has standard deviation 0.1 in both
+    directions. :data:`ismkit.lessons.closed_forms.EIGHT_GAUSSIANS` is this mixture with its exact velocity.
+
+    Args:
+        n: number of points, 1 or more.
+        seed: equal arguments give equal points.
+
+    Returns:
+        Points (n, 2) with E|x|^2 = 2.02; the class is the component, at 45 degrees times its number.
+
+    Raises:
+        ValueError: if ``n`` is below 1.
+
+    Example:
+        The mean of class 2 is near the top of the circle, (0, sqrt 2):
+
+        >>> from ismkit import eight_gaussians
+        >>> data = eight_gaussians(4000, seed=0)
+        >>> x, y = data[:]
+        >>> [round(value, 1) + 0.0 for value in x[y == 2].mean(0).tolist()], data.class_names[2]
+        ([0.0, 1.4], '90 degrees')
+    """
     generator = _generator("eight_gaussians", n, seed)
     y = torch.randint(8, (n,), generator=generator)
     x = EIGHT_GAUSSIANS_MEANS[y] + EIGHT_GAUSSIANS_STD * torch.randn(n, 2, generator=generator)
@@ -65,7 +110,26 @@ def eight_gaussians(n: int, seed: int) -> Labelled:
 
 
 def two_moons(n: int, seed: int) -> Labelled:
-    """Two interleaved half circles (classes: upper, lower), centred and scaled so that E|x|^2 is about 2."""
+    """Draw points from two interleaved half circles, centred and scaled so that E|x|^2 is about 2.
+
+    Args:
+        n: number of points, 1 or more.
+        seed: equal arguments give equal points.
+
+    Returns:
+        Points (n, 2) of the classes upper and lower.
+
+    Raises:
+        ValueError: if ``n`` is below 1.
+
+    Example:
+        >>> from ismkit import two_moons
+        >>> x, y = two_moons(4000, seed=0)[:]
+        >>> round(x.square().sum(1).mean().item(), 1)
+        2.0
+        >>> (x[y == 0].mean(0) + x[y == 1].mean(0)).abs().max().item() < 0.1  # each moon is the other one turned
+        True
+    """
     generator = _generator("two_moons", n, seed)
     y = torch.randint(2, (n,), generator=generator)
     angle = math.pi * torch.rand(n, generator=generator)
@@ -75,7 +139,29 @@ def two_moons(n: int, seed: int) -> Labelled:
 
 
 def checkerboard(n: int, seed: int) -> Labelled:
-    """Uniform on the 8 dark unit squares of a 4 x 4 board over [-2, 2]^2; the class is the row's parity."""
+    """Draw points uniformly from the 8 dark unit squares of a 4 x 4 board over [-2, 2]^2.
+
+    Args:
+        n: number of points, 1 or more.
+        seed: equal arguments give equal points.
+
+    Returns:
+        Points (n, 2) with E|x|^2 = 8/3; the class is the row's parity.
+
+    Raises:
+        ValueError: if ``n`` is below 1.
+
+    Example:
+        A square is dark where the numbers of its row and its column have one parity:
+
+        >>> from ismkit import checkerboard
+        >>> x, y = checkerboard(4000, seed=0)[:]
+        >>> squares = x.floor().long() + 2  # column and row, each 0 .. 3
+        >>> sorted(map(tuple, squares.unique(dim=0).tolist()))
+        [(0, 0), (0, 2), (1, 1), (1, 3), (2, 0), (2, 2), (3, 1), (3, 3)]
+        >>> (squares[:, 1] % 2).equal(y)
+        True
+    """
     generator = _generator("checkerboard", n, seed)
     row = torch.randint(4, (n,), generator=generator)
     column = 2 * torch.randint(2, (n,), generator=generator) + row % 2
@@ -84,7 +170,27 @@ def checkerboard(n: int, seed: int) -> Labelled:
 
 
 def spirals(n: int, seed: int) -> Labelled:
-    """Two arms of 1.5 turns, one the other turned by 180 degrees; E|x|^2 is about 2."""
+    """Draw points from two spiral arms of 1.5 turns, one the other turned by 180 degrees; E|x|^2 is about 2.
+
+    Args:
+        n: number of points, 1 or more.
+        seed: equal arguments give equal points.
+
+    Returns:
+        Points (n, 2), one class for each arm.
+
+    Raises:
+        ValueError: if ``n`` is below 1.
+
+    Example:
+        The arms wind 1.5 times, so along the positive x axis they take turns:
+
+        >>> from ismkit import spirals
+        >>> x, y = spirals(20_000, seed=0)[:]
+        >>> near = (x[:, 1].abs() < 0.05) & (x[:, 0] > 0)
+        >>> [y[near & ((x[:, 0] - r).abs() < 0.1)].unique().tolist() for r in (2 / 3, 4 / 3, 2)]
+        [[1], [0], [1]]
+    """
     generator = _generator("spirals", n, seed)
     y = torch.randint(2, (n,), generator=generator)
     reach = torch.rand(n, generator=generator).sqrt()  # the root keeps the density even along the arm

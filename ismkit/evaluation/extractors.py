@@ -1,8 +1,8 @@
 """The networks in whose features images are compared: torch-fidelity's with pinned weights, and a small one for tests.
 
 All of them take uint8 images (B, 3, H, W) and resize them by their own rule, which is part of the protocol. Weights are
-looked for where torch keeps its own (``$TORCH_HOME/hub/checkpoints``), held to a SHA-256 sum before they are read, and
-downloaded only on request, after the file, its size and its sum have been named.
+looked for where torch keeps its own (``$TORCH_HOME/hub/checkpoints``), checked against a SHA-256 sum before they are
+read, and downloaded only on request, after the file, its size and its sum have been named.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class SmallNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        with torch.random.fork_rng(devices=[]):  # layers draw from the global generator, in vain
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced below
             self.first = nn.Conv2d(3, 16, 4, stride=2)
             self.second = nn.Conv2d(16, 32, 4, stride=2)
             self.head = nn.Linear(48, 10)
@@ -235,16 +235,32 @@ class Extractor:
 
 
 def load_extractor(name: str, device: torch.device | str = "cpu", *, download: bool = False) -> Extractor:
-    """A feature network, created through torch-fidelity, its weights verified.
+    """Load a feature network, created through torch-fidelity, its weights verified.
 
     Args:
-        name: ``inception`` (FID, sFID, IS, precision, recall), ``dinov2`` (FD-DINOv2) or ``small`` (tests).
+        name: ``inception`` (FID, arXiv 1706.08500, sFID, IS, precision, recall), ``dinov2`` (FD-DINOv2, arXiv
+            2306.04675) or ``small`` (tests).
         device: where it runs.
         download: fetch missing weights; DINOv2's code, at a pinned commit, is then fetched by ``torch.hub`` too.
+
+    Returns:
+        The network: called with uint8 images (B, 3, H, W), it returns features by layer, each (B, F).
 
     Raises:
         ValueError: for another name.
         DataError: if the weights are missing or altered.
+
+    Example:
+        >>> import torch
+        >>> from ismkit.evaluation import load_extractor
+        >>> extractor = load_extractor("small")
+        >>> features = extractor(torch.zeros(2, 3, 256, 256, dtype=torch.uint8))
+        >>> {layer: tuple(values.shape) for layer, values in features.items()}
+        {'pool': (2, 48), 'spatial': (2, 112), 'logits': (2, 10)}
+
+        The network of FID is a file of 96 MB, fetched once:
+
+        >>> inception = load_extractor("inception", download=True)  # doctest: +SKIP
     """
     if name not in EXTRACTORS:
         raise ValueError(f"extractor must be one of {', '.join(EXTRACTORS)}, got {name!r}")

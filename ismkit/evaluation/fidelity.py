@@ -41,6 +41,7 @@ class Metric(NamedTuple):
     layer: str
 
 
+#: The metrics that ``ismkit evaluate`` knows by name: title, feature network, and layer.
 METRICS: dict[str, Metric] = {
     "fid": Metric("FID", "inception", "pool"),
     "sfid": Metric("sFID", "inception", "spatial"),
@@ -52,7 +53,14 @@ METRICS: dict[str, Metric] = {
 
 
 def choose(names: Sequence[str], features: str | None = None) -> dict[str, Metric]:
-    """Metrics by name; with ``features`` all of them read that network instead of their own, and say so.
+    """Choose metrics by name.
+
+    Args:
+        names: keys of :data:`METRICS`.
+        features: name of a feature network that all of them read instead of their own; their titles then say so.
+
+    Returns:
+        The metrics by name, in the order of :data:`METRICS`.
 
     Raises:
         ValueError: for an unknown name.
@@ -140,15 +148,42 @@ def inception_score(logits: Tensor) -> float:
 class ImageJudge:
     """Scores a model of image latents, setting by setting, and keeps samples and features.
 
+    Metrics: FID (arXiv 1706.08500), sFID (arXiv 2103.03841), inception score (arXiv 1606.03498), precision and recall
+    (arXiv 1904.06991), FD-DINOv2 (arXiv 2306.04675); see :data:`METRICS`.
+
     Attributes:
         vae: decodes the latents; on the device.
         metrics: of :func:`choose`.
         extractors: the feature networks that they read, by name.
         references: the statistics that they compare with, by the name of the feature network.
         folder: of all settings; each has its own in it.
-        model: JSON that tells the model from others: ``sha256`` of its file, and ``weights`` in words.
+        model: JSON that identifies the model: ``sha256`` of its file, and ``weights`` in words.
         batch: images at one time.
         per_file: samples per file.
+
+    Example:
+        A tiny model, scored in the features of the small network, which every figure then names:
+
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from ismkit import DiT, ImageJudge, ImageVAE, Setting, write_tiny_vae
+        >>> from ismkit.evaluation import load_extractor, make_reference
+        >>> from ismkit.evaluation.fidelity import choose
+        >>> net = DiT(size=4, channels=4, patch=2, width=16, depth=1, heads=2, num_classes=3).eval()
+        >>> small, rng = load_extractor("small"), torch.Generator().manual_seed(0)
+        >>> real = [torch.randint(256, (20, 3, 32, 32), generator=rng, dtype=torch.uint8)]
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     folder = Path(name)
+        ...     vae = ImageVAE.load(write_tiny_vae(folder / "vae"))
+        ...     reference = make_reference(real, small, folder / "real.safetensors", {}, progress=False)
+        ...     metrics = choose(["fid", "precision"], features="small")
+        ...     judge = ImageJudge(vae, metrics, {"small": small}, {"small": reference}, folder, {"sha256": "0"})
+        ...     (row,) = judge.table(net, [Setting(nfe=1, w=0.0, n=20)])
+        >>> metrics["fid"].title, row["nfe"], row["n"]
+        ('FID [small]', 1, 20)
+        >>> row["fid"] > 0.1, row["precision"]  # what an untrained model draws is nothing like noise of pixels
+        (True, 0.0)
     """
 
     vae: Decoder
@@ -161,7 +196,15 @@ class ImageJudge:
     per_file: int = 500
 
     def check(self, settings: Sequence[Setting]) -> None:
-        """Raise ValueError, before any work, unless all settings can be scored with what is here."""
+        """Refuse, before any work, what cannot be scored with what is here.
+
+        Args:
+            settings: all that are wanted.
+
+        Raises:
+            ValueError: for a setting that the sampler cannot do, too few samples, or a metric whose feature network or
+                reference is missing or does not fit.
+        """
         for setting in settings:
             setting.check()
             if setting.n < SPLITS:
@@ -216,7 +259,18 @@ class ImageJudge:
         return {name: scores[name] for name in self.metrics}
 
     def table(self, net: nn.Module, settings: Sequence[Setting]) -> list[dict[str, Any]]:
-        """A row for each setting: ``nfe``, ``w``, ``n``, ``seed`` and the metrics by name."""
+        """Score a network in some settings.
+
+        Args:
+            net: in eval mode, on this process's device.
+            settings: of the sampler.
+
+        Returns:
+            A row for each setting: ``nfe``, ``w``, ``n``, ``seed`` and the metrics by name.
+
+        Raises:
+            ValueError: before any work, if a setting cannot be scored.
+        """
         self.check(settings)
         return [{**setting._asdict(), **self.score(net, setting)} for setting in settings]
 

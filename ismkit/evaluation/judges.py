@@ -174,7 +174,23 @@ class Score(TypedDict):
 
 
 class Setting(NamedTuple):
-    """One setting in which a model is scored: network evaluations, guidance strength, samples, seed of their noise."""
+    """One setting in which a model is scored.
+
+    Attributes:
+        nfe: network evaluations per sample, a power of two in 1 .. 128.
+        w: guidance strength, >= 0.
+        n: number of samples.
+        seed: of their noise.
+
+    Example:
+        >>> from ismkit import Setting
+        >>> Setting(nfe=4, w=1.0, n=1000).cost  # rows through the networks: four steps, and the judge's own
+        14000.0
+        >>> Setting(nfe=3, w=1.0, n=1000).check()
+        Traceback (most recent call last):
+            ...
+        ValueError: nfe must be one of [1, 2, 4, 8, 16, 32, 64, 128] (the levels of this grid), got 3
+    """
 
     nfe: int
     w: float
@@ -187,7 +203,11 @@ class Setting(NamedTuple):
         return float(self.n * (self.nfe + 10))
 
     def check(self) -> None:
-        """Raise ValueError unless the sampler knows the number of evaluations and the strength."""
+        """Refuse a setting that the sampler cannot do.
+
+        Raises:
+            ValueError: unless the sampler knows the number of evaluations and the strength, and there are samples.
+        """
         StepGrid().check_nfe(self.nfe)
         if not 0 <= self.w < math.inf:
             raise ValueError(f"w, the guidance strength, must be finite and at least 0, got {self.w}")
@@ -213,13 +233,35 @@ class PointJudge:
     Attributes:
         data: the reference; each class is compared with as many of its points as there are samples.
         device: where the network lives.
+
+    Example:
+        The exact velocity of two classes, one Gaussian each. One Euler step draws the mean of the class, from which the
+        points of the data are some 0.3 away; 128 steps draw the class:
+
+        >>> import torch
+        >>> from ismkit import PointJudge, Setting
+        >>> from ismkit.lessons import ClassMixture
+        >>> mixture = ClassMixture(means=((-1.0, 0.0), (1.0, 0.0)), classes=(0, 1), std=0.2)
+        >>> def net(x, t, d, w, y):
+        ...     return mixture.velocity(x, t, y)
+        >>> judge = PointJudge(mixture.draw(2000, seed=0), torch.device("cpu"))
+        >>> [round(judge.score(net, Setting(nfe, w=0.0, n=200))["w2"], 1) for nfe in (1, 128)]
+        [0.3, 0.1]
     """
 
     data: Labelled
     device: torch.device
 
     def score(self, net: Network, setting: Setting) -> dict[str, float]:
-        """``w2`` and ``curvature`` of ``setting.n`` samples, labels in turn."""
+        """Score samples, labels in turn.
+
+        Args:
+            net: on ``device``.
+            setting: of the sampler.
+
+        Returns:
+            ``w2`` and ``curvature``, the mean over the paths.
+        """
         y = torch.arange(setting.n) % self.data.num_classes
         x0 = torch.randn(setting.n, *self.data.x.shape[1:], generator=stream(setting.seed, "samples")).to(self.device)
         path = trajectory(net, x0, y.to(self.device), w=setting.w, nfe=setting.nfe)
@@ -235,15 +277,31 @@ class PointJudge:
 class FashionJudge:
     """Draws Fashion-MNIST images from a latent-space model and scores them.
 
-    Protocol: n samples with labels 0, 1, ..., 9 in turn; latents decoded to 28 x 28 and clamped to [-1, 1]; features
-    of the kit's own classifier (64 numbers, float64 statistics, no Inception); reference: the 10 000 test images. The
-    Frechet distance shrinks as n grows: compare equal n only. Precision and recall take k = 3 and as many test images
-    as samples.
+    Protocol, this kit's own: n samples with labels 0, 1, ..., 9 in turn; latents decoded to 28 x 28 and clamped to [-1,
+    1]; features of the kit's own classifier (64 numbers, float64 statistics, no Inception); reference: the 10 000 test
+    images. The Frechet distance shrinks as n grows: compare equal n only. Precision and recall take k = 3 and as many
+    test images as samples.
 
     Attributes:
         classifier: the released feature network.
         autoencoder: the released autoencoder.
         device: where the model lives and all of this runs.
+
+    Example:
+        >>> import torch
+        >>> from ismkit import FashionJudge, class_agreement, released
+        >>> judge, (net, card) = FashionJudge.load(), released("ism_plus")
+        >>> y = torch.arange(100) % 10
+        >>> images = judge.draw(net, y, w=1.0, nfe=1)
+        >>> images.shape
+        torch.Size([100, 1, 28, 28])
+        >>> class_agreement(judge.classifier(images), y) > 0.9  # nearly all show the class asked for
+        True
+
+        Scores take seconds, for the features of the test images:
+
+        >>> round(judge.table(net, nfe=[1], w=[1.0], n=1000, seed=1)[0]["frechet"], 2)  # doctest: +SKIP
+        1.62
     """
 
     classifier: FeatureNet
@@ -252,7 +310,17 @@ class FashionJudge:
 
     @classmethod
     def load(cls, device: torch.device | str = "cpu") -> FashionJudge:
-        """The judge with the released, verified weights."""
+        """Load the judge with the released, verified weights.
+
+        Args:
+            device: where it runs.
+
+        Returns:
+            The judge.
+
+        Raises:
+            CheckpointError: if a file is missing, truncated or altered.
+        """
         device = torch.device(device)
         return cls(load_features().to(device), load_autoencoder().to(device), device)
 
@@ -265,7 +333,22 @@ class FashionJudge:
         return Moments(self._real)
 
     def draw(self, net: Network, y: Tensor, *, w: float, nfe: int, seed: int = 0, batch: int = 500) -> Tensor:
-        """Images (n, 1, 28, 28) in [-1, 1] of the labels ``y`` (n,), noise from ``seed``, ``nfe`` calls each."""
+        """Draw images of clothes.
+
+        Args:
+            net: on the judge's device, in eval mode.
+            y: labels, (n,).
+            w: guidance strength, >= 0.
+            nfe: network evaluations per sample.
+            seed: of the noise.
+            batch: samples at one time.
+
+        Returns:
+            Images (n, 1, 28, 28) in [-1, 1].
+
+        Raises:
+            ValueError: for an NFE or a strength that the sampler cannot do.
+        """
         x0 = torch.randn(len(y), *SHAPE, generator=stream(seed, "samples")).to(self.device)
         y = y.to(self.device)
         parts = zip(x0.split(batch), y.split(batch), strict=True)
@@ -273,7 +356,15 @@ class FashionJudge:
         return in_batches(self.autoencoder.decode, latents)
 
     def score_images(self, images: Tensor, y: Tensor) -> dict[str, float]:
-        """Metrics of images (n, 1, 28, 28) that were asked to be of classes ``y`` (n,)."""
+        """Score images.
+
+        Args:
+            images: (n, 1, 28, 28) in [-1, 1].
+            y: the classes that were asked for, (n,).
+
+        Returns:
+            ``frechet``, ``agreement``, ``precision`` and ``recall``.
+        """
         features, logits = embed(self.classifier, images.to(self.device))
         precision, recall = precision_recall(features, self._real[: len(features)])
         return {
@@ -284,7 +375,15 @@ class FashionJudge:
         }
 
     def score(self, net: Network, setting: Setting) -> dict[str, float]:
-        """All metrics of ``setting.n`` samples, labels in turn; curvature over the paths of the first 250."""
+        """Draw and score samples, labels in turn.
+
+        Args:
+            net: on the judge's device, in eval mode.
+            setting: of the sampler.
+
+        Returns:
+            All metrics by name; the curvature is that of the paths of the first 250 samples.
+        """
         y = torch.arange(setting.n) % len(CLOTHES)
         images = self.draw(net, y, w=setting.w, nfe=setting.nfe, seed=setting.seed)
         x0 = torch.randn(len(y), *SHAPE, generator=stream(setting.seed, "samples"))[:CURVED].to(self.device)
@@ -305,7 +404,18 @@ class FashionJudge:
         seed: int = 0,
         progress: bool | None = None,
     ) -> list[Score]:
-        """One :class:`Score` for each NFE and each guidance strength, from the same noise.
+        """Score a network in many settings, from the same noise.
+
+        Args:
+            net: on the judge's device, in eval mode.
+            nfe: numbers of network evaluations.
+            w: guidance strengths.
+            n: samples in each setting, 100 .. 10 000.
+            seed: of the noise.
+            progress: show a bar; by default unless the environment says CI.
+
+        Returns:
+            One :class:`Score` for each NFE and each strength.
 
         Raises:
             ValueError: before any work, unless n is 100 .. 10 000 and the sampler knows every NFE and strength.

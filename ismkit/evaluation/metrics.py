@@ -41,8 +41,33 @@ class HasMoments(Protocol):
 class Moments:
     """Mean and covariance of features (n, F), gathered over batches, in float64 on the CPU.
 
-    Batches are joined by the pairwise update of Chan, Golub and LeVeque (1983): however the features are
-    split, the result is the same to rounding, also when their mean is large beside their spread.
+    Batches are joined by the pairwise update of Chan, Golub and LeVeque (1983): however the features are split, the
+    result is the same to rounding, also when their mean is large beside their spread.
+
+    Args:
+        features: the first samples, (n, F); by default none.
+
+    Attributes:
+        n: number of samples so far.
+        mean: (F,); ValueError before the first sample.
+        cov: (F, F), unbiased (divided by n - 1); ValueError below 2 samples.
+
+    Raises:
+        TypeError: if features are not floating point.
+        ValueError: if features have another shape than (n, F), are not finite, or have another F than those before.
+
+    Example:
+        Two batches give what all rows give at once:
+
+        >>> import torch
+        >>> from ismkit import Moments
+        >>> features = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 2.0]])
+        >>> moments = Moments(features[:1])
+        >>> moments.update(features[1:])
+        >>> moments.n, moments.mean.tolist()
+        (4, [1.0, 1.0])
+        >>> torch.allclose(moments.cov, torch.cov(features.double().T))
+        True
     """
 
     def __init__(self, features: Tensor | None = None) -> None:
@@ -65,7 +90,15 @@ class Moments:
         return self._scatter / (self.n - 1)
 
     def update(self, features: Tensor) -> None:
-        """Add features (n, F) of any float type and device."""
+        """Add samples.
+
+        Args:
+            features: (n, F) of any float type and device.
+
+        Raises:
+            TypeError: if they are not floating point.
+            ValueError: if they are not (n, F), not finite, or have another F than those before.
+        """
         _require_features("features", features)
         features = features.detach().to("cpu", torch.float64)
         batch = Moments()
@@ -75,7 +108,14 @@ class Moments:
         self.merge(batch)
 
     def merge(self, other: Moments) -> None:
-        """Add all samples of ``other``, for instance another process's share."""
+        """Add all samples of other moments, for instance another process's share.
+
+        Args:
+            other: of features of as many dimensions.
+
+        Raises:
+            ValueError: if the numbers of dimensions differ.
+        """
         if other.n == 0:
             return
         if self.n == 0:
@@ -95,11 +135,34 @@ class Moments:
 
 
 def frechet(a: HasMoments, b: HasMoments) -> float:
-    """Fréchet distance (squared 2-Wasserstein distance of the two Gaussians; Heusel et al. 2017 for images).
+    """Compute the Fréchet distance, the squared 2-Wasserstein distance of two Gaussians.
 
-    |mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2). The last trace is the sum of the singular
-    values of C_a^1/2 C_b^1/2, with square roots from symmetric eigen-decompositions: nothing turns complex,
-    and a singular covariance costs no accuracy. Biased upwards for few samples: compare equal n only.
+    For features of images: Heusel et al. (arXiv 1706.08500).
+
+    |mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2). The last trace is the sum of the singular values of
+    C_a^1/2 C_b^1/2, with square roots from symmetric eigen-decompositions: nothing turns complex, and a singular
+    covariance costs no accuracy. Biased upwards for few samples: compare equal n only.
+
+    Args:
+        a: mean (F,) and covariance (F, F), :class:`Moments` or a :class:`Gaussian`.
+        b: the same, of as many features.
+
+    Returns:
+        The distance, >= 0 but for rounding.
+
+    Raises:
+        ValueError: if the numbers of features differ.
+
+    Example:
+        Means 5 apart, and standard deviations 1 and 3 in two dimensions: ``25 + 2 * (3 - 1)^2``.
+
+        >>> import torch
+        >>> from ismkit import frechet
+        >>> from ismkit.evaluation.metrics import Gaussian
+        >>> eye = torch.eye(2).double()
+        >>> a, b = Gaussian(torch.tensor([0.0, 0.0]), eye), Gaussian(torch.tensor([3.0, 4.0]), 9 * eye)
+        >>> round(frechet(a, b), 6)
+        33.0
     """
     cov_a, cov_b = a.cov, b.cov
     if len(cov_a) != len(cov_b):
@@ -117,10 +180,32 @@ def _square_root(cov: Tensor) -> Tensor:
 
 
 def precision_recall(generated: Tensor, real: Tensor, k: int = 3) -> tuple[float, float]:
-    """Precision and recall of features (n, F), each in [0, 1] (Kynkäänniemi et al. 2019).
+    """Compute precision and recall of features (Kynkäänniemi et al., arXiv 1904.06991).
 
-    Precision is the share of ``generated`` inside the union of balls around each sample of ``real`` that
-    reach to its k-th nearest other real sample; recall the same with the roles changed.
+    Precision is the share of ``generated`` inside the union of balls around each sample of ``real`` that reach to its
+    k-th nearest other real sample; recall the same with the roles changed.
+
+    Args:
+        generated: features of samples, (n, F).
+        real: features of data, (m, F).
+        k: neighbours, at least 1 and below n and m.
+
+    Returns:
+        Precision and recall, each in [0, 1].
+
+    Raises:
+        TypeError: if features are not floating point.
+        ValueError: if features are not (n, F) of equal F, or not finite, or ``k`` is out of range.
+
+    Example:
+        Samples of one of two modes are all realistic, but cover half of the data:
+
+        >>> import torch
+        >>> from ismkit import precision_recall
+        >>> mode = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> real = torch.cat([mode, mode + 100])
+        >>> precision_recall(mode + 0.25, real)
+        (1.0, 0.5)
     """
     for name, features in (("generated", generated), ("real", real)):
         _require_features(name, features)
@@ -145,12 +230,32 @@ def _covered(points: Tensor, centres: Tensor, k: int, chunk: int = 1024) -> floa
 
 
 def radial_spectrum(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean power of square images ``x`` (B, C, N, N) by frequency: ``(frequencies, power)``, each (R,).
+    """Compute the mean power of square images by frequency.
 
-    Ring r holds the coefficients of the orthonormal 2D Fourier transform whose frequency, in cycles per
-    image, rounds to r; power is the mean of their squared moduli over ring, channels and batch. Every
-    coefficient is in a ring, so power times ring sizes sums to the mean of sum(x^2) (Parseval); the spectrum
-    of white noise is flat.
+    Ring r holds the coefficients of the orthonormal 2D Fourier transform whose frequency, in cycles per image, rounds
+    to r; power is the mean of their squared moduli over ring, channels and batch. Every coefficient is in a ring, so
+    power times ring sizes sums to the mean of sum(x^2) (Parseval); the spectrum of white noise is flat.
+
+    Args:
+        x: images, (B, C, N, N).
+
+    Returns:
+        Frequencies in cycles per image, (R,), and the power at each, (R,), both float64.
+
+    Raises:
+        TypeError: if ``x`` is not floating point.
+        ValueError: if the images are not square, or not finite.
+
+    Example:
+        A wave of 3 cycles has power in ring 3 alone:
+
+        >>> import math
+        >>> import torch
+        >>> from ismkit import radial_spectrum
+        >>> wave = torch.cos(2 * math.pi * 3 * torch.arange(16) / 16).expand(1, 1, 16, 16)
+        >>> frequencies, power = radial_spectrum(wave)
+        >>> frequencies[power > 1e-9]
+        tensor([3.], dtype=torch.float64)
     """
     _require_images("x", x)
     size = x.shape[-1]
@@ -164,10 +269,27 @@ def radial_spectrum(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def spectrum_error(a: Tensor, b: Tensor) -> float:
-    """Mean over the rings of |log10(power of a / power of b)|, for images (B, C, N, N).
+    """Compute how far two spectra differ: the mean over the rings of |log10(power of a / power of b)|.
 
-    Ring 0, the mean of the image, is left out; all others count the same. 0 for equal spectra, 1 for a factor
-    of ten throughout; symmetric.
+    Ring 0, the mean of the image, is left out; all others count the same. The measure is this kit's choice.
+
+    Args:
+        a: images, (B, C, N, N).
+        b: images of the same size N; their number may differ.
+
+    Returns:
+        0 for equal spectra, 1 for a factor of ten throughout; symmetric.
+
+    Raises:
+        TypeError: if images are not floating point.
+        ValueError: if images are not square, not finite, of different sizes, or without power in a ring.
+
+    Example:
+        >>> import torch
+        >>> from ismkit import spectrum_error
+        >>> x = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> round(spectrum_error(x, 10 * x), 4)  # ten times the amplitude, a hundred times the power
+        2.0
     """
     _require_images("a", a)
     _require_images("b", b)
@@ -182,11 +304,30 @@ def spectrum_error(a: Tensor, b: Tensor) -> float:
 
 
 def curvature(trajectory: Tensor) -> Tensor:
-    """Curvature (B,) of sampler paths ``trajectory`` (K + 1, B, ...): states at equally spaced times.
+    """Compute the curvature of sampler paths: their kinetic energy over that of straight ones, minus one.
 
-    K sum_k |x_{k+1} - x_k|^2 / |x_K - x_0|^2 - 1: the kinetic energy of the path over that of the straight
-    path at constant speed, minus one. It is >= 0 (Cauchy-Schwarz), and 0 only for that path. Times
-    |x_K - x_0|^2 and averaged it is the straightness S of Rectified Flow (Liu et al. 2022) on this grid.
+    K sum_k |x_{k+1} - x_k|^2 / |x_K - x_0|^2 - 1 for K equal steps. It is >= 0 (Cauchy-Schwarz), and 0 only for the
+    straight path at constant speed. Times |x_K - x_0|^2 and averaged it is the straightness S of Rectified Flow (Liu et
+    al., arXiv 2209.03003) on this grid.
+
+    Args:
+        trajectory: states at equally spaced times, (K + 1, B, ...), as :func:`ismkit.method.sampling.trajectory` gives
+            them.
+
+    Returns:
+        The curvature of each path, (B,) float64.
+
+    Raises:
+        TypeError: if the states are not floating point.
+        ValueError: for another shape, states that are not finite, or a path that ends where it began.
+
+    Example:
+        Two paths from 0 to 2 in two steps: at constant speed, and all in the last step.
+
+        >>> import torch
+        >>> from ismkit import curvature
+        >>> curvature(torch.tensor([[[0.0], [0.0]], [[1.0], [0.0]], [[2.0], [2.0]]]))
+        tensor([0., 1.], dtype=torch.float64)
     """
     if trajectory.ndim < 3 or len(trajectory) < 2:
         raise ValueError(f"trajectory must be (K + 1, B, ...) with K >= 1, got {tuple(trajectory.shape)}")
@@ -201,10 +342,31 @@ def curvature(trajectory: Tensor) -> Tensor:
 
 
 def wasserstein2(a: Tensor, b: Tensor) -> float:
-    """Exact 2-Wasserstein distance (not its square) between point clouds ``a`` (n, D) and ``b`` (m, D).
+    """Compute the exact 2-Wasserstein distance (not its square) of two point clouds.
 
-    Uniform weights, Euclidean ground distance, by the network simplex of POT (``pip install POT``). A few
-    thousand points at most: the cost matrix has n m entries and the time grows about with n^3.
+    Uniform weights, Euclidean ground distance, by the network simplex of POT. A few thousand points at most: the cost
+    matrix has n m entries and the time grows about with n^3.
+
+    Args:
+        a: points, (n, D).
+        b: points, (m, D).
+
+    Returns:
+        The distance, >= 0.
+
+    Raises:
+        TypeError: if points are not floating point.
+        ValueError: if points are not (n, D) of equal D, or not finite.
+        RuntimeError: if the solver does not converge.
+
+    Example:
+        A cloud moved by (3, 4), in another order:
+
+        >>> import torch
+        >>> from ismkit import wasserstein2
+        >>> a = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+        >>> round(wasserstein2(a, a.flip(0) + torch.tensor([3.0, 4.0])), 6)
+        5.0
     """
     for name, points in (("a", a), ("b", b)):
         _require_features(name, points)
@@ -220,7 +382,25 @@ def wasserstein2(a: Tensor, b: Tensor) -> float:
 
 
 def class_agreement(logits: Tensor, y: Tensor) -> float:
-    """Share of samples, in [0, 1], whose largest logit (n, classes) is that of the class ``y`` (n,)."""
+    """Compute the share of samples whose largest logit is that of the class asked for.
+
+    Args:
+        logits: of a classifier, (n, classes).
+        y: classes, (n,).
+
+    Returns:
+        The share, in [0, 1].
+
+    Raises:
+        TypeError: if logits are not floating point.
+        ValueError: for other shapes, or logits that are not finite.
+
+    Example:
+        >>> import torch
+        >>> from ismkit import class_agreement
+        >>> class_agreement(torch.tensor([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0], [5.0, 4.0]]), torch.tensor([0, 1, 1, 0]))
+        0.75
+    """
     if logits.ndim != 2 or y.shape != logits.shape[:1] or len(y) == 0:
         raise ValueError(
             f"logits must be (n, classes) and y (n,) with n >= 1, got {tuple(logits.shape)} and {tuple(y.shape)}"
@@ -262,10 +442,10 @@ class Bias(NamedTuple):
 def bias(
     features: Tensor, reference: HasMoments, *, parts: Sequence[int] = (16, 8, 4, 2, 1), repeats: int = 4, seed: int = 0
 ) -> Bias:
-    """How the Fréchet distance falls with the number of samples, and where it would end (Chong and Forsyth 2020).
+    """Measure how the Fréchet distance falls with the number of samples, and where it would end.
 
-    Its bias is proportional to 1 / n up to terms of 1 / n^2. The line distance = infinity + slope / n is fitted by
-    least squares to the mean distances of random disjoint subsets.
+    Its bias is proportional to 1 / n up to terms of 1 / n^2 (Chong and Forsyth, arXiv 1911.07023). The line distance =
+    infinity + slope / n is fitted by least squares to the mean distances of random disjoint subsets.
 
     Args:
         features: (n, F), of all samples.
@@ -274,8 +454,25 @@ def bias(
         repeats: at most so many subsets of each size.
         seed: of the subsets.
 
+    Returns:
+        A :class:`Bias`: sizes ``n``, mean ``distance`` and ``spread`` at each, ``slope`` and ``infinity`` of the line.
+
     Raises:
-        ValueError: if the smallest subset has no more samples than features: the law of 1 / n does not hold there.
+        ValueError: if ``parts`` are not two or more different numbers, or the smallest subset has no more samples than
+            features: the law of 1 / n does not hold there.
+
+    Example:
+        Samples of the reference itself: whatever their distance is, it is bias, and the line leads back to 0.
+
+        >>> import torch
+        >>> from ismkit.evaluation import bias
+        >>> from ismkit.evaluation.metrics import Gaussian
+        >>> features = torch.randn(3200, 2, generator=torch.Generator().manual_seed(0)).double()
+        >>> found = bias(features, Gaussian(torch.zeros(2).double(), torch.eye(2).double()))
+        >>> found.n, found.distance[0] > found.distance[-1]
+        ([200, 400, 800, 1600, 3200], True)
+        >>> abs(found.infinity) < 0.1 * found.distance[0]
+        True
     """
     n, size = features.shape
     if len(parts) < 2 or len(set(parts)) < len(parts) or min(parts) < 1:
@@ -297,11 +494,24 @@ def bias(
 
 
 def expected_bias(cov: Tensor, n: int) -> float:
-    """Leading term of the expected Fréchet distance between n samples of a Gaussian and that Gaussian itself.
+    """Compute the expected Fréchet distance between n samples of a Gaussian and that Gaussian, to leading order.
 
-    With eigenvalues l_i of the covariance (F, F): (sum_i l_i + sum_ij l_i l_j (1 + [i = j]) / (2 (l_i + l_j))) / n; the
-    first sum is the error of the mean, the second that of the covariance, to second order. F (F + 5) / (4 n) for the
+    With eigenvalues l_i of the covariance: (sum_i l_i + sum_ij l_i l_j (1 + [i = j]) / (2 (l_i + l_j))) / n; the first
+    sum is the error of the mean, the second that of the covariance, to second order. F (F + 5) / (4 n) for the
     identity. What follows is of order 1 / n^2.
+
+    Args:
+        cov: covariance, (F, F).
+        n: number of samples.
+
+    Returns:
+        The expected distance, > 0.
+
+    Example:
+        >>> import torch
+        >>> from ismkit.evaluation import expected_bias
+        >>> round(expected_bias(torch.eye(2), n=100), 6)  # 2 * (2 + 5) / 400
+        0.035
     """
     values = torch.linalg.eigvalsh(cov.double()).clamp(min=0)
     values = values[values > 0]

@@ -38,6 +38,8 @@ KEPT = 10_000  # images whose features are kept for precision and recall, as man
 class Reference:
     """Statistics of real images in the features of one network.
 
+    Made by :func:`make_reference`, or read from a file by :func:`load_reference`.
+
     Attributes:
         path: the file.
         sha256: of the file.
@@ -45,6 +47,22 @@ class Reference:
         moments: mean and covariance by layer.
         features: (m, F) of some of the images in the layer ``pool``, for precision and recall; None in ADM's file.
         about: JSON: source, number of images where it is known, how they were made.
+
+    Example:
+        What ADM's published file holds, at a hundredth of its size, and how far its two layers are from each other:
+
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from ismkit import frechet
+        >>> from ismkit.evaluation import load_reference
+        >>> eye = np.eye(20)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/adm.npz", mu=np.zeros(20), sigma=eye, mu_s=np.ones(20), sigma_s=4 * eye)
+        ...     reference = load_reference(f"{folder}/adm.npz")
+        >>> reference.extractor, sorted(reference.moments), reference.features
+        ('inception', ['pool', 'spatial'], None)
+        >>> round(frechet(reference.moments["pool"], reference.moments["spatial"]), 6)  # 20 * (1 + (2 - 1)^2)
+        40.0
     """
 
     path: Path
@@ -56,17 +74,37 @@ class Reference:
 
 
 def checked_sum(path: Path) -> str:
-    """SHA-256 of a reference; DataError if it is not there."""
+    """Compute the SHA-256 of a reference; DataError if it is not there."""
     if not path.is_file():
         raise DataError(f"{path} is missing; ADM's reference for 256 pixels is published at {ADM}")
     return file_sum(path)
 
 
 def load_reference(path: str | os.PathLike[str]) -> Reference:
-    """The statistics in a file: ``.npz`` in ADM's form, or ``.safetensors`` of :func:`make_reference`.
+    """Load the statistics in a file: ``.npz`` in ADM's form, or ``.safetensors`` of :func:`make_reference`.
+
+    Args:
+        path: of the file. ADM's is that of arXiv 2105.05233's evaluation suite.
+
+    Returns:
+        The statistics, in float64.
 
     Raises:
         DataError: if it is missing, truncated, holds pickles, or its statistics are none (shapes, symmetry, NaN).
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from ismkit import DataError
+        >>> from ismkit.evaluation import load_reference
+        >>> skewed = np.array([[1.0, 0.5], [0.0, 1.0]])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/adm.npz", mu=np.zeros(2), sigma=skewed, mu_s=np.zeros(2), sigma_s=np.eye(2))
+        ...     try:
+        ...         load_reference(f"{folder}/adm.npz")
+        ...     except DataError as error:
+        ...         print(str(error).removeprefix(f"{folder}/"))
+        adm.npz: sigma is not symmetric: entries differ by 0.5, the largest is 1
     """
     path = Path(path)
     if path.suffix == ".npz":
@@ -173,19 +211,35 @@ def make_reference(
     total: int | None = None,
     progress: bool | None = None,
 ) -> Reference:
-    """Statistics of a stream of images, written to a .safetensors file and read back.
+    """Compute the statistics of a stream of images, write them to a .safetensors file and read it back.
 
     Args:
         images: batches (b, 3, H, W) uint8; one at a time is in memory.
         extractor: makes the features.
         path: of the file, written atomically.
         about: JSON: where the images come from and what was done to them.
-        keep: so many images' features are kept for precision and recall, a uniform draw among all of them.
+        keep: so many images' features are kept for precision and recall, a uniform draw among all of them (Vitter
+            1985).
         total: number of batches, for the bar.
         progress: show a bar; by default unless the environment says CI.
 
+    Returns:
+        The statistics.
+
     Raises:
         DataError: for fewer than two images.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from ismkit.evaluation import load_extractor, make_reference
+        >>> rng = torch.Generator().manual_seed(0)
+        >>> batches = [torch.randint(256, (10, 3, 16, 16), generator=rng, dtype=torch.uint8) for _ in range(3)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/noise.safetensors"
+        ...     reference = make_reference(batches, load_extractor("small"), path, {"source": "noise"}, progress=False)
+        >>> reference.about["images"], reference.moments["pool"].cov.shape, reference.features.shape
+        (30, torch.Size([48, 48]), torch.Size([30, 48]))
     """
     moments: dict[str, Moments] = {}
     kept: list[Tensor] = []

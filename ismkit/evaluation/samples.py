@@ -5,8 +5,8 @@ depend on the number of processes, on when it was interrupted, or on n: the firs
 of 10 000. (The batch size changes how kernels round: with another one, some numbers differ by one level of 255.)
 
 A folder holds ``manifest.json`` and files ``00000.safetensors`` with ``images`` (m, 3, H, W) uint8 and ``y`` (m,)
-int64; 9.8 GB for 50 000 images of 256 pixels. Each file is whole or not there; a kill costs the files under way. Other
-programs read them as ADM's .npz or as a folder of PNG files.
+int64; 9.8 GB for 50 000 images of 256 pixels. Each file is complete or missing: a killed process loses the one that it
+was making. Other programs read them as ADM's .npz or as a folder of PNG files.
 """
 
 from __future__ import annotations
@@ -87,12 +87,35 @@ def latent_shape(net: nn.Module) -> tuple[int, int, int]:
 
 
 class SampleSet:
-    """A complete set on disk.
+    """A complete set of samples on disk, as :func:`draw` leaves it.
+
+    Iterating gives the files one by one; ``len`` is the number of samples.
+
+    Args:
+        folder: where it is.
+        manifest: what its manifest holds; :meth:`open` reads and verifies it.
 
     Attributes:
         folder: where it is.
         manifest: ``set`` (what the samples are a function of), ``files`` (SHA-256 of each), ``made`` (how).
         files: how many files.
+
+    Example:
+        >>> import tempfile
+        >>> from ismkit import DiT, ImageVAE, SampleSet, Setting, write_tiny_vae
+        >>> from ismkit.evaluation import draw
+        >>> net = DiT(size=4, channels=4, patch=2, width=16, depth=1, heads=2, num_classes=3).eval()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     vae = ImageVAE.load(write_tiny_vae(f"{folder}/vae"))
+        ...     setting = Setting(nfe=1, w=0.0, n=8)
+        ...     _ = draw(net, vae, setting, f"{folder}/set", model={"sha256": "0"}, per_file=5, progress=False)
+        ...     samples = SampleSet.open(f"{folder}/set")
+        ...     for images, y in samples:
+        ...         print(tuple(images.shape), images.dtype, y.tolist())
+        (5, 3, 32, 32) torch.uint8 [0, 1, 2, 0, 1]
+        (3, 3, 32, 32) torch.uint8 [2, 0, 1]
+        >>> len(samples), samples.files
+        (8, 2)
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
@@ -100,7 +123,13 @@ class SampleSet:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> SampleSet:
-        """The set in a folder; its files are verified as they are read.
+        """Open the set in a folder; its files are verified as they are read.
+
+        Args:
+            folder: of the set.
+
+        Returns:
+            The set.
 
         Raises:
             SampleError: if there is none, it is not complete, or its manifest is altered.
@@ -114,7 +143,13 @@ class SampleSet:
         return self.manifest["set"]["n"]
 
     def file(self, k: int) -> tuple[Tensor, Tensor]:
-        """``images`` (m, 3, H, W) uint8 and ``y`` (m,) of file ``k``.
+        """Read one file.
+
+        Args:
+            k: its number, from 0 on.
+
+        Returns:
+            ``images`` (m, 3, H, W) uint8 and ``y`` (m,).
 
         Raises:
             SampleError: if the file is missing, truncated or altered.
@@ -139,22 +174,43 @@ def draw(
     per_file: int = 500,
     progress: bool | None = None,
 ) -> SampleSet:
-    """The complete set, drawn or gone on with; under several processes every one of them calls this.
+    """Draw a complete set of samples, or resume one; under several processes every one of them calls this.
 
     Args:
         net: in eval mode, on this process's device, where the decoder is too; its weights are those of ``model``.
         vae: decodes its latents.
         setting: network evaluations, guidance strength, number of samples and seed.
         folder: of this set alone.
-        model: JSON that tells the model from others; ``sha256`` of its file.
+        model: JSON that identifies the model: ``sha256`` of its file.
         batch: samples at one time.
         per_file: samples per file.
         progress: show a bar; by default in the first process unless the environment says CI.
+
+    Returns:
+        The set.
 
     Raises:
         ValueError: before any work, for a setting that the sampler does not know.
         SampleError: if the folder holds another set or an altered one, the disk is too small, or a sample is NaN.
         OSError: if a file cannot be written; what is there stays.
+
+    Example:
+        Sample i is a function of the seed and of i alone, so the first samples of a larger set are those of a smaller
+        one:
+
+        >>> import tempfile
+        >>> import torch
+        >>> from ismkit import DiT, ImageVAE, Setting, write_tiny_vae
+        >>> from ismkit.evaluation import draw
+        >>> net = DiT(size=4, channels=4, patch=2, width=16, depth=1, heads=2, num_classes=3).eval()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     vae = ImageVAE.load(write_tiny_vae(f"{folder}/vae"))
+        ...     few, many = (
+        ...         draw(net, vae, Setting(1, 0.0, n), f"{folder}/{n}", model={"sha256": "0"}, batch=4).file(0)[0]
+        ...         for n in (4, 8)
+        ...     )
+        >>> len(few), len(many), few.equal(many[:4])
+        (4, 8, True)
     """
     setting.check()
     if min(batch, per_file) < 1:
@@ -305,13 +361,35 @@ def _read(folder: Path, k: int, wanted: dict[str, Any]) -> tuple[dict[str, Tenso
 
 
 def export_npz(samples: SampleSet, path: str | os.PathLike[str], *, progress: bool | None = None) -> Path:
-    """Write ``arr_0`` (n, H, W, 3) uint8 and ``arr_1`` (n,) int64, the labels, as ADM's evaluation suite reads them.
+    """Write samples as one .npz file, as ADM's evaluation suite reads them (arXiv 2105.05233).
 
-    One file at a time is in memory. The file is not compressed, written atomically, and without pickles.
+    One file of the set at a time is in memory. The result is not compressed, written atomically, and without pickles.
+
+    Args:
+        samples: the set.
+        path: of the file, which must end in ``.npz``.
+        progress: show a bar; by default unless the environment says CI.
+
+    Returns:
+        The path. The file holds ``arr_0`` (n, H, W, 3) uint8, the images, and ``arr_1`` (n,) int64, the labels.
 
     Raises:
         ValueError: unless ``path`` ends in ``.npz``.
         SampleError: for an altered file; nothing is written.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from ismkit import DiT, ImageVAE, Setting, write_tiny_vae
+        >>> from ismkit.evaluation import draw, export_npz
+        >>> net = DiT(size=4, channels=4, patch=2, width=16, depth=1, heads=2, num_classes=3).eval()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     vae = ImageVAE.load(write_tiny_vae(f"{folder}/vae"))
+        ...     setting = Setting(nfe=1, w=0.0, n=4)
+        ...     samples = draw(net, vae, setting, f"{folder}/set", model={"sha256": "0"}, progress=False)
+        ...     with np.load(export_npz(samples, f"{folder}/samples.npz", progress=False)) as file:
+        ...         print({name: (array.shape, str(array.dtype)) for name, array in file.items()})
+        {'arr_0': ((4, 32, 32, 3), 'uint8'), 'arr_1': ((4,), 'int64')}
     """
     path = Path(path)
     if path.suffix != ".npz":
@@ -333,7 +411,31 @@ def export_npz(samples: SampleSet, path: str | os.PathLike[str], *, progress: bo
 
 
 def export_png(samples: SampleSet, folder: str | os.PathLike[str], *, progress: bool | None = None) -> Path:
-    """Write sample i as ``folder/000000i.png``, lossless; returns the folder."""
+    """Write samples as PNG files, which lose nothing.
+
+    Args:
+        samples: the set.
+        folder: where they go; sample i is ``0000000.png`` with i in seven digits.
+        progress: show a bar; by default unless the environment says CI.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SampleError: for an altered file of the set.
+
+    Example:
+        >>> import tempfile
+        >>> from ismkit import DiT, ImageVAE, Setting, write_tiny_vae
+        >>> from ismkit.evaluation import draw, export_png
+        >>> net = DiT(size=4, channels=4, patch=2, width=16, depth=1, heads=2, num_classes=3).eval()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     vae = ImageVAE.load(write_tiny_vae(f"{folder}/vae"))
+        ...     setting = Setting(nfe=1, w=0.0, n=3)
+        ...     samples = draw(net, vae, setting, f"{folder}/set", model={"sha256": "0"}, progress=False)
+        ...     sorted(path.name for path in export_png(samples, f"{folder}/png", progress=False).iterdir())
+        ['0000000.png', '0000001.png', '0000002.png']
+    """
     from PIL import Image
 
     folder, i = Path(folder), 0

@@ -1,4 +1,4 @@
-"""Our scores beside the paper's, in the form of its tables; what was not run is called so, never filled in."""
+"""Our scores beside the paper's, in the form of its tables; what was not run is marked as not run, never filled in."""
 
 from __future__ import annotations
 
@@ -84,7 +84,29 @@ def ours(rows: Iterable[Mapping[str, Any]], metrics: Mapping[str, Metric], metri
 
 
 def paper_tables(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Metric]) -> str:
-    """Two Markdown tables: FID-50K by NFE, and FD-DINOv2 / IS by NFE; the paper's figures, and ours in the last row."""
+    """Write two Markdown tables: FID-50K by NFE, and FD-DINOv2 / IS by NFE.
+
+    They hold the paper's figures (iSM and the baselines in its tables), and ours in the last row.
+
+    Args:
+        rows: of :meth:`ismkit.evaluation.fidelity.ImageJudge.table`; sets of other than 50 000 samples are left out.
+        metrics: that the rows hold, by name.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> from ismkit.evaluation import METRICS, paper_tables
+        >>> rows = [{"nfe": 1, "w": w, "n": 50_000, "fid": fid} for w, fid in ((1.0, 7.51), (2.0, 6.02))]
+        >>> for line in paper_tables(rows, METRICS).splitlines()[:6]:
+        ...     print(line)
+        | FID-50K, ImageNet-256 | 1 NFE | 2 NFE | 4 NFE | 8 NFE | 128 NFE |
+        |---|---|---|---|---|---|
+        | SM (paper) | 10.60 | - | 7.80 | - | 3.80 |
+        | IMM (paper) | 7.77 | 3.99 | 2.51 | 1.99 | - |
+        | iSM (paper) | 5.27 | 2.44 | 2.05 | 1.93 | 1.88 |
+        | iSM (here) | 6.02 (w = 2) | not run | not run | not run | not run |
+    """
     head = "| {} | " + " | ".join(f"{nfe} NFE" for nfe in NFE) + " |"
     lines = [head.format("FID-50K, ImageNet-256"), "|---" * (len(NFE) + 1) + "|"]
     for method, figures in PAPER_FID.items():

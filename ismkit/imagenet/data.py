@@ -21,10 +21,33 @@ PER_CLASS = 12  # pictures of the small set, in four classes
 
 
 def open_latents(name: str, folder: Path) -> Latents:
-    """The latents in ``folder``; those of ``imagenet-smoke`` are made where there are none, in seconds.
+    """Open the latents of an ImageNet run; those of ``imagenet-smoke`` are made where there are none, in seconds.
+
+    Args:
+        name: of the run's latents, for the message; ``imagenet-smoke`` stands for photographs and a tiny VAE.
+        folder: that holds them.
+
+    Returns:
+        The data set.
 
     Raises:
         DataError: if none are there, with the command that makes them; or if they cannot be used.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from ismkit import DataError
+        >>> from ismkit.imagenet import open_latents
+        >>> try:
+        ...     open_latents("imagenet256", Path("latents"))
+        ... except DataError as error:
+        ...     print(str(error).partition(",")[0])
+        no latents of imagenet256 at latents: make them with `ismkit latents IMAGES --out latents`
+
+        Latents of photographs, which take some ten seconds to make:
+
+        >>> data = open_latents("imagenet-smoke", Path("smoke"))  # doctest: +SKIP
+        >>> len(data), data.shape, data.class_names  # doctest: +SKIP
+        (96, (4, 32, 32), ('astronaut', 'cat', 'coffee', 'rocket'))
     """
     if name == SMOKE and not folder.is_dir():
         return photograph_latents(folder)
@@ -39,15 +62,36 @@ def open_latents(name: str, folder: Path) -> Latents:
 
 
 def small_vae(folder: Path) -> Path:
-    """Where :func:`photograph_latents` leaves the VAE of the latents in ``folder``."""
+    """Name the folder of the VAE that made the latents of ``imagenet-smoke``: beside theirs.
+
+    Args:
+        folder: of the latents.
+
+    Returns:
+        The folder; :func:`open_latents` writes it together with the latents.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from ismkit import small_vae
+        >>> small_vae(Path("out/latents/imagenet-smoke")).as_posix()
+        'out/latents/imagenet-smoke-vae'
+    """
     return folder.with_name(f"{folder.name}-vae")
 
 
 def photograph_latents(folder: Path, per_class: int = PER_CLASS, seed: int = 0) -> Latents:
-    """Latents (4, 32, 32) of photographs in four classes, by an untrained VAE of the full one's class and shape.
+    """Make latents (4, 32, 32) of photographs in four classes, by an untrained VAE of the full one's class and shape.
 
-    They are made by the code that makes those of ImageNet: a folder of pictures of 256 pixels, the encoder, files and
-    a manifest. The VAE is left in :func:`small_vae`.
+    They are made by the code that makes those of ImageNet: a folder of pictures of 256 pixels, the encoder, files and a
+    manifest. The VAE is left in :func:`small_vae`.
+
+    Args:
+        folder: of the latents.
+        per_class: pictures of each class.
+        seed: of the pictures and of the VAE's weights.
+
+    Returns:
+        The data set.
     """
     from ismkit.data.photos import photo_folder
     from ismkit.imagenet.encoding import Encoding, encode

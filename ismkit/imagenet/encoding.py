@@ -1,7 +1,7 @@
 """Images to a folder of latents: by many processes, whole files at a time, so that a kill loses one file at most.
 
-Each unit of a source becomes one file with the entry for the manifest beside it (``latents-00000.json``), in this
-order and each atomically; whoever finds the entries of all units writes the manifest. What is there is not encoded
+Each unit of a source becomes one file with the entry for the manifest beside it (``latents-00000.json``), in this order
+and each atomically. The process that finds the entries of all units writes the manifest. What is there is not encoded
 again, and what is written is a function of the source, the VAE and the batch size alone.
 """
 
@@ -95,17 +95,37 @@ PLAN, CORRUPT = "plan.json", "corrupt.txt"
 
 @dataclass(frozen=True)
 class Encoding:
-    """A job: which images, with which VAE, into which folder. The same job, given again, goes on where it was.
+    """A job: which images, with which VAE, into which folder. Given again, the same job resumes.
 
     Attributes:
-        source: the images.
+        source: the images, see :func:`ismkit.imagenet.sources.open_source`.
         vae: name or folder for :meth:`ismkit.imagenet.vae.ImageVAE.load`, once in each process.
         folder: of the latents.
         revision: of the VAE.
         side: of the images in pixels, after the centre crop.
         batch_size: images in one pass through the VAE; it moves the last bits of the latents, no more.
         threads: that decode images, in each process.
-        skip_corrupt: list images that cannot be decoded and go on without them; else the first one is an error.
+        skip_corrupt: list images that cannot be decoded and leave them out; else the first one is an error.
+
+    Raises:
+        ValueError: if ``side``, ``batch_size`` or ``threads`` is below 1.
+
+    Example:
+        Two units, done one at a time by two processes that share a folder:
+
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ismkit import Encoding, ImageFolder, photo_folder, write_tiny_vae
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     folder = Path(name)
+        ...     pictures = ImageFolder(photo_folder(folder / "pictures", per_class=1, side=32), per_unit=2)
+        ...     vae = write_tiny_vae(folder / "vae")
+        ...     job = Encoding(pictures, str(vae), folder / "latents", side=32, threads=1)
+        ...     job.begin()
+        ...     print(job.missing(), job.run(rank=0, world=2))
+        ...     print(job.missing(), job.run(rank=1, world=2).name)
+        [0, 1] None
+        [1] manifest.json
     """
 
     source: Source
@@ -123,9 +143,10 @@ class Encoding:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
     def begin(self) -> None:
-        """Make the folder, or see that what it holds is of the same job, and that the disk has room for the rest.
+        """Make the folder, or check that what it holds is of the same job, and that the disk has room for the rest.
 
         Raises:
+            ValueError: if ``side`` is no multiple of the VAE's pixels per cell.
             DataError: if the folder is of other images, another VAE or another side, or the disk too small.
         """
         vae = ImageVAE.load(self.vae, self.revision)
@@ -230,7 +251,14 @@ class Encoding:
         tick(0, 1)
 
     def finish(self) -> Path | None:
-        """Write the manifest if all files are there; returns its path, else None. The same each time."""
+        """Write the manifest if all files are there. Called again, it writes the same bytes.
+
+        Returns:
+            Its path, or None while files are missing.
+
+        Raises:
+            DataError: if no image could be decoded.
+        """
         if self.missing():
             return None
         entries = [_read_json(self.file(unit).with_suffix(".json")) for unit in range(self.source.units)]
@@ -259,7 +287,7 @@ def row_bytes(shape: Iterable[int]) -> int:
 def encode(
     job: Encoding, *, workers: int = 1, rank: int = 0, world: int = 1, progress: bool | None = None
 ) -> dict[str, Any] | None:
-    """Do a job, or one machine's share of it, in ``workers`` processes, with a bar that shows the time left.
+    """Do a job, or one machine's share of it, in some processes, with a bar that shows the time left.
 
     With GPUs the workers share them out; several for each keep it busy where decoding images takes longer.
 
@@ -276,6 +304,22 @@ def encode(
     Raises:
         ValueError: if workers is below 1, or the job is not possible.
         DataError: for a corrupt image, a full disk, a worker that died; finished files are kept.
+
+    Example:
+        Every image is stored twice, as it is and mirrored:
+
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ismkit import Encoding, encode, open_source, photo_folder, write_tiny_vae
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     folder = Path(name)
+        ...     pictures = open_source([photo_folder(folder / "pictures", per_class=1, side=32)])
+        ...     vae = write_tiny_vae(folder / "vae")
+        ...     manifest = encode(Encoding(pictures, str(vae), folder / "latents", side=32, threads=1), progress=False)
+        ...     print(sorted(path.name for path in (folder / "latents").iterdir()))
+        ['corrupt.txt', 'latents-00000.arrow', 'latents-00000.json', 'manifest.json', 'plan.json']
+        >>> manifest["images"], manifest["rows"], manifest["shape"]
+        (4, 8, [4, 4, 4])
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")

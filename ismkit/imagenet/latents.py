@@ -96,8 +96,13 @@ def write_file(
 
 
 def moment_sums(moments: np.ndarray) -> dict[str, list[float]]:
-    """Sums over the rows and cells of moments (rows, 2, C, h, w), per channel in float64, from which
-    :func:`statistics` makes those of the whole set.
+    """Sum moments over rows and cells, per channel in float64; :func:`statistics` makes those of the whole set of them.
+
+    Args:
+        moments: (rows, 2, C, h, w): mean and standard deviation of the posterior.
+
+    Returns:
+        Sums (``mean``, ``square``, ``variance``) and the range (``low``, ``high``), each with C numbers.
     """
     mean, std = moments[:, 0].astype(np.float64), moments[:, 1].astype(np.float64)
     axes = (0, 2, 3)
@@ -183,16 +188,16 @@ def check_vae(folder: Path, manifest: Mapping[str, Any], vae: ImageVAE | Mapping
 
 
 class Latents(Dataset[tuple[Tensor, Tensor]]):
-    """A folder of latents as a data set with quick random access; nothing but labels is held in memory.
+    """A folder of latents as a data set with quick random access; only the labels are kept in memory.
 
-    ``data[i]`` gives scaled posterior means (..., C, h, w) float32 and labels (...,) for whole numbers or int64
-    tensors ``i``: always the same. :meth:`take` draws from the posteriors, which is what training wants. An image and
-    its mirror image are two rows.
+    ``data[i]`` gives scaled posterior means (..., C, h, w) float32 and labels (...,) for whole numbers or int64 tensors
+    ``i``: always the same. :meth:`take` draws from the posteriors, which is what training wants. An image and its
+    mirror image are two rows.
 
     Args:
-        folder: that ``ismkit latents`` wrote.
+        folder: that ``ismkit latents`` or :func:`ismkit.imagenet.encoding.encode` wrote.
         vae: refuse latents of another VAE than this one, or than that of this ``identity``.
-        verify: read all bytes and compare their sums (42 GB for ImageNet at 256 pixels: minutes). Else only the
+        verify: read all bytes and compare their checksums (42 GB for ImageNet at 256 pixels: minutes). Else only the
             manifest and the sizes of the files are verified.
 
     Attributes:
@@ -204,6 +209,25 @@ class Latents(Dataset[tuple[Tensor, Tensor]]):
 
     Raises:
         DataError: if the manifest or a file is missing, truncated or altered, or the VAE another.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from ismkit import Encoding, Latents, encode, open_source, photo_folder, stream, write_tiny_vae
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     folder = Path(name)
+        ...     pictures = open_source([photo_folder(folder / "pictures", per_class=2, side=32)])
+        ...     vae = write_tiny_vae(folder / "vae")
+        ...     _ = encode(Encoding(pictures, str(vae), folder / "latents", side=32, threads=1), progress=False)
+        ...     data = Latents(folder / "latents", verify=True)
+        ...     index = torch.tensor([0, 1, 5])
+        ...     means, y = data[index]
+        ...     drawn, _ = data.take(index, stream(0, "example"))
+        >>> len(data), data.shape, [data.class_names[label] for label in y]
+        (16, (4, 4, 4), ['astronaut', 'astronaut', 'cat'])
+        >>> drawn.equal(means), (drawn - means).std().item() < 0.2  # the posterior is narrow
+        (False, True)
     """
 
     def __init__(
@@ -238,7 +262,14 @@ class Latents(Dataset[tuple[Tensor, Tensor]]):
             raise DataError(f"{self.folder} holds labels outside its {self.num_classes} classes")
 
     def verify(self, *, progress: bool | None = None) -> None:
-        """Compare the SHA-256 sums of all files with the manifest; raises DataError for the first that differs."""
+        """Compare the SHA-256 checksums of all files with the manifest.
+
+        Args:
+            progress: show a progress bar; by default unless the environment says CI.
+
+        Raises:
+            DataError: for the first file that differs.
+        """
         for file in progress_bar(self.manifest["files"], show=progress, desc="verifying", unit="file"):
             verify_sha256(self.folder / file["name"], file["sha256"], file["bytes"], REMEDY)
 
@@ -257,16 +288,32 @@ class Latents(Dataset[tuple[Tensor, Tensor]]):
         return mean.reshape(*index.shape, *self.shape), self.y[index]
 
     def take(self, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw from the posteriors of rows ``index`` (B,): scaled latents (B, C, h, w) float32, labels (B,).
+        """Draw from the posteriors of some rows.
 
-        ``rng`` is a generator on the CPU, which alone the draws depend on; see :class:`ismkit.data.batches.Batches`.
+        Args:
+            index: of the rows, (B,) int64.
+            rng: a generator on the CPU, on which alone the draws depend; see :class:`ismkit.data.batches.Batches`.
+
+        Returns:
+            Scaled latents (B, C, h, w) float32, and labels (B,).
         """
         mean, std = self.moments(index).float().unbind(1)
         noise = torch.randn(mean.shape, generator=rng)
         return noise.mul_(std).add_(mean).mul_(self.scaling_factor), self.y[index]
 
     def moments(self, index: Tensor) -> Tensor:
-        """Mean and standard deviation as stored, not scaled: rows ``index`` (B,) to (B, 2, C, h, w) float16."""
+        """Read mean and standard deviation as stored, not scaled.
+
+        Args:
+            index: of the rows, (B,) int64.
+
+        Returns:
+            Moments (B, 2, C, h, w) float16.
+
+        Raises:
+            TypeError: if ``index`` is not int64 (B,).
+            IndexError: if a row is out of range.
+        """
         if index.dtype != torch.int64 or index.ndim != 1:
             raise TypeError(f"index must be int64 (B,), got {index.dtype} {tuple(index.shape)}")
         rows = index.numpy()

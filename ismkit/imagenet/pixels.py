@@ -23,14 +23,36 @@ class Item(NamedTuple):
 
 
 def center_crop(data: bytes, side: int) -> np.ndarray:
-    """An image file as ``side`` x ``side`` RGB, (3, side, side) uint8: the centre crop of ADM (arXiv 2105.05233).
+    """Decode an image file and cut out the centre: the crop of ADM (arXiv 2105.05233).
 
-    The image is halved, by averaging blocks of 2 x 2, as long as its shorter edge stays at least ``side``; resized
-    with a bicubic filter, which gives the shorter edge ``side`` pixels; and cut in the middle. As there, an
-    orientation that a camera noted is ignored.
+    The image is halved, by averaging blocks of 2 x 2, as long as its shorter edge stays at least ``side``; resized with
+    a bicubic filter, which gives the shorter edge ``side`` pixels; and cut in the middle. As there, an orientation that
+    a camera noted is ignored.
+
+    Args:
+        data: the bytes of the file, in any format that Pillow reads.
+        side: of the crop in pixels.
+
+    Returns:
+        The crop in RGB, (3, side, side) uint8.
 
     Raises:
         Exception: whatever Pillow raises for data that it cannot decode.
+
+    Example:
+        A picture twice as wide as high, black on the left and white on the right, loses a quarter on each side:
+
+        >>> import io
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from ismkit.imagenet import center_crop
+        >>> wide = np.zeros((16, 32, 3), dtype=np.uint8)
+        >>> wide[:, 16:] = 255
+        >>> file = io.BytesIO()
+        >>> Image.fromarray(wide).save(file, "PNG")
+        >>> crop = center_crop(file.getvalue(), side=4)
+        >>> crop.shape, crop[0, 0].tolist()
+        ((3, 4, 4), [0, 0, 255, 255])
     """
     from PIL import Image
 

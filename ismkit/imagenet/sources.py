@@ -173,17 +173,37 @@ def open_source(
     split: str = "train",
     class_names: Sequence[str] | None = None,
 ) -> Source:
-    """The source of a name: a folder, tar files, or OWNER/NAME on the hub.
+    """Open a set of images: a folder, tar files, or a data set on the hub.
 
     Args:
-        names: one folder (of class folders, or of .tar files), one or more .tar files, or one name on the hub.
-        revision: commit of the hub.
+        names: one folder (of class folders, or of .tar files), one or more .tar files, or one name OWNER/NAME on the
+            hub.
+        revision: commit of the hub, 40 hexadecimal digits.
         split: of the hub.
         class_names: one name per class, in the order of the labels; for tar files only, where labels are numbers.
+
+    Returns:
+        The source, see :class:`Source`.
 
     Raises:
         ValueError: if the names or options fit no source.
         DataError: if the source holds no images.
+
+    Example:
+        >>> import tempfile
+        >>> from ismkit import open_source, photo_folder
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     source = open_source([photo_folder(folder, per_class=2, side=32)])
+        ...     items = list(source.read(0))
+        >>> source.images, source.class_names
+        (8, ('astronaut', 'cat', 'coffee', 'rocket'))
+        >>> items[2].name, items[2].label, items[2].data[1:4]
+        ('cat/0000.png', 1, b'PNG')
+
+        ImageNet on the hub, whose commit is pinned in ``REVISIONS``; its terms must be accepted first:
+
+        >>> open_source(["ILSVRC/imagenet-1k"]).images  # doctest: +SKIP
+        1281167
     """
     paths = [Path(name) for name in names]
     if len(paths) == 1 and paths[0].is_dir():
@@ -207,9 +227,32 @@ def open_source(
 
 
 class ImageFolder:
-    """Folders of images, one for each class, which has the folder's name; classes and files in order of their names.
+    """Folders of images, one for each class; classes and files in order of their names.
 
-    Images may lie in folders further down. Files with other endings than ``ENDINGS`` are not read.
+    A class has the name of its folder. Images may lie in folders further down. Files with other endings than
+    ``ENDINGS`` are not read.
+
+    Args:
+        folder: that holds the class folders.
+        per_unit: images in a unit, which is read, encoded and written in one go.
+
+    Attributes:
+        class_names: names of the class folders.
+        images: number of images.
+        units: number of units.
+        identity: JSON that says which set it is, with a checksum of the list of files.
+
+    Raises:
+        DataError: if there are no class folders, or one holds no images.
+
+    Example:
+        >>> import tempfile
+        >>> from ismkit import ImageFolder, photo_folder
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     source = ImageFolder(photo_folder(folder, per_class=3, side=32), per_unit=5)
+        ...     labels = [[item.label for item in source.read(unit)] for unit in range(source.units)]
+        >>> source.images, source.units, labels
+        (12, 3, [[0, 0, 0, 1, 1], [1, 2, 2, 2, 3], [3, 3]])
     """
 
     def __init__(self, folder: str | os.PathLike[str], per_unit: int = 2048) -> None:

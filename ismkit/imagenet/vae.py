@@ -31,12 +31,40 @@ PINNED: dict[str, tuple[str, str, str | None]] = {
 class ImageVAE(nn.Module):
     """Images (B, 3, H, W) in [-1, 1] to latents (B, C, H / factor, W / factor), and back.
 
+    Usually made by :meth:`load`. The full run takes ``sd-vae-ft-mse``, as the paper does; the VAE is that of latent
+    diffusion (arXiv 2112.10752).
+
+    Args:
+        vae: diffusers' ``AutoencoderKL``; it is put in eval mode.
+        identity: what the VAE is known by, see below.
+
     Attributes:
         vae: diffusers' ``AutoencoderKL``, in eval mode, without gradients.
         identity: ``name``, ``revision`` (None for a folder), ``sha256`` of the weights file and ``scaling_factor``.
         scaling_factor: scaled latents, those that a generator sees, are the VAE's own times this number.
         channels: C, of a latent.
         factor: pixels per latent cell along each side.
+
+    Raises:
+        DataError: if the VAE also shifts its latents.
+
+    Example:
+        The tiny stand-in has the class and the shapes of the full one. To decode, latents are scaled:
+
+        >>> import tempfile
+        >>> import torch
+        >>> from ismkit import ImageVAE, write_tiny_vae
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     vae = ImageVAE.load(write_tiny_vae(folder))
+        >>> vae.channels, vae.factor, vae.scaling_factor
+        (4, 8, 5.0)
+        >>> mean, std = vae.moments(torch.zeros(2, 3, 64, 64))
+        >>> mean.shape, vae.decode(mean * vae.scaling_factor).shape
+        (torch.Size([2, 4, 8, 8]), torch.Size([2, 3, 64, 64]))
+
+        The real one is downloaded on the first call:
+
+        >>> vae = ImageVAE.load("sd-vae-ft-mse")  # doctest: +SKIP
     """
 
     def __init__(self, vae: Any, identity: dict[str, Any]) -> None:
@@ -51,13 +79,16 @@ class ImageVAE(nn.Module):
 
     @classmethod
     def load(cls, name_or_folder: str | os.PathLike[str], revision: str | None = None) -> Self:
-        """The VAE of a name in :data:`PINNED`, of a folder of ``save_pretrained``, or of a repository on the hub.
+        """Load a VAE: a name in :data:`PINNED`, a folder of ``save_pretrained``, or a repository on the hub.
 
         Weights are safetensors only. What is not in the hub's cache is downloaded: 335 MB for the pinned ones.
 
         Args:
             name_or_folder: ``sd-vae-ft-mse``, ``sd-vae-ft-ema``, an existing folder, or OWNER/NAME.
             revision: commit of the hub, 40 hexadecimal digits; by default the pinned one, else required.
+
+        Returns:
+            The VAE, on the CPU.
 
         Raises:
             ValueError: for an unknown name, or a repository without a commit.
@@ -100,13 +131,16 @@ class ImageVAE(nn.Module):
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the posterior, a diagonal Gaussian over latents that are *not* scaled.
+        """Compute mean and standard deviation of the posterior, a diagonal Gaussian over latents that are *not* scaled.
 
         Args:
             images: (B, 3, H, W) in [-1, 1]; H and W are multiples of ``factor``.
 
         Returns:
             Two tensors (B, C, H / factor, W / factor) in the dtype of the weights.
+
+        Raises:
+            ValueError: for another shape.
         """
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % self.factor or images.shape[3] % self.factor:
             raise ValueError(
@@ -117,7 +151,17 @@ class ImageVAE(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (B, 3, h * factor, w * factor) in [-1, 1], clamped, of scaled latents (B, C, h, w)."""
+        """Decode scaled latents.
+
+        Args:
+            latents: (B, C, h, w), scaled.
+
+        Returns:
+            Images (B, 3, h * factor, w * factor), clamped to [-1, 1].
+
+        Raises:
+            ValueError: for another shape.
+        """
         if latents.ndim != 4 or latents.shape[1] != self.channels:
             raise ValueError(f"latents must be (B, {self.channels}, h, w), got {tuple(latents.shape)}")
         scaled = latents.to(self.vae.device, self.vae.dtype)
@@ -154,11 +198,29 @@ def _from_hub(repository: str, revision: str) -> Path:
 
 
 def write_tiny_vae(folder: str | os.PathLike[str], seed: int = 0) -> Path:
-    """A folder of ``save_pretrained`` with an untrained VAE of the full one's class and shape, for trying things out.
+    """Write a folder of ``save_pretrained`` with an untrained VAE, for trying things out.
 
-    As the full one: 3 channels to 4, eight pixels to a cell, a posterior much narrower than the spread of its means.
-    It has 0.1 % of its weights, drawn from ``seed``; the scaling factor gives the means of photographs a standard
-    deviation of about 1. The global generator is left alone.
+    It has the class and the shape of the full one: 3 channels to 4, eight pixels to a cell, a posterior much narrower
+    than the spread of its means. It has 0.1 % of its weights, drawn from ``seed``; the scaling factor gives the means
+    of photographs a standard deviation of about 1. The global generator is left alone.
+
+    Args:
+        folder: where its configuration and weights go; made if missing.
+        seed: of the weights.
+
+    Returns:
+        The folder, for :meth:`ImageVAE.load`.
+
+    Example:
+        >>> import tempfile
+        >>> from ismkit import ImageVAE, write_tiny_vae
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     first, second, other = (
+        ...         ImageVAE.load(write_tiny_vae(f"{folder}/{name}", seed=seed)).identity["sha256"]
+        ...         for name, seed in (("first", 0), ("second", 0), ("other", 1))
+        ...     )
+        >>> first == second, first == other
+        (True, False)
     """
     from diffusers import AutoencoderKL
 

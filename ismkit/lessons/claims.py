@@ -11,7 +11,19 @@ Source = Literal["paper", "code", "kit"]
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim, in one sentence, and who makes it."""
+    """One claim, in one sentence, and who makes it.
+
+    Attributes:
+        statement: the sentence.
+        source: ``paper`` (iSM or its baseline), ``code`` (the public code of SM) or ``kit`` (ours).
+
+    Example:
+        >>> from ismkit.lessons import CLAIMS
+        >>> CLAIMS["C03.law"]
+        Claim(statement='CFG at every doubling compounds to 1.5^7 = 17.09 in one step (constant field)', source='paper')
+        >>> sum(key.startswith("C03.") for key in CLAIMS)  # those that notebook 03 tests
+        11
+    """
 
     statement: str
     source: Source

@@ -26,9 +26,32 @@ from ismkit.utils.seeding import stream
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """Data from the mixture of N(``means[k]``, ``std``^2 I), equal weights; ``means`` (K, D).
+    """Data from the mixture of ``N(means[k], std^2 I)``, equal weights, with its exact velocity.
 
-    Throughout, ``x`` (B, D) are states and ``t`` (B,) their times in [0, 1]; results have the dtype of ``x``.
+    Throughout, ``x`` (B, D) are states and ``t`` (B,) their times in [0, 1]; results have the dtype of ``x``. The
+    formulas follow from Gaussian regression, see the module.
+
+    Attributes:
+        means: (K, D).
+        std: of every component in every direction, > 0.
+
+    Raises:
+        ValueError: for means of another shape, or a ``std`` that is not positive and finite.
+
+    Example:
+        One Euler step from noise gives the mean of the data, here (0, 0), from any noise; small steps reach the modes:
+
+        >>> import torch
+        >>> from ismkit import sample
+        >>> from ismkit.lessons import Mixture
+        >>> mixture = Mixture(torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), std=0.1)
+        >>> x0, y = torch.tensor([[-1.0, 0.5], [0.6, -1.0]]), torch.zeros(2).long()
+        >>> def net(x, t, d, w, y):
+        ...     return mixture.velocity(x, t)
+        >>> sample(net, x0, y, nfe=1).abs().max().item() < 1e-6
+        True
+        >>> sample(net, x0, y, nfe=128)[:, 0].round(decimals=1)
+        tensor([-2.,  2.])
     """
 
     means: Tensor
@@ -88,10 +111,26 @@ EIGHT_GAUSSIANS = Mixture(EIGHT_GAUSSIANS_MEANS, EIGHT_GAUSSIANS_STD)
 
 
 def turned(x: Tensor, turns: int = 8) -> Tensor:
-    """Points of the plane (n, 2) and their copies turned about 0 by multiples of 1 / turns: (turns * n, 2).
+    """Copy points of the plane, turned about 0 by multiples of a part of a turn.
 
-    Noise drawn like this has the symmetry of the eight Gaussians, so that distances between samples and data are not
-    ruled by how many points happen to fall to each of them.
+    Noise drawn like this has the symmetry of the eight Gaussians, so that distances between samples and data do not
+    depend on how many points happen to fall to each of them.
+
+    Args:
+        x: points, (n, 2).
+        turns: parts of a full turn.
+
+    Returns:
+        The points and their copies, (turns * n, 2), turn by turn.
+
+    Raises:
+        ValueError: for another shape, or ``turns`` below 1.
+
+    Example:
+        >>> import torch
+        >>> from ismkit.lessons import turned
+        >>> turned(torch.tensor([[2.0, 1.0]]), turns=4).round().long().tolist()
+        [[2, 1], [-1, 2], [-2, -1], [1, -2]]
     """
     if x.ndim != 2 or x.shape[1] != 2 or turns < 1:
         raise ValueError(f"x must be (n, 2) and turns at least 1, got {tuple(x.shape)} and {turns}")
@@ -102,7 +141,20 @@ def turned(x: Tensor, turns: int = 8) -> Tensor:
 
 
 def ring(modes: int, radius: float) -> tuple[tuple[float, float], ...]:
-    """Points of the plane at even distances on a circle about 0, counter-clockwise from the top."""
+    """List points of the plane at even distances on a circle about 0, counter-clockwise from the top.
+
+    Args:
+        modes: number of points.
+        radius: of the circle.
+
+    Returns:
+        One pair of coordinates for each point, such as the ``means`` of a :class:`ClassMixture`.
+
+    Example:
+        >>> from ismkit.lessons import ring
+        >>> [(round(x, 3) + 0.0, round(y, 3) + 0.0) for x, y in ring(modes=4, radius=2.0)]
+        [(0.0, 2.0), (-2.0, 0.0), (0.0, -2.0), (2.0, 0.0)]
+    """
     angles = [math.tau * (0.25 + k / modes) for k in range(modes)]
     return tuple((radius * math.cos(angle), radius * math.sin(angle)) for angle in angles)
 
@@ -117,6 +169,32 @@ class ClassMixture:
         means: one tuple of D coordinates for each mode.
         classes: the class of each mode, 0 .. num_classes - 1, every one of them used.
         std: of every mode in every direction.
+
+    Raises:
+        ValueError: if classes and means differ in number, classes have gaps, or ``std`` is not positive and finite.
+
+    Example:
+        Two modes of class 0 above and below, one of class 1 on the right. Noise at the origin moves to the mean of what
+        its label stands for:
+
+        >>> import torch
+        >>> from ismkit.lessons import ClassMixture
+        >>> mixture = ClassMixture(means=((0.0, 3.0), (0.0, -3.0), (3.0, 0.0)), classes=(0, 0, 1), std=0.1)
+        >>> x, t, y = torch.zeros(3, 2), torch.zeros(3), torch.tensor([0, 1, 2])  # 2 is null
+        >>> mixture.velocity(x, t, y)
+        tensor([[0., 0.],
+                [3., 0.],
+                [1., 0.]])
+
+        Draws fall evenly on the two modes of class 0; a generator that drops one keeps 1:
+
+        >>> data = mixture.draw(2000, seed=0)
+        >>> zero = data.y == 0
+        >>> round(mixture.modes_kept(data.x[zero], data.y[zero]), 2)
+        2.0
+        >>> above = zero & (data.x[:, 1] > 0)
+        >>> mixture.modes_kept(data.x[above], data.y[above])
+        1.0
     """
 
     means: tuple[tuple[float, ...], ...]
@@ -137,7 +215,18 @@ class ClassMixture:
         return max(self.classes, default=-1) + 1
 
     def draw(self, n: int, seed: int) -> Labelled:
-        """``n`` samples with their classes, as a training set."""
+        """Draw samples with their classes, as a training set.
+
+        Args:
+            n: how many, 1 or more.
+            seed: equal arguments give equal samples.
+
+        Returns:
+            Points (n, D) with their classes.
+
+        Raises:
+            ValueError: if ``n`` is below 1.
+        """
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
         generator = stream(seed, "class_mixture")
@@ -148,17 +237,34 @@ class ClassMixture:
         return Labelled(x, torch.tensor(self.classes)[mode], self.num_classes, names)
 
     def responsibilities(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """Probability (B, modes) of each mode for a path of class ``y`` (null: of any) at ``x`` at time ``t``."""
+        """Compute the probability of each mode, given the state of a path.
+
+        Args:
+            x: states, (B, D).
+            t: their times in [0, 1], (B,).
+            y: labels, (B,) long; for the null label a path may be of any class.
+
+        Returns:
+            Probabilities, (B, modes).
+        """
         means, members = self._means.to(x), self._members.to(x)
         # The squared distance from t m, without the term |x|^2 that is common to all modes.
         closeness = x @ means.T - t[:, None] / 2 * means.square().sum(1)
         return (closeness * (t / self._variance(t))[:, None] + members[y]).softmax(1)
 
     def velocity(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """Exact velocity ``E[x1 - x0 | x_t = x, y]``, (B, D); the null label stands for all classes together.
+        """Compute the exact velocity ``E[x1 - x0 | x_t = x, y]``.
 
         On its way to a mode ``m`` a sample is ``N(t m, s_t^2 I)`` and moves at ``m + slope (x - t m)`` on average; the
         slope is the same for all modes, so their responsibilities need only average the means.
+
+        Args:
+            x: states, (B, D).
+            t: their times in [0, 1], (B,).
+            y: labels, (B,) long; the null label stands for all classes together.
+
+        Returns:
+            Velocities, (B, D).
         """
         mean = self.responsibilities(x, t, y) @ self._means.to(x)
         slope = (self.std**2 * t - (1 - t)) / self._variance(t)
@@ -201,14 +307,27 @@ class Ideal:
     """The network that a rule's targets lead to if nothing goes wrong: it answers each query with the target itself.
 
     Where ``d = 0`` the target is the velocity, guided where the rule says so; above, the rule is asked for the target
-    with this very network as the target network, one level below. So ``2^level`` half steps are made in the end, and
-    no weight, sampling or training error is left: what one sees is what the rule does.
+    with this very network as the target network, one level below. So ``2^level`` half steps are made in the end, and no
+    weight, sampling or training error is left: what one sees is what the rule does.
 
     Attributes:
         velocity: exact velocity ``(x, t, y) -> (B, ...)``, of all classes together for the null label.
         rule: the targets studied.
         null: the null label.
         grid: the dyadic grid.
+
+    Example:
+        One step of the ideal shortcut model, without guidance, ends where 8 Euler steps end:
+
+        >>> import torch
+        >>> from ismkit import Intrinsic, StepGrid, sample
+        >>> from ismkit.lessons import ClassMixture, Ideal
+        >>> mixture = ClassMixture(means=((-2.0,), (2.0,)), classes=(0, 1), std=0.5)
+        >>> grid = StepGrid(8)
+        >>> net = Ideal(mixture.velocity, Intrinsic(), null=2, grid=grid)
+        >>> x0, y = torch.tensor([[-1.0], [0.2]]).double(), torch.tensor([2, 2])  # of both classes together
+        >>> torch.allclose(sample(net, x0, y, nfe=1, grid=grid), sample(net, x0, y, nfe=8, grid=grid))
+        True
     """
 
     velocity: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -248,7 +367,9 @@ class Ideal:
 
 
 def guidance_applied(guided: Tensor, conditional: Tensor, unconditional: Tensor) -> float:
-    """Guidance in the unit of ``w`` that was really applied: the least-squares fit of ``guided`` by ``c + w (c - u)``.
+    """Measure the guidance that was really applied, in the unit of ``w``.
+
+    It is the least-squares fit of ``guided`` by ``c + w (c - u)``.
 
     Args:
         guided: answers or samples, (B, ...), of one step size and one noise, as the other two.
@@ -257,6 +378,15 @@ def guidance_applied(guided: Tensor, conditional: Tensor, unconditional: Tensor)
 
     Returns:
         ``<guided - c, c - u> / <c - u, c - u>`` over all rows: 0 is unguided, CFG of scale ``1 + w`` gives ``w``.
+
+    Example:
+        >>> import torch
+        >>> from ismkit import cfg
+        >>> from ismkit.lessons import guidance_applied
+        >>> conditional, unconditional = torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 1.0]])
+        >>> guided = cfg(conditional, unconditional, cfg_scale=1.5)
+        >>> guidance_applied(guided, conditional, unconditional)
+        0.5
     """
     gap = conditional - unconditional
     return (((guided - conditional) * gap).sum() / gap.square().sum()).item()

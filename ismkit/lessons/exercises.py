@@ -15,8 +15,18 @@ def score_guess(guess: float | None, measured: float, what: str, *, scale: float
         guess: the reader's number, or None where none was written.
         measured: what came out.
         what: the quantity, as it reads in a sentence.
-        scale: None judges the ratio (3 points within 10 %, 2 within a factor 1.5, 1 within 3), for numbers above 0;
-            a number judges the difference in its unit (3 points within 0.1 scale, 2 within 0.5, 1 within 1).
+        scale: None judges the ratio (3 points within 10 %, 2 within a factor 1.5, 1 within 3), for numbers above 0; a
+            number judges the difference in its unit (3 points within 0.1 scale, 2 within 0.5, 1 within 1).
+
+    Raises:
+        ValueError: if a ratio cannot be judged because ``measured`` is not above 0, or ``scale`` is not above 0.
+
+    Example:
+        >>> from ismkit.lessons import score_guess
+        >>> score_guess(10.5, 17.09, "guidance in one step")
+        guidance in one step: measured 17.1; you guessed 10.5, off by a factor 1.6: 1 of 3 points.
+        >>> score_guess(0.9, 0.87, "class agreement", scale=0.5)
+        class agreement: measured 0.87; you guessed 0.9, off by 0.03: 3 of 3 points.
     """
     found = f"{what}: measured {measured:.3g}"
     if guess is None:
@@ -43,11 +53,22 @@ def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple,
         name: of the exercise, such as "03.1".
         answer: the function that the reader writes; as long as it returns ``...`` it counts as not written.
         cases: pairs of arguments (a tuple) and the right result: a number, a tensor, a bool or a sequence of numbers,
-            held to a relative 1e-5 and an absolute 1e-7 in float64.
-        hint: said where a result is wrong.
+            compared in float64 within a relative 1e-5 and an absolute 1e-7.
+        hint: printed where a result is wrong.
 
     Returns:
         Whether it is solved. Errors in ``answer`` are printed, not raised, so that the notebook runs on.
+
+    Example:
+        >>> from ismkit.lessons import exercise
+        >>> def compounded(scale, doublings):
+        ...     return scale * doublings
+        >>> exercise("03.1", compounded, [((1.5, 1), 1.5), ((1.5, 7), 1.5**7)], hint="each doubling multiplies")
+        exercise 03.1: not yet. compounded(1.5, 7) gave 10.5, want 17.0859375. Hint: each doubling multiplies
+        False
+        >>> exercise("03.1", lambda scale, doublings: scale**doublings, [((1.5, 7), 1.5**7)])
+        exercise 03.1: solved
+        True
     """
     for arguments, want in cases:
         shown = ", ".join(_short(argument) for argument in arguments)

@@ -79,6 +79,29 @@ class Ledger:
         profile: smoke, laptop, gpu or paper.
         seed: of this run.
         device: what the measured numbers come from, such as "cpu".
+        rows: the checks that passed, by claim; none at first.
+
+    Raises:
+        ValueError: for an unknown profile.
+
+    Example:
+        A check that passes is written to ``out/ledger/03.json``; one that fails raises:
+
+        >>> import os
+        >>> import tempfile
+        >>> from unittest.mock import patch
+        >>> from ismkit.lessons import ClaimError, Ledger
+        >>> ledger = Ledger("03", profile="smoke", seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, ISMKIT_OUT=folder):
+        ...     ledger.check("C03.law", measured=17.0859, expected=1.5**7, tolerance=1e-3, verdict="verified")
+        ...     print(ledger.path.relative_to(folder).as_posix(), ledger.path.is_file())
+        ...     try:
+        ...         ledger.check("C03.finest", measured=1.62, expected=1.5, tolerance=0.01)
+        ...     except ClaimError as error:
+        ...         print(str(error).partition(" (")[0])
+        PASS C03.law: want = 17.0859 within 0.001
+        ledger/03.json True
+        C03.finest: measured 1.62, want = 1.5 within 0.01
     """
 
     notebook: str

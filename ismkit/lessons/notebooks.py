@@ -158,7 +158,7 @@ def measure(source: Path, seeds: Iterable[int], folder: Path, profile: str = "la
         source: the notebook; its name begins with its number.
         seeds: values of its parameter ``seed``.
         folder: each run has a folder of its own in it, named by notebook, seed and a sum of the notebook's code. A run
-            that is complete there is not repeated, one that was cut off goes on with what it has trained.
+            that is complete there is not repeated; one that was interrupted resumes from what it has trained.
         profile: which of the notebook's profiles.
 
     Returns:

@@ -49,6 +49,9 @@ def show(figure: Figure, alt: str) -> None:
     Args:
         figure: Matplotlib's.
         alt: what the figure shows, for those who cannot see it.
+
+    Raises:
+        ValueError: if ``alt`` is empty.
     """
     from IPython.display import Image, display
     from PIL import Image as Pictures

@@ -122,11 +122,34 @@ def gains(x0: Tensor, x1: Tensor) -> Tensor:
 class AuctionCoupling(Coupling):
     """A :class:`~ismkit.method.coupling.Coupling` whose large assignments are made by :func:`auction`.
 
+    Source: the Jacobi auction of Bertsekas (1988, Annals of Operations Research 14). Its use here is this kit's choice.
+
     Attributes:
-        epsilon: the least rise of a price, as a fraction of the standard deviation of the values.
-        stop: the share of rows at which the auction ends; they are assigned exactly among themselves.
-        exact: up to this many points the exact solver is used, which is the quicker there.
-        device: where auctions are held: ``cpu``, ``cuda`` (this process's) or another of torch's.
+        pool: K, the batches in one assignment, as in :class:`~ismkit.method.coupling.Coupling`.
+        class_aware: assign within each class only.
+        epsilon: the least rise of a price, as a fraction of the standard deviation of the values, 1e-4 or more.
+        stop: the share of rows, in [0, 1], at which the auction ends; they are assigned exactly among themselves.
+        exact: up to this many points the exact solver is used, which is faster there.
+        device: where auctions run: ``cpu``, ``cuda`` (this process's) or ``cuda:N``.
+
+    Raises:
+        ValueError: for a value outside these ranges.
+
+    Example:
+        The pairs cost nearly as little as those of the exact assignment, and every noise is used once:
+
+        >>> import torch
+        >>> from ismkit import AuctionCoupling, Coupling
+        >>> rng = torch.Generator().manual_seed(0)
+        >>> x0, x1 = torch.randn(2, 256, 8, generator=rng)
+        >>> y = torch.zeros(256).long()
+        >>> exact = Coupling(pool=1).couple(x0, x1, y)
+        >>> auctioned = AuctionCoupling(pool=1, exact=0).couple(x0, x1, y)
+        >>> len(auctioned.unique(dim=0))
+        256
+        >>> costs = [(noise - x1).square().sum().item() for noise in (exact, auctioned, x0)]
+        >>> costs[0] <= costs[1] < 1.05 * costs[0] < costs[2] / 2
+        True
     """
 
     epsilon: float = 0.1
@@ -144,7 +167,18 @@ class AuctionCoupling(Coupling):
             raise ValueError(f"device must be cpu, cuda or cuda:N, got {self.device!r}")
 
     def assign(self, x0: Tensor, x1: Tensor) -> Tensor:
-        """A permutation ``p``, (n,) long on the CPU, such that ``x0[p]`` is coupled to ``x1``, both (n, ...)."""
+        """Find a permutation that couples noise to data, by an auction above ``exact`` points.
+
+        Args:
+            x0: noise, (n, ...).
+            x1: data, (n, ...).
+
+        Returns:
+            ``p``, (n,) long on the CPU: ``x0[p]`` is coupled to ``x1``.
+
+        Raises:
+            ValueError: if the shapes differ or anything is not finite.
+        """
         if len(x1) <= self.exact:
             return assign(x0, x1)
         checked_pair(x0, x1)

@@ -33,7 +33,9 @@ def checked_pair(x0: Tensor, x1: Tensor) -> None:
 
 
 def assign(x0: Tensor, x1: Tensor) -> Tensor:
-    """The permutation ``p`` that minimises ``sum_i |x0[p[i]] - x1[i]|^2``: exact optimal assignment.
+    """Find the permutation ``p`` that minimises ``sum_i |x0[p[i]] - x1[i]|^2``: exact optimal assignment.
+
+    Solved by SciPy's ``linear_sum_assignment``, in few dimensions by the network simplex of POT.
 
     Args:
         x0: noise, (n, ...), any device.
@@ -44,6 +46,17 @@ def assign(x0: Tensor, x1: Tensor) -> Tensor:
 
     Raises:
         ValueError: if the shapes differ or anything is not finite.
+        RuntimeError: if the solver of POT stops before it has a permutation.
+
+    Example:
+        On a line, the optimal assignment keeps the order:
+
+        >>> import torch
+        >>> from ismkit import assign
+        >>> x0, x1 = torch.tensor([[3.0], [1.0], [2.0]]), torch.tensor([[10.0], [20.0], [30.0]])
+        >>> p = assign(x0, x1)
+        >>> p, x0[p].flatten()
+        (tensor([1, 2, 0]), tensor([1., 2., 3.]))
     """
     checked_pair(x0, x1)
     noise, data = x0.detach().flatten(1).cpu().float(), x1.detach().flatten(1).cpu().float()
@@ -70,12 +83,31 @@ def assign(x0: Tensor, x1: Tensor) -> Tensor:
 class Coupling:
     """How noise is paired with data.
 
+    One assignment over K batches is iSM's scaling OT, over one batch the mini-batch OT of arXiv 2302.00482. This kit's
+    choices are that it is exact, and ``class_aware``: plain OT makes the noise depend on the class (arXiv 2503.10636).
+
     Attributes:
         pool: K, the batches in one assignment: 0 independent noise, 1 mini-batch OT, 32 sOT as in the paper.
-        class_aware: assign within each class only, so that no class leaks into the noise. Without labels (all
-            ``y`` equal) the same as plain OT.
+        class_aware: assign within each class only, so that no class leaks into the noise. Without labels (all ``y``
+            equal) the same as plain OT.
         classes: let each pool hold about so many classes, where there are many and few rows of each in a pool, see
             :class:`ismkit.data.batches.ClassGroups`; by default rows come in any order.
+
+    Raises:
+        ValueError: if ``pool`` is negative, or ``classes`` are given without a pool.
+
+    Example:
+        Class 0 lies near 0, class 1 near 10. Plain OT gives class 0 the lower half of the noise, so the noise tells the
+        class. Within classes each keeps the noise that was drawn for it:
+
+        >>> import torch
+        >>> from ismkit import Coupling
+        >>> y = torch.tensor([0, 1, 0, 1])
+        >>> x0, x1 = torch.tensor([[4.0], [1.0], [3.0], [2.0]]), torch.tensor([[0.0], [10.0], [1.0], [11.0]])
+        >>> Coupling(pool=1, class_aware=False).couple(x0, x1, y)[y == 0].flatten()
+        tensor([1., 2.])
+        >>> Coupling(pool=1, class_aware=True).couple(x0, x1, y)[y == 0].flatten()
+        tensor([3., 4.])
     """
 
     pool: int = 0
@@ -89,7 +121,15 @@ class Coupling:
             raise ValueError(f"classes, those in each pool, must be 1 or more and need a pool, got {self.classes}")
 
     def assign(self, x0: Tensor, x1: Tensor) -> Tensor:
-        """The permutation ``p``, (n,) long, that couples ``x0[p]`` to ``x1``: here the exact one, :func:`assign`."""
+        """Find the permutation that couples noise to data: here the exact one, :func:`assign`.
+
+        Args:
+            x0: noise, (n, ...).
+            x1: data, (n, ...).
+
+        Returns:
+            ``p``, (n,) long: ``x0[p]`` is coupled to ``x1``.
+        """
         return assign(x0, x1)
 
     def couple(self, x0: Tensor, x1: Tensor, y: Tensor) -> Tensor:
@@ -124,8 +164,8 @@ class Coupling:
     ) -> Generator[tuple[Tensor, Tensor, Tensor]]:
         """Couple a stream of batches, one pool ahead of the consumer, in a thread (the solvers release the GIL).
 
-        Pool p holds batches ``p K .. p K + K - 1`` and its noise depends on (seed, micro_batch, p) alone, so a stream
-        that starts at any step goes on as if it had started at 0.
+        Pool p holds batches ``p K .. p K + K - 1``, and its noise depends on (seed, micro_batch, p) alone. So a stream
+        that starts at any step equals the rest of one that started at 0.
 
         Args:
             batches: (x1, y) batches of one size, the first being batch ``step - step % K``, see :meth:`first_batch`.
@@ -156,7 +196,14 @@ class Coupling:
                 p += 1
 
     def first_batch(self, step: int) -> int:
-        """Where a stream of batches must start so that :meth:`pairs` can go on at ``step``: its pool's first batch."""
+        """Find where a stream of batches must start for :meth:`pairs` to resume at a step: the first batch of its pool.
+
+        Args:
+            step: the next step.
+
+        Returns:
+            The number of the batch, at most ``step``.
+        """
         size = max(self.pool, 1)
         return step - step % size
 

@@ -23,12 +23,26 @@ def ramped(decay: float, updates: int) -> float:
 
 
 def shares(decay: float, updates: int) -> Tensor:
-    """How much of each past state of the weights an average holds after ``updates`` updates, ramp included.
+    """Compute how much of each past state of the weights an average holds, with its warm-up ramp.
+
+    Args:
+        decay: of the average, in [0, 1).
+        updates: how many it has had.
 
     Returns:
-        (updates + 1,) float64, oldest first, with sum 1: entry 0 belongs to the initial weights, entry k to those taken
-        in by update number k. ``sum_k share_k (updates - k)``, the mean age, is the lag in steps behind a linear drift:
+        (updates + 1,) float64, oldest first, with sum 1: entry 0 belongs to the initial weights, entry k to those of
+        update number k. ``sum_k share_k (updates - k)``, the mean age, is the lag in steps behind a linear drift:
         ``updates / 10`` while the ramp lasts, ``decay / (1 - decay)`` long after it.
+
+    Example:
+        >>> import torch
+        >>> from ismkit.method import shares
+        >>> def lag(decay, updates):
+        ...     return round((shares(decay, updates) * torch.arange(updates, -1, -1)).sum().item(), 2)
+        >>> lag(0.95, 50), lag(0.9999, 50)  # within the ramp both decays lag alike
+        (5.0, 5.0)
+        >>> lag(0.95, 2000), lag(0.9999, 2000)
+        (19.0, 200.0)
     """
     kept = torch.tensor([ramped(decay, k) for k in range(updates)], dtype=torch.float64)
     later = kept.flip(0).cumprod(0).flip(0)  # entry k: what updates k, k + 1, ... leave of all that was there before
@@ -39,15 +53,41 @@ def shares(decay: float, updates: int) -> Tensor:
 class TwinEMA(nn.Module):
     """Two exponential moving averages of one network, each a plain module in eval mode, without gradients.
 
+    iSM's twin EMA: the fast one makes the targets, the slow one samples. The warm-up ramp is this kit's choice.
+
     ``average <- decay * average + (1 - decay) * weights`` per :meth:`update`, with the decay ramped up by
-    :func:`ramped`. Both start at the network's initial weights. Buffers are copied. A decay of 0 follows the network.
-    A network may be compiled or wrapped: its averages are those of the plain one, under its names. Where
+    :func:`ramped`. Both start at the network's initial weights. Buffers are copied. A decay of 0 follows the network. A
+    network may be compiled or wrapped: its averages are those of the plain one, under its names. Where
     :func:`ismkit.training.distributed.shard` has sharded the network and both averages alike, each process updates its
     share.
+
+    Args:
+        net: the network, with its initial weights.
+        fast: decay of the fast average, in [0, 1) (iSM: 0.95).
+        slow: decay of the slow average, at least ``fast`` (iSM: 0.9999).
 
     Attributes:
         fast: makes the targets.
         slow: samples; ``fast`` itself where both decays are equal (a single EMA, as in SM).
+
+    Raises:
+        ValueError: for a decay outside [0, 1), or a fast one above the slow one.
+
+    Example:
+        One weight that moves by 1 per step. After 200 steps the fast average lags ``0.5 / (1 - 0.5)`` steps behind, the
+        slow one, still in its ramp, a tenth of the run:
+
+        >>> import torch
+        >>> from torch import nn
+        >>> from ismkit import TwinEMA
+        >>> net = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.zeros_(net.weight)
+        >>> ema = TwinEMA(net, fast=0.5, slow=0.9999)
+        >>> for step in range(1, 201):
+        ...     _ = nn.init.constant_(net.weight, step)
+        ...     ema.update(net)
+        >>> [round(200 - average.weight.item(), 1) for average in (ema.fast, ema.slow)]
+        [1.0, 20.0]
     """
 
     def __init__(self, net: nn.Module, fast: float = 0.95, slow: float = 0.9999) -> None:
@@ -72,13 +112,17 @@ class TwinEMA(nn.Module):
         return self.averages[-1].module  # type: ignore[return-value]
 
     def update(self, net: nn.Module) -> None:
-        """Take in the weights of ``net`` after an optimiser step."""
+        """Add the weights of a network to both averages, after an optimiser step.
+
+        Args:
+            net: the network that is trained, wrapped or not.
+        """
         net = extract_model_from_parallel(net, keep_torch_compile=False)
         for average in self.averages:
             average.update_parameters(net)  # type: ignore[operator]
 
     def train(self, mode: bool = True) -> TwinEMA:
-        """Averages never train: they stay in eval mode."""
+        """Stay in eval mode: averages never train."""
         return super().train(False)
 
 

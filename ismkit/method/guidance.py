@@ -17,34 +17,81 @@ from ismkit.method.path import Network, expand_as
 
 
 def cfg(conditional: Tensor, unconditional: Tensor, cfg_scale: float | Tensor) -> Tensor:
-    """Classifier-free guidance: ``u + cfg_scale * (c - u)``; 1 is unguided (Ho and Salimans 2022)."""
+    """Apply classifier-free guidance: ``u + cfg_scale * (c - u)`` (Ho and Salimans, arXiv 2207.12598).
+
+    Their own parameter is ``w = cfg_scale - 1``, as everywhere in this kit.
+
+    Args:
+        conditional: the answer for the label, ``c``, (B, ...).
+        unconditional: the answer for the null label, ``u``, (B, ...).
+        cfg_scale: one number, or a tensor that broadcasts: 0 gives ``u``, 1 is unguided, above 1 is guided.
+
+    Returns:
+        The guided answer, (B, ...).
+
+    Example:
+        >>> import torch
+        >>> from ismkit import cfg
+        >>> conditional, unconditional = torch.tensor([3.0]), torch.tensor([1.0])
+        >>> [cfg(conditional, unconditional, scale).item() for scale in (0, 1, 1.5, 4.5)]
+        [1.0, 3.0, 4.0, 10.0]
+    """
     return unconditional + cfg_scale * (conditional - unconditional)
 
 
 def in_interval(t: Tensor, t_interval: float) -> Tensor:
-    """1 where guidance acts, ``t >= t_interval``, else 0: none on the high-noise side (iSM, interval guidance)."""
+    """Compute where guidance acts: 1 for ``t >= t_interval``, else 0, the high-noise side (iSM, interval guidance)."""
     return (t >= t_interval).to(t.dtype)
 
 
 def intrinsic_velocity(velocity: Tensor, gap: Tensor, w: Tensor, t: Tensor, t_interval: float) -> Tensor:
-    """Target of the guidance rows: ``v + w * 1[t >= t_interval] * gap`` (iSM, guidance loss).
+    """Compute the target of the guidance rows: ``v + w * 1[t >= t_interval] * gap`` (iSM, guidance loss).
 
     Args:
         velocity: ``x1 - x0``, (B, ...).
-        gap: ``s(x_t, t, 0, 0, y) - s(x_t, t, 0, 0, null)``, (B, ...), no gradient.
+        gap: ``s(x_t, t, 0, 0, y) - s(x_t, t, 0, 0, null)``, (B, ...), without gradient.
         w: guidance strength >= 0, (B,).
         t: times in [0, 1], (B,).
-        t_interval: guidance is off below this time.
+        t_interval: guidance is off below this time (iSM: 0.3).
 
     Returns:
         The target, (B, ...).
+
+    Example:
+        The same gap with strength 2, before the interval and in it:
+
+        >>> import torch
+        >>> from ismkit import intrinsic_velocity
+        >>> velocity, gap, w = torch.ones(2, 1), torch.full((2, 1), 0.5), torch.tensor([2.0, 2.0])
+        >>> intrinsic_velocity(velocity, gap, w, t=torch.tensor([0.1, 0.6]), t_interval=0.3).flatten()
+        tensor([1., 2.])
     """
     return velocity + expand_as(w * in_interval(t, t_interval), velocity) * gap
 
 
 @dataclass(frozen=True)
 class Strengths:
-    """The guidance strengths a network is trained on: ``{0, step, 2 step, ..., w_max}``, uniform (iSM: 0.25, 3.5)."""
+    """The guidance strengths that a network is trained on: ``{0, step, 2 step, ..., w_max}``, each equally likely.
+
+    The default is the paper's set (iSM: up to 3.5, 0.25 apart).
+
+    Attributes:
+        w_max: the largest strength, a multiple of ``step``; 0 for methods without guidance as an input.
+        step: between neighbouring strengths.
+
+    Raises:
+        ValueError: if ``step`` is not positive and finite, or ``w_max`` is negative or no multiple of it.
+
+    Example:
+        >>> import torch
+        >>> from ismkit import Strengths
+        >>> Strengths().count
+        14
+        >>> rng = torch.Generator().manual_seed(0)
+        >>> w = Strengths(w_max=1.0).draw(1000, rng, torch.device("cpu"), guided=True)
+        >>> w.unique()
+        tensor([0.2500, 0.5000, 0.7500, 1.0000])
+    """
 
     w_max: float = 3.5
     step: float = 0.25
@@ -62,7 +109,20 @@ class Strengths:
         return round(self.w_max / self.step)
 
     def draw(self, n: int, generator: torch.Generator | None, device: torch.device, *, guided: bool) -> Tensor:
-        """``n`` strengths, (n,): from all of them, or with ``guided`` from those above zero only."""
+        """Draw strengths.
+
+        Args:
+            n: how many.
+            generator: on ``device``.
+            device: of the result.
+            guided: from those above zero only; else from all of them.
+
+        Returns:
+            Strengths, (n,) float.
+
+        Raises:
+            ValueError: if ``guided`` and there are none above zero.
+        """
         low = int(guided)
         if low > self.count:
             raise ValueError(f"no guidance strength above zero to draw: w_max={self.w_max}")
@@ -71,10 +131,24 @@ class Strengths:
 
 
 class TwoPassCFG(nn.Module):
-    """Classic CFG at sampling for a network that knows no ``w``: two calls per step, ``cfg_scale = 1 + w``.
+    """Classic CFG at sampling, for a network that does not know ``w``: two calls per step, ``cfg_scale = 1 + w``.
 
-    Wraps a network trained with ``flow`` so that the sampler need not know: it always asks for the instantaneous
-    velocity (``d = 0``), whatever step size the sampler takes. Costs two network evaluations per step.
+    It wraps a network trained with the recipe ``flow``, so that the sampler treats it like any other. It always asks
+    for the instantaneous velocity (``d = 0``), whatever step size the sampler takes. Source: arXiv 2207.12598.
+
+    Args:
+        net: the network, asked twice per step; each sampler step then costs two network evaluations.
+        null: the null label, ``num_classes``.
+
+    Example:
+        >>> import torch
+        >>> from ismkit import TwoPassCFG
+        >>> def net(x, t, d, w, y):  # answers 3 for label 0 and 1 for label 1, here the null label
+        ...     return torch.where(y == 0, 3.0, 1.0)[:, None].expand_as(x)
+        >>> guided = TwoPassCFG(net, null=1)
+        >>> w, zero = torch.tensor([0.0, 0.5, 2.0]), torch.zeros(3)
+        >>> guided(torch.zeros(3, 1), zero, zero, w, zero.long()).flatten()
+        tensor([3., 4., 7.])
     """
 
     def __init__(self, net: Network, null: int) -> None:
@@ -83,7 +157,18 @@ class TwoPassCFG(nn.Module):
         self.null = self.num_classes = null
 
     def forward(self, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
-        """The guided velocity, (B, ...)."""
+        """Compute the guided velocity.
+
+        Args:
+            x: states, (B, ...).
+            t: times in [0, 1], (B,).
+            d: step sizes, (B,); not used.
+            w: guidance strengths, (B,).
+            y: labels, (B,) long.
+
+        Returns:
+            The velocity, shaped like ``x``.
+        """
         zero = torch.zeros_like(d)
         conditional = self.net(x, t, zero, zero, y)
         unconditional = self.net(x, t, zero, zero, torch.full_like(y, self.null))

@@ -15,7 +15,21 @@ from torch import Tensor
 
 
 class Network(Protocol):
-    """The one call signature of the kit: ``net(x, t, d, w, y) -> s`` with ``s`` shaped like ``x``."""
+    """The one call signature of the kit: ``net(x, t, d, w, y) -> s`` with ``s`` shaped like ``x``.
+
+    The arguments are those of a :class:`Query`. Any function with this signature is a network, trained or not.
+
+    Example:
+        The exact velocity towards one point, 2, needs no training. One step lands there from any noise:
+
+        >>> import torch
+        >>> from ismkit import sample
+        >>> def to_two(x, t, d, w, y):
+        ...     return (2 - x) / (1 - t)[:, None]
+        >>> sample(to_two, torch.tensor([[-1.0], [0.5]]), torch.tensor([0, 0]), nfe=1)
+        tensor([[2.],
+                [2.]])
+    """
 
     def __call__(self, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor, /) -> Tensor:
         """Average velocity over [t, t + d]."""
@@ -23,10 +37,22 @@ class Network(Protocol):
 
 
 class Query(NamedTuple):
-    """What a network is asked, unpacked as ``net(*query)``.
+    """What a network is asked, one row per sample; unpacked as ``net(*query)``.
 
-    Shapes: ``x`` (B, ...); ``t``, ``d``, ``w`` (B,) float; ``y`` (B,) long. Ranges: ``0 <= t <= t + d <= 1``;
-    ``w >= 0`` (0 = unguided, the CFG scale is ``1 + w``); ``y`` in ``0 .. num_classes``, the last being null.
+    Attributes:
+        x: states, (B, ...).
+        t: times, (B,) float, ``0 <= t <= t + d <= 1``: 0 is noise, 1 is data.
+        d: step sizes, (B,) float; 0 asks for the instantaneous velocity.
+        w: guidance strengths, (B,) float, ``w >= 0``: 0 is unguided, the CFG scale is ``1 + w``.
+        y: labels, (B,) long, in ``0 .. num_classes``; the last one is null.
+
+    Example:
+        >>> import torch
+        >>> from ismkit import Query
+        >>> query = Query(torch.randn(4, 2), *torch.zeros(3, 4), torch.tensor([0, 1, 2, 3]))
+        >>> part = query.take(slice(1, 3))
+        >>> tuple(part.x.shape), part.y
+        ((2, 2), tensor([1, 2]))
     """
 
     x: Tensor
@@ -36,7 +62,14 @@ class Query(NamedTuple):
     y: Tensor
 
     def take(self, rows: slice) -> Query:
-        """The same query for some of its rows."""
+        """Take some of the rows.
+
+        Args:
+            rows: which, such as a block of :meth:`ismkit.method.rows.Rows.blocks`.
+
+        Returns:
+            The same query for these rows.
+        """
         return Query(*(column[rows] for column in self))
 
 
@@ -46,7 +79,7 @@ def expand_as(values: Tensor, x: Tensor) -> Tensor:
 
 
 def interpolate(x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Point on the straight path and its velocity (flow matching; SM Eq. 1).
+    """Compute the point on the straight path from noise to data, and its velocity (flow matching; SM Eq. 1).
 
     Args:
         x0: noise, (B, ...).
@@ -58,6 +91,18 @@ def interpolate(x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises:
         ValueError: if the shapes do not match.
+
+    Example:
+        The velocity is constant along the path, so following it for the time that is left ends at the data:
+
+        >>> import torch
+        >>> from ismkit import interpolate
+        >>> x0, x1, t = torch.tensor([[0.0], [4.0]]), torch.tensor([[2.0], [0.0]]), torch.tensor([0.25, 0.75])
+        >>> x_t, v = interpolate(x0, x1, t)
+        >>> x_t.flatten(), v.flatten()
+        (tensor([0.5000, 1.0000]), tensor([ 2., -4.]))
+        >>> (x_t + (1 - t)[:, None] * v).equal(x1)
+        True
     """
     if x0.shape != x1.shape:
         raise ValueError(f"x0 and x1 must have one shape, got {tuple(x0.shape)} and {tuple(x1.shape)}")
@@ -70,9 +115,28 @@ def interpolate(x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 class StepGrid:
     """Dyadic times and step sizes: ``n`` finest steps, ``n`` a power of two (SM, section 3).
 
-    Step sizes ``2/n, 4/n, ..., 1`` are learnt from two half steps each. The half of the smallest is ``1/n``, and the
-    finest level *is* the flow-matching level: it is asked as ``d = 0``. So every half step that is ever queried is
-    itself trained.
+    Step sizes ``2/n, 4/n, ..., 1`` are each learnt from two half steps. Half of the smallest is ``1/n``, and the finest
+    level *is* the flow-matching level: the network is asked for it as ``d = 0``. So every half step that is ever
+    queried is itself trained.
+
+    Attributes:
+        n: number of finest steps from noise to data, 2 or more.
+
+    Raises:
+        ValueError: if ``n`` is no power of two or below 2.
+
+    Example:
+        >>> import torch
+        >>> from ismkit import StepGrid
+        >>> grid = StepGrid(8)
+        >>> grid.levels, grid.step_size(torch.tensor([1, 2, 3]))
+        (3, tensor([0.2500, 0.5000, 1.0000]))
+
+        Half of ``d = 1/2`` is asked as 1/4, but half of 1/4, the finest step of 1/8, is asked as 0:
+
+        >>> length, ask = grid.half(torch.tensor([0.5, 0.25]))
+        >>> length, ask
+        (tensor([0.2500, 0.1250]), tensor([0.2500, 0.0000]))
     """
 
     n: int = 128
@@ -87,26 +151,54 @@ class StepGrid:
         return self.n.bit_length() - 1
 
     def step_size(self, level: Tensor) -> Tensor:
-        """Step size ``2^level / n`` after ``level`` doublings, level in 1 .. ``levels``."""
+        """Compute the step size ``2^level / n`` after ``level`` doublings.
+
+        Args:
+            level: 1 .. ``levels``, a tensor of any shape.
+
+        Returns:
+            Step sizes of that shape, in the default dtype.
+        """
         return torch.exp2(level.to(torch.get_default_dtype())) / self.n
 
     def half(self, d: Tensor) -> tuple[Tensor, Tensor]:
-        """Half of the step size ``d > 0``: its length, and the ``d`` under which the network is asked for it.
+        """Halve step sizes ``d > 0``: the length of a half step, and the ``d`` under which the network is asked for it.
 
-        They differ at the finest level only, where a step of length ``1/n`` is asked as ``d = 0``.
+        The two differ at the finest level only, where a step of length ``1/n`` is asked as ``d = 0``.
+
+        Args:
+            d: step sizes above 0, (B,).
+
+        Returns:
+            Lengths and what to ask, both (B,).
         """
         length = d / 2
         return length, self.ask(length)
 
     def ask(self, length: Tensor) -> Tensor:
-        """The ``d`` under which a network is asked for a step of this length: 0 at the finest level ``1/n``."""
+        """Compute the ``d`` under which a network is asked for a step of this length: 0 at the finest level ``1/n``.
+
+        Args:
+            length: of steps, (B,).
+
+        Returns:
+            ``d`` of each, (B,).
+        """
         return torch.where(length * self.n > 1.5, length, torch.zeros_like(length))
 
     def random_times(self, d: Tensor, generator: torch.Generator | None = None, power: float = 1.0) -> Tensor:
-        """For each ``d`` (B,) a start time drawn uniformly from that level's own grid {0, d, 2d, ..., 1 - d}.
+        """Draw a start time for each ``d``, uniformly from that level's own grid {0, d, 2d, ..., 1 - d}.
 
-        ``d = 0`` draws from the finest grid, {0, 1/n, ..., 1 - 1/n} (SM code); there with another ``power`` than 1 it
-        is ``u^power``, u uniform, rounded down to the grid.
+        ``d = 0`` draws from the finest grid, {0, 1/n, ..., 1 - 1/n} (SM code).
+
+        Args:
+            d: step sizes, (B,).
+            generator: on the device of ``d``.
+            power: at ``d = 0``, times are ``u^power``, u uniform, rounded down to the grid: above 1 means more of them
+                near the noise (this kit's choice; SM: 1).
+
+        Returns:
+            Times, (B,).
         """
         length = d.clamp(min=1 / self.n)
         u = torch.rand(d.shape, generator=generator, device=d.device, dtype=d.dtype)
@@ -115,7 +207,13 @@ class StepGrid:
         return torch.floor(u / length) * length
 
     def check_nfe(self, nfe: int) -> float:
-        """The step size ``1 / nfe`` of a sampler, refused where no level of the grid has it.
+        """Compute the step size ``1 / nfe`` of a sampler, if a level of the grid has it.
+
+        Args:
+            nfe: network evaluations per sample.
+
+        Returns:
+            The step size.
 
         Raises:
             ValueError: unless ``nfe`` is a power of two in 1 .. ``n``.

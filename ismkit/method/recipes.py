@@ -6,7 +6,19 @@ A method turns a coupled batch into (query, target). Its rows come in three bloc
 * *guidance* rows: ``d = 0``, ``w > 0``, target ``v + w * gap``;
 * *consistency* rows: ``d > 0``, target the average of two half steps of the target network.
 
-Baselines and ablations are other values of the same class; :data:`RECIPES` names them.
+Baselines and ablations are other values of the same class. :data:`RECIPES` names them in the order of the paper's
+table, and each rung of the ladder changes one part of the one before:
+
+>>> from dataclasses import fields
+>>> from ismkit import RECIPES
+>>> ladder = ("ism_guidance", "+interval", "+wavelet", "+sot", "ism")
+>>> for before, name in zip(ladder, ladder[1:]):
+...     a, b = RECIPES[before], RECIPES[name]
+...     print(name, [f.name for f in fields(b) if f.name != "name" and getattr(a, f.name) != getattr(b, f.name)])
++interval ['target']
++wavelet ['distance']
++sot ['coupling']
+ism ['fast']
 """
 
 from __future__ import annotations
@@ -27,12 +39,23 @@ from ismkit.method.wavelet import Distance, WaveletDistance, geometric_weights, 
 
 
 class TargetRule(Protocol):
-    """What the rows should answer."""
+    """The signature of a rule: what the rows of a batch should answer.
+
+    Example:
+        A rule is a function, or a dataclass with ``__call__``, so that it can have settings. This one pulls the
+        velocity towards 0:
+
+        >>> from ismkit import Recipe, Rows
+        >>> def shrunk(net, query, velocity, rows, null, guide=None):
+        ...     return 0.9 * velocity
+        >>> Recipe("shrunk", Rows(), target=shrunk).target(None, None, 2.0, Rows(), null=0)
+        1.8
+    """
 
     def __call__(
         self, net: Network, query: Query, velocity: Tensor, rows: Rows, null: int, guide: Network | None = None
     ) -> Tensor:
-        """Targets (B, ...), like the velocity.
+        """Make the targets.
 
         Args:
             net: the target network.
@@ -41,6 +64,9 @@ class TargetRule(Protocol):
             rows: how the batch is split.
             null: the null label.
             guide: the network that makes the guidance gap, by default ``net``.
+
+        Returns:
+            Targets (B, ...), like the velocity.
         """
         ...
 
@@ -53,18 +79,29 @@ def average_of_half_steps(
     grid: StepGrid,
     clip: float | None = None,
 ) -> Tensor:
-    """Target of the consistency rows: the average of two half steps of ``field(x, t, d)`` (SM Eq. 5).
+    """Make the target of the consistency rows: the average of two half steps of ``field(x, t, d)`` (SM Eq. 5).
 
     Args:
         field: average velocity at fixed guidance and label.
         x: states, (B, ...).
         t: start times, (B,).
         d: step sizes above 0, (B,), on the grid.
-        grid: tells under which ``d`` a half step is asked.
+        grid: says under which ``d`` a half step is asked.
         clip: bound on the middle state and the target (SM code: 4), or None.
 
     Returns:
         ``(s_1 + s_2) / 2``, (B, ...).
+
+    Example:
+        One step by the target ends where two half steps end, for ``dx/dt = x`` at ``(1 + 1/2)^2``:
+
+        >>> import torch
+        >>> from ismkit import StepGrid
+        >>> from ismkit.method import average_of_half_steps
+        >>> x, t, d = torch.ones(1, 1), torch.zeros(1), torch.ones(1)
+        >>> target = average_of_half_steps(lambda x, t, d: x, x, t, d, StepGrid(2))
+        >>> target.item(), (x + d * target).item()
+        (1.25, 2.25)
     """
     length, ask = grid.half(d)
     first = field(x, t, ask)
@@ -78,7 +115,28 @@ def average_of_half_steps(
 def velocity_target(
     net: Network, query: Query, velocity: Tensor, rows: Rows, null: int, guide: Network | None = None
 ) -> Tensor:
-    """Plain flow matching: every row is a velocity row and should answer ``v``."""
+    """Return the velocity: plain flow matching, where every row is a velocity row (arXiv 2210.02747).
+
+    A :class:`TargetRule` that uses one of its arguments only.
+
+    Args:
+        net: not used.
+        query: not used.
+        velocity: ``x1 - x0`` of each row, (B, ...).
+        rows: not used.
+        null: not used.
+        guide: not used.
+
+    Returns:
+        ``velocity``, (B, ...).
+
+    Example:
+        >>> import torch
+        >>> from ismkit import RECIPES, Rows, velocity_target
+        >>> v = torch.ones(4, 2)
+        >>> velocity_target(None, None, v, Rows(), null=8) is v, RECIPES["flow"].target is velocity_target
+        (True, True)
+    """
     return velocity
 
 
@@ -88,10 +146,26 @@ class BakedIn:
 
     Attributes:
         cfg_scale: the baked-in scale (SM: 1.5).
-        every_level: apply CFG anew at every doubling of the step, as the iSM paper formalises it: the guidance of one
+        every_level: apply CFG again at every doubling of the step, as the iSM paper formalises it: the guidance of one
             step grows to ``cfg_scale ** log2(N)``. False is the released SM code: CFG at the finest doubling only,
             which coarser levels inherit unmultiplied.
-        clip: bound on middle states and targets (SM code: 4).
+        clip: bound on middle states and targets (SM code: 4), or None.
+
+    Example:
+        A field that is constant, 1 for the class and 0 for the null label, and the network that answers each query with
+        its target. In one step it has the guidance of all seven doublings, ``1.5^7``, or of one:
+
+        >>> import torch
+        >>> from ismkit import BakedIn
+        >>> from ismkit.lessons import Ideal
+        >>> def field(x, t, y):
+        ...     return (1.0 - y)[:, None].expand_as(x)  # the null label is 1
+        >>> one_step = torch.zeros(1, 1), torch.zeros(1), torch.ones(1), torch.zeros(1), torch.tensor([0])
+        >>> for every_level in (True, False):
+        ...     net = Ideal(field, BakedIn(cfg_scale=1.5, every_level=every_level, clip=None), null=1)
+        ...     print(round(net(*one_step).item(), 2))
+        17.09
+        1.5
     """
 
     cfg_scale: float = 1.5
@@ -119,13 +193,36 @@ class BakedIn:
 class Intrinsic:
     """iSM's targets: ``w`` enters the velocity at ``d = 0`` only, and larger steps learn it by consistency.
 
-    The half steps come from the target network, the fast average; the gap from ``Recipe.gap``.
+    The half steps come from the target network, the fast average; the network of the gap is set by ``Recipe.gap``. That
+    the interval acts at ``d = 0`` alone is this kit's reading.
 
     Attributes:
-        t_interval: no guidance below this time, the high-noise side (iSM: 0.3).
+        t_interval: no guidance below this time, the high-noise side, in [0, 1] (iSM: 0.3).
         clip: bound on middle states and targets, as in SM's code; None for none (this kit's choice).
         predicted: guidance rows push the velocity that the gap's network predicts, instead of the sample's ``x1 - x0``
             (iSM): equal on average once trained, and without the sample's noise.
+
+    Raises:
+        ValueError: if ``t_interval`` is no time in [0, 1].
+
+    Example:
+        A field that is constant, 1 for the class and 0 for the null label, and the network that answers each query with
+        its target. At w = 2 it answers ``1 + 2 * (1 - 0)`` at every step size. With an interval from 1/2, half of the
+        path is unguided, and one step averages over both:
+
+        >>> import torch
+        >>> from ismkit import Intrinsic
+        >>> from ismkit.lessons import Ideal
+        >>> def field(x, t, y):
+        ...     return (1.0 - y)[:, None].expand_as(x)  # the null label is 1
+        >>> def answer(t_interval, d):
+        ...     net = Ideal(field, Intrinsic(t_interval), null=1)
+        ...     zero = torch.zeros(1)
+        ...     return net(zero[:, None], zero, torch.tensor([d]), torch.tensor([2.0]), torch.tensor([0])).item()
+        >>> [answer(0.0, d) for d in (0.0, 0.25, 1.0)]
+        [3.0, 3.0, 3.0]
+        >>> [answer(0.5, d) for d in (0.0, 0.25, 1.0)]
+        [1.0, 1.0, 2.0]
     """
 
     t_interval: float = 0.3
@@ -163,13 +260,32 @@ class Recipe:
     Attributes:
         name: for logs and tables.
         rows: what is asked of the network.
-        target: what it should answer.
+        target: what it should answer, a :class:`TargetRule`.
         weights: alpha, beta, gamma of ``alpha L_velocity + beta L_guidance + gamma L_consistency``, each L the mean
             over its own rows (iSM: 1, 1, 1).
         coupling: which noise goes with which data.
         distance: error per sample, (B, ...), (B, ...) -> (B,).
-        fast, slow: decays of the averages that make targets and that sample.
+        fast, slow: decays of the average that makes targets and of the one that samples.
         gap: the average that makes the guidance gap; the paper does not say (this kit: ``fast``).
+
+    Raises:
+        ValueError: if ``target`` or ``distance`` is no function, or ``gap`` no average.
+
+    Example:
+        An ablation of the paper's full method, without scaling OT, and how the loss weighs the rows of its three
+        blocks:
+
+        >>> from dataclasses import replace
+        >>> import torch
+        >>> from ismkit import RECIPES, Coupling
+        >>> ism = RECIPES["ism"]
+        >>> ism.coupling, ism.fast, ism.slow
+        (Coupling(pool=32, class_aware=True), 0.95, 0.9999)
+        >>> unpaired = replace(ism, name="ism without OT", coupling=Coupling(pool=0))
+        >>> unpaired.rows.blocks(8)
+        Blocks(velocity=slice(0, 4, None), guidance=slice(4, 6, None), consistency=slice(6, 8, None))
+        >>> unpaired.loss(torch.tensor([1.0, 1.0, 1.0, 1.0, 10.0, 10.0, 100.0, 100.0]))
+        tensor(111.)
     """
 
     name: str
@@ -190,7 +306,17 @@ class Recipe:
             raise ValueError(f"gap must name an average, 'fast' or 'slow', got {self.gap!r}")
 
     def loss(self, distance: Tensor) -> Tensor:
-        """The scalar loss of the distances (B,) of one batch: the weighted sum of the blocks' means."""
+        """Compute the loss of one batch: the weighted sum of the blocks' means.
+
+        Args:
+            distance: of each row, (B,).
+
+        Returns:
+            A scalar.
+
+        Raises:
+            ValueError: if a block with a fraction above zero gets no row.
+        """
         blocks = self.rows.blocks(len(distance))
         parts = [
             weight * distance[rows].mean()
@@ -237,7 +363,9 @@ RECIPES: dict[str, Recipe] = {
 def training_step(
     recipe: Recipe, net: nn.Module, ema: TwinEMA, pair: tuple[Tensor, Tensor, Tensor], null: int, rng: torch.Generator
 ) -> tuple[Tensor, Query, Tensor]:
-    """One step of any method: every fix of iSM is one line, and a recipe without it has another value there.
+    """Compute the loss of one step, of any method.
+
+    Every fix of iSM is one line, and a recipe without it has another value there.
 
     Args:
         recipe: the method.
@@ -249,6 +377,31 @@ def training_step(
 
     Returns:
         The loss (scalar, with gradient), the query, and the distance per row (B,).
+
+    Raises:
+        ValueError: if the batch is too small for the blocks of rows.
+
+    Example:
+        A network that is not trained yet answers 0, so its flow-matching loss is the mean square of the velocity:
+
+        >>> import torch
+        >>> from ismkit import RECIPES, ToyMLP, TwinEMA, training_step
+        >>> net = ToyMLP(dim=2, width=16, depth=1, num_classes=3)
+        >>> x0, x1, y = torch.zeros(16, 2), torch.tensor([[1.0, 3.0]]).repeat(16, 1), torch.arange(16) % 3
+        >>> rng = torch.Generator().manual_seed(0)
+        >>> loss, query, distance = training_step(RECIPES["flow"], net, TwinEMA(net), (x0, x1, y), null=3, rng=rng)
+        >>> loss.item(), distance.shape
+        (5.0, torch.Size([16]))
+
+        iSM's step is the same call. Half the rows are asked for the velocity, a quarter with guidance, a quarter for
+        steps:
+
+        >>> from dataclasses import replace
+        >>> from ismkit import l2
+        >>> ism = replace(RECIPES["ism"], distance=l2)  # points have no bands
+        >>> loss, query, distance = training_step(ism, net, TwinEMA(net), (x0, x1, y), null=3, rng=rng)
+        >>> (query.d > 0).sum().item(), (query.w[8:12] > 0).all().item()
+        (4, True)
     """
     x0, x1, y = pair  # ......................................................... scaling OT (coupled one pool ahead)
     query, velocity = recipe.rows(x0, x1, y, null, rng)  # ................... velocity | guidance | consistency rows

@@ -23,13 +23,16 @@ class Blocks(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """How a batch is split into rows and what each of them is asked.
+    """How a batch is split into rows, and what each row is asked.
+
+    The three blocks are iSM's velocity, guidance and consistency losses; their fractions are this kit's choice, since
+    the paper does not give them. Labels are dropped as in arXiv 2207.12598.
 
     Attributes:
         guidance: fraction of guidance rows; they keep their label.
         consistency: fraction of consistency rows; the velocity rows are the rest.
-        label_dropout: probability that a velocity row (and, with ``drop_consistency``, a consistency row) has its
-            label replaced by null.
+        label_dropout: probability that a velocity row (and, with ``drop_consistency``, a consistency row) has its label
+            replaced by null.
         drop_consistency: train the null label at ``d > 0`` too: needed where a target asks for it there.
         strengths: the guidance strengths drawn; ``Strengths(0)`` for methods without ``w``.
         grid: the dyadic grid of step sizes and times.
@@ -37,6 +40,25 @@ class Rows:
             often (SM), above 1 for more of the large steps.
         time_power: velocity and guidance rows draw ``t = u^time_power`` with u uniform: 1 is uniform (SM), above 1
             means more rows near the noise.
+
+    Raises:
+        ValueError: for fractions outside [0, 1] or above 1 together, a ratio or power that is not positive, or guidance
+            rows without strengths above 0.
+
+    Example:
+        iSM's rows for a batch of 8: ``w`` and ``d`` say which block a row is in.
+
+        >>> import torch
+        >>> from ismkit import Rows, Strengths
+        >>> rows = Rows(guidance=1 / 4, consistency=1 / 4, strengths=Strengths(3.5))
+        >>> rows.blocks(8)
+        Blocks(velocity=slice(0, 4, None), guidance=slice(4, 6, None), consistency=slice(6, 8, None))
+        >>> x0, x1, y = torch.zeros(8, 2), torch.ones(8, 2), torch.zeros(8).long()
+        >>> query, velocity = rows(x0, x1, y, null=1, generator=torch.Generator().manual_seed(0))
+        >>> (query.d > 0).tolist()
+        [False, False, False, False, False, False, True, True]
+        >>> (query.w > 0).tolist()[:6]
+        [False, False, False, False, True, True]
     """
 
     guidance: float = 0.0
@@ -61,7 +83,13 @@ class Rows:
             raise ValueError(f"guidance={self.guidance} needs strengths above 0, got w_max={self.strengths.w_max}")
 
     def blocks(self, batch: int) -> Blocks:
-        """Split ``batch`` rows.
+        """Split a batch into its blocks.
+
+        Args:
+            batch: number of rows.
+
+        Returns:
+            Three slices that partition the rows.
 
         Raises:
             ValueError: if a block with a fraction above zero gets no row.

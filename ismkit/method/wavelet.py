@@ -21,13 +21,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Norm = Literal["square", "root", "abs", "huber"]
-Distance = Callable[[Tensor, Tensor], Tensor]  # (B, ...), (B, ...) -> (B,)
+#: An error per sample, of prediction (B, ...) and target (B, ...): (B,). :func:`l2`, :class:`WaveletDistance`, yours.
+Distance = Callable[[Tensor, Tensor], Tensor]
 
 EPS = 1e-8  # keeps the gradient of the root finite where a band is matched exactly
 
 
 def l2(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error per sample: (B, ...), (B, ...) -> (B,), in float32 at least."""
+    """Compute the mean squared error per sample.
+
+    Args:
+        prediction: (B, ...).
+        target: (B, ...), of the same shape.
+
+    Returns:
+        One error per sample, (B,), in float32 at least.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> from ismkit import l2
+        >>> l2(torch.tensor([[3.0, 4.0], [1.0, 1.0]]), torch.zeros(2, 2))
+        tensor([12.5000,  1.0000])
+    """
     return _residual(prediction, target).square().flatten(1).mean(1)
 
 
@@ -89,12 +107,33 @@ def _merge_matrix(low: Tensor, details: Sequence[Tensor], wavelet: str) -> Tenso
 
 
 def dwt(x: Tensor, levels: int, wavelet: str = "haar") -> list[Tensor]:
-    """Multi-level 2D DWT of ``x`` (..., H, W): a list of ``3 * levels + 1`` bands, fine to coarse.
+    """Compute the multi-level 2D DWT: ``3 * levels + 1`` bands, fine to coarse.
 
-    Equal to ``pywt.wavedec2(x, wavelet, mode="periodization", level=levels)`` in another order.
+    Equal to ``pywt.wavedec2(x, wavelet, mode="periodization", level=levels)`` in another order. For the pyramid see
+    Mallat (1989, IEEE PAMI 11); the periodised, orthonormal form is this kit's choice.
+
+    Args:
+        x: fields, (..., H, W), whose sides can be halved ``levels`` times.
+        levels: how often the low-pass band is split, 0 or more.
+        wavelet: ``haar`` or any orthogonal wavelet of PyWavelets.
+
+    Returns:
+        ``[LH, HL, HH of level 1, ..., LH, HL, HH of level L, LL of level L]``, those of level l (..., H / 2^l, W /
+        2^l).
 
     Raises:
         ValueError: if a side of ``x`` cannot be halved ``levels`` times, or the wavelet is not orthogonal.
+
+    Example:
+        A constant field has no details; its energy, here 16, is all in the low-pass band (Parseval):
+
+        >>> import torch
+        >>> from ismkit import dwt
+        >>> bands = dwt(torch.ones(1, 1, 4, 4), levels=2)
+        >>> [tuple(band.shape[2:]) for band in bands]
+        [(2, 2), (2, 2), (2, 2), (1, 1), (1, 1), (1, 1), (1, 1)]
+        >>> [band.square().sum().item() for band in bands]
+        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 16.0]
     """
     _check_levels(x.shape, levels)
     bands: list[Tensor] = []
@@ -105,7 +144,31 @@ def dwt(x: Tensor, levels: int, wavelet: str = "haar") -> list[Tensor]:
 
 
 def idwt(bands: Sequence[Tensor], wavelet: str = "haar") -> Tensor:
-    """Inverse of :func:`dwt`: the bands, fine to coarse, back to (..., H, W)."""
+    """Compute the inverse of :func:`dwt`.
+
+    Args:
+        bands: as :func:`dwt` returns them, fine to coarse.
+        wavelet: the same as there.
+
+    Returns:
+        The field, (..., H, W).
+
+    Raises:
+        ValueError: unless there are 3 bands per level and one low-pass band.
+
+    Example:
+        Without the finest bands a field becomes blocks of means:
+
+        >>> import torch
+        >>> from ismkit import dwt, idwt
+        >>> x = torch.tensor([[1.0, 3.0, 0.0, 0.0], [5.0, 7.0, 0.0, 8.0]])
+        >>> bands = dwt(x, levels=1)
+        >>> idwt(bands).equal(x)
+        True
+        >>> idwt([torch.zeros_like(band) for band in bands[:3]] + bands[3:])
+        tensor([[4., 4., 2., 2.],
+                [4., 4., 2., 2.]])
+    """
     if len(bands) % 3 != 1:
         raise ValueError(f"bands must be 3 per level and one low-pass, 3 L + 1 in all, got {len(bands)}")
     x = bands[-1]
@@ -129,19 +192,44 @@ def pad_to_power_of_two(x: Tensor) -> Tensor:
 
 
 def geometric_weights(levels: int, ratio: float) -> tuple[float, ...]:
-    """Weights ``(ratio, ratio^2, ..., ratio^L, ratio^L)``: level 1 to L, then the low-pass band.
+    """List weights that grow or shrink by one ratio per level: ``(ratio, ratio^2, ..., ratio^L, ratio^L)``.
 
-    ``ratio = 1`` is pixel L2 (Parseval); ``ratio = 4`` is "mean square per band, then the sum over bands", which
-    favours *low* frequencies; ``ratio < 1`` favours fine bands.
+    They are for :class:`WaveletDistance`; the choice is this kit's.
+
+    Args:
+        levels: L.
+        ratio: 1 is pixel L2 (Parseval); 4 is "mean square per band, then the sum over bands", which favours *low*
+            frequencies; below 1 favours fine bands.
+
+    Returns:
+        Weights of the levels 1 to L, fine to coarse, then of the low-pass band.
+
+    Example:
+        >>> from ismkit import geometric_weights
+        >>> geometric_weights(3, 0.5)
+        (0.5, 0.25, 0.125, 0.125)
+        >>> geometric_weights(2, 4.0)
+        (4.0, 16.0, 16.0)
     """
     return (*(ratio**level for level in range(1, levels + 1)), ratio**levels)
 
 
 def unit_weights(weights: Sequence[float]) -> tuple[float, ...]:
-    """The same weights, scaled so that their mean over all coefficients is 1: a white residual costs what L2 costs.
+    """Scale weights so that their mean over all coefficients is 1: a white residual then costs what L2 costs.
 
-    Level l holds ``3 / 4^l`` of the coefficients, the low-pass band ``1 / 4^L``. What is compared after this scaling
-    is how a distance treats its bands, not how large its gradient is, which a bound on the gradient would see.
+    Level l holds ``3 / 4^l`` of the coefficients, the low-pass band ``1 / 4^L``. Distances scaled in this way differ in
+    how they treat their bands, not in the size of their gradients, to which a bound on the gradient would respond.
+
+    Args:
+        weights: of the levels, fine to coarse, then of the low-pass band.
+
+    Returns:
+        As many weights, in the same ratios.
+
+    Example:
+        >>> from ismkit import unit_weights
+        >>> [round(weight, 4) for weight in unit_weights((1.0, 0.5, 0.5))]  # 3/4 * 1 + 1/4 * 0.5 = 7/8
+        [1.1429, 0.5714, 0.5714]
     """
     levels = len(weights) - 1
     shares = [3 / 4**level for level in range(1, levels + 1)] + [1 / 4**levels]
@@ -156,14 +244,34 @@ class WaveletDistance:
     With ``N`` coefficients in all and ``n_b`` in band b, ``distance = sum_b weights[level(b)] * (n_b / N) * norm_b``.
     So a weight is *per coefficient, relative to pixel L2*: all weights 1 with ``norm="square"`` is :func:`l2`.
 
-    The paper gives Haar-like levels L = 5 and no more: the wavelet, the norm and the weights are this kit's choice.
+    The paper gives five levels and an error per sub-band. The wavelet, the norm and the weights are this kit's choice.
 
     Attributes:
         weights: one per level, fine to coarse, then one for the low-pass band; its length sets the levels L.
         norm: of a band's coefficients e: ``square`` mean e^2; ``root`` sqrt(mean e^2), whose gradient is scaled by one
             over the error of that band; ``abs`` mean |e|; ``huber`` mean pseudo-Huber ``sqrt(e^2 + c^2) - c``.
         wavelet: ``haar`` or any orthogonal wavelet of PyWavelets.
-        huber_c: the ``c`` of ``huber``.
+        huber_c: the ``c`` of ``huber``, in the unit of the coefficients.
+
+    Raises:
+        ValueError: for weights that are negative, all zero or none, or for an unknown norm or wavelet.
+
+    Example:
+        Two errors of the same size, one as coarse as can be and one as fine. To L2 they are alike; weights that favour
+        fine bands count the second one twice as much:
+
+        >>> import torch
+        >>> from ismkit import WaveletDistance, geometric_weights, l2, unit_weights
+        >>> coarse = torch.ones(1, 4, 4)
+        >>> fine = coarse.clone()
+        >>> fine[:, ::2, 1::2] = fine[:, 1::2, ::2] = -1.0  # a checkerboard
+        >>> errors = torch.stack([coarse, fine])
+        >>> l2(errors, torch.zeros_like(errors))
+        tensor([1., 1.])
+        >>> WaveletDistance(unit_weights(geometric_weights(2, 0.5)))(errors, torch.zeros_like(errors))
+        tensor([0.5714, 1.1429])
+        >>> WaveletDistance((1.0, 1.0, 1.0))(errors, torch.zeros_like(errors))  # Parseval: L2 again
+        tensor([1., 1.])
     """
 
     weights: tuple[float, ...]
@@ -187,9 +295,16 @@ class WaveletDistance:
         return len(self.weights) - 1
 
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Distance of (B, C, H, W) from (B, C, H, W): (B,), in float32 at least, also under autocast.
+        """Compute the distance per sample, in float32 at least, also under autocast.
 
         Sides that are no power of two are zero-padded (the residual is, which changes no norm).
+
+        Args:
+            prediction: (B, C, H, W).
+            target: (B, C, H, W).
+
+        Returns:
+            Distances, (B,).
 
         Raises:
             ValueError: for other shapes, or sides too short for the levels.
@@ -219,10 +334,30 @@ class WaveletDistance:
 
 @dataclass(frozen=True)
 class Normalised:
-    """A distance over a power of itself: ``D / (sg(D) + c)^power`` per sample, sg stopping the gradient.
+    """A distance divided by a power of itself: ``D / (sg(D) + c)^power`` per sample; sg stops the gradient.
 
     Samples with large errors pull less: at power 1 as in MeanFlow's adaptive weighting (arXiv 2505.13447, Eq. 22, with
     p = 1), at 1/2 about as the root, the pseudo-Huber loss of improved consistency training (arXiv 2310.14189).
+
+    Attributes:
+        distance: D, the error per sample that is normalised.
+        power: in [0, 1]; 0 leaves the distance alone.
+        c: keeps the denominator away from 0; positive, in the unit of D.
+
+    Raises:
+        ValueError: if ``power`` or ``c`` is out of range.
+
+    Example:
+        An error ten times as large has a gradient ten times as large under L2, and as large a one at power 1/2:
+
+        >>> import torch
+        >>> from ismkit import Normalised, l2
+        >>> for distance in (l2, Normalised(l2, power=0.5, c=1e-6)):
+        ...     x = torch.tensor([[0.1], [1.0]], requires_grad=True)
+        ...     distance(x, torch.zeros(2, 1)).sum().backward()
+        ...     print([round(slope, 3) for slope in x.grad.flatten().tolist()])
+        [0.2, 2.0]
+        [2.0, 2.0]
     """
 
     distance: Distance
@@ -234,16 +369,25 @@ class Normalised:
             raise ValueError(f"power must be in [0, 1] and c positive and finite, got {self.power} and {self.c}")
 
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Distance per sample, (B, ...), (B, ...) -> (B,)."""
+        """Compute the distance per sample.
+
+        Args:
+            prediction: (B, ...).
+            target: (B, ...).
+
+        Returns:
+            Distances, (B,).
+        """
         distance = self.distance(prediction, target)
         return distance / (distance.detach() + self.c) ** self.power
 
 
 def candidates(levels: int) -> dict[str, Distance]:
-    """What the paper's words "error per sub-band" may mean, and two controls, by name: notebook 05 compares them.
+    """List what the paper's words "error per sub-band" may mean, and two controls, by name: notebook 05 compares them.
 
-    Pixel L2 is the first control. The second, ``root, no bands``, is the square root of L2 per sample: what
-    ``root per band`` owes to its root alone, which turns down the samples with large errors, not to its bands.
+    Pixel L2 is the first control. The second, ``root, no bands``, is the square root of L2 per sample. It shows what
+    ``root per band`` owes to its root alone, which lowers the weight of samples with large errors, and not to its
+    bands.
     """
     one = (1.0,) * (levels + 1)
     return {

@@ -80,12 +80,32 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 class ToyMLP(nn.Module):
     """Residual MLP with AdaLN-Zero modulation, for points (B, 2) and for small latents (B, C, H, W).
 
+    The modulation is DiT's (arXiv 2212.09748); the network is this kit's.
+
     Args:
         dim: numbers per sample; keep ``width`` well above it, or the net cannot cancel the noise.
         width: hidden width.
         depth: residual blocks.
         num_classes: labels are 0 .. num_classes - 1, null is num_classes.
-        grid: the dyadic grid, for the embedding of d.
+        grid: the dyadic grid, for the embedding of d; by default N = 128.
+
+    Raises:
+        ValueError: if a size is below 1.
+
+    Example:
+        A new network answers 0 to everything:
+
+        >>> import torch
+        >>> from ismkit import Query, ToyMLP
+        >>> net = ToyMLP(dim=2, width=64, depth=2, num_classes=8)
+        >>> query = Query(torch.randn(5, 2), *torch.zeros(3, 5), torch.tensor([0, 1, 2, 3, 8]))  # 8 is null
+        >>> s = net(*query)
+        >>> s.shape, s.abs().max().item()
+        (torch.Size([5, 2]), 0.0)
+        >>> net(torch.zeros(5, 3), *query[1:])
+        Traceback (most recent call last):
+            ...
+        ValueError: x must have 2 numbers per sample, got shape (5, 3)
     """
 
     def __init__(
@@ -115,7 +135,21 @@ class ToyMLP(nn.Module):
         _zero_(self.head[-1])  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
-        """Average velocity of samples of ``dim`` numbers each, shaped like them."""
+        """Compute the average velocity.
+
+        Args:
+            x: states of ``dim`` numbers each, (B, ...).
+            t: times in [0, 1], (B,).
+            d: step sizes, (B,).
+            w: guidance strengths, (B,).
+            y: labels, (B,) long.
+
+        Returns:
+            The velocity, shaped like ``x``.
+
+        Raises:
+            ValueError: if ``x`` has another size.
+        """
         if x.shape[1:].numel() != self.dim:
             raise ValueError(f"x must have {self.dim} numbers per sample, got shape {tuple(x.shape)}")
         c = self.conditioning(t, d, w, y)  # (B, width)
@@ -146,7 +180,7 @@ class Block(nn.Module):
     """Transformer block with AdaLN-Zero: shift, scale and gate of attention and MLP come from the conditioning.
 
     Attributes:
-        recompute: keep its input alone for the backward pass, and compute the rest anew there (activation
+        recompute: keep its input alone for the backward pass, and compute the rest again there (activation
             checkpointing): the same numbers, less memory, a forward pass more.
     """
 
@@ -173,7 +207,10 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """Diffusion transformer in SiT's form (AdaLN-Zero, fixed sin-cos positions), conditioned on t, d, w and y.
+    """Diffusion transformer in SiT's form, conditioned on t, d, w and y.
+
+    As in DiT (arXiv 2212.09748) and SiT (arXiv 2401.08740): AdaLN-Zero, fixed sin-cos positions. The embeddings of d
+    and w are this kit's choice.
 
     Args:
         size: side of the square input, a multiple of ``patch``.
@@ -183,10 +220,24 @@ class DiT(nn.Module):
         depth: transformer blocks.
         heads: attention heads.
         num_classes: labels are 0 .. num_classes - 1, null is num_classes.
-        grid: the dyadic grid, for the embedding of d.
+        grid: the dyadic grid, for the embedding of d; by default N = 128.
 
     Raises:
-        ValueError: if the sizes do not divide as stated.
+        ValueError: if a size is below 1, or the sizes do not divide as stated.
+
+    Example:
+        >>> import torch
+        >>> from ismkit import PRESETS, DiT, Query
+        >>> net = DiT(size=8, channels=4, patch=2, num_classes=10, **PRESETS["toy"])
+        >>> net(*Query(torch.randn(2, 4, 8, 8), *torch.zeros(3, 2), torch.tensor([0, 10]))).shape
+        torch.Size([2, 4, 8, 8])
+
+        The paper's SiT-XL/2 for ImageNet at 256 pixels, built without memory for its weights:
+
+        >>> with torch.device("meta"):
+        ...     xl = DiT(size=32, channels=4, patch=2, num_classes=1000, **PRESETS["XL"])
+        >>> f"{sum(weight.numel() for weight in xl.parameters()) / 1e6:.0f} million weights"
+        '678 million weights'
     """
 
     def __init__(
@@ -227,7 +278,21 @@ class DiT(nn.Module):
         _zero_(self.head)
 
     def forward(self, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
-        """Average velocity (B, channels, size, size) of images or latents of that shape."""
+        """Compute the average velocity of images or latents.
+
+        Args:
+            x: states, (B, channels, size, size).
+            t: times in [0, 1], (B,).
+            d: step sizes, (B,).
+            w: guidance strengths, (B,).
+            y: labels, (B,) long.
+
+        Returns:
+            The velocity, shaped like ``x``.
+
+        Raises:
+            ValueError: if ``x`` has another shape.
+        """
         if x.shape[1:] != (self.channels, self.size, self.size):
             expected = f"(B, {self.channels}, {self.size}, {self.size})"
             raise ValueError(f"x must have shape {expected}, got {tuple(x.shape)}")

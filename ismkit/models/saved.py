@@ -28,13 +28,31 @@ NETWORKS: dict[str, type[nn.Module]] = {"DiT": DiT, "ToyMLP": ToyMLP}
 def save_model(
     net: nn.Module, path: str | os.PathLike[str], card: dict[str, Any], dtype: torch.dtype = torch.float32
 ) -> str:
-    """Write a network, usually ``state.ema.slow``, with its shape and a card; returns the file's SHA-256.
+    """Write a network, usually ``state.ema.slow``, with its shape and a card, to one safetensors file.
 
     Args:
         net: a network of this kit.
         path: ends in ``.safetensors``; written atomically.
         card: anything JSON that a reader should know: run, recipe, steps, seed, figures, licence.
         dtype: in which the numbers are stored; float16 halves the file.
+
+    Returns:
+        The SHA-256 of the file.
+
+    Raises:
+        TypeError: for a network of another class.
+        CheckpointError: if the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from ismkit import ToyMLP, load_model, save_model
+        >>> net = ToyMLP(dim=2, width=16, depth=1, num_classes=3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sha256 = save_model(net, f"{folder}/points.safetensors", {"steps": 500, "licence": "Apache-2.0"})
+        ...     loaded, card = load_model(f"{folder}/points.safetensors", sha256)
+        >>> card, loaded.config
+        ({'steps': 500, 'licence': 'Apache-2.0'}, {'dim': 2, 'width': 16, 'depth': 1, 'num_classes': 3})
     """
     kind = type(net).__name__
     if NETWORKS.get(kind) is not type(net):
@@ -45,10 +63,34 @@ def save_model(
 
 
 def load_model(path: str | os.PathLike[str], sha256: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
-    """The network in a file of :func:`save_model`, in float32 and eval mode without gradients, and its card.
+    """Load the network in a file of :func:`save_model`, and its card.
+
+    Args:
+        path: of the file.
+        sha256: the checksum that the file must have. Without it, altered numbers go unnoticed.
+
+    Returns:
+        The network, in float32 and eval mode, without gradients; and the card.
 
     Raises:
         CheckpointError: if the file is missing, truncated, altered or no such file.
+
+    Example:
+        >>> import os
+        >>> import tempfile
+        >>> from ismkit import CheckpointError, ToyMLP, load_model, save_model
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/points.safetensors"
+        ...     _ = save_model(ToyMLP(width=16, depth=1), path, {"seed": 0})
+        ...     net, card = load_model(path)
+        ...     print(type(net).__name__, card, net.training)
+        ...     os.truncate(path, 1000)
+        ...     try:
+        ...         load_model(path)
+        ...     except CheckpointError as error:
+        ...         print("missing, truncated or no safetensors file" in str(error))
+        ToyMLP {'seed': 0} False
+        True
     """
     _, metadata = read_weights(path, sha256)
     try:
@@ -65,9 +107,31 @@ def load_model(path: str | os.PathLike[str], sha256: str | None = None) -> tuple
 
 
 def load_sampler(path: str | os.PathLike[str], sha256: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
-    """Like :func:`load_model`, ready for the sampler: a network that knows no ``w`` and no ``d`` gets two-pass CFG.
+    """Load a network like :func:`load_model`, ready for the sampler.
 
-    That is one whose card says that the recipe ``flow`` trained it.
+    A network trained by the recipe ``flow``, as its card says, knows no ``w`` and no ``d``: it gets two-pass CFG.
+
+    Args:
+        path: of a file of :func:`save_model`.
+        sha256: the checksum that the file must have. Without it, altered numbers go unnoticed.
+
+    Returns:
+        The network, or :class:`~ismkit.method.guidance.TwoPassCFG` around it, in eval mode; and the card.
+
+    Raises:
+        CheckpointError: if the file is missing, truncated, altered or no such file.
+
+    Example:
+        >>> import tempfile
+        >>> from ismkit import RECIPES, ToyMLP, describe, load_sampler, save_model
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for recipe in ("flow", "ism"):
+        ...         card = {"run": {"recipe": describe(RECIPES[recipe])}}
+        ...         _ = save_model(ToyMLP(width=16, depth=1), f"{folder}/{recipe}.safetensors", card)
+        ...         net, card = load_sampler(f"{folder}/{recipe}.safetensors")
+        ...         print(recipe, type(net).__name__)
+        flow TwoPassCFG
+        ism ToyMLP
     """
     net, card = load_model(path, sha256)
     if card.get("run", {}).get("recipe", {}).get("target") == velocity_target.__qualname__:
@@ -84,14 +148,30 @@ RELEASED = {
 
 
 def released(recipe: str = "ism_plus") -> tuple[nn.Module, dict[str, Any]]:
-    """A released generator by its recipe, ready to be sampled, and its card.
+    """Load a released generator of clothes by its recipe, ready for the sampler, and its card.
 
     The card holds ``run``, ``steps``, ``seed``, ``licence``, and ``scores`` as
     :class:`ismkit.evaluation.judges.FashionJudge` took them: 1000 samples in each setting, noise of seed 1.
 
+    Args:
+        recipe: a key of :data:`RELEASED`.
+
+    Returns:
+        The network, in eval mode without gradients, and the card.
+
     Raises:
         ValueError: for a recipe of which none is released.
         CheckpointError: if the file is missing, truncated or altered.
+        DataError: if there is no ``data/`` folder.
+
+    Example:
+        >>> import torch
+        >>> from ismkit import released, sample
+        >>> net, card = released("ism")
+        >>> sample(net, torch.randn(10, 4, 8, 8), torch.arange(10), w=1.0, nfe=1).shape
+        torch.Size([10, 4, 8, 8])
+        >>> {setting: round(scores["frechet"], 2) for setting, scores in card["scores"].items() if "w = 1" in setting}
+        {'1 NFE, w = 1': 2.25, '4 NFE, w = 1': 1.99, '128 NFE, w = 1': 1.86}
     """
     if recipe not in RELEASED:
         raise ValueError(f"recipe must be one of {', '.join(RELEASED)}, got {recipe!r}")
@@ -99,14 +179,31 @@ def released(recipe: str = "ism_plus") -> tuple[nn.Module, dict[str, Any]]:
 
 
 def load_generator(model: str | os.PathLike[str] = "ism_plus") -> nn.Module:
-    """A network that draws latents of clothes, ready to be sampled.
+    """Load a network that draws latents of clothes, ready for the sampler.
 
     Args:
         model: the recipe of a released one, or a file of :func:`ismkit.models.saved.save_model`.
 
+    Returns:
+        The network, in eval mode without gradients.
+
     Raises:
         CheckpointError: if the file cannot be used.
         ValueError: if it holds a network of other data.
+
+    Example:
+        Ten clothes, one of each class, in one step:
+
+        >>> import torch
+        >>> from ismkit import load_autoencoder, load_generator, sample
+        >>> net = load_generator("ism_plus")
+        >>> x0 = torch.randn(10, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> images = load_autoencoder().decode(sample(net, x0, torch.arange(10), w=1.0, nfe=1))
+        >>> images.shape
+        torch.Size([10, 1, 28, 28])
+        >>> brightness = ((images + 1) / 2).mean((1, 2, 3))
+        >>> (brightness[2] > 2 * brightness[5]).item()  # a pullover fills more of the picture than a sandal
+        True
     """
     net, _ = released(str(model)) if model in RELEASED else load_sampler(model)
     one = torch.ones(1)

@@ -22,6 +22,7 @@ from ismkit.training.runs import Run
 from ismkit.utils.files import CHECKOUT, replacing
 from ismkit.utils.settings import describe
 
+#: The studies of a checkout: scripts, and beside them their results.
 FOLDER = CHECKOUT / "book" / "studies"
 
 
@@ -31,7 +32,7 @@ def run_study(
     seeds: Iterable[int],
     work: Callable[[Run, int], dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Do what the file has not yet, seed by seed, and write it after each run, atomically.
+    """Do what the file of a study does not hold yet, seed by seed, and write it after each run, atomically.
 
     Args:
         path: of the JSON file: ``variants`` (the settings of each), ``results`` (one entry per variant and seed).
@@ -44,6 +45,24 @@ def run_study(
 
     Raises:
         ValueError: if the file holds results of a variant of this name with other settings.
+
+    Example:
+        A third seed is added; the first two are not done again:
+
+        >>> import tempfile
+        >>> from ismkit import RUNS
+        >>> from ismkit.sweeps import run_study
+        >>> def work(run, seed):
+        ...     print(f"training {run.name} with seed {seed}")
+        ...     return {"loss": 1.0 / (1 + seed)}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for seeds in (range(2), range(3)):
+        ...         results = run_study(f"{folder}/study.json", {"plain": RUNS["gaussians"]}, seeds, work)
+        training gaussians with seed 0
+        training gaussians with seed 1
+        training gaussians with seed 2
+        >>> [result["loss"] for result in results][:2]
+        [1.0, 0.5]
     """
     path = Path(path)
     held = json.loads(path.read_text()) if path.exists() else {"variants": {}, "results": []}
@@ -93,9 +112,28 @@ def column(results: Iterable[Mapping[str, Any]], variant: str, key: str) -> Tens
 
 
 def mean_interval(values: Tensor, level: float = 0.95) -> tuple[float, float]:
-    """Mean of ``values`` (n,), n >= 2, and half the width of Student's interval for it, at confidence ``level``.
+    """Compute the mean of some values, and half the width of Student's interval for it.
 
     Of paired differences: those whose interval leaves out 0 are resolved by these n seeds.
+
+    Args:
+        values: (n,), n >= 2.
+        level: confidence of the interval, in (0, 1).
+
+    Returns:
+        The mean, and half the width, both in the unit of the values.
+
+    Raises:
+        ValueError: for another shape, or fewer than two values.
+
+    Example:
+        For three values the interval is 4.303 standard errors to each side:
+
+        >>> import torch
+        >>> from ismkit.sweeps import mean_interval
+        >>> mean, half = mean_interval(torch.tensor([1.0, 2.0, 3.0]))
+        >>> mean, round(half, 3)
+        (2.0, 2.484)
     """
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"values must be (n,) with n >= 2, got {tuple(values.shape)}")

@@ -37,6 +37,17 @@ class Trial:
         seed: of weights, data order and noise; trials with equal seeds pair.
         settings: the protocol: what is measured of the trained network.
         labels: more columns of the table, such as the value of a swept parameter.
+
+    Example:
+        What is trained has a key, whatever it is called; another seed is another training:
+
+        >>> from dataclasses import replace
+        >>> from ismkit import SWEEPS
+        >>> trial = SWEEPS["ladder-smoke"].trials()[0]
+        >>> trial.variant, trial.seed, trial.settings[0]
+        ('flow', 0, Setting(nfe=1, w=1.0, n=100, seed=0))
+        >>> replace(trial, variant="baseline").key == trial.key, replace(trial, seed=1).key == trial.key
+        (True, False)
     """
 
     variant: str
@@ -69,6 +80,17 @@ class Sweep:
         seeds: each trains every variant with the same weights, data and noise.
         settings: the protocol.
         labels: more columns of the table, by variant.
+
+    Example:
+        The method at three pools and two seeds:
+
+        >>> from ismkit import RUNS, Setting, Sweep
+        >>> sweep = Sweep("pools", "scaling OT", {"ism": RUNS["gaussians"]}, (0, 1), (Setting(1, 0.0, 1000),))
+        >>> varied = sweep.vary({"recipe.coupling.pool": [0, 1, 8]})
+        >>> list(varied.runs)
+        ['ism, pool=0', 'ism, pool=1', 'ism, pool=8']
+        >>> len(varied.trials()), varied.trials()[2].labels
+        (6, (('sweep', 'pools'), ('recipe.coupling.pool', 8)))
     """
 
     name: str
@@ -79,16 +101,24 @@ class Sweep:
     labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def trials(self) -> list[Trial]:
-        """All of them, seed by seed; the name of the sweep is a label of each."""
+        """List all trials, seed by seed; the name of the sweep is a label of each."""
         return [
             Trial(variant, run, seed, self.settings, (("sweep", self.name), *self.labels.get(variant, {}).items()))
             for seed, (variant, run) in product(self.seeds, self.runs.items())
         ]
 
     def vary(self, parameters: Mapping[str, Sequence[Any]]) -> Sweep:
-        """Every run with every combination of the values given by path; the paths become columns.
+        """Change every run to every combination of some values; the paths become columns of the table.
 
-        See :func:`ismkit.training.runs.change_run`: a text is read as the type of the setting.
+        Args:
+            parameters: values by path, see :func:`ismkit.training.runs.change_run`: a text is read as the
+                type of the setting.
+
+        Returns:
+            The sweep of all combinations.
+
+        Raises:
+            ValueError: for a path without values or of no setting, or a value that is refused.
         """
         for path, given in parameters.items():
             if not len(given):
@@ -111,11 +141,35 @@ def settings(nfe: Iterable[int], w: Iterable[float], n: int) -> tuple[Setting, .
 
 
 def table(trials: Iterable[Trial], folder: str | os.PathLike[str]) -> pd.DataFrame:
-    """The rows of what is done, one per trial and setting; those of ``trials`` only.
+    """Collect the rows of what is done, one per trial and setting.
 
-    Columns: variant, recipe, the labels, seed; nfe, calls of the network, w, n, noise (its seed); the scores; where
-    each was taken (scored_device, scored_torch, scored_python); the training (steps, seconds_per_step, device, torch,
-    python); key.
+    Args:
+        trials: those wanted; what else is in the folder is left out.
+        folder: of the sweep, with one file ``trials/KEY.json`` for each trial that was begun.
+
+    Returns:
+        A pandas table. Columns: variant, recipe, the labels, seed; nfe, calls of the network, w, n, noise (its seed);
+        the scores; where each was taken (scored_device, scored_torch, scored_python); the training (steps,
+        seconds_per_step, device, torch, python); key.
+
+    Example:
+        One trial of which one setting is scored, and one that has not been begun:
+
+        >>> import json
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ismkit import SWEEPS
+        >>> from ismkit.sweeps import table
+        >>> trials = SWEEPS["ladder-smoke"].trials()[:2]
+        >>> scored = {"setting": trials[0].settings[0], "scores": {"frechet": 2.5}, "scored": {"scored_device": "cpu"}}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "trials" / f"{trials[0].key}.json"
+        ...     path.parent.mkdir()
+        ...     _ = path.write_text(json.dumps({"settings": [scored], "trained": {"steps": 5}}))
+        ...     frame = table(trials, folder)
+        >>> print(frame[["variant", "seed", "nfe", "w", "frechet", "steps"]].to_string(index=False))
+        variant  seed  nfe   w  frechet  steps
+           flow     0    1 1.0      2.5      5
     """
     import pandas as pd
 
@@ -142,31 +196,104 @@ def table(trials: Iterable[Trial], folder: str | os.PathLike[str]) -> pd.DataFra
 
 
 def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
-    """Write a table as Parquet, atomically."""
+    """Write a table as Parquet, atomically.
+
+    Args:
+        frame: a pandas table.
+        path: of the file.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: if the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> import pandas as pd
+        >>> from ismkit.sweeps import read_table, write_table
+        >>> frame = pd.DataFrame({"variant": ["flow", "ism"], "frechet": [5.1, 2.2]})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     read_table(write_table(frame, f"{folder}/scores.parquet")).equals(frame)
+        True
+    """
     with replacing(path) as file:
         frame.to_parquet(file, index=False)
     return Path(path)
 
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """A table of :func:`write_table`."""
+    """Read a table that :func:`write_table` wrote.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The pandas table.
+
+    Raises:
+        OSError: if the file is missing or no Parquet file.
+
+    Example:
+        The table behind notebook 08 is committed beside the studies:
+
+        >>> from ismkit.sweeps import FOLDER, read_table
+        >>> frame = read_table(FOLDER / "ladder.parquet")
+        >>> ladder = frame[(frame["sweep"] == "ladder") & (frame.nfe == 1) & (frame.w == 1) & (frame.n == 1000)]
+        >>> ladder.variant.nunique(), ladder.seed.nunique(), len(ladder)
+        (10, 3, 30)
+    """
     import pandas as pd
 
     return pd.read_parquet(path)
 
 
 def summary(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Mean and standard deviation of a metric over the seeds, as text: variants by (NFE, w), in the table's order."""
+    """Write mean and standard deviation of a metric over the seeds, as text.
+
+    Args:
+        frame: of :func:`table`.
+        metric: the column.
+
+    Returns:
+        A pandas table: a row for each variant, in the order of ``frame``, a column for each (NFE, w).
+
+    Example:
+        >>> import pandas as pd
+        >>> from ismkit.sweeps import summary
+        >>> columns = {"variant": ["flow", "flow", "ism", "ism"], "seed": [0, 1, 0, 1], "nfe": 1, "w": 1.0}
+        >>> frame = pd.DataFrame(columns | {"frechet": [6, 8, 2, 3]})
+        >>> summary(frame, "frechet")[1, 1.0].to_dict()
+        {'flow': '7 ± 1.4', 'ism': '2.5 ± 0.71'}
+    """
     grouped = frame.groupby(["variant", "nfe", "w"], sort=False)[metric]
     text = grouped.agg(lambda values: f"{values.mean():.3g}" + (f" ± {values.std():.2g}" if len(values) > 1 else ""))
     return text.unstack(["nfe", "w"])
 
 
 def paired(frame: pd.DataFrame, variants: Sequence[str], metric: str, **where: Any) -> pd.DataFrame:
-    """A metric by seed: one row per seed, one column for each of the variants, in the setting ``where`` (nfe, w, n).
+    """Arrange a metric by seed, to compare variants that were trained from the same weights, data and noise.
+
+    Args:
+        frame: of :func:`table`.
+        variants: those wanted.
+        metric: the column.
+        where: values of more columns (nfe, w, n) that pick one row for each variant and seed.
+
+    Returns:
+        A pandas table: one row per seed, one column for each of the variants.
 
     Raises:
         ValueError: unless every variant has exactly one value per seed there, with the same seeds.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ismkit.sweeps import paired
+        >>> columns = {"variant": ["flow", "ism"] * 4, "seed": [0, 0, 1, 1] * 2, "nfe": [1] * 4 + [4] * 4}
+        >>> frame = pd.DataFrame(columns | {"frechet": [6, 2, 8, 3, 4, 2, 5, 2]})
+        >>> wide = paired(frame, ["ism", "flow"], "frechet", nfe=1)
+        >>> wide.to_dict("index")
+        {0: {'ism': 2, 'flow': 6}, 1: {'ism': 3, 'flow': 8}}
     """
     chosen = frame[frame.variant.isin(variants)]
     for column, value in where.items():
@@ -182,18 +309,56 @@ def paired(frame: pd.DataFrame, variants: Sequence[str], metric: str, **where: A
 def change_in_percent(
     frame: pd.DataFrame, variant: str, reference: str, metric: str, **where: Any
 ) -> tuple[float, float]:
-    """By how many percent a metric changes from ``reference`` to ``variant``: mean over seeds, and half its interval.
+    """Compute by how many percent a metric changes from one variant to another, paired by seed.
 
-    The changes are paired by seed; the interval is Student's at 95 % (:func:`ismkit.sweeps.studies.mean_interval`).
+    The interval is Student's at 95 % (:func:`ismkit.sweeps.studies.mean_interval`).
+
+    Args:
+        frame: of :func:`table`.
+        variant: the one whose change is wanted.
+        reference: the one that it is compared with.
+        metric: the column.
+        where: values of more columns (nfe, w, n) that pick one row for each variant and seed.
+
+    Returns:
+        The mean change over the seeds, and half the width of its interval, in percent.
+
+    Raises:
+        ValueError: if a value is missing or not unique, or there is one seed only.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ismkit.sweeps import change_in_percent
+        >>> columns = {"variant": ["a", "b"] * 3, "seed": [0, 0, 1, 1, 2, 2]}
+        >>> frame = pd.DataFrame(columns | {"frechet": [4.0, 2.0, 8.0, 4.4, 5.0, 2.25]})
+        >>> mean, half = change_in_percent(frame, "b", "a", "frechet")  # -50, -45 and -55 percent
+        >>> round(mean, 3), round(half, 3)
+        (-50.0, 12.421)
     """
     wide = paired(frame, [variant, reference], metric, **where)
     return mean_interval(torch.tensor((100 * (wide[variant] / wide[reference] - 1)).to_numpy()))
 
 
 def at_best(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The rows of each variant and NFE at the guidance strength where the mean of the metric over the seeds is lowest.
+    """Pick the rows of each variant and NFE at its best guidance strength.
 
-    What a paper reports as its figure. The strength is chosen on the data that it is shown for, for all variants alike.
+    That is the strength where the mean of the metric over the seeds is lowest: what a paper reports as its figure. The
+    strength is chosen on the data that it is shown for, for all variants alike.
+
+    Args:
+        frame: of :func:`table`.
+        metric: the column, of which less is better.
+
+    Returns:
+        These rows of ``frame``.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ismkit.sweeps import at_best
+        >>> columns = {"variant": "ism", "nfe": [1, 1, 4, 4], "w": [0.0, 2.0, 0.0, 2.0]}
+        >>> frame = pd.DataFrame(columns | {"frechet": [5, 2, 3, 4]})
+        >>> at_best(frame, "frechet")[["nfe", "w", "frechet"]].to_dict("records")
+        [{'nfe': 1, 'w': 2.0, 'frechet': 2}, {'nfe': 4, 'w': 0.0, 'frechet': 3}]
     """
     mean = frame.groupby(["variant", "nfe", "w"])[metric].mean()
     best = mean.groupby(["variant", "nfe"]).idxmin()

@@ -16,9 +16,36 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file for binary writing that takes the place of ``path`` when the block ends, atomically.
+    """Open a file for binary writing that replaces ``path``, atomically, when the block ends.
 
-    Makes the folder. If the block or the disk fails, an earlier ``path`` stays as it was and nothing else is left.
+    The folder is made. If the block or the disk fails, an earlier ``path`` stays as it was and nothing else is left.
+
+    Args:
+        path: the file to write.
+
+    Yields:
+        A file open for writing bytes.
+
+    Raises:
+        OSError: if the file cannot be written.
+
+    Example:
+        A write that fails leaves the earlier file alone:
+
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ismkit.utils import replacing
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "results" / "table.csv"
+        ...     with replacing(path) as file:
+        ...         _ = file.write(b"first")
+        ...     try:
+        ...         with replacing(path) as file:
+        ...             _ = file.write(b"half of the sec")
+        ...             raise KeyboardInterrupt
+        ...     except KeyboardInterrupt:
+        ...         path.read_bytes(), [entry.name for entry in path.parent.iterdir()]
+        (b'first', ['table.csv'])
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,13 +61,50 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def file_sum(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits."""
+    """Compute the SHA-256 checksum of a file.
+
+    Args:
+        path: the file; it is read in pieces, so it may be larger than memory.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        OSError: if the file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ismkit import file_sum
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "abc.txt"
+        ...     _ = path.write_bytes(b"abc")
+        ...     file_sum(path)
+        'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'
+    """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def json_sum(value: Any) -> str:
-    """SHA-256 of a JSON value, whatever the order of its keys."""
+    """Compute the SHA-256 checksum of a JSON value, whatever the order of its keys.
+
+    Args:
+        value: numbers, texts, lists and dicts, as ``json.dumps`` takes them.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        TypeError: for a value that JSON cannot hold.
+
+    Example:
+        >>> from ismkit.utils import json_sum
+        >>> json_sum({"steps": 500, "lr": 0.002}) == json_sum({"lr": 0.002, "steps": 500})
+        True
+        >>> json_sum({"steps": 500}) == json_sum({"steps": 500.0})  # written differently in JSON
+        False
+    """
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -49,7 +113,24 @@ class DataError(Exception):
 
 
 def data_root() -> Path:
-    """The ``data/`` folder: ``$ISMKIT_DATA`` if set, else the one beside the package in a checkout."""
+    """Find the ``data/`` folder: ``$ISMKIT_DATA`` if set, else the one beside the package in a checkout.
+
+    Returns:
+        The folder. It exists; what it holds is not checked here.
+
+    Raises:
+        DataError: if there is no such folder.
+
+    Example:
+        >>> import os
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from unittest.mock import patch
+        >>> from ismkit.utils import data_root
+        >>> with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, ISMKIT_DATA=folder):
+        ...     data_root() == Path(folder)
+        True
+    """
     named = os.environ.get("ISMKIT_DATA")
     root = Path(named) if named else CHECKOUT / "data"
     if not root.is_dir():
@@ -61,10 +142,34 @@ def data_root() -> Path:
 
 
 def verify_sha256(path: Path, expected: str, size: int | None = None, remedy: str | None = None) -> None:
-    """Raise :class:`DataError` unless the file exists and has this SHA-256 sum (64 hex digits).
+    """Check that a file exists and has this SHA-256 checksum.
 
-    With the right ``size`` in bytes, the message tells a truncated file from an altered one. It ends with the
-    ``remedy``, by default that for a file of the repository.
+    Args:
+        path: the file.
+        expected: its checksum, 64 hexadecimal digits in lower case.
+        size: its size in bytes; with it, the message tells a truncated file from an altered one.
+        remedy: how to repair the file, the end of the message; by default what to do for a file of the repository.
+
+    Raises:
+        DataError: if the file is missing, truncated or altered.
+
+    Example:
+        >>> import hashlib
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ismkit import DataError
+        >>> from ismkit.utils import verify_sha256
+        >>> expected = hashlib.sha256(b"0123456789").hexdigest()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "digits"
+        ...     _ = path.write_bytes(b"0123456789")
+        ...     verify_sha256(path, expected)  # the right file: nothing happens
+        ...     _ = path.write_bytes(b"01234")
+        ...     try:
+        ...         verify_sha256(path, expected, size=10, remedy="download it again")
+        ...     except DataError as error:
+        ...         print(str(error).removeprefix(f"{folder}/"))
+        digits is truncated, it holds 5 of 10 bytes: download it again
     """
     repair = remedy or f"restore it with `git checkout -- {path}`, or clone the repository again"
     if not path.is_file():
@@ -77,10 +182,21 @@ def verify_sha256(path: Path, expected: str, size: int | None = None, remedy: st
 
 
 def out_dir() -> Path:
-    """Where runs and notebooks leave their files: ``$ISMKIT_OUT``, or the folder ``out`` of the working directory.
+    """Find the folder for the files of runs and notebooks: ``$ISMKIT_OUT``, or ``out`` in the working directory.
 
-    Anywhere in a checkout of the kit it is ``out`` at the top of the checkout: a notebook's kernel starts in the
-    notebook's own folder.
+    Anywhere in a checkout of the kit it is ``out`` at the top of the checkout, because a notebook's kernel starts in
+    the notebook's own folder.
+
+    Returns:
+        The folder. It may not exist yet.
+
+    Example:
+        >>> import os
+        >>> from unittest.mock import patch
+        >>> from ismkit import out_dir
+        >>> with patch.dict(os.environ, ISMKIT_OUT="results/today"):
+        ...     out_dir().parts
+        ('results', 'today')
     """
     if named := os.environ.get("ISMKIT_OUT"):
         return Path(named).expanduser()

@@ -8,10 +8,29 @@ import torch
 
 
 def stream(seed: int, *place: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator seeded by ``seed`` and its place in the run, such as ``("rows", micro_batch, step)``.
+    """Make a random generator from a seed and the place where it is used, such as ``("rows", micro_batch, step)``.
 
-    Equal arguments give equal streams on one kind of device; different ones give different streams, but for chance:
-    the seed is a SHA-256 sum, of which torch's generator on the CPU uses 32 bits.
+    Equal arguments give equal streams on one kind of device. Different ones give different streams, except by chance:
+    the seed is a SHA-256 checksum, of which torch's generator on the CPU uses 32 bits.
+
+    Args:
+        seed: the seed of the run.
+        place: numbers and texts that name the place.
+        device: of the generator.
+
+    Returns:
+        A new generator, at the start of its stream.
+
+    Example:
+        The noise of step 7 can be drawn without drawing that of steps 0 to 6 first:
+
+        >>> import torch
+        >>> from ismkit import stream
+        >>> before = [torch.randn(4, generator=stream(0, "noise", step)) for step in range(8)]
+        >>> torch.randn(4, generator=stream(0, "noise", 7)).equal(before[7])
+        True
+        >>> before[6].equal(before[7])
+        False
     """
     digest = hashlib.sha256(repr((seed, *place)).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)

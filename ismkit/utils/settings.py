@@ -17,9 +17,22 @@ T = TypeVar("T")
 
 
 def describe(value: Any) -> Any:
-    """Settings as plain JSON values: dataclasses become dicts with their class, functions their names.
+    """Write settings as plain JSON values: dataclasses become dicts with their class, functions their names.
 
-    Infinity, which JSON has not, becomes a text. Raises TypeError for what has no such form (tensors, modules).
+    Args:
+        value: numbers, texts, None, dataclasses, functions, ``functools.partial`` calls, and lists, tuples and dicts of
+            them.
+
+    Returns:
+        The same as dicts, lists, numbers and texts. Infinity and NaN, which JSON does not have, become texts.
+
+    Raises:
+        TypeError: for what has no such form (tensors, modules).
+
+    Example:
+        >>> from ismkit import Coupling, describe, l2
+        >>> describe({"coupling": Coupling(pool=32), "distance": l2, "bound": float("inf")})
+        {'coupling': {'class': 'Coupling', 'pool': 32, 'class_aware': True}, 'distance': 'l2', 'bound': 'inf'}
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}

@@ -22,14 +22,35 @@ Tensors = Mapping[str, Tensor]
 
 
 class CheckpointError(Exception):
-    """A file cannot be written or used; the message names it, what is wrong, and the way on."""
+    """A file cannot be written or used; the message names it, what is wrong, and what to do."""
 
 
 def save_weights(module: nn.Module, path: PathLike, metadata: Mapping[str, str]) -> str:
-    """Write the state of ``module`` to a .safetensors file, atomically; return its SHA-256.
+    """Write the state of a module to a .safetensors file, atomically.
 
-    Equal weights and metadata give equal bytes. Tied tensors are stored once per name. Raises CheckpointError
-    if the file cannot be written.
+    Equal weights and metadata give equal bytes. Tied tensors are stored once per name.
+
+    Args:
+        module: its ``state_dict`` is written, from any device.
+        path: of the file, which must end in ``.safetensors``; its folder must exist.
+        metadata: texts by name, stored in the file.
+
+    Returns:
+        The SHA-256 of the file, for :func:`load_weights`.
+
+    Raises:
+        CheckpointError: if the file has another ending or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from torch import nn
+        >>> from ismkit.utils import load_weights, save_weights
+        >>> trained, fresh = nn.Linear(2, 3), nn.Linear(2, 3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sha256 = save_weights(trained, f"{folder}/linear.safetensors", {"steps": "500"})
+        ...     metadata = load_weights(fresh, f"{folder}/linear.safetensors", sha256)
+        >>> metadata, fresh.weight.equal(trained.weight)
+        ({'steps': '500'}, True)
     """
     path, state = _weights_path(path), module.state_dict()
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
@@ -46,10 +67,32 @@ def save_weights(module: nn.Module, path: PathLike, metadata: Mapping[str, str])
 
 
 def load_weights(module: nn.Module, path: PathLike, sha256: str | None = None) -> dict[str, str]:
-    """Copy the .safetensors file ``path`` into ``module``; return the metadata it was saved with.
+    """Copy a .safetensors file into a module that has its names, shapes and dtypes.
 
-    The file must have the ``sha256`` given (without it, altered numbers go unnoticed) and the names, shapes
-    and dtypes of ``module``. Raises CheckpointError and leaves ``module`` as it was.
+    Args:
+        module: takes the tensors; after an error it is as it was.
+        path: of the file.
+        sha256: the checksum that the file must have. Without it, altered numbers go unnoticed.
+
+    Returns:
+        The metadata that the file was saved with.
+
+    Raises:
+        CheckpointError: if the file is missing, truncated or altered, or does not fit the module.
+
+    Example:
+        >>> import tempfile
+        >>> from torch import nn
+        >>> from ismkit import CheckpointError
+        >>> from ismkit.utils import load_weights, save_weights
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/linear.safetensors"
+        ...     _ = save_weights(nn.Linear(2, 3), path, {})
+        ...     try:
+        ...         load_weights(nn.Linear(2, 4), path)
+        ...     except CheckpointError as error:
+        ...         print(str(error).partition("names: ")[2].partition(";")[0])
+        weight is torch.float32 [3, 2], expected torch.float32 [4, 2]
     """
     tensors, metadata = read_weights(path, sha256)
     check_fit(str(path), tensors, module.state_dict(), "Build the module as it was when it was saved.")
@@ -58,7 +101,28 @@ def load_weights(module: nn.Module, path: PathLike, sha256: str | None = None) -
 
 
 def read_weights(path: PathLike, sha256: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (on the CPU) and metadata of a .safetensors file, checked as in :func:`load_weights`."""
+    """Read the tensors and the metadata of a .safetensors file.
+
+    Args:
+        path: of the file, which must end in ``.safetensors``.
+        sha256: the checksum that the file must have. Without it, altered numbers go unnoticed.
+
+    Returns:
+        The tensors by name, on the CPU, and the metadata.
+
+    Raises:
+        CheckpointError: if the file is missing, truncated or altered.
+
+    Example:
+        >>> import tempfile
+        >>> from torch import nn
+        >>> from ismkit.utils import read_weights, save_weights
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sha256 = save_weights(nn.Linear(2, 3), f"{folder}/linear.safetensors", {"seed": "0"})
+        ...     tensors, metadata = read_weights(f"{folder}/linear.safetensors", sha256)
+        >>> sorted((name, tuple(tensor.shape)) for name, tensor in tensors.items()), metadata
+        ([('bias', (3,)), ('weight', (3, 2))], {'seed': '0'})
+    """
     path = _weights_path(path)
     try:
         if sha256 is not None and (digest := file_sum(path)) != sha256.lower():

@@ -1,0 +1,99 @@
+"""The examples in the docstrings run, and every public name has one, with its arguments, results and errors."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "ismkit"
+WITH_EXAMPLES = sorted(path for path in PACKAGE.rglob("*.py") if re.search(r"^ *>>> ", path.read_text(), re.MULTILINE))
+#: Whose docstrings are to come: these modules are being rewritten.
+LATER = ("training.", "evaluation.scoring.", "sweeps.runner.")
+
+
+def exported() -> list[str]:
+    """The public names of the rooms with the files that define them, as ``method.path.interpolate``."""
+    found = []
+    for stub in sorted(PACKAGE.glob("*/__init__.pyi")):
+        for node in ast.parse(stub.read_text()).body:
+            assert isinstance(node, ast.ImportFrom)
+            if node.module:  # else the files themselves
+                found += [f"{stub.parent.name}.{node.module}.{alias.name}" for alias in node.names]
+    return [name for name in found if not name.startswith(LATER)]
+
+
+def module(path: Path) -> str:
+    """``ismkit.method.rows`` for the file of that module."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def documented(docstring: str, *sections: str) -> set[str]:
+    """The names that have an entry in a section: ``fast, slow: decays ...`` are two."""
+    entries: list[str] = []
+    for section in sections:
+        if part := re.search(rf"^{section}:\n((?:    .*\n|\n)+)", docstring + "\n", re.MULTILINE):
+            entries += re.findall(r"^    ([\w, ]+):", part[1], re.MULTILINE)
+    return {name for entry in entries for name in entry.split(", ")}
+
+
+def raised(value: Any) -> set[str]:
+    """The exceptions that stand in the code of a function, or of how a class is made."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(value)))
+    bodies: list[ast.AST] = [tree]
+    if inspect.isclass(value):
+        made = ("__init__", "__post_init__")
+        bodies = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in made]
+    calls = [node.exc for body in bodies for node in ast.walk(body) if isinstance(node, ast.Raise)]
+    return {call.func.id for call in calls if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)}
+
+
+@pytest.mark.parametrize("name", map(module, WITH_EXAMPLES))
+def test_examples_give_what_they_say(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each starts from nothing, so it shows all its imports, and leaves nothing in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CI", "true")  # no progress bars
+    monkeypatch.delenv("ISMKIT_OUT", raising=False)
+    runner = doctest.DocTestRunner()
+    for test in doctest.DocTestFinder().find(importlib.import_module(name), name, globs={}):
+        runner.run(test)
+    failed, attempted = runner.summarize(verbose=False)
+    assert attempted
+    assert failed == 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", exported())
+def test_public_name_is_documented(name: str) -> None:
+    """Functions and classes: a summary, every parameter, what is returned and raised, an example with a result."""
+    file, _, attribute = name.rpartition(".")
+    value = inspect.unwrap(getattr(importlib.import_module(f"ismkit.{file}"), attribute))  # of a cache
+    if not (inspect.isclass(value) or inspect.isfunction(value)):
+        source = (PACKAGE / f"{file.replace('.', '/')}.py").read_text()
+        assert re.search(rf"^#: .*\n(?:#: .*\n)*{attribute}\b", source, re.MULTILINE), "no comment `#: ...`"
+        return
+    docstring = inspect.getdoc(value)
+    assert docstring
+    summary, *rest = docstring.split("\n")
+    assert summary.endswith(".")
+    assert not rest or not rest[0], "the summary takes more than a line"
+    if inspect.isclass(value) and issubclass(value, Exception):
+        return
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(value).parameters.values()
+    if inspect.isclass(value):  # a protocol takes any arguments
+        parameters = [parameter for parameter in parameters if parameter.kind not in kinds]
+    assert {parameter.name for parameter in parameters} <= documented(docstring, "Args", "Attributes")
+    assert raised(value) <= documented(docstring, "Raises")
+    if inspect.isfunction(value) and inspect.signature(value).return_annotation != "None":
+        assert re.search(r"^(Returns|Yields):\n    \S", docstring, re.MULTILINE)
+    assert re.search(r"^Example:\n    \S", docstring, re.MULTILINE)
+    examples = doctest.DocTestParser().get_examples(docstring)
+    assert [example for example in examples if example.want and doctest.SKIP not in example.options]
