@@ -19,6 +19,11 @@ class ImageOptions:
         npz: write the samples as ADM's .npz too.
         png: write the samples as PNG files too.
         download: fetch missing weights of feature networks.
+
+    Example:
+        >>> from ismkit import ImageOptions
+        >>> ImageOptions(vae="sd-vae-ft-mse", metrics=("fid", "is")).batch
+        100
     """
 
     vae: str | None = None

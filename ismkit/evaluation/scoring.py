@@ -71,11 +71,15 @@ def evaluate(
         out: CSV file to write; for images the folder of samples, features and scores (default: out/evaluation/...).
         images: how images are scored. Under several processes each draws its share.
 
+    Returns:
+        The rows, the same as text, and what was written.
+
     Raises:
         ValueError: for settings that do not fit, before any work.
         CheckpointError: if the model cannot be read.
 
     Example:
+        >>> from ismkit import evaluate
         >>> scores = evaluate("ism_plus", nfe=[1], w=[1.0], n=100)
         >>> [row["nfe"] for row in scores.rows], scores.rows[0]["agreement"] > 0.9
         ([1], True)

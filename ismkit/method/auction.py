@@ -127,6 +127,7 @@ class AuctionCoupling(Coupling):
     Attributes:
         pool: K, the batches in one assignment, as in :class:`~ismkit.method.coupling.Coupling`.
         class_aware: assign within each class only.
+        classes: in each pool, as in :class:`~ismkit.method.coupling.Coupling`.
         epsilon: the least rise of a price, as a fraction of the standard deviation of the values, 1e-4 or more.
         stop: the share of rows, in [0, 1], at which the auction ends; they are assigned exactly among themselves.
         exact: up to this many points the exact solver is used, which is faster there.

@@ -72,7 +72,7 @@ def assign(x0: Tensor, x1: Tensor) -> Tensor:
     import ot
 
     # With uniform weights the simplex ends in a vertex of the Birkhoff polytope: one entry per row, a permutation.
-    plan = ot.emd([], [], cost.double().numpy(), numItermax=max(100_000, 100 * len(cost)))
+    plan = ot.emd([], [], cost.double().numpy(), numItermax=10_000_000)
     p = torch.from_numpy(plan.argmax(1))
     if len(p.unique()) != len(p):
         raise RuntimeError(f"the assignment of {len(p)} points did not converge to a permutation")

@@ -165,10 +165,14 @@ def named_sweep(name: str, recipes: Sequence[str] = ()) -> Sweep:
         name: of ``SWEEPS`` or of ``RUNS``.
         recipes: names of ``RECIPES``, for a run (default: ism).
 
+    Returns:
+        The sweep.
+
     Raises:
         ValueError: for a name that is neither, or recipes with a prepared sweep.
 
     Example:
+        >>> from ismkit import named_sweep
         >>> named_sweep("gaussians", ["flow", "ism"]).runs.keys()
         dict_keys(['flow', 'ism'])
     """

@@ -83,7 +83,7 @@ def launch(
 
     Example:
         >>> import dataclasses, tempfile
-        >>> from ismkit import RUNS
+        >>> from ismkit import RUNS, Saving, launch
         >>> run = dataclasses.replace(RUNS["gaussians"], steps=2, batch_size=32)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     state = launch(run, saving=Saving(folder))  # doctest: +ELLIPSIS

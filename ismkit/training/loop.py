@@ -240,7 +240,7 @@ def fit(
         Preempted: after SIGTERM or SIGUSR1, if there is a folder, when its checkpoint has been written.
 
     Example:
-        >>> from ismkit import RECIPES, Batches, ToyMLP, eight_gaussians
+        >>> from ismkit import RECIPES, Batches, ToyMLP, eight_gaussians, fit
         >>> data = eight_gaussians(512, seed=0)
         >>> state = fit(RECIPES["flow"], ToyMLP(width=16, depth=1), Batches(data, 64, seed=0), steps=3, progress=False)
         >>> state.step, len(state.losses)

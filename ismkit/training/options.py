@@ -30,7 +30,11 @@ class Engine:
         micro_batches: per optimiser step, over all processes; more of them than processes accumulate gradients. By
             default one for each process; a resumed run keeps the number it was started with.
 
+    Raises:
+        ValueError: for another mode or precision, or fewer than one micro-batch.
+
     Example:
+        >>> from ismkit import Engine
         >>> Engine(precision="bf16", micro_batches=8)
         Engine(mode='ddp', precision='bf16', compile=False, recompute=False, micro_batches=8)
     """
@@ -60,7 +64,11 @@ class Saving:
             folder that has checkpoints is refused.
         from_step: resume from the checkpoint of this step instead; later ones are deleted.
 
+    Raises:
+        ValueError: for intervals below 1, or ``from_step`` without ``resume``.
+
     Example:
+        >>> from ismkit import Saving
         >>> Saving("out/mine", save_every=200, resume=True).folder
         PosixPath('out/mine')
     """
@@ -93,7 +101,11 @@ class Logging:
         vae: name or folder of the VAE that made the latents: sheets of decoded samples go to the logs.
         samples_every: optimiser steps between them, a multiple of ``log_every``; by default as ``save_every``.
 
+    Raises:
+        ValueError: for another tracker, or intervals below 1.
+
     Example:
+        >>> from ismkit import Logging
         >>> Logging(tracker="tensorboard", log_every=20)
         Logging(tracker='tensorboard', log_every=20, vae=None, samples_every=None)
     """

@@ -228,12 +228,19 @@ RUNS: dict[str, Run] = {
 
 
 def named_run(name: str) -> Run:
-    """The run of ``RUNS`` with this name.
+    """The run of ``RUNS`` with a name.
+
+    Args:
+        name: such as ``fashion-laptop``.
+
+    Returns:
+        The run.
 
     Raises:
         ValueError: for another name; the message lists them.
 
     Example:
+        >>> from ismkit import named_run
         >>> named_run("gaussians").steps
         2000
     """
@@ -251,10 +258,14 @@ def change_run(run: Run, path: str, value: Any) -> Run:
         value: the new value, or a text that is read as the type of the setting; for ``recipe`` a name of ``RECIPES``,
             which is adapted to the data of the run.
 
+    Returns:
+        The changed run.
+
     Raises:
         ValueError: as ``change``; for a recipe that does not exist.
 
     Example:
+        >>> from ismkit import RUNS, change_run
         >>> run = change_run(RUNS["gaussians"], "recipe", "ism_plus")
         >>> change_run(run, "optim.lr", "1e-3").optim.lr, run.recipe.name
         (0.001, 'ism_plus')
@@ -298,6 +309,7 @@ def train_run(
 
     Example:
         >>> import dataclasses, tempfile
+        >>> from ismkit import RUNS, Saving, train_run
         >>> run = dataclasses.replace(RUNS["gaussians"], steps=2, batch_size=32)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     state = train_run(run, saving=Saving(folder), progress=False)

@@ -60,11 +60,14 @@ def change(settings: T, path: str, value: Any) -> T:
         path: names of fields, or of arguments of a ``partial`` call, joined by points.
         value: of the type that the setting has; a text is read as that type, see :func:`coerce`.
 
+    Returns:
+        The copy.
+
     Raises:
         ValueError: if there is no such setting, the value is of another type, or the part that holds it refuses it.
 
     Example:
-        >>> from ismkit import RUNS
+        >>> from ismkit import RUNS, change
         >>> change(RUNS["gaussians"], "recipe.coupling.class_aware", "false").recipe.coupling.class_aware
         False
     """
@@ -76,6 +79,7 @@ def get(settings: Any, path: str) -> Any:
 
     Example:
         >>> from ismkit import RUNS
+        >>> from ismkit.utils.settings import get
         >>> get(RUNS["gaussians"], "net.width")
         128
     """
@@ -124,10 +128,14 @@ def coerce(value: Any, kind: Any, name: str) -> Any:
             else takes Python values as they are, and no text.
         name: of the setting, for the message.
 
+    Returns:
+        The value, of that type.
+
     Raises:
         ValueError: if the value is of another type; the message names the setting, the value and what it should be.
 
     Example:
+        >>> from ismkit.utils import coerce
         >>> coerce("inf", float, "optim.clip"), coerce("0.9, 0.99", tuple[float, float], "optim.betas")
         (inf, (0.9, 0.99))
         >>> coerce("fast", float, "optim.lr")
