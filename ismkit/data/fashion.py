@@ -278,7 +278,7 @@ def fashion_latents(cache: Path, count: int | None = None, *, progress: bool | N
             if load_weights(encoded, path).get("sha256") != _sha256(encoded.x):
                 raise CheckpointError(f"{path} is altered.")
         except CheckpointError as error:
-            raise CheckpointError(f"{error} Delete the file: the next run makes it anew.") from error
+            raise CheckpointError(f"{error} Delete the file: the next run makes it again.") from error
     else:
         encoded.x.copy_(encode(images.x))
         cache.mkdir(parents=True, exist_ok=True)

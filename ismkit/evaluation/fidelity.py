@@ -93,7 +93,7 @@ class FeatureSet:
         try:
             tensors, stated = read_weights(path)
         except CheckpointError as error:
-            raise SampleError(f"{error} Delete it: the next call makes it anew.") from error
+            raise SampleError(f"{error} Delete it: the next call makes it again.") from error
         facts = {"samples": self.samples.manifest["files"][k], "extractor": self.key, "sha256": contents_sum(tensors)}
         if wrong := [key for key, value in facts.items() if stated.get(key) != value]:
             raise SampleError(f"{path} is altered or of other samples (its {wrong[0]} is another): delete it")

@@ -136,7 +136,7 @@ class SampleSet:
         """
         found = _manifest(Path(folder))
         if not found or not found.get("files"):
-            raise SampleError(f"{folder} holds no complete set of samples: draw it, or go on with the same command")
+            raise SampleError(f"{folder} holds no complete set of samples: draw it, or resume by the same command")
         return cls(Path(folder), found)
 
     def __len__(self) -> int:

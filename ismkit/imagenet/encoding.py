@@ -61,7 +61,7 @@ def run_workers(task: Callable[[int, int, Tick], object], workers: int, rank: in
     errors = [error for future in futures if (error := future.exception()) and not isinstance(error, _StoppedError)]
     if errors and isinstance(errors[0], BrokenProcessPool):
         raise DataError(
-            "a worker died, by lack of memory or by a kill. What was finished is kept: the same command goes on"
+            "a worker died, by lack of memory or by a kill. What was finished is kept: the same command resumes"
         ) from errors[0]
     if errors:
         raise errors[0]
@@ -230,7 +230,7 @@ class Encoding:
                 if not self.skip_corrupt:
                     raise DataError(
                         f"{item.name} is no image that can be decoded ({pixels}): mend or remove it, or choose to "
-                        "list such images and to go on without them (--skip-corrupt)"
+                        "list such images and to carry on without them (--skip-corrupt)"
                     ) from pixels
                 corrupt.append([item.name, str(pixels)])
                 continue
@@ -376,4 +376,4 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_bytes()))
     except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}): delete it, and the same command goes on") from error
+        raise DataError(f"{path} is damaged ({error}): delete it, and the same command resumes") from error

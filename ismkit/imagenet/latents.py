@@ -27,7 +27,7 @@ from ismkit.utils.progress import progress_bar
 
 FORMAT, VERSION = "ismkit latents", 2
 MANIFEST = "manifest.json"
-REMEDY = "delete it and give the command that made the folder again, which makes the missing files anew"
+REMEDY = "delete it and give the command that made the folder again, which makes the missing files again"
 #: Fields of the manifest and their types; ``sha256`` is that of all the others.
 FIELDS: dict[str, type] = {
     "format": str,
@@ -89,7 +89,7 @@ def write_file(
     except OSError as error:
         raise DataError(
             f"{path} cannot be written: {error.strerror or error}. What was finished before is kept: "
-            "make room, and the same command goes on"
+            "make room, and the same command resumes"
         ) from error
     digest = hashlib.sha256(content).hexdigest()
     return {"name": path.name, "rows": len(moments), "bytes": content.size, "sha256": digest}

@@ -99,7 +99,7 @@ class ImageVAE(nn.Module):
             repository, pinned, sha256 = PINNED[name]
             folder = _from_hub(repository, revision or pinned)
             if sha256 and revision in (None, pinned):
-                verify_sha256(folder / WEIGHTS, sha256, remedy="delete the file: the next call downloads it anew")
+                verify_sha256(folder / WEIGHTS, sha256, remedy="delete the file: the next call downloads it again")
             return cls._of_folder(folder, name, revision or pinned)
         if Path(name).is_dir():
             if revision is not None:

@@ -178,7 +178,7 @@ CLAIMS: dict[str, Claim] = {
     "C10.draws": Claim("Latents drawn in training have the posterior's variance", "kit"),
     "C10.scale": Claim("The scaling factor gives latents a standard deviation of 1, within 15 %", "kit"),
     "C10.posterior": Claim("The posterior is narrow: its deviation is at most a fifth of the spread of means", "kit"),
-    "C10.same": Claim("One process, three, and a killed one gone on with write the same latents, byte for byte", "kit"),
+    "C10.same": Claim("One process, three, and a killed one resumed write the same latents, byte for byte", "kit"),
     "C10.refuse": Claim("Latents of another VAE or scale, truncated or altered ones are refused", "kit"),
     "C10.bytes": Claim("Latents of ImageNet at 256 pixels, twice, with their deviations, are 42 GB", "kit"),
     # 11 ImageNet-256: the run
@@ -193,7 +193,7 @@ CLAIMS: dict[str, Claim] = {
     "C12.bias": Claim("The distance of n perfect samples in F equal features is F (F + 5) / 4n", "kit"),
     "C12.line": Claim("A line through subsets against 1/n removes at least half of that bias", "kit"),
     "C12.processes": Claim(
-        "Two processes, one of them killed and gone on with, leave the samples of one process, byte for byte", "kit"
+        "Two processes, one of them killed and resumed, leave the samples of one process, byte for byte", "kit"
     ),
     "C12.rounding": Claim("In random features, floor moves photographs further than JPEG 75, 3 times or more", "kit"),
     "C12.jpeg": Claim("JPEG 75 moves the distance of photographs 3 times as far as JPEG 95, or more", "kit"),

@@ -204,7 +204,7 @@ def test_altered_cache_is_refused(where: str, small: Labelled, tmp_path: Path, m
             whole[flip] ^= 1
         path.write_bytes(whole if where != "truncated" else whole[:-10])
     no_encoding(monkeypatch)
-    with pytest.raises(CheckpointError, match="Delete the file: the next run makes it anew") as caught:
+    with pytest.raises(CheckpointError, match="Delete the file: the next run makes it again") as caught:
         fashion_latents(tmp_path, progress=False)
     assert str(path) in str(caught.value)
 

@@ -79,7 +79,7 @@ def test_features_that_are_altered_or_of_other_samples_are_refused(tmp_path: Pat
     with pytest.raises(SampleError, match=r"00001\.safetensors is altered or of other samples \(its sha256"):
         features.moments("pool")
     (features.folder / "00001.safetensors").write_bytes(before["00001.safetensors"][:-1])
-    with pytest.raises(SampleError, match=r"truncated.* Delete it: the next call makes it anew"):
+    with pytest.raises(SampleError, match=r"truncated.* Delete it: the next call makes it again"):
         features.moments("pool")
     (features.folder / "00001.safetensors").write_bytes(before["00000.safetensors"])
     with pytest.raises(SampleError, match=r"its samples is another"):

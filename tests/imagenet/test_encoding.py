@@ -164,7 +164,7 @@ def test_two_processes_of_which_one_is_killed_give_the_same_bytes(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     this = job(photos, vae, tmp_path / "latents")
     this = replace(this, source=Deadly(this.source, tmp_path / "mark"))  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=r"a worker died.*the same command goes on"):
+    with pytest.raises(DataError, match=r"a worker died.*the same command resumes"):
         encode(this, workers=2, progress=False)
     assert 2 in this.missing()
     assert not (this.folder / "manifest.json").exists()
