@@ -197,7 +197,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("-n", type=_at_least(1), default=8, help="images per class (default: 8)")
     labels: dict[str, Any] = {"type": int, "metavar": "LABEL", "choices": range(10), "default": [*range(10)]}
     sub.add_argument("--classes", nargs="+", help="labels 0 .. 9 (default: all)", **labels)
-    sub.add_argument("-o", "--out", default="samples.png", help="PNG file to write (default: samples.png)")
+    sub.add_argument("-o", "--out", metavar="FILE", help="PNG file to write (default: out/samples.png)")
 
     sub = add(
         evaluate,

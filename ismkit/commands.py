@@ -114,21 +114,19 @@ def train(args: argparse.Namespace) -> int:
 
 def sample(args: argparse.Namespace) -> int:
     """Draw images with a trained model into a PNG file."""
-    import torch
-
-    from ismkit.evaluation.judges import FashionJudge
     from ismkit.evaluation.scoring import device_at_hand
-    from ismkit.lessons import plot
+    from ismkit.models.drawing import draw_clothes
     from ismkit.models.saved import load_generator
+    from ismkit.utils.files import out_dir
+    from ismkit.utils.pictures import write_png
 
-    if Path(args.out).suffix != ".png":
+    path = Path(args.out or out_dir() / "samples.png")
+    if path.suffix != ".png":
         raise UsageError(f"--out must end in .png, got {args.out!r}")
     device = device_at_hand(args.device)
     net = load_generator(args.model).to(device)
-    labels = torch.tensor(args.classes).repeat(args.n)
-    images = FashionJudge.load(device).draw(net, labels, w=args.w, nfe=args.nfe, seed=args.seed)
-    figure = plot.picture(images, len(args.classes), f"{args.nfe} NFE, w = {args.w:g}")
-    print(f"{len(images)} images: {plot.save(figure, args.out)}")
+    images = draw_clothes(args.classes * args.n, net, w=args.w, nfe=args.nfe, seed=args.seed, device=device)
+    print(f"{len(images)} images, {args.nfe} NFE, w = {args.w:g}: {write_png(images, path, len(args.classes))}")
     return 0
 
 

@@ -12,6 +12,10 @@ from typing import Any, BinaryIO
 
 #: The folder that holds the package: the top of a checkout, or site-packages.
 CHECKOUT = Path(__file__).resolve().parents[2]
+#: The released networks: a part of the package.
+WEIGHTS = Path(__file__).resolve().parents[1] / "models" / "weights"
+#: Where Debian's packages put data sets.
+DEBIAN = Path("/usr/share/datasets")
 
 
 @contextmanager
@@ -48,16 +52,27 @@ class DataError(Exception):
     """A data file or folder is missing, truncated or altered; the message names it and the remedy."""
 
 
-def data_root() -> Path:
-    """The ``data/`` folder: ``$ISMKIT_DATA`` if set, else the one beside the package in a checkout."""
-    named = os.environ.get("ISMKIT_DATA")
-    root = Path(named) if named else CHECKOUT / "data"
-    if not root.is_dir():
-        origin = "named by ISMKIT_DATA" if named else "expected beside the package"
-        raise DataError(
-            f"no data folder at {root} ({origin}): set ISMKIT_DATA to the data/ folder of a clone of the repository"
-        )
-    return root
+def weights_file(name: str) -> Path:
+    """The file of a released network, such as ``fashion_ism_plus``, inside the package."""
+    return WEIGHTS / f"{name}.safetensors"
+
+
+def data_folders(name: str) -> list[Path]:
+    """Where the data set ``name`` is looked for, in this order; the last place is where it is fetched to.
+
+    With ``$ISMKIT_DATA`` set that is the folder ``name`` in it, and no other place. Without, it is ``data/`` of a
+    checkout, the place of Debian's packages, and the user's cache (``$XDG_CACHE_HOME``, by default ``~/.cache``).
+    """
+    if named := os.environ.get("ISMKIT_DATA"):
+        return [Path(named).expanduser() / name]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ismkit"
+    checkout = [CHECKOUT / "data"] if in_checkout() else []
+    return [folder / name for folder in (*checkout, DEBIAN, cache)]
+
+
+def in_checkout() -> bool:
+    """Whether the package stands in a checkout of the kit, and not in site-packages."""
+    return (CHECKOUT / "pyproject.toml").is_file()
 
 
 def verify_sha256(path: Path, expected: str, size: int | None = None, remedy: str | None = None) -> None:
@@ -85,5 +100,5 @@ def out_dir() -> Path:
     if named := os.environ.get("ISMKIT_OUT"):
         return Path(named).expanduser()
     here = Path.cwd()
-    inside = here.is_relative_to(CHECKOUT) and (CHECKOUT / "pyproject.toml").is_file()
+    inside = here.is_relative_to(CHECKOUT) and in_checkout()
     return (CHECKOUT if inside else here) / "out"
