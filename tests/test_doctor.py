@@ -227,7 +227,7 @@ def test_no_data_folder_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     check = named(list(doctor.data_files()), "Fashion-MNIST")
     assert check.status == "fail"
     assert "ISMKIT_DATA" in check.remedy
-    assert check.detail == f"Fashion-MNIST is not in {tmp_path / 'none' / 'fashion-mnist'}"
+    assert check.detail == f"not in {tmp_path / 'none' / 'fashion-mnist'}"
 
 
 def test_without_the_data_set_only_the_weights_must_be_there(
