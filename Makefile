@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
+TORCH ?=
 PYTHON_GPU ?=
 TRAIN ?= False
 
@@ -12,7 +13,11 @@ endif
 
 PY := $(VENV)/bin/python
 ISMKIT := $(VENV)/bin/ismkit
-STAMP := $(VENV)/.ismkit-installed
+# Two environments in one folder: `learn` for who reads and runs the notebooks, `all` for who works on the kit.
+LEARN := $(VENV)/.ismkit-learn
+ALL := $(VENV)/.ismkit-all
+LEARN_SIZE := 3.3 GB to download and 6.9 GB on disk
+ALL_SIZE := 3.5 GB to download and 7.4 GB on disk
 RUN_GPU := $(if $(PYTHON_GPU),$(PYTHON_GPU),$(PY))
 # The kernel `python3` of the environment goes before one of the same name in the user's home.
 export JUPYTER_PREFER_ENV_PATH := 1
@@ -23,80 +28,95 @@ export JUPYTER_PREFER_ENV_PATH := 1
 .PHONY: help venv demo lab test lint types unit notebooks browser book refresh bench gpu clean force
 
 # An environment shared by two checkouts holds the one named in its stamp: install again if that is not this one.
-ifneq "$(shell cat $(STAMP) 2>/dev/null)" "$(CURDIR)"
-$(STAMP): force
+ifneq "$(shell cat $(LEARN) 2>/dev/null)" "$(CURDIR)"
+$(LEARN): force
+endif
+ifneq "$(shell cat $(ALL) 2>/dev/null)" "$(CURDIR)"
+$(ALL): force
 endif
 
-$(STAMP): pyproject.toml constraints.txt
+$(LEARN): pyproject.toml constraints.txt
+	$(call install,learn,$(LEARN_SIZE))
+	@printf '%s\n' "$(CURDIR)" > $(LEARN)
+
+$(ALL): pyproject.toml constraints.txt
+	$(call install,all,$(ALL_SIZE))
+	@printf '%s\n' "$(CURDIR)" | tee $(LEARN) > $(ALL)  # who has all has learn
+
+# $(call install,EXTRA,SIZE): the stamps go first, so that an installation which fails leaves none.
+define install
 	@python="$(PYTHON)"; if [ -x $(PY) ]; then python=$(PY); fi; \
 	command -v "$$python" >/dev/null || { echo "error: no '$$python' here. Name a Python 3.11 or later: make PYTHON=/path/to/python3" >&2; exit 1; }; \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: ismkit needs Python 3.11 or later, and '$$python' is $$("$$python" --version 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }
-	@echo "== Environment in $(VENV), the versions of constraints.txt. The first time: 3.3 GB to download"
-	@echo "   (most of it CUDA libraries that torch brings along on Linux), 7 GB on disk, some minutes."
+	@echo "== Environment in $(VENV), extra $(1), the versions of constraints.txt. The first time $(2), most of it"
+	@echo "   CUDA libraries that torch brings along on Linux, some minutes. Without them: book/installing.md."
 	@$(PY) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv $(VENV) || { \
 	  echo "error: no virtual environment. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@rm -f $(LEARN) $(ALL)
 	$(PY) -m pip install $(PIP_FLAGS) -c constraints.txt setuptools
-	$(PY) -m pip install $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e '.[all]'
-	@printf '%s\n' "$(CURDIR)" > $(STAMP)
+	$(if $(TORCH),$(PY) -m pip install $(TORCH) --no-deps -c constraints.txt torch torchvision)
+	$(PY) -m pip install $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e '.[$(1)]'
 	@echo "== Environment ready: $(VENV)"
+endef
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value]"
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: VENV=$(VENV) (the environment), PYTHON=$(PYTHON) (3.11 or later, makes it),"
-	@echo "           PIP_FLAGS= (for pip install), PYTHON_GPU= (for make gpu: a Python to use as it is)"
+	@echo "           PIP_FLAGS= (for pip install), TORCH= (for pip install of torch alone, to choose a build without CUDA),"
+	@echo "           PYTHON_GPU= (for make gpu: a Python to use as it is)"
 
-venv: $(STAMP) ## create the environment, or bring it up to date
+venv: $(ALL) ## create the environment, or bring it up to date
 
-demo: $(STAMP) ## draw clothes in one step and score them (a minute; TRAIN=True trains the model first: minutes)
+demo: $(LEARN) ## draw clothes in one step and score them (a minute; TRAIN=True trains the model first: minutes)
 	@echo "== Notebook 00, profile laptop: samples at 1, 2, 4 and 128 evaluations, scores"
 	$(ISMKIT) notebook 00 --profile laptop -p train $(TRAIN)
 	@echo "== Left in out/: the executed notebook, the grid of samples (rows NFE, columns w) and the table"
 	@find "$${ISMKIT_OUT:-out}" -type f \( -name '*.ipynb' -o -name '*.png' -o -name '*.csv' \) | sort
 
-lab: $(STAMP) ## check the machine (doctor), then open notebook 00 in JupyterLab
+lab: $(LEARN) ## check the machine (doctor), then open notebook 00 in JupyterLab
 	$(ISMKIT) lab
 
 test: lint types unit notebooks browser ## lint, types, unit tests, notebook tests, browser tests: what CI runs
 
-lint: $(STAMP) ## style of code and notebooks (ruff)
+lint: $(ALL) ## style of code and notebooks (ruff)
 	@echo "== Lint and format (ruff)"
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 
-types: $(STAMP) ## types of the library (mypy)
+types: $(ALL) ## types of the library (mypy)
 	@echo "== Types (mypy)"
 	@$(PY) -m mypy ismkit
 
-unit: $(STAMP) ## unit tests
+unit: $(ALL) ## unit tests
 	@echo "== Unit tests (pytest, two workers)"
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not browser"
 
-notebooks: $(STAMP) ## run every notebook and compare the outputs that are tagged for it (nbval)
+notebooks: $(ALL) ## run every notebook and compare the outputs that are tagged for it (nbval)
 	@echo "== Notebooks (nbval, two at a time; the slowest cells take minutes)"
 	@OMP_NUM_THREADS=1 $(PY) -m pytest notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
 	  --timeout=1000 -n 2 --dist loadfile
 
-browser: $(STAMP) ## build the book and try all its pages, and widgets in JupyterLab (skipped without Chromium)
+browser: $(ALL) ## build the book and try all its pages, and widgets in JupyterLab (skipped without Chromium)
 	@echo "== Book and widgets in Chromium (ISMKIT_BROWSER=required: fail where there is none)"
 	@OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_book.py tests/test_browser.py -n 2 --dist loadfile -rs
 
-book: $(STAMP) ## build the book: book/_build/html/index.html
+book: $(ALL) ## build the book: book/_build/html/index.html
 	@echo "== Book (Sphinx)"
 	@$(PY) book/build.py
 	@echo "== Open book/_build/html/index.html"
 
-refresh: $(STAMP) ## run every notebook in place (profile laptop), to commit its outputs with its code
+refresh: $(ALL) ## run every notebook in place (profile laptop), to commit its outputs with its code
 	@echo "== Notebooks in place, from clean kernels and an empty output folder"
 	out=$$(mktemp -d) && CI=true ISMKIT_OUT="$$out" $(PY) -m jupyter nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.timeout=1800 --ExecutePreprocessor.record_timing=False notebooks/*.ipynb && rm -r "$$out"
 
-bench: $(STAMP) ## measure on this CPU and append to tests/bench/RESULTS.md
+bench: $(ALL) ## measure on this CPU and append to tests/bench/RESULTS.md
 	@echo "== Benchmarks on the CPU"
 	$(PY) -m tests.bench --device cpu --append tests/bench/RESULTS.md
 
-gpu: $(if $(PYTHON_GPU),,$(STAMP)) ## GPU tests, then all benchmarks into tests/bench/RESULTS.md (about 20 minutes)
+gpu: $(if $(PYTHON_GPU),,$(ALL)) ## GPU tests, then all benchmarks into tests/bench/RESULTS.md (about 20 minutes)
 	@"$(RUN_GPU)" -c 'import sys, torch; torch.cuda.is_available() or sys.exit("error: torch %s sees no CUDA device here" % torch.__version__)'
 	@echo "== GPU tests"
 	"$(RUN_GPU)" -m pytest tests/test_gpu.py tests/evaluation/test_metrics.py -m gpu

@@ -2,10 +2,10 @@
 
 Nine rooms, from the ground up; a room imports only rooms below it:
 
-* ``ismkit.utils``: files, weights, random streams, progress bars;
+* ``ismkit.utils``: files, weights, pictures, random streams, progress bars;
 * ``ismkit.method``: path, rows, guidance, wavelet loss, coupling, averages, recipes with the training step, sampling;
 * ``ismkit.data``: 2D sets, Fashion-MNIST and its latent space, photographs, batches;
-* ``ismkit.models``: networks, and trained ones as files;
+* ``ismkit.models``: networks, trained ones as files, clothes drawn by them;
 * ``ismkit.imagenet``: ImageNet as latents;
 * ``ismkit.training``: runs, the loop, checkpoints, many processes, logs, costs;
 * ``ismkit.evaluation``: metrics, judges, FID by its published protocol, tables;
@@ -20,6 +20,12 @@ The public names of all rooms but the lessons' are here too, and each is importe
 >>> latents = sample(net, torch.randn(10, 4, 8, 8), torch.arange(10), w=1.0, nfe=1)
 >>> latents.shape
 torch.Size([10, 4, 8, 8])
+
+Two lines draw clothes::
+
+    from ismkit import draw_clothes, write_png
+
+    write_png(draw_clothes(range(10)), "clothes.png")  # one of each class, in one step
 """
 
 import lazy_loader

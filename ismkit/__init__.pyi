@@ -76,6 +76,7 @@ from .models import PRESETS as PRESETS
 from .models import RELEASED as RELEASED
 from .models import DiT as DiT
 from .models import ToyMLP as ToyMLP
+from .models import draw_clothes as draw_clothes
 from .models import load_generator as load_generator
 from .models import load_model as load_model
 from .models import load_sampler as load_sampler
@@ -108,5 +109,6 @@ from .utils import file_sum as file_sum
 from .utils import out_dir as out_dir
 from .utils import progress_bar as progress_bar
 from .utils import stream as stream
+from .utils import write_png as write_png
 
 __version__: str

@@ -23,6 +23,14 @@ NEEDED_PYTHON = (3, 11)
 NEEDED_RAM = 4 * GIB  # torch, Fashion-MNIST in float32, and two notebook kernels side by side
 NEEDED_DISK = 2 * GIB  # executed notebooks and checkpoints of the laptop profiles
 
+EXTRAS = {
+    "learn": "the notebooks, on a CPU",
+    "imagenet": "latents of ImageNet, training logs, FID",
+    "sweep": "many trainings, compared",
+    "cluster": "a sweep over several machines",
+    "book": "the book as web pages",
+    "dev": "tests, lint, types",
+}
 PURPOSE = {
     "torch": "tensors, networks, training",
     "numpy": "arrays",
@@ -47,7 +55,6 @@ PURPOSE = {
     "pyarrow": "tables of results as Parquet, latents",
     "filelock": "one sweep at a time in a folder",
     "matplotlib": "figures",
-    "seaborn": "figures",
     "ipywidgets": "sliders in notebooks",
     "jupyterlab": "notebooks by hand",
     "papermill": "notebooks with parameters",
@@ -88,7 +95,7 @@ def checks() -> list[Check]:
     try:
         import torch  # noqa: F401
     except (ImportError, OSError) as error:  # OSError: a CUDA library that does not load
-        return [*found, Check("import torch", "fail", str(error), "install torch again: make venv")]
+        return [*found, Check("import torch", "fail", str(error), "pip install --force-reinstall torch, or make venv")]
     return [*found, device(), threads(), memory(), disk(), *data_files(), kernel()]
 
 
@@ -122,29 +129,44 @@ def packages() -> Iterator[Check]:
         named = importlib.metadata.requires("ismkit") or []
     except ImportError as error:  # PackageNotFoundError is one
         detail = f"not installed as a package ({error}): versions of other packages not compared"
-        yield Check("ismkit", "warn", detail, "make venv, or pip install -c constraints.txt -e '.[all]'")
+        yield Check("ismkit", "warn", detail, _install("all"))
         return
     yield Check("ismkit", "ok", importlib.metadata.version("ismkit"))
-    seen = set()
+    seen, missing = set(), dict[str, list[str]]()
     for requirement in map(Requirement, named):
         name = re.sub(r"[-_.]+", "-", requirement.name).lower()
         if name in seen or name == "ismkit":
             continue
-        seen.add(name)
-        extra = re.search(r"extra == .(\w+)", str(requirement.marker))
+        match = re.search(r"extra == .(\w+)", str(requirement.marker))
+        extra = match[1] if match else ""
         purpose = PURPOSE.get(name, "")
         bad: Status = "warn" if extra else "fail"
-        remedy = f"pip install -c constraints.txt -e '.[{extra[1]}]'" if extra else "make venv"
         try:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            yield Check(requirement.name, bad, f"missing, wanted {requirement.specifier}: {purpose}", remedy)
+            if extra:
+                missing.setdefault(extra, []).append(f"{requirement.name}{requirement.specifier}")
+            else:
+                detail = f"missing, wanted {requirement.specifier}: {purpose}"
+                yield Check(requirement.name, bad, detail, _install(extra))
             continue
+        seen.add(name)
         if requirement.specifier.contains(version, prereleases=True):
             yield Check(requirement.name, "ok", f"{version}: {purpose}")
         else:
             detail = f"{version}, wanted {requirement.specifier}: {purpose}"
-            yield Check(requirement.name, bad, detail, remedy)
+            yield Check(requirement.name, bad, detail, _install(extra))
+    for extra, names in missing.items():
+        detail = f"for {EXTRAS.get(extra, extra)}; missing: {', '.join(names)}"
+        yield Check(f"extra {extra}", "warn", detail, _install(extra))
+
+
+def _install(extra: str) -> str:
+    """The command that installs ismkit with an extra, or without."""
+    from ismkit.utils.files import in_checkout
+
+    what = f"[{extra}]" if extra else ""
+    return f"pip install -c constraints.txt -e '.{what}'" if in_checkout() else f"pip install 'ismkit{what}'"
 
 
 def device() -> Check:
@@ -207,38 +229,44 @@ def disk(folder: Path | None = None) -> Check:
 
 def data_files() -> Iterator[Check]:
     """Fashion-MNIST and the released weights, each file against its SHA-256 sum."""
-    from ismkit.data.fashion import FASHION_MNIST_FILES
-    from ismkit.utils.files import DataError, data_root, verify_sha256
+    from ismkit.data.fashion import FASHION_MNIST_FILES, GET_FASHION_MNIST, find_fashion_mnist, read_fashion_mnist
+    from ismkit.utils.files import WEIGHTS, DataError, data_folders, in_checkout, verify_sha256, weights_file
 
+    sums = weight_sums()
     try:
-        root = data_root()
+        for name, digest in sums.items():
+            verify_sha256(weights_file(name), digest)
     except DataError as error:
-        yield Check("data", "fail", str(error), "run from a clone of the repository, or set ISMKIT_DATA")
+        remedy = f"git checkout -- {WEIGHTS}" if in_checkout() else "install ismkit again"
+        yield Check("weights", "fail", str(error), remedy)
+    else:
+        yield Check("weights", "ok", f"{len(sums)} files as released, in {WEIGHTS}")
+    places = data_folders("fashion-mnist")
+    if not any(place.is_dir() for place in places):
+        # To draw takes none of it: missing is a fault only where a folder of it was named.
+        status: Status = "fail" if os.environ.get("ISMKIT_DATA") else "warn"
+        yield Check("Fashion-MNIST", status, f"not in {' or '.join(map(str, places))}", GET_FASHION_MNIST)
         return
-    clothes = {name: digest for name, (_, digest) in FASHION_MNIST_FILES.items()}
-    for name, folder, sums in (
-        ("Fashion-MNIST", root / "fashion-mnist", clothes),
-        ("weights", root / "weights", weight_sums()),
-    ):
-        try:
-            for file, digest in sums.items():
-                verify_sha256(folder / file, digest)
-        except DataError as error:
-            yield Check(name, "fail", str(error), "git checkout -- data")
-        else:
-            yield Check(name, "ok", f"{len(sums)} files as published, in {folder}")
+    try:
+        folder = find_fashion_mnist()
+        for name in FASHION_MNIST_FILES:
+            read_fashion_mnist(folder / name)
+    except DataError as error:
+        yield Check("Fashion-MNIST", "fail", str(error), GET_FASHION_MNIST)
+    else:
+        yield Check("Fashion-MNIST", "ok", f"{len(FASHION_MNIST_FILES)} files as published, in {folder}")
 
 
 def weight_sums() -> dict[str, str]:
-    """The released weights in ``data/weights/``: file name to SHA-256 sum."""
+    """SHA-256 sums of the released networks by their names."""
     from ismkit.data.fashion import WEIGHTS_SHA256
     from ismkit.evaluation.judges import FEATURES_SHA256
     from ismkit.models.saved import RELEASED
 
     return {
-        "fashion_features.safetensors": FEATURES_SHA256,
-        "fashion_autoencoder.safetensors": WEIGHTS_SHA256,
-        **{f"fashion_{recipe}.safetensors": sha256 for recipe, sha256 in RELEASED.items()},
+        "fashion_features": FEATURES_SHA256,
+        "fashion_autoencoder": WEIGHTS_SHA256,
+        **{f"fashion_{recipe}": sha256 for recipe, sha256 in RELEASED.items()},
     }
 
 
@@ -247,8 +275,7 @@ def kernel() -> Check:
     try:
         from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
     except ImportError:
-        remedy = "pip install -c constraints.txt -e '.[notebooks]'"
-        return Check("notebook kernel", "warn", "no Jupyter here", remedy)
+        return Check("notebook kernel", "warn", "no Jupyter here", _install("learn"))
     try:
         spec = KernelSpecManager().get_kernel_spec("python3")
     except NoSuchKernel:

@@ -14,22 +14,21 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from matplotlib import pyplot as plt
-from torch import Tensor
 
 from ismkit.cli import doctor, lab
 from ismkit.data.photos import photo_folder
 from ismkit.evaluation import judges
 from ismkit.evaluation.judges import FashionJudge, Setting
 from ismkit.imagenet.vae import write_tiny_vae
-from ismkit.lessons import plot
 from ismkit.method import recipes
+from ismkit.models.drawing import draw_clothes
 from ismkit.models.saved import load_model
 from ismkit.sweeps import ladder
 from ismkit.sweeps.sweep import Trial, read_table, summary
 from ismkit.training import runs
 from ismkit.training.checkpoint import saved_steps
 from ismkit.training.loop import TrainState, fit
+from ismkit.utils.pictures import write_png
 from tests.commandline import PARAMETERS, Answer, Ismkit, a_file, tiny
 from tests.conftest import ROOT
 
@@ -347,26 +346,26 @@ def test_latents_of_a_folder_and_their_verification(
 
 
 def test_sample_draws_each_class_in_a_column(
-    model: Path, judge: FashionJudge, tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[tuple[Tensor, int, str]] = []
-    picture = plot.picture
-    monkeypatch.setattr(plot, "picture", lambda *args: drawn.append(args) or picture(*args))
+    monkeypatch.setenv("ISMKIT_DATA", str(tmp_path))  # which is empty: to draw takes no data set
     options = ["--classes", "5", "7", "-n", "3", "--nfe", "2", "--w", "1.5", "--seed", "6"]
     answer = ismkit_("sample", model, *options, "-o", "new/shoes.png")
-    assert (answer.status, answer.out) == (0, "6 images: new/shoes.png\n")
-    ((images, columns, title),) = drawn
-    expected = judge.draw(load_model(model)[0], torch.tensor([5, 7] * 3), w=1.5, nfe=2, seed=6)
-    assert torch.equal(images, expected)
-    assert (columns, title) == (2, "2 NFE, w = 1.5")
-    pixels = plt.imread(tmp_path / "new" / "shoes.png")[..., :3]
-    assert np.ptp(pixels) > 0.5
+    assert (answer.status, answer.out) == (0, "6 images, 2 NFE, w = 1.5: new/shoes.png\n")
+    expected = draw_clothes([5, 7] * 3, load_model(model)[0], w=1.5, nfe=2, seed=6)
+    assert np.ptp(expected.numpy()) > 0.5
+    write_png(expected, tmp_path / "expected.png", columns=2)
+    assert (tmp_path / "new" / "shoes.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
 
 
-def test_sample_draws_all_classes_by_default(model: Path, judge: FashionJudge, tmp_path: Path, ismkit_: Ismkit) -> None:
+def test_sample_draws_all_classes_into_the_output_folder_by_default(
+    model: Path, tmp_path: Path, ismkit_: Ismkit
+) -> None:
     answer = ismkit_("sample", model, "-n", "1")
-    assert answer.out == "10 images: samples.png\n"
-    assert (tmp_path / "samples.png").is_file()
+    path = tmp_path / "out" / "samples.png"
+    assert answer.out == f"10 images, 1 NFE, w = 1: {path}\n"
+    write_png(draw_clothes(range(10), load_model(model)[0], w=1.0), tmp_path / "expected.png")
+    assert path.read_bytes() == (tmp_path / "expected.png").read_bytes()
 
 
 def test_evaluate_prints_and_writes_the_table(

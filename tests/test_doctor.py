@@ -1,5 +1,6 @@
 """The doctor: what it reports of a sound machine, and that each fault it knows is found with its remedy."""
 
+import gzip
 import hashlib
 import importlib.metadata
 import os
@@ -14,7 +15,8 @@ import torch
 
 from ismkit import doctor
 from ismkit.doctor import GIB, Check, checks, report
-from tests.conftest import ROOT
+from ismkit.utils import files
+from ismkit.utils.files import WEIGHTS
 
 
 def named(found: list[Check], name: str) -> Check:
@@ -24,16 +26,17 @@ def named(found: list[Check], name: str) -> Check:
 
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder with one small file of each kind and their true sums."""
-    sums = {}
-    for folder, file in (("fashion-mnist", "clothes.gz"), ("weights", "net.safetensors")):
-        path = tmp_path / folder / file
-        path.parent.mkdir()
-        path.write_bytes(file.encode() * 9)
-        sums[file] = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setattr(doctor, "weight_sums", lambda: {"net.safetensors": sums["net.safetensors"]})
-    size = len(b"clothes.gz" * 9)
-    monkeypatch.setattr("ismkit.data.fashion.FASHION_MNIST_FILES", {"clothes.gz": (size, sums["clothes.gz"])})
+    """A folder with one small data file and one of weights, and their true sums."""
+    for folder, file, content in (
+        ("fashion-mnist", "clothes.gz", gzip.compress(b"clothes" * 9)),
+        ("weights", "net.safetensors", b"net" * 9),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_bytes(content)
+    monkeypatch.setattr(doctor, "weight_sums", lambda: {"net": hashlib.sha256(b"net" * 9).hexdigest()})
+    monkeypatch.setattr("ismkit.utils.files.WEIGHTS", tmp_path / "weights")
+    clothes = (len(b"clothes" * 9), hashlib.sha256(b"clothes" * 9).hexdigest())
+    monkeypatch.setattr("ismkit.data.fashion.FASHION_MNIST_FILES", {"clothes.gz": clothes})
     monkeypatch.setenv("ISMKIT_DATA", str(tmp_path))
     return tmp_path
 
@@ -73,7 +76,7 @@ def test_checks_cover_the_machine_and_name_a_remedy_for_every_complaint() -> Non
 
 def test_this_repository_ships_what_it_should() -> None:
     assert [check for check in doctor.data_files() if check.status != "ok"] == []
-    assert {path.name for path in (ROOT / "data" / "weights").glob("*.safetensors")} == doctor.weight_sums().keys()
+    assert {path.stem for path in WEIGHTS.glob("*.safetensors")} == doctor.weight_sums().keys()
 
 
 def test_report_shows_each_check_its_remedy_and_the_count() -> None:
@@ -99,7 +102,7 @@ def test_old_python_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_packages_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = requires(monkeypatch, "torch>=2.11", 'POT>=0.9.5; extra == "metrics"', 'ismkit[metrics]; extra == "all"')
+    found = requires(monkeypatch, "torch>=2.11", 'POT>=0.9.5; extra == "learn"', 'ismkit[learn]; extra == "all"')
     assert [(check.name, check.status) for check in found] == [
         ("ismkit", "ok"),
         ("torch", "ok"),
@@ -109,17 +112,41 @@ def test_packages_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_core_package_too_old_fails_and_optional_one_warns(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = requires(monkeypatch, "torch>=3", 'POT>=1.0; extra == "metrics"')
+    found = requires(monkeypatch, "torch>=3", 'POT>=1.0; extra == "learn"')
     assert [check.status for check in found] == ["ok", "fail", "warn"]
     assert "2.14.1+cu130, wanted >=3" in found[1].detail
-    assert ".[metrics]" in found[2].remedy
+    assert ".[learn]" in found[2].remedy
 
 
-def test_missing_package_names_its_purpose_and_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = requires(monkeypatch, "scipy>=1.13", 'diffusers>=0.35; extra == "latents"')
-    assert [check.status for check in found] == ["ok", "fail", "warn"]
-    assert found[2].detail == "missing, wanted >=0.35: the VAE of the latents"
-    assert found[2].remedy == "pip install -c constraints.txt -e '.[latents]'"
+def test_missing_core_package_names_its_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = requires(monkeypatch, "scipy>=1.13", "torch>=2.11")
+    assert [check.status for check in found] == ["ok", "fail", "ok"]
+    assert found[1].detail == "missing, wanted >=1.13: exact assignment, matrix square roots"
+    assert found[1].remedy == "pip install -c constraints.txt -e '.'"
+
+
+def test_extra_names_its_purpose_and_all_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line for each extra; a package of two of them is missing from both."""
+    lines = ["matplotlib>=3.9", "POT>=0.9", "pandas>=2.2"]
+    found = requires(
+        monkeypatch, *(f'{line}; extra == "learn"' for line in lines), 'pandas>=2.2; extra == "sweep"', "torch>=2.11"
+    )
+    assert [(check.name, check.status) for check in found] == [
+        ("ismkit", "ok"),
+        ("POT", "ok"),
+        ("torch", "ok"),
+        ("extra learn", "warn"),
+        ("extra sweep", "warn"),
+    ]
+    assert found[3].detail == "for the notebooks, on a CPU; missing: matplotlib>=3.9, pandas>=2.2"
+    assert found[3].remedy == "pip install -c constraints.txt -e '.[learn]'"
+    assert found[4].detail == "for many trainings, compared; missing: pandas>=2.2"
+
+
+def test_outside_a_checkout_pip_is_given_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "CHECKOUT", tmp_path)
+    found = requires(monkeypatch, "scipy>=1.13", 'pandas>=2.2; extra == "learn"')
+    assert [check.remedy for check in found] == ["", "pip install 'ismkit'", "pip install 'ismkit[learn]'"]
 
 
 def test_running_from_a_folder_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,9 +224,25 @@ def test_faulty_file_fails_and_is_named(shipped: Path, file: str, name: str, fau
 
 def test_no_data_folder_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISMKIT_DATA", str(tmp_path / "none"))
-    (check,) = doctor.data_files()
+    check = named(list(doctor.data_files()), "Fashion-MNIST")
     assert check.status == "fail"
     assert "ISMKIT_DATA" in check.remedy
+    assert check.detail == f"not in {tmp_path / 'none' / 'fashion-mnist'}"
+
+
+def test_without_the_data_set_only_the_weights_must_be_there(
+    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from a wheel: to draw takes no data set, and the remedy says how to get it."""
+    monkeypatch.delenv("ISMKIT_DATA")
+    for name in ("CHECKOUT", "DEBIAN"):
+        monkeypatch.setattr(files, name, tmp_path / "none")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
+    found = list(doctor.data_files())
+    assert [(check.name, check.status) for check in found] == [("weights", "ok"), ("Fashion-MNIST", "warn")]
+    assert "download=True" in found[1].remedy
+    (shipped / "weights" / "net.safetensors").unlink()
+    assert named(list(doctor.data_files()), "weights").remedy == "install ismkit again"
 
 
 def kernelspec(folder: Path, program: str) -> None:

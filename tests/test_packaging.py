@@ -3,10 +3,12 @@
 import ast
 import importlib
 import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 import types
 from pathlib import Path
@@ -19,6 +21,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import ismkit
+from ismkit import doctor
 from ismkit.doctor import PURPOSE
 from tests.conftest import MACHINE_PATH, ROOT
 
@@ -58,7 +61,6 @@ HEAVY = [
     "pandas",
     "papermill",
     "pywt",
-    "seaborn",
     "skimage",
     "sklearn",
     "tensorboard",
@@ -122,8 +124,28 @@ def test_extra_all_is_every_other_extra() -> None:
     assert everything.extras == EXTRAS.keys() - {"all"}
 
 
-def test_doctor_knows_what_each_package_is_for() -> None:
+def test_doctor_knows_what_each_package_and_each_extra_is_for() -> None:
     assert {canonicalize_name(requirement.name) for requirement in NAMED} == PURPOSE.keys()
+    assert doctor.EXTRAS.keys() == EXTRAS.keys() - {"all"}
+
+
+def test_extras_are_by_what_one_does_and_each_has_its_size_in_the_book() -> None:
+    page = (ROOT / "book" / "installing.md").read_text()
+    listed = re.findall(r"^\| `(\w+)`.* \| [\d.]+ [MG]B \| [\d.]+ [MG]B \|$", page, re.MULTILINE)
+    assert listed == ["core", *EXTRAS]
+
+
+def test_core_has_all_that_it_imports() -> None:
+    """Of the modules that draw clothes, train and load, at their top and in their functions; by what pip calls each."""
+    called = {"ot": "POT", "PIL": "pillow", "lazy_loader": "lazy-loader"}
+    # Asked for by name only: other wavelets than Haar, logs, and latents of ImageNet.
+    optional = {"pywt", "tensorboard", "skimage"}
+    core = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    for path in MODULES:
+        if path.parent.name in ("utils", "method", "data", "models", "training"):
+            names = {name for name in foreign(path) if name not in sys.stdlib_module_names} - optional
+            missing = {name for name in names if canonicalize_name(called.get(name, name)) not in core}
+            assert not missing, f"{path.relative_to(ROOT)} imports {', '.join(sorted(missing))}"
 
 
 def test_conda_environment_equals_pyproject() -> None:
@@ -227,6 +249,14 @@ def module(path: Path) -> str:
     return ".".join(path.relative_to(ROOT / "ismkit").with_suffix("").parts)
 
 
+def foreign(path: Path) -> set[str]:
+    """The packages of others that a module imports, anywhere in it."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+    return {name.partition(".")[0] for name in names} - {"ismkit"}
+
+
 def imported(path: Path) -> set[str]:
     """The modules of ismkit that a module imports, anywhere in it, as ``method.rows``."""
     found = set()
@@ -295,6 +325,85 @@ def test_make_names_a_python_that_is_missing(tmp_path: Path) -> None:
     run = make("venv", "PYTHON=python-that-is-not-there", f"VENV={tmp_path / 'venv'}")
     assert run.returncode != 0
     assert "no 'python-that-is-not-there' here" in run.stderr
+
+
+PYTHON = """#!/bin/sh
+echo "python $*" >> "$LOG"
+[ "$1 $2" = "-m pip" ] && [ "$3" = install ] && exit "${PIP_STATUS:-0}"
+exit 0
+"""
+
+
+class Checkouts:
+    """Two checkouts that share one environment, whose programs only write down how they were called."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.log = folder, folder / "log"
+        for name in ("one", "other"):
+            (folder / name).mkdir()
+            for file in ("Makefile", "pyproject.toml", "constraints.txt"):
+                shutil.copy(ROOT / file, folder / name)
+        (folder / "venv" / "bin").mkdir(parents=True)
+        for program in ("python", "ismkit"):
+            (folder / "venv" / "bin" / program).write_text(PYTHON)
+            (folder / "venv" / "bin" / program).chmod(0o755)
+
+    def make(self, *arguments: str, checkout: str = "one", status: int = 0, **environment: str) -> list[str]:
+        """What pip was asked to install."""
+        self.log.write_text("")
+        environment = {**os.environ, "LOG": str(self.log), "ISMKIT_OUT": str(self.folder), **environment}
+        command = ["make", *arguments, f"VENV={self.folder / 'venv'}"]
+        run = subprocess.run(command, cwd=self.folder / checkout, env=environment, capture_output=True, text=True)
+        assert (run.returncode != 0) == bool(status), run.stderr
+        return re.findall(r"^python -m pip install (.*)$", self.log.read_text(), re.MULTILINE)
+
+
+@pytest.fixture
+def checkouts(tmp_path: Path) -> Checkouts:
+    return Checkouts(tmp_path)
+
+
+def installs(extra: str) -> list[str]:
+    return ["-c constraints.txt setuptools", f"-c constraints.txt --no-build-isolation -e .[{extra}]"]
+
+
+@needs_make
+def test_make_installs_what_the_target_needs_once(checkouts: Checkouts) -> None:
+    for target in ("demo", "lab"):
+        assert checkouts.make(target) == (installs("learn") if target == "demo" else [])
+    assert checkouts.make("lint") == installs("all")
+    for target in ("demo", "lab", "types", "unit", "book", "venv"):  # who has all has learn
+        assert checkouts.make(target) == [], target
+    later = time.time() + 10
+    os.utime(checkouts.folder / "one" / "pyproject.toml", (later, later))
+    assert checkouts.make("lint") == installs("all")
+
+
+@needs_make
+def test_make_notices_that_another_checkout_has_the_environment(checkouts: Checkouts) -> None:
+    assert checkouts.make("lint") == installs("all")
+    assert checkouts.make("demo", checkout="other") == installs("learn")
+    assert checkouts.make("lint", checkout="other") == installs("all")
+    assert checkouts.make("demo") == installs("learn")
+    assert checkouts.make("lint") == installs("all")
+
+
+@needs_make
+def test_make_does_not_take_a_failed_installation_for_a_whole_one(checkouts: Checkouts) -> None:
+    assert checkouts.make("lint") == installs("all")
+    later = time.time() + 10
+    os.utime(checkouts.folder / "one" / "pyproject.toml", (later, later))
+    assert checkouts.make("demo", status=2, PIP_STATUS="1") == installs("learn")[:1]
+    assert checkouts.make("demo") == installs("learn")
+    assert checkouts.make("lint") == installs("all")
+
+
+@needs_make
+def test_make_takes_another_build_of_torch_first(checkouts: Checkouts) -> None:
+    """And alone, so that nothing else comes from where that build is."""
+    first, last = installs("learn")
+    torch_alone = "--some option --no-deps -c constraints.txt torch torchvision"
+    assert checkouts.make("demo", "TORCH=--some option", "PIP_FLAGS=-q") == [f"-q {first}", torch_alone, f"-q {last}"]
 
 
 @needs_make

@@ -30,7 +30,7 @@ def command(
     classes: tuple[int, ...] = tuple(range(10)),
     seed: int = 0,
     device: Literal["cpu", "cuda"] | None = None,
-    out: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("samples.png"),
+    out: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None,
 ) -> int:
     """Draw clothes.
 
@@ -42,26 +42,25 @@ def command(
         classes: labels 0 .. 9.
         seed: of the noise.
         device: cpu or cuda (default: a GPU where there is one).
-        out: PNG file to write.
+        out: PNG file to write (default: out/samples.png).
     """
-    import torch
-
-    from ismkit.evaluation.judges import FashionJudge, Setting
+    from ismkit.evaluation.judges import Setting
     from ismkit.evaluation.scoring import device_at_hand
-    from ismkit.lessons import plot
+    from ismkit.models.drawing import draw_clothes
     from ismkit.models.saved import load_generator
     from ismkit.training.options import check_count
+    from ismkit.utils.files import out_dir
+    from ismkit.utils.pictures import write_png
 
-    if out.suffix != ".png":
-        raise UsageError(f"--out must end in .png, got {str(out)!r}")
+    path = (out or out_dir() / "samples.png").expanduser()
+    if path.suffix != ".png":
+        raise UsageError(f"--out must end in .png, got {str(path)!r}")
     check_count("n", n)
     Setting(nfe, w, n, seed).check()
     if wrong := [label for label in classes if not 0 <= label < 10]:
         raise UsageError(f"--classes must be labels 0 .. 9, got {wrong[0]}")
     where = device_at_hand(device)
     net = load_generator(model).to(where)
-    labels = torch.tensor(classes).repeat(n)
-    images = FashionJudge.load(where).draw(net, labels, w=w, nfe=nfe, seed=seed)
-    figure = plot.picture(images, len(classes), f"{nfe} NFE, w = {w:g}")
-    print(f"{len(images)} images: {plot.save(figure, out.expanduser())}")
+    images = draw_clothes(classes * n, net, w=w, nfe=nfe, seed=seed, device=where)
+    print(f"{len(images)} images, {nfe} NFE, w = {w:g}: {write_png(images, path, len(classes))}")
     return 0

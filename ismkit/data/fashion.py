@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
+import zlib
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.request import urlopen
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ismkit.data.sets import Labelled
-from ismkit.utils.files import data_root, verify_sha256
+from ismkit.utils.files import DataError, data_folders, replacing, weights_file
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.weights import CheckpointError, load_weights, save_weights
 
@@ -27,40 +31,48 @@ Split = Literal["train", "test"]
 #: The names of the ten classes, in the order of their labels.
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
-# In code and not only in the folder's SHA256SUMS, so that altering both data and sums does not go unseen.
-FASHION_MNIST_FILES = {  # bytes, SHA-256
+# Sums of what the files hold, which is the same wherever they come from. The gzip headers are not: Debian's copy, which
+# is the repository's too, leaves out the file names that the authors' has.
+FASHION_MNIST_FILES = {  # bytes, SHA-256, once unpacked
     "t10k-images-idx3-ubyte.gz": (
-        4422079,
-        "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
+        7840016,
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     ),
     "t10k-labels-idx1-ubyte.gz": (
-        5125,
-        "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+        10008,
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     ),
     "train-images-idx3-ubyte.gz": (
-        26421856,
-        "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
+        47040016,
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     ),
     "train-labels-idx1-ubyte.gz": (
-        29491,
-        "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
+        60008,
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
     ),
 }
+#: Where its authors publish it, at a commit that stays.
+FASHION_MNIST_URL = (
+    "https://github.com/zalandoresearch/fashion-mnist/raw/b2617bb6d3ffa2e429640350f613e3291e10b141/data/fashion"
+)
+GET_FASHION_MNIST = """fetch it (31 MB) by `python -c "import ismkit; ismkit.fashion_mnist('train', download=True)"`, \
+install Debian's package dataset-fashion-mnist, or set ISMKIT_DATA to the data/ folder of a clone of the repository"""
 
 
-def fashion_mnist(split: Split, root: Path | None = None) -> Labelled:
+def fashion_mnist(split: Split, root: Path | None = None, *, download: bool = False) -> Labelled:
     """Read Fashion-MNIST (Xiao et al., arXiv 1708.07747), with its checksums verified.
 
     Args:
         split: ``train``, 60 000 images, or ``test``, 10 000.
-        root: the folder that holds ``fashion-mnist/``, by default :func:`~ismkit.utils.files.data_root`.
+        root: the folder that holds ``fashion-mnist/``; by default it is looked for, see :func:`find_fashion_mnist`.
+        download: fetch what is missing, verified, see :func:`find_fashion_mnist`.
 
     Returns:
         Images (n, 1, 28, 28) float32 in [-1, 1], -1 being black, of ten classes.
 
     Raises:
         ValueError: for another split.
-        DataError: if a file is missing, truncated or altered.
+        DataError: if a file is missing, truncated or altered, or cannot be fetched.
 
     Example:
         >>> from ismkit import fashion_mnist
@@ -74,19 +86,87 @@ def fashion_mnist(split: Split, root: Path | None = None) -> Labelled:
     """
     if split not in get_args(Split):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-    folder = (data_root() if root is None else Path(root)) / "fashion-mnist"
+    folder = find_fashion_mnist(root, download=download)
     prefix = {"train": "train", "test": "t10k"}[split]
 
     def read(name: str, header: int) -> Tensor:
-        size, expected = FASHION_MNIST_FILES[name]
-        verify_sha256(folder / name, expected, size)
-        with gzip.open(folder / name) as file:
-            return torch.frombuffer(bytearray(file.read()), dtype=torch.uint8, offset=header)
+        return torch.frombuffer(bytearray(read_fashion_mnist(folder / name)), dtype=torch.uint8, offset=header)
 
     images = read(f"{prefix}-images-idx3-ubyte.gz", header=16)
     labels = read(f"{prefix}-labels-idx1-ubyte.gz", header=8)
     x = images.reshape(-1, 1, 28, 28).float().div_(127.5).sub_(1)
     return Labelled(x, labels.long(), num_classes=10, class_names=CLOTHES)
+
+
+def find_fashion_mnist(root: Path | None = None, *, download: bool = False) -> Path:
+    """The folder that holds the files of Fashion-MNIST.
+
+    Args:
+        root: look for ``fashion-mnist/`` in this folder only; by default in
+            :func:`~ismkit.utils.files.data_folders`, where the first that is there is taken.
+        download: fetch the files that are missing or faulty in it, of both splits, after a line that says from where.
+            Each is verified before it takes its place; if this fails or is stopped, repeat the call.
+
+    Raises:
+        DataError: if the folder is nowhere, or a file cannot be fetched.
+    """
+    places = data_folders("fashion-mnist") if root is None else [Path(root) / "fashion-mnist"]
+    folder = next((place for place in places if place.is_dir()), None)
+    if download:
+        folder = folder or places[-1]
+        for name in FASHION_MNIST_FILES:
+            try:
+                read_fashion_mnist(folder / name)
+            except DataError:
+                _fetch(f"{FASHION_MNIST_URL}/{name}", folder / name)
+    if folder is None:
+        raise DataError(f"Fashion-MNIST is not in {' or '.join(map(str, places))}: {GET_FASHION_MNIST}")
+    return folder
+
+
+def read_fashion_mnist(path: Path) -> bytes:
+    """What one of the four files holds, unpacked and verified.
+
+    Raises:
+        DataError: if the file is missing, truncated or altered.
+    """
+    remedy = f"restore it with `git checkout -- {path}` in a clone, or by fashion_mnist(..., download=True)"
+    if not path.is_file():
+        raise DataError(f"{path} is missing: {remedy}")
+    return _unpack(path.read_bytes(), path.name, str(path), remedy)
+
+
+def _unpack(packed: bytes, name: str, source: str, remedy: str) -> bytes:
+    size, expected = FASHION_MNIST_FILES[name]
+    try:
+        with gzip.open(io.BytesIO(packed)) as file:
+            content = file.read(size + 1)
+    except EOFError:
+        raise DataError(f"{source} is truncated, it ends after {len(packed)} bytes: {remedy}") from None
+    except (OSError, zlib.error) as error:  # no gzip file, or one with another checksum of its own
+        raise DataError(f"{source} is altered ({error}): {remedy}") from error
+    if (actual := hashlib.sha256(content).hexdigest()) != expected:
+        raise DataError(
+            f"{source} is altered, the SHA-256 sum of its contents is {actual}, expected {expected}: {remedy}"
+        )
+    return content
+
+
+def _fetch(url: str, path: Path) -> None:
+    """Fetch one of the four files; what was at ``path`` stays unless the new one is the right one."""
+    print(f"fetching {url} into {path.parent}", flush=True)
+    again = "repeat the call"
+    try:
+        with urlopen(url, timeout=60) as answer:
+            packed = answer.read(FASHION_MNIST_FILES[path.name][0])  # more than this it cannot be
+    except (OSError, HTTPException) as error:
+        raise DataError(f"{url} cannot be fetched: {error}; {again}, or {GET_FASHION_MNIST}") from error
+    _unpack(packed, path.name, url, again)
+    try:
+        with replacing(path) as file:
+            file.write(packed)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error}; set ISMKIT_DATA to a folder of your own") from error
 
 
 SIDE = 28  # of the images
@@ -344,15 +424,13 @@ def load_autoencoder(path: str | os.PathLike[str] | None = None) -> FashionAutoe
     """Load the released autoencoder, its checksum verified, or the one in a file.
 
     Args:
-        path: of the file, by default ``data/weights/fashion_autoencoder.safetensors``. The checksum of another file is
-            not known here.
+        path: of the file, by default the one in the package. The checksum of another file is not known here.
 
     Returns:
         The autoencoder in eval mode, without gradients.
 
     Raises:
         CheckpointError: if the file is missing, truncated, altered or of another network.
-        DataError: if there is no ``data/`` folder.
 
     Example:
         An image, encoded and decoded, differs little from itself:
@@ -365,6 +443,6 @@ def load_autoencoder(path: str | os.PathLike[str] | None = None) -> FashionAutoe
         True
     """
     autoencoder = FashionAutoencoder()
-    default = data_root() / "weights" / "fashion_autoencoder.safetensors"
+    default = weights_file("fashion_autoencoder")
     load_weights(autoencoder, Path(path or default), sha256=None if path else WEIGHTS_SHA256)
     return autoencoder.eval().requires_grad_(False)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ismkit.data.batches import Batches
-from ismkit.data.fashion import CLOTHES, SHAPE, FashionAutoencoder, fashion_mnist, in_batches, load_autoencoder
+from ismkit.data.fashion import CLOTHES, SHAPE, FashionAutoencoder, fashion_mnist, load_autoencoder
 from ismkit.data.sets import Labelled
 from ismkit.evaluation.metrics import (
     Moments,
@@ -32,8 +32,9 @@ from ismkit.evaluation.metrics import (
     wasserstein2,
 )
 from ismkit.method.path import Network, StepGrid
-from ismkit.method.sampling import sample, trajectory
-from ismkit.utils.files import data_root, replacing
+from ismkit.method.sampling import trajectory
+from ismkit.models.drawing import draw_clothes
+from ismkit.utils.files import replacing, weights_file
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.seeding import stream
 from ismkit.utils.weights import load_weights
@@ -90,7 +91,7 @@ def load_features(path: Path | None = None) -> FeatureNet:
     """
     net = FeatureNet()
     if path is None:
-        load_weights(net, data_root() / "weights" / "fashion_features.safetensors", FEATURES_SHA256)
+        load_weights(net, weights_file("fashion_features"), FEATURES_SHA256)
     else:
         load_weights(net, path)
     return net.eval()
@@ -349,11 +350,9 @@ class FashionJudge:
         Raises:
             ValueError: for an NFE or a strength that the sampler cannot do.
         """
-        x0 = torch.randn(len(y), *SHAPE, generator=stream(seed, "samples")).to(self.device)
-        y = y.to(self.device)
-        parts = zip(x0.split(batch), y.split(batch), strict=True)
-        latents = torch.cat([sample(net, x, labels, w=w, nfe=nfe) for x, labels in parts])
-        return in_batches(self.autoencoder.decode, latents)
+        return draw_clothes(
+            y, net, w=w, nfe=nfe, seed=seed, device=self.device, autoencoder=self.autoencoder, batch=batch
+        )
 
     def score_images(self, images: Tensor, y: Tensor) -> dict[str, float]:
         """Score images.

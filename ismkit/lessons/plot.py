@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ismkit.utils.files import replacing
+from ismkit.utils.pictures import tile
 
 #: Okabe and Ito's palette, without its yellow (too pale on white).
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
@@ -74,18 +75,6 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     with replacing(path) as file:
         figure.savefig(file, format="png", dpi=120)
     return path
-
-
-def tile(images: Tensor, columns: int) -> np.ndarray:
-    """Images (n, 1, H, W) in [-1, 1] as one picture in [0, 1], ``columns`` per row, white gaps of one pixel."""
-    if images.ndim != 4 or images.shape[1] != 1 or len(images) == 0:
-        raise ValueError(f"images must be (n, 1, H, W) with n >= 1, got {tuple(images.shape)}")
-    if columns < 1 or len(images) % columns:
-        raise ValueError(f"columns must divide the {len(images)} images, got {columns}")
-    n, _, h, w = images.shape
-    canvas = np.ones((n // columns, columns, h + 1, w + 1))
-    canvas[:, :, :h, :w] = ((images.detach().cpu().double().numpy() + 1) / 2).reshape(-1, columns, h, w)
-    return canvas.transpose(0, 2, 1, 3).reshape(n // columns * (h + 1), columns * (w + 1))[:-1, :-1]
 
 
 def picture(images: Tensor, columns: int, title: str = "", inches: float = 0.6) -> Figure:

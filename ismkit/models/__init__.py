@@ -1,4 +1,4 @@
-"""The networks, and trained ones as files: saved, loaded, released."""
+"""The networks, trained ones as files (saved, loaded, released), and clothes drawn by them."""
 
 import lazy_loader
 

@@ -1,5 +1,7 @@
+from . import drawing as drawing
 from . import nets as nets
 from . import saved as saved
+from .drawing import draw_clothes as draw_clothes
 from .nets import PRESETS as PRESETS
 from .nets import DiT as DiT
 from .nets import ToyMLP as ToyMLP

@@ -1,6 +1,6 @@
 """Trained networks as files: one safetensors file that says which network it holds and how it was trained.
 
-The released ones stand in ``data/weights`` and are loaded with their checksums verified.
+The released ones are part of the package (``ismkit/models/weights``), and loaded with their checksums verified.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.path import StepGrid
 from ismkit.method.recipes import velocity_target
 from ismkit.models.nets import DiT, ToyMLP
-from ismkit.utils.files import data_root
+from ismkit.utils.files import weights_file
 from ismkit.utils.weights import CheckpointError, load_weights, read_weights, save_weights
 
 NETWORKS: dict[str, type[nn.Module]] = {"DiT": DiT, "ToyMLP": ToyMLP}
@@ -175,7 +175,7 @@ def released(recipe: str = "ism_plus") -> tuple[nn.Module, dict[str, Any]]:
     """
     if recipe not in RELEASED:
         raise ValueError(f"recipe must be one of {', '.join(RELEASED)}, got {recipe!r}")
-    return load_sampler(data_root() / "weights" / f"fashion_{recipe}.safetensors", RELEASED[recipe])
+    return load_sampler(weights_file(f"fashion_{recipe}"), RELEASED[recipe])
 
 
 def load_generator(model: str | os.PathLike[str] = "ism_plus") -> nn.Module:

@@ -1,4 +1,4 @@
-"""What every room stands on: files written atomically and verified, weights, random streams, progress bars."""
+"""What every room stands on: files written atomically and verified, weights, pictures, random streams, progress."""
 
 import lazy_loader
 

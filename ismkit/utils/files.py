@@ -12,6 +12,10 @@ from typing import Any, BinaryIO
 
 #: The folder that holds the package: the top of a checkout, or site-packages.
 CHECKOUT = Path(__file__).resolve().parents[2]
+#: The released networks: a part of the package.
+WEIGHTS = Path(__file__).resolve().parents[1] / "models" / "weights"
+#: Where Debian's packages put data sets.
+DEBIAN = Path("/usr/share/datasets")
 
 
 @contextmanager
@@ -112,33 +116,62 @@ class DataError(Exception):
     """A data file or folder is missing, truncated or altered; the message names it and the remedy."""
 
 
-def data_root() -> Path:
-    """Find the ``data/`` folder: ``$ISMKIT_DATA`` if set, else the one beside the package in a checkout.
+def weights_file(name: str) -> Path:
+    """Find the file of a released network, inside the package.
+
+    Args:
+        name: such as ``fashion_ism_plus``.
 
     Returns:
-        The folder. It exists; what it holds is not checked here.
+        The path; whether the file is whole is checked when it is read.
 
-    Raises:
-        DataError: if there is no such folder.
+    Example:
+        >>> from ismkit.utils import weights_file
+        >>> weights_file("fashion_ism_plus").is_file()
+        True
+    """
+    return WEIGHTS / f"{name}.safetensors"
+
+
+def data_folders(name: str) -> list[Path]:
+    """List where a data set is looked for, in this order; the last place is where it is fetched to.
+
+    With ``$ISMKIT_DATA`` set that is the folder ``name`` in it, and no other place. Without, it is ``data/`` of a
+    checkout, the place of Debian's packages, and the user's cache (``$XDG_CACHE_HOME``, by default ``~/.cache``).
+
+    Args:
+        name: of the data set's folder.
+
+    Returns:
+        The folders, whether they are there or not.
 
     Example:
         >>> import os
-        >>> import tempfile
-        >>> from pathlib import Path
         >>> from unittest.mock import patch
-        >>> from ismkit.utils import data_root
-        >>> with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, ISMKIT_DATA=folder):
-        ...     data_root() == Path(folder)
+        >>> from ismkit.utils import data_folders
+        >>> with patch.dict(os.environ, ISMKIT_DATA="somewhere"):
+        ...     print(*data_folders("fashion-mnist"))
+        somewhere/fashion-mnist
+    """
+    if named := os.environ.get("ISMKIT_DATA"):
+        return [Path(named).expanduser() / name]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ismkit"
+    checkout = [CHECKOUT / "data"] if in_checkout() else []
+    return [folder / name for folder in (*checkout, DEBIAN, cache)]
+
+
+def in_checkout() -> bool:
+    """Say whether the package stands in a checkout of the kit, and not in site-packages.
+
+    Returns:
+        True in a checkout.
+
+    Example:
+        >>> from ismkit.utils import in_checkout
+        >>> isinstance(in_checkout(), bool)
         True
     """
-    named = os.environ.get("ISMKIT_DATA")
-    root = Path(named) if named else CHECKOUT / "data"
-    if not root.is_dir():
-        origin = "named by ISMKIT_DATA" if named else "expected beside the package"
-        raise DataError(
-            f"no data folder at {root} ({origin}): set ISMKIT_DATA to the data/ folder of a clone of the repository"
-        )
-    return root
+    return (CHECKOUT / "pyproject.toml").is_file()
 
 
 def verify_sha256(path: Path, expected: str, size: int | None = None, remedy: str | None = None) -> None:
@@ -201,5 +234,5 @@ def out_dir() -> Path:
     if named := os.environ.get("ISMKIT_OUT"):
         return Path(named).expanduser()
     here = Path.cwd()
-    inside = here.is_relative_to(CHECKOUT) and (CHECKOUT / "pyproject.toml").is_file()
+    inside = here.is_relative_to(CHECKOUT) and in_checkout()
     return (CHECKOUT if inside else here) / "out"

@@ -23,10 +23,10 @@ from ismkit.data.fashion import (
     train_autoencoder,
 )
 from ismkit.data.sets import Labelled
-from ismkit.utils.files import data_root
+from ismkit.utils.files import weights_file
 from ismkit.utils.weights import CheckpointError, load_weights, read_weights, save_weights
 
-WEIGHTS = data_root() / "weights" / "fashion_autoencoder.safetensors"
+WEIGHTS = weights_file("fashion_autoencoder")
 
 
 def images(n: int, seed: int = 0) -> Tensor:
@@ -295,9 +295,8 @@ def test_shipped_file_is_refused_if_it_is_not_the_one(
     fresh: FashionAutoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a path the sum in the code decides, even where the file would fit."""
-    (tmp_path / "weights").mkdir()
-    digest = save_weights(fresh, tmp_path / "weights" / WEIGHTS.name, {})
-    monkeypatch.setenv("ISMKIT_DATA", str(tmp_path))
+    digest = save_weights(fresh, tmp_path / WEIGHTS.name, {})
+    monkeypatch.setattr("ismkit.utils.files.WEIGHTS", tmp_path)
     with pytest.raises(CheckpointError, match=f"altered or truncated: SHA-256 is {digest}"):
         load_autoencoder()
     monkeypatch.setattr(fashion, "WEIGHTS_SHA256", digest)

@@ -2,9 +2,7 @@
 
 import math
 import re
-import shutil
 from itertools import islice
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,12 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ismkit.data import fashion, sets
+from ismkit.data import sets
 from ismkit.data.batches import Batches
-from ismkit.data.fashion import fashion_mnist
 from ismkit.data.sets import Labelled
-from ismkit.utils import files
-from ismkit.utils.files import DataError
 
 TOYS = [sets.eight_gaussians, sets.two_moons, sets.checkerboard, sets.spirals]
 
@@ -30,85 +25,6 @@ def numbered(n: int) -> Labelled:
 
 def order(batches: Batches, steps: int, **start: int) -> Tensor:
     return torch.stack([y for _, y in islice(batches.stream(**start), steps)])
-
-
-# Fashion-MNIST
-
-
-def test_fashion_mnist_holds_every_class_equally_often_and_all_grey_levels() -> None:
-    for split, n in (("train", 60000), ("test", 10000)):
-        clothes = fashion_mnist(split)  # type: ignore[arg-type]
-        assert clothes.x.shape == (n, 1, 28, 28)
-        assert clothes.x.dtype == torch.float32
-        assert clothes.y.bincount().tolist() == [n // 10] * 10
-        grey = (clothes.x + 1) * 127.5
-        assert (grey - grey.round()).abs().max() < 1e-4
-        counts = grey.round().int().flatten().bincount()
-        assert len(counts) == 256
-        assert (counts > 0).all()
-
-
-def test_fashion_mnist_has_the_published_mean_and_deviation() -> None:
-    """0.2860 and 0.3530 on the scale of [0, 1]: the normalisation in common use for this set."""
-    x = fashion_mnist("train").x
-    mean = x.mean(dtype=torch.float64).item()
-    deviation = math.sqrt(x.square().mean(dtype=torch.float64).item() - mean**2)
-    assert (mean + 1) / 2 == pytest.approx(0.2860, abs=5e-5)
-    assert deviation / 2 == pytest.approx(0.3530, abs=5e-5)
-
-
-def test_sums_file_and_code_agree() -> None:
-    lines = (files.data_root() / "fashion-mnist" / "SHA256SUMS").read_text().splitlines()
-    listed = {name: digest for digest, name in (line.split() for line in lines)}
-    assert listed == {name: digest for name, (_, digest) in fashion.FASHION_MNIST_FILES.items()}
-
-
-@pytest.fixture
-def test_split(tmp_path: Path) -> Path:
-    """A copy of the files of the test split, free to be damaged."""
-    folder = tmp_path / "fashion-mnist"
-    folder.mkdir()
-    for file in (files.data_root() / "fashion-mnist").glob("t10k-*"):
-        shutil.copy(file, folder)
-    return folder
-
-
-def test_missing_file_is_named(test_split: Path) -> None:
-    (test_split / "t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz is missing: restore it with `git checkout"):
-        fashion_mnist("test", test_split.parent)
-
-
-def test_truncated_file_is_named(test_split: Path) -> None:
-    file = test_split / "t10k-labels-idx1-ubyte.gz"
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz is truncated, it holds 5025 of 5125 bytes"):
-        fashion_mnist("test", test_split.parent)
-
-
-def test_one_altered_bit_is_noticed_and_both_sums_are_shown(test_split: Path) -> None:
-    file = test_split / "t10k-images-idx3-ubyte.gz"
-    content = bytearray(file.read_bytes())
-    content[1_000_000] ^= 1
-    file.write_bytes(content)
-    (test_split / "SHA256SUMS").write_text("whatever")  # the sums in the code are the ones that count
-    expected = fashion.FASHION_MNIST_FILES[file.name][1]
-    message = rf"t10k-images-idx3-ubyte\.gz is altered, its SHA-256 sum is [0-9a-f]{{64}}, expected {expected}"
-    with pytest.raises(DataError, match=message):
-        fashion_mnist("test", test_split.parent)
-
-
-def test_wrong_split_is_refused() -> None:
-    with pytest.raises(ValueError, match="split must be 'train' or 'test', got 'val'"):
-        fashion_mnist("val")  # type: ignore[arg-type]
-
-
-def test_data_root_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ISMKIT_DATA", str(tmp_path))
-    assert files.data_root() == tmp_path
-    monkeypatch.setenv("ISMKIT_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match=r"nowhere \(named by ISMKIT_DATA\): set ISMKIT_DATA to the data/ folder"):
-        files.data_root()
 
 
 # Labelled sets

@@ -14,10 +14,10 @@ from ismkit.data.fashion import fashion_mnist
 from ismkit.data.sets import Labelled
 from ismkit.evaluation import judges
 from ismkit.evaluation.judges import FeatureNet, accuracy, embed, load_features, train_features
-from ismkit.utils.files import data_root
+from ismkit.utils.files import weights_file
 from ismkit.utils.weights import CheckpointError, load_weights, save_weights
 
-WEIGHTS = data_root() / "weights" / "fashion_features.safetensors"
+WEIGHTS = weights_file("fashion_features")
 
 
 def stripes(n: int, classes: int = 10) -> Labelled:
@@ -108,13 +108,12 @@ def test_saved_weights_load_again(tmp_path: Path) -> None:
 
 
 def test_altered_and_missing_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ISMKIT_DATA", str(tmp_path))
+    monkeypatch.setattr("ismkit.utils.files.WEIGHTS", tmp_path)
     with pytest.raises(CheckpointError, match=r"fashion_features\.safetensors"):
         load_features()
     content = bytearray(WEIGHTS.read_bytes())
     content[-1] ^= 1
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / WEIGHTS.name).write_bytes(content)
+    (tmp_path / WEIGHTS.name).write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"(?s)fashion_features\.safetensors.*{judges.FEATURES_SHA256}"):
         load_features()
 

@@ -79,7 +79,7 @@ def test_real_images_score_as_real(judge: FashionJudge, test_set: Labelled) -> N
     assert score["agreement"] == pytest.approx(right, abs=1e-12)
     # Its accuracy on all test images is 93.3 %; a share of 1000 spreads by 0.8 % around that.
     assert score["agreement"] == pytest.approx(0.933, abs=0.04)
-    # 1000 images of the training split are at 0.25 (data/weights/README.md), noise at 60.
+    # 1000 images of the training split are at 0.25 (ismkit/models/weights/README.md), noise at 60.
     assert 0 < score["frechet"] < 0.3
     assert score["precision"] > 0.8
     assert score["recall"] > 0.8

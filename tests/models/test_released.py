@@ -20,13 +20,12 @@ from ismkit.method.recipes import RECIPES
 from ismkit.models.nets import DiT, ToyMLP
 from ismkit.models.saved import RELEASED, load_generator, load_model, released, save_model
 from ismkit.training.runs import RUNS
-from ismkit.utils.files import data_root
+from ismkit.utils.files import WEIGHTS, weights_file
 from ismkit.utils.settings import describe
 from ismkit.utils.weights import CheckpointError, read_weights
-from tests.conftest import ROOT
 from tests.options import train_run
 
-spec = importlib.util.spec_from_file_location("training", ROOT / "data" / "weights" / "train.py")
+spec = importlib.util.spec_from_file_location("training", WEIGHTS / "train.py")
 assert spec
 assert spec.loader
 training = importlib.util.module_from_spec(spec)
@@ -54,7 +53,7 @@ def test_released_models_draw_what_their_cards_say(name: str, judge: FashionJudg
     scores = judge.score(net, Setting(1, 1.0, held["n"], 1))
     assert scores["frechet"] == pytest.approx(held["frechet"], rel=0.02)
     assert scores["agreement"] == pytest.approx(held["agreement"], abs=0.005)
-    text = (data_root() / "weights" / "README.md").read_text()
+    text = (WEIGHTS / "README.md").read_text()
     assert RELEASED[name] in text
     line = next(line for line in text.splitlines() if line.startswith(f"| `{name}` | "))
     for setting in ("1 NFE, w = 1", "4 NFE, w = 1", "128 NFE, w = 1"):
@@ -82,7 +81,7 @@ def without_later(now: Any, card: Any) -> Any:
 def test_released_models_are_of_the_run_with_their_recipe(name: str) -> None:
     run = RUNS["fashion"]
     run = replace(run, recipe=run.adapt(RECIPES[name]))
-    card = load_model(data_root() / "weights" / f"fashion_{name}.safetensors")[1]
+    card = load_model(weights_file(f"fashion_{name}"))[1]
     now = json.loads(json.dumps(describe(run)))
     for key in ("recipe", "steps", "batch_size", "optim", "net"):
         assert without_later(now[key], card["run"][key]) == card["run"][key]
@@ -90,7 +89,7 @@ def test_released_models_are_of_the_run_with_their_recipe(name: str) -> None:
 
 
 def test_released_models_are_small() -> None:
-    assert sum(path.stat().st_size for path in (data_root() / "weights").glob("*.safetensors")) <= 20e6
+    assert sum(path.stat().st_size for path in WEIGHTS.glob("*.safetensors")) <= 20e6
 
 
 def test_unknown_release_is_refused_by_name() -> None:
@@ -118,7 +117,7 @@ def test_generator_of_the_runs_is_loaded(tmp_path: Path) -> None:
 
 def test_generator_is_named_by_its_recipe_or_by_a_file() -> None:
     default, named = load_generator(), load_generator("ism_plus")
-    by_file = load_generator(data_root() / "weights" / "fashion_ism_plus.safetensors")
+    by_file = load_generator(weights_file("fashion_ism_plus"))
     for a, b, c in zip(default.parameters(), named.parameters(), by_file.parameters(), strict=True):
         assert torch.equal(a, b)
         assert torch.equal(a, c)
@@ -127,12 +126,11 @@ def test_generator_is_named_by_its_recipe_or_by_a_file() -> None:
 
 
 def test_altered_release_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "weights").mkdir()
-    monkeypatch.setenv("ISMKIT_DATA", str(tmp_path))
+    monkeypatch.setattr("ismkit.utils.files.WEIGHTS", tmp_path)
     with pytest.raises(CheckpointError, match=r"fashion_ism_plus\.safetensors is missing"):
         load_generator()
     net = ToyMLP(dim=256, width=16, depth=1, num_classes=10)
-    save_model(net, tmp_path / "weights" / "fashion_ism_plus.safetensors", {})
+    save_model(net, tmp_path / "fashion_ism_plus.safetensors", {})
     with pytest.raises(CheckpointError, match="altered or truncated"):
         load_generator()
 

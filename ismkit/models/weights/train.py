@@ -1,4 +1,4 @@
-"""Train again, as it was trained, a network of this folder: ``python data/weights/train.py NAME``.
+"""Train a network of this folder again as it was trained: ``python ismkit/models/weights/train.py NAME``.
 
 NAME is ``features`` (the classifier of the metrics), ``autoencoder`` (of the small latent space) or the recipe of a
 released generator. The file goes to ``out/NAME/``; to release it, copy it here and replace the old checksum.
@@ -28,7 +28,7 @@ SCORED = {"nfe": (1, 4, 128), "w": (0.0, 1.0, 2.0), "n": 1000, "seed": 1}  # wha
 
 
 def train(name: str, path: str | os.PathLike[str], seed: int = 0) -> tuple[dict[str, Any], str]:
-    """Train a network of ``data/weights`` as the released one was trained; returns its card and the file's SHA-256.
+    """Train a network of this folder as the released one was trained; returns its card and the file's SHA-256.
 
     Args:
         name: ``features``, the classifier of the metrics; ``autoencoder``, of the small latent space; or the recipe of
@@ -65,7 +65,7 @@ def train(name: str, path: str | os.PathLike[str], seed: int = 0) -> tuple[dict[
 
 def main() -> None:
     """Train what the command line names, and print its card and checksum."""
-    parser = argparse.ArgumentParser(description="Train a network of data/weights again.")
+    parser = argparse.ArgumentParser(description="Train a released network again.")
     parser.add_argument("name", choices=["features", "autoencoder", *RELEASED])
     parser.add_argument("--seed", type=int, default=0, help="the released files have 0")
     parser.add_argument("--out", type=Path, help="folder of the file (default: out/NAME)")

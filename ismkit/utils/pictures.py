@@ -1,0 +1,77 @@
+"""Grey images as one picture: an array to show, or a PNG file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from ismkit.utils.files import replacing
+
+
+def tile(images: Tensor, columns: int) -> np.ndarray:
+    """Lay images out as one picture, with white gaps of one pixel.
+
+    Args:
+        images: (n, 1, H, W) in [-1, 1].
+        columns: images in a row, a divisor of n.
+
+    Returns:
+        The picture, (H', W') in [0, 1].
+
+    Raises:
+        ValueError: for other shapes, or columns that do not divide n.
+
+    Example:
+        >>> import torch
+        >>> from ismkit.utils import tile
+        >>> tile(torch.zeros(4, 1, 2, 2), columns=2).shape
+        (5, 5)
+    """
+    if images.ndim != 4 or images.shape[1] != 1 or len(images) == 0:
+        raise ValueError(f"images must be (n, 1, H, W) with n >= 1, got {tuple(images.shape)}")
+    if columns < 1 or len(images) % columns:
+        raise ValueError(f"columns must divide the {len(images)} images, got {columns}")
+    n, _, h, w = images.shape
+    canvas = np.ones((n // columns, columns, h + 1, w + 1))
+    canvas[:, :, :h, :w] = ((images.detach().cpu().double().numpy() + 1) / 2).reshape(-1, columns, h, w)
+    return canvas.transpose(0, 2, 1, 3).reshape(n // columns * (h + 1), columns * (w + 1))[:-1, :-1]
+
+
+def write_png(images: Tensor, path: str | os.PathLike[str], columns: int | None = None, scale: int = 3) -> Path:
+    """Write images as one PNG picture, atomically, making its folder.
+
+    Args:
+        images: (n, 1, H, W) in [-1, 1]; values beyond are clamped.
+        path: ends in ``.png``.
+        columns: images in a row, a divisor of n; by default all.
+        scale: side of a square of the picture that each pixel becomes.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: before anything is written, if an argument is not as it should be.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from ismkit import write_png
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_png(torch.zeros(4, 1, 28, 28), f"{folder}/grey.png", columns=2).name
+        'grey.png'
+    """
+    from PIL import Image
+
+    path = Path(path)
+    if path.suffix != ".png":
+        raise ValueError(f"path must end in .png, got {path}")
+    if scale < 1:
+        raise ValueError(f"scale must be at least 1, got {scale}")
+    sheet = tile(images.clamp(-1, 1), len(images) if columns is None else columns)
+    pixels = (255 * sheet).round().astype(np.uint8).repeat(scale, 0).repeat(scale, 1)
+    with replacing(path) as file:
+        Image.fromarray(pixels).save(file, "PNG")
+    return path

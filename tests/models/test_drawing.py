@@ -1,0 +1,52 @@
+"""Clothes in two lines: what is drawn is the sampler's, decoded; no data set is read."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ismkit.data.fashion import SHAPE, load_autoencoder
+from ismkit.method.sampling import sample
+from ismkit.models.drawing import draw_clothes
+from ismkit.models.saved import released
+from ismkit.utils.seeding import stream
+
+
+@pytest.fixture(autouse=True)
+def _no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISMKIT_DATA", str(tmp_path))
+
+
+def test_clothes_are_the_released_models_samples_decoded() -> None:
+    images = draw_clothes([7, 8, 9], w=2.0, nfe=4, seed=3)
+    x0 = torch.randn(3, *SHAPE, generator=stream(3, "samples"))
+    latents = sample(released("ism_plus")[0], x0, torch.tensor([7, 8, 9]), w=2.0, nfe=4)
+    assert torch.equal(images, load_autoencoder().decode(latents))
+    assert not torch.equal(images, draw_clothes([7, 8, 9], w=2.0, nfe=4, seed=4))
+
+
+def test_one_step_at_the_guidance_of_the_card_is_the_default() -> None:
+    assert torch.equal(draw_clothes([1, 2]), draw_clothes(torch.tensor([1, 2]), w=1.0, nfe=1, seed=0))
+
+
+def test_a_network_of_ones_own_and_the_null_label() -> None:
+    asked: list[Tensor] = []
+
+    def net(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        asked.append(y)
+        return torch.zeros_like(x)
+
+    images = draw_clothes(torch.tensor([10, 0, 10]), net, batch=2)
+    assert [y.tolist() for y in asked] == [[10, 0], [10]]
+    torch.testing.assert_close(
+        images, load_autoencoder().decode(torch.randn(3, *SHAPE, generator=stream(0, "samples"))), rtol=0, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("y", [[0.5], [11], [-1], torch.tensor([[1, 2]]), [], torch.tensor(3)])
+def test_labels_that_are_none_are_refused_before_anything_is_loaded(y: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ismkit.models.drawing.load_generator", lambda: pytest.fail("loaded"))
+    with pytest.raises(ValueError, match=r"y must hold whole numbers in 0 \.\. 10, one per image, got"):
+        draw_clothes(y)
