@@ -45,7 +45,7 @@ def test_doctor_fails_if_a_check_does(
     from ismkit.doctor import Check
 
     found = [Check("disk", "ok", "roomy"), Check("kernel", status, "is what it is", "do this")]  # type: ignore[arg-type]
-    monkeypatch.setattr("ismkit.doctor.checks", lambda: found)
+    monkeypatch.setattr("ismkit.doctor.checks", lambda deep: found)
     answer = ismkit_("doctor")
     assert answer.status == expected
     assert "is what it is" in answer.out

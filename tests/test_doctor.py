@@ -16,7 +16,7 @@ import torch
 from ismkit import doctor
 from ismkit.doctor import GIB, Check, checks, report
 from ismkit.utils import files
-from ismkit.utils.files import WEIGHTS
+from ismkit.utils.files import WEIGHT_SUMS, WEIGHTS
 
 
 def named(found: list[Check], name: str) -> Check:
@@ -33,7 +33,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / file).write_bytes(content)
-    monkeypatch.setattr(doctor, "weight_sums", lambda: {"net": hashlib.sha256(b"net" * 9).hexdigest()})
+    monkeypatch.setattr("ismkit.utils.files.WEIGHT_SUMS", {"net": hashlib.sha256(b"net" * 9).hexdigest()})
     monkeypatch.setattr("ismkit.utils.files.WEIGHTS", tmp_path / "weights")
     clothes = (len(b"clothes" * 9), hashlib.sha256(b"clothes" * 9).hexdigest())
     monkeypatch.setattr("ismkit.data.fashion.FASHION_MNIST_FILES", {"clothes.gz": clothes})
@@ -74,9 +74,16 @@ def test_checks_cover_the_machine_and_name_a_remedy_for_every_complaint() -> Non
         assert bool(check.remedy) == (check.status != "ok"), check
 
 
+def test_quick_checks_cover_the_machine_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "device", lambda: pytest.fail("torch was asked"))
+    names = [check.name for check in checks(deep=False)]
+    for name in ("Python", "device", "memory", "disk", "Fashion-MNIST", "weights", "notebook kernel"):
+        assert names.count(name) == 1
+
+
 def test_this_repository_ships_what_it_should() -> None:
     assert [check for check in doctor.data_files() if check.status != "ok"] == []
-    assert {path.stem for path in WEIGHTS.glob("*.safetensors")} == doctor.weight_sums().keys()
+    assert {path.stem for path in WEIGHTS.glob("*.safetensors")} == WEIGHT_SUMS.keys()
 
 
 def test_report_shows_each_check_its_remedy_and_the_count() -> None:

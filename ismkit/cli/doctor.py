@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-EXAMPLES = ("ismkit doctor",)
+EXAMPLES = ("ismkit doctor", "ismkit doctor --deep")
 
 
-def command() -> int:
-    """Print the findings; 1 if something has to be repaired."""
+def command(deep: bool = False) -> int:
+    """Print the findings; 1 if something has to be repaired.
+
+    Args:
+        deep: import torch too, to see what it can use, and verify the data set: seconds.
+    """
     from ismkit.doctor import checks, report
 
-    found = checks()
+    found = checks(deep)
     print(report(found))
     return int(any(check.status == "fail" for check in found))

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ismkit.data.sets import Labelled
-from ismkit.utils.files import DataError, data_folders, replacing, weights_file
+from ismkit.utils.files import WEIGHT_SUMS, DataError, data_folders, replacing, weights_file
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.weights import CheckpointError, load_weights, save_weights
 
@@ -172,7 +172,7 @@ def _fetch(url: str, path: Path) -> None:
 SIDE = 28  # of the images
 PADDED = 32
 SHAPE = (4, 8, 8)  # of a latent
-WEIGHTS_SHA256 = "5ceb6324f812045386fe7b5f09d77b03a61c5377dafbe02d4f393519e1a27963"
+WEIGHTS_SHA256 = WEIGHT_SUMS["fashion_autoencoder"]
 
 
 class FashionAutoencoder(nn.Module):

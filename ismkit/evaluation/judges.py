@@ -34,12 +34,12 @@ from ismkit.evaluation.metrics import (
 from ismkit.method.path import Network, StepGrid
 from ismkit.method.sampling import trajectory
 from ismkit.models.drawing import draw_clothes
-from ismkit.utils.files import replacing, weights_file
+from ismkit.utils.files import WEIGHT_SUMS, replacing, weights_file
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.seeding import stream
 from ismkit.utils.weights import load_weights
 
-FEATURES_SHA256 = "e7e1f71219246579d008f178ed4c0630e2c9991dc9b5f4a8fc46ec38c6abba42"
+FEATURES_SHA256 = WEIGHT_SUMS["fashion_features"]
 
 
 class FeatureNet(nn.Module):

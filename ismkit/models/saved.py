@@ -19,7 +19,7 @@ from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.path import StepGrid
 from ismkit.method.recipes import velocity_target
 from ismkit.models.nets import DiT, ToyMLP
-from ismkit.utils.files import weights_file
+from ismkit.utils.files import WEIGHT_SUMS, weights_file
 from ismkit.utils.weights import CheckpointError, load_weights, read_weights, save_weights
 
 NETWORKS: dict[str, type[nn.Module]] = {"DiT": DiT, "ToyMLP": ToyMLP}
@@ -140,11 +140,7 @@ def load_sampler(path: str | os.PathLike[str], sha256: str | None = None) -> tup
 
 
 #: The released generators of clothes, alike in all but the recipe that each is named after: SHA-256 of its file.
-RELEASED = {
-    "shortcut_finest_level": "031acb65391aa1505d8c006446b21ed62e4d17fed33b707c08cf58b254a201bd",
-    "ism": "2c963bcae2a441dc410d3be0bbe9b505a08ee288bdede796e71ec1c824667385",
-    "ism_plus": "239de3e6241a97169c942f42ac7ae1c2674c28ab666ca3b5dbb2e8b918eb831c",
-}
+RELEASED = {name: WEIGHT_SUMS[f"fashion_{name}"] for name in ("shortcut_finest_level", "ism", "ism_plus")}
 
 
 def released(recipe: str = "ism_plus") -> tuple[nn.Module, dict[str, Any]]:

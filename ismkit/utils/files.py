@@ -14,6 +14,14 @@ from typing import Any, BinaryIO
 CHECKOUT = Path(__file__).resolve().parents[2]
 #: The released networks: a part of the package.
 WEIGHTS = Path(__file__).resolve().parents[1] / "models" / "weights"
+#: SHA-256 sums of the released networks, by the names of their files there.
+WEIGHT_SUMS = {
+    "fashion_features": "e7e1f71219246579d008f178ed4c0630e2c9991dc9b5f4a8fc46ec38c6abba42",
+    "fashion_autoencoder": "5ceb6324f812045386fe7b5f09d77b03a61c5377dafbe02d4f393519e1a27963",
+    "fashion_shortcut_finest_level": "031acb65391aa1505d8c006446b21ed62e4d17fed33b707c08cf58b254a201bd",
+    "fashion_ism": "2c963bcae2a441dc410d3be0bbe9b505a08ee288bdede796e71ec1c824667385",
+    "fashion_ism_plus": "239de3e6241a97169c942f42ac7ae1c2674c28ab666ca3b5dbb2e8b918eb831c",
+}
 #: Where Debian's packages put data sets.
 DEBIAN = Path("/usr/share/datasets")
 
