@@ -58,14 +58,6 @@ def test_help_lists_the_commands(ismkit_: Ismkit) -> None:
     assert ismkit_("--version").out == f"ismkit {ismkit.__version__}\n"
 
 
-def test_commands_of_the_readme_parse() -> None:
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    commands = re.findall(r"^ismkit (.*?)(?:  +#.*)?$", "\n".join(blocks), re.M)
-    assert len(commands) >= 5
-    for command in commands:
-        cli.parser().parse_args(shlex.split(command))
-
-
 def test_names_repeated_for_the_parser_are_those_of_the_library() -> None:
     assert tuple(runs.RUNS) == cli.RUNS + cli.IMAGENET
     assert tuple(recipes.RECIPES) == cli.RECIPES
