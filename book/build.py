@@ -1,7 +1,8 @@
 """Build the book: ``python book/build.py [FOLDER]``, by default in ``book/_build``; its pages are in ``FOLDER/html``.
 
-The sources are laid out in ``FOLDER/source``: the start page, the committed notebooks, and what is made from them, from
-the ledger, the benchmarks and the modules. Notebooks that are not written yet are left out.
+The sources are laid out in ``FOLDER/source``: the pages beside this file, the committed notebooks, and what is made
+from them, from the ledger, the benchmarks and the modules. A page says where made text belongs by a comment with its
+name, such as ``<!-- ladder -->``: see :data:`MADE`. Notebooks that are not written yet are left out.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ import csv
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import architecture
 import nbformat
 from conf import anchor
+from packaging.requirements import Requirement
 from sphinx.cmd.build import main as sphinx_build
 
-import ismkit
+from ismkit.evaluation.tables import PAPER
 from ismkit.lessons import ledger
 from ismkit.lessons.notebooks import NOTEBOOKS, solutions
 from ismkit.sweeps import ladder, studies, sweep
@@ -26,20 +30,43 @@ from ismkit.sweeps.studies import FOLDER
 
 BOOK = Path(__file__).resolve().parent
 ROOT = BOOK.parent
-PACKAGE = ROOT / "ismkit"
-#: The rooms of the library from the ground up, as its docstring lists them.
-ROOMS = re.findall(r"^\* ``ismkit\.(\w+)``", ismkit.__doc__ or "", re.MULTILINE)
+PACKAGE = architecture.PACKAGE
+ROOMS = architecture.ROOMS
+
+THIN = "\N{NARROW NO-BREAK SPACE}"  # within a figure, which should stay on one line
 
 #: The parts of the book: a caption, and the numbers of its notebooks or the names of its pages.
 PARTS = {
-    "Start": ["00"],
+    "Start": ["00", "installing", "commands"],
     "Flows and shortcuts": ["01", "02"],
     "Guidance": ["03", "04"],
     "Frequency, paths, averages": ["05", "06", "07"],
     "Integration": ["08", "09"],
-    "Full scale": ["10", "11", "12", "failures"],
-    "Claims": ["13", "ledger"],
-    "Reference": ["sweeps", "pools", "timings", "api", "solutions"],
+    "Your own": ["own", "comparing"],
+    "Full scale": ["imagenet", "10", "11", "12", "failures", "pools"],
+    "Claims": ["13", "ledger", "guarantees"],
+    "The library": ["architecture", "api", "timings", "contributing", "changelog"],
+    "Answers": ["solutions"],
+}
+#: Pages that stand elsewhere, and how links between files of the repository become links between pages.
+ELSEWHERE = {
+    "contributing": ROOT / "CONTRIBUTING.md",
+    "changelog": ROOT / "CHANGELOG.md",
+    "timings": ROOT / "tests" / "bench" / "RESULTS.md",
+}
+LINKS = {"](book/": "](", "](../notebooks/": "](notebooks/", "](../CONTRIBUTING.md": "](contributing.md"}
+#: What changes at each rung of the ladder, and the recipe that it is compared with.
+RUNGS = {
+    "flow": ("flow matching, guided by a second call", None),
+    "shortcut_every_level": ("shortcut models as the paper describes them", None),
+    "shortcut_finest_level": ("shortcut models as their code does it", None),
+    "ism_guidance": ("w is an input", "shortcut_finest_level"),
+    "+interval": ("no guidance below t = 0.3", "ism_guidance"),
+    "+wavelet": ("a distance per wavelet band", "+interval"),
+    "+sot_any_class": ("optimal transport over all classes", "+wavelet"),
+    "+sot": ("optimal transport within the classes", "+wavelet"),
+    "ism": ("targets by a fast average", "+sot"),
+    "ism_plus": ("this kit's", "ism"),
 }
 
 
@@ -57,11 +84,13 @@ def lay_out(source: Path) -> None:
     """Write every source of the book into an empty folder."""
     shutil.copytree(NOTEBOOKS, source / "notebooks", ignore=shutil.ignore_patterns(".*"))
     shutil.copy(ROOT / "docs" / "samples.png", source)
-    shutil.copy(BOOK / "failures.md", source)
-    shutil.copy(ROOT / "tests" / "bench" / "RESULTS.md", source / "timings.md")
-    (source / "ledger.md").write_text("\n".join(ledger_page()))
-    (source / "sweeps.md").write_text("\n".join(sweeps_page()))
-    (source / "pools.md").write_text(pools_page())
+    pages = {path.stem: path for path in BOOK.glob("*.md")} | ELSEWHERE
+    for name, path in pages.items():
+        text = path.read_text()
+        for there, here in LINKS.items():
+            text = text.replace(there, here)
+        text = re.sub(r"^<!-- (\w+) -->$", lambda comment: "\n".join(MADE[comment[1]]()), text, flags=re.MULTILINE)
+        (source / f"{name}.md").write_text(text)
     if answers := list(solutions_page()):
         (source / "solutions.md").write_text("\n".join(["# Solutions of the exercises", "", *answers]))
     (source / "api.md").write_text("\n".join(api_page()))
@@ -69,8 +98,8 @@ def lay_out(source: Path) -> None:
         path = source / f"{page}.rst"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join([name, "=" * len(name), "", f".. automodule:: {name}", "   :members:"]) + "\n")
-    start = (BOOK / "index.md").read_text()
-    (source / "index.md").write_text(start + "\n" + "\n".join(contents(source)))
+    with (source / "index.md").open("a") as start:
+        start.write("\n" + "\n".join(contents(source)))
 
 
 def contents(source: Path) -> Iterator[str]:
@@ -82,24 +111,70 @@ def contents(source: Path) -> Iterator[str]:
             yield from ["```{toctree}", ":hidden:", f":caption: {caption}", "", *entries, "```", ""]
 
 
-def ledger_page() -> Iterator[str]:
+def table(rows: Iterable[Iterable[str]]) -> list[str]:
+    """Rows of cells, the first of them the head, as a table in Markdown."""
+    head, *body = ([cell.replace("|", r"\|") for cell in row] for row in rows)
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body)]
+
+
+def notebooks_table() -> list[str]:
+    """Every notebook with its title, and how its claims came out."""
+    rows = [["#", "notebook", "claims"]]
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        number, title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0][2:].split(" ", 1)
+        tested = BOOK / "ledger" / f"{number}.json"
+        came_out = ledger.verdicts(ledger.read(tested)) if tested.is_file() else "all of them"
+        rows.append([number, f"[{title}](notebooks/{path.name})", came_out])
+    return table(rows)
+
+
+def extras_table() -> list[str]:
+    """The extras of the package, and what each installs."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    rows = [[f"`{name}`", ", ".join(Requirement(line).name for line in lines)] for name, lines in extras.items()]
+    rows[[name for [name, _] in rows].index("`all`")][1] = "all of these"
+    return table([["extra", "installs"], *rows])
+
+
+def targets_table() -> list[str]:
+    """The targets of the Makefile, with what ``make help`` says of each."""
+    targets = re.findall(r"^([a-z]+):.*?## (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return table([["target", "what it does"], *([f"`make {name}`", what] for name, what in targets)])
+
+
+def claims_table() -> list[str]:
     """The ledger as a table; the name of a claim leads to the cell that tested it."""
     tested = {row.claim for row in ledger.book_entries()}
-    yield from ["# Every claim and its cell", "", (BOOK / "ledger.md").read_text()]
     columns = ["statement", "source", "verdict", "want", "measured", "spread", "seeds"]
-    yield from ["| claim | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    rows = [["claim", *columns]]
     for entry in ledger.table(ledger.book_entries()):
         claim = entry["claim"]
-        cells = [f"{{ref}}`{claim} <{anchor(claim)}>`" if claim in tested else claim]
-        cells += [re.sub(r"([|$\\])", r"\\\1", str(entry[column])) for column in columns]
-        yield "| " + " | ".join(cells) + " |"
-    yield ""
+        link = f"{{ref}}`{claim} <{anchor(claim)}>`" if claim in tested else claim
+        rows.append([link, *(re.sub(r"([$\\])", r"\\\1", str(entry[column])) for column in columns)])
+    return table(rows)
 
 
-def sweeps_page() -> Iterator[str]:
+def ladder_table() -> list[str]:
+    """What each rung of the ladder is worth, from the table of the sweep."""
+    frame = sweep.read_table(FOLDER / "ladder.parquet")
+    best = sweep.at_best(frame[(frame["sweep"] == "ladder") & (frame.n == 1000)], "frechet")
+    means = best.groupby(["variant", "nfe"]).frechet.mean()
+    rows = [["recipe", "what it is", "1 NFE", "4 NFE", "128 NFE", "change at 1 NFE", "paper, 1 NFE"]]
+    for recipe in ladder.LADDER:
+        what, before = RUNGS[recipe.name]
+        change = ""
+        if before:
+            mean, half = sweep.change_in_percent(best, recipe.name, before, "frechet", nfe=1)
+            change = f"{mean:+.0f} ± {half:.0f} %".replace("-", "\N{MINUS SIGN}").replace(" ", THIN)
+        paper = f"{PAPER[recipe.name][0]:.2f}" if recipe.name in PAPER else ""
+        distances = [f"{means[recipe.name, nfe]:.2f}" for nfe in (1, 4, 128)]
+        rows.append([f"`{recipe.name}`", what, *distances, change, paper])
+    return table(rows)
+
+
+def sweeps_tables() -> Iterator[str]:
     """The tables behind notebook 08: mean and deviation over the seeds of each sweep, read from its Parquet file."""
     frame = sweep.read_table(FOLDER / "ladder.parquet")
-    yield from ["# The sweeps", "", (BOOK / "sweeps.md").read_text()]
     for name, plan in ladder.SWEEPS.items():
         part = frame[frame["sweep"] == name]
         part = part[part.n == part.n.min()]
@@ -107,36 +182,49 @@ def sweeps_page() -> Iterator[str]:
             continue
         where = [f"seeds: {part.seed.nunique()}", f"samples: {part.n.min()}"]
         where += [f"{column}: {', '.join(part[column].unique())}" for column in ("device", "torch")]
-        yield from [f"## {name}", "", f"{plan.about[0].upper()}{plan.about[1:]}. {'; '.join(where)}.", ""]
+        yield from [f"### {name}", "", f"{plan.about[0].upper()}{plan.about[1:]}. {'; '.join(where)}.", ""]
         shown = {"each variant at its best w": sweep.at_best(part, "frechet").assign(w=0.0)}
         shown |= {f"w = {w:g}": part[part.w == w] for w in sorted(part.w.unique())}
         for where, frame_there in shown.items():
             text = sweep.summary(frame_there, "frechet").droplevel("w", axis=1)
-            rows = [["variant", *(f"{nfe} NFE" for nfe in text)], ["---"] * (len(text.columns) + 1)]
+            rows = [["variant", *(f"{nfe} NFE" for nfe in text)]]
             rows += [[variant, *cells] for variant, cells in zip(text.index, text.to_numpy(), strict=True)]
-            lines = (f"| {' | '.join(row)} |".replace(" ± ", "\u202f±\u202f") for row in rows)
+            lines = (line.replace(" ± ", f"{THIN}±{THIN}") for line in table(rows))
             yield from [f"Frechet distance, {where}", "", *lines, ""]
 
 
-def pools_page() -> str:
-    """The study of pools of many classes: its text with the table of couplings and that of trained networks."""
+def couplings_table() -> list[str]:
+    """What each way to couple a pool of many classes saves and leaks."""
     with (FOLDER / "pools.csv").open() as file:
-        couplings = list(csv.reader(file))
+        return table(csv.reader(file))
+
+
+def pools_table() -> list[str]:
+    """Networks trained with each way to couple a pool of many classes."""
     results = studies.read("pools")
     measures = [f"{what}, {nfe} NFE, w = {w}" for what in ("frechet", "agreement") for nfe in (1, 4) for w in (0, 1)]
-    trained = [["noise", "seeds", "loss", *measures]]
+    rows = [["noise", "seeds", "loss", *measures]]
     for name in dict.fromkeys(result["variant"] for result in results):
         values = [studies.column(results, name, key) for key in ("loss", *measures)]
-        trained.append([name, str(len(values[0])), *(f"{value.mean().item():.3g}" for value in values)])
+        rows.append([name, str(len(values[0])), *(f"{value.mean().item():.3g}" for value in values)])
+    return table(rows)
 
-    def table(rows: list[list[str]]) -> str:
-        cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
-        lines = [cells[0], ["---"] * len(cells[0]), *cells[1:]]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
-    text = (BOOK / "pools.md").read_text()
-    text = text.replace("<!-- table -->", table(couplings)).replace("<!-- training -->", table(trained))
-    return f"# Pools of many classes\n\n{text}"
+def drawing() -> list[str]:
+    """The rooms and what imports what, drawn from the imports."""
+    picture = architecture.drawing(ROOMS, architecture.arrows())
+    return ["```{raw} html", '<div class="architecture">', picture, "</div>", "```"]
+
+
+def rooms_tables() -> Iterator[str]:
+    """The rooms from the ground up, and the files of each with the first sentence of its docstring."""
+    for room in ROOMS:
+        yield from [f"### {room}", "", sentence(PACKAGE / room / "__init__.py"), ""]
+        rows = [["file", "purpose"]]
+        for page, name in api_modules(room):
+            file = ROOT / f"{name.replace('.', '/')}.py"
+            rows.append([f"{{doc}}`{file.stem} <{page}>`", sentence(file)])
+        yield from [*table(rows), ""]
 
 
 def solutions_page() -> Iterator[str]:
@@ -152,27 +240,38 @@ def solutions_page() -> Iterator[str]:
 
 
 def api_page() -> Iterator[str]:
-    """The rooms from the ground up, the files of each with the first sentence of its docstring, and their toctree."""
-    yield from ["# The library", ""]
+    """Every module, room by room."""
+    yield from ["# Modules", "", "The rooms from the ground up; {doc}`architecture` says what each file is for.", ""]
     for room in ROOMS:
-        yield from [f"## {room}", "", sentence(PACKAGE / room / "__init__.py"), "", "| file | purpose |", "|---|---|"]
-        for page, name in api_modules():
-            if name.startswith(f"ismkit.{room}."):
-                file = PACKAGE.parent / f"{name.replace('.', '/')}.py"
-                yield f"| {{doc}}`{file.stem} <{page}>` | {sentence(file)} |"
-        yield ""
-    yield from ["```{toctree}", ":hidden:", "", *(page for page, _ in api_modules()), "```", ""]
+        pages = [page for page, _ in api_modules(room)]
+        yield from [f"## {room}", "", "```{toctree}", ":maxdepth: 1", "", *pages, "```", ""]
 
 
-def api_modules() -> list[tuple[str, str]]:
-    """Page and name of every module, room by room: ``api/method/path`` and ``ismkit.method.path``."""
-    files = [path for room in ROOMS for path in sorted((PACKAGE / room).glob("[!_]*.py"))]
+def api_modules(*rooms: str) -> list[tuple[str, str]]:
+    """Page and name of every module of some rooms, by default all: ``api/method/path`` and ``ismkit.method.path``."""
+    files = [path for room in rooms or ROOMS for path in sorted((PACKAGE / room).glob("[!_]*.py"))]
     return [(f"api/{path.parent.name}/{path.stem}", f"ismkit.{path.parent.name}.{path.stem}") for path in files]
 
 
 def sentence(path: Path) -> str:
-    """The first paragraph of a module's docstring."""
-    return " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n\n")[0].split())
+    """The first paragraph of a module's docstring, names in it as code."""
+    first = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n\n")[0]
+    return re.sub(r":\w+:`~?([^`]+)`", r"`\1`", " ".join(first.split()))
+
+
+#: What the comments in the pages stand for.
+MADE: dict[str, Callable[[], Iterable[str]]] = {
+    "notebooks": notebooks_table,
+    "extras": extras_table,
+    "targets": targets_table,
+    "claims": claims_table,
+    "ladder": ladder_table,
+    "sweeps": sweeps_tables,
+    "couplings": couplings_table,
+    "pools": pools_table,
+    "drawing": drawing,
+    "rooms": rooms_tables,
+}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Fixtures for the tests of the command line: a folder of its own, `ismkit` called in this process, tiny models."""
 
+import importlib
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,3 +129,10 @@ def notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     nbformat.write(tiny(["pass"]), folder / "01_other.ipynb")
     monkeypatch.setattr("ismkit.lessons.notebooks.NOTEBOOKS", folder)
     return folder
+
+
+def parses(command: str, arguments: list[str]) -> None:
+    """The arguments fit the command; it is not called."""
+    module = importlib.import_module(f"ismkit.cli.{command}")
+    if not hasattr(module, "call"):
+        assert cli.parse(module, arguments).keys() <= inspect.signature(module.command).parameters.keys()

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 from selenium.webdriver import Chrome
 
-from ismkit.lessons.ledger import book_entries
+from ismkit.lessons.ledger import book_entries, read, verdicts
 from ismkit.lessons.notebooks import solutions
 from tests.browser import chromium, logged, served
 from tests.conftest import ROOT
@@ -21,6 +21,8 @@ from tests.conftest import ROOT
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]  # the first test builds the book
 
 BOOK = ROOT / "book"
+TEXTS = {f"{path.stem}.html" for path in BOOK.glob("*.md")}
+TEXTS |= {f"{name}.html" for name in ("api", "changelog", "contributing", "solutions", "timings")}
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 
 # Waits for mathematics, widgets and images, then tells what the page shows.
@@ -54,6 +56,8 @@ const seconds = (n) => new Promise((resolve) => setTimeout(resolve, 1000 * n));
     links: all("a[href]").map((link) => link.href),
     ids: all("[id]").map((part) => part.id),
     claims: all("article td a[href*='#claim-']").length,
+    cells: all("article td").map((cell) => cell.innerText.trim()),
+    drawings: all("article svg.architecture").map((drawing) => drawing.getBoundingClientRect().width > 600),
     widgets: views.length,
     solutions: all("article details").map((part) => [part.open, all(".highlight-python", part).length]),
   });
@@ -129,16 +133,29 @@ def test_no_page_has_a_problem(site: Site) -> None:
     assert not found, "\n".join(found)
 
 
-def test_every_notebook_and_module_has_a_page(site: Site) -> None:
+def test_every_notebook_module_and_text_has_a_page(site: Site) -> None:
     modules = {f"api/{path.parent.name}/{path.stem}.html" for path in (ROOT / "ismkit").glob("*/[a-z]*.py")}
     notebooks = {f"notebooks/{name}.html" for name in NOTEBOOKS}
-    assert modules | notebooks | {"index.html", "ledger.html", "timings.html", "api.html"} <= site.pages.keys()
+    assert modules | notebooks | TEXTS <= site.pages.keys()
 
 
 def test_start_page_leads_to_every_page(site: Site) -> None:
     start = {link.rpartition("/")[2].partition("#")[0] for link in site.pages["index.html"]["links"]}
     wanted = {page.rpartition("/")[2] for page in site.pages if page.startswith("notebooks/")}
-    assert wanted | {"ledger.html", "timings.html", "api.html"} <= start
+    assert wanted | TEXTS <= start
+
+
+def test_start_page_counts_the_verdicts_of_every_notebook(site: Site) -> None:
+    for name in NOTEBOOKS:
+        path = BOOK / "ledger" / f"{name[:2]}.json"
+        assert (verdicts(read(path)) if path.is_file() else "all of them") in site.pages["index.html"]["cells"], name
+
+
+def test_architecture_page_shows_the_drawing_and_every_file(site: Site) -> None:
+    page = site.pages["architecture.html"]
+    assert page["drawings"] == [True]
+    files = {path.stem for path in (ROOT / "ismkit").glob("*/[a-z]*.py")}
+    assert files <= set(page["cells"])
 
 
 def test_ledger_leads_to_the_cell_of_every_row(site: Site) -> None:

@@ -25,7 +25,7 @@ from ismkit.training.loop import DivergenceError
 from ismkit.training.runs import RUNS
 from ismkit.utils.files import DataError
 from ismkit.utils.weights import CheckpointError
-from tests.commandline import Ismkit, a_file
+from tests.commandline import Ismkit, a_file, parses
 from tests.conftest import ROOT
 
 COMMANDS = ("lab", "doctor", "notebook", "ledger", "train", "latents", "sweep", "sample", "evaluate")
@@ -33,13 +33,6 @@ pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 # ---------------------------------------------------------------- help
-
-
-def parses(command: str, arguments: list[str]) -> None:
-    """The arguments fit the command; it is not called."""
-    module = importlib.import_module(f"ismkit.cli.{command}")
-    if not hasattr(module, "call"):
-        assert cli.parse(module, arguments).keys() <= inspect.signature(module.command).parameters.keys()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -71,16 +64,6 @@ def test_help_lists_the_commands(ismkit_: Ismkit) -> None:
     assert re.findall(r"^  ([a-z]+)  +[A-Z]", answer.out, re.M) == list(COMMANDS) == list(cli.COMMANDS)
     assert "examples:\n  ismkit doctor\n" in answer.out
     assert ismkit_("--version").out == f"ismkit {ismkit.__version__}\n"
-
-
-def test_commands_of_the_readme_and_the_book_parse() -> None:
-    pages = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
-    blocks = [block for page in pages for block in re.findall(r"```(?:bash|text)\n(.*?)```", page.read_text(), re.S)]
-    commands = re.findall(r"^ismkit (.*?)(?:  +#.*)?$", "\n".join(blocks), re.M)
-    assert len(commands) >= 5
-    for command in commands:
-        name, *arguments = shlex.split(command)
-        parses(name, arguments)
 
 
 def test_names_below_the_help_are_those_of_the_library(ismkit_: Ismkit) -> None:

@@ -233,12 +233,3 @@ def test_committed_rows_are_plain_json() -> None:
     for path in FILES:
         for entry in json.loads(path.read_text()):
             assert all(math.isfinite(v) for v in entry.values() if isinstance(v, float)), entry
-
-
-def test_map_in_the_readme_counts_the_verdicts() -> None:
-    readme = (ROOT / "README.md").read_text()
-    for path in FILES:
-        notebook = NOTEBOOKS[path.stem]
-        title = nbformat.read(notebook, as_version=4).cells[0].source.splitlines()[0].removeprefix(f"# {path.stem} ")
-        line = f"| [{path.stem}](notebooks/{notebook.name}) | {title} | {ledger.verdicts(ledger.read(path))} |"
-        assert line in readme, f"the README should say: {line}"

@@ -1,0 +1,289 @@
+"""The README, the pages of the book and the drawing of the rooms say what the code is."""
+
+import inspect
+import re
+import shlex
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import ismkit
+from book import architecture
+from ismkit import cli
+from ismkit.evaluation import judges
+from ismkit.method import path as straight
+from ismkit.method import recipes
+from ismkit.sweeps import sweep
+from ismkit.sweeps.studies import FOLDER
+from tests.commandline import parses
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+PAGES = {path: path.read_text() for path in sorted([*ROOT.glob("*.md"), *(ROOT / "book").glob("*.md")])}
+ROOMS = re.findall(r"^\* ``ismkit\.(\w+)``", ismkit.__doc__ or "", re.MULTILINE)
+#: What a reader of the README's tree should find at once, and where.
+TOPICS = {
+    "atomic writes": "utils",
+    "random streams": "utils",
+    "wavelet loss": "method",
+    "optimal transport pools": "method",
+    "twin EMA": "method",
+    "training step": "method",
+    "sampler": "method",
+    "Fashion-MNIST": "data",
+    "DiT": "models",
+    "released weights": "models",
+    "VAE": "imagenet",
+    "checkpoints": "training",
+    "DDP": "training",
+    "FSDP": "training",
+    "FID": "evaluation",
+    "precision and recall": "evaluation",
+    "curvature": "evaluation",
+    "seeds": "sweeps",
+    "claims ledger": "lessons",
+    "exercises that check themselves": "lessons",
+    "papermill": "lessons",
+}
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a page in one language, lines that go on in the next one joined."""
+    return [block.replace("\\\n", " ") for block in re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.M)]
+
+
+def ids(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+# ---------------------------------------------------------------- the README
+
+
+def test_readme_is_short() -> None:
+    assert len(README.split()) <= 900
+
+
+def test_six_lines_of_the_readme_draw_a_row_of_clothes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = blocks(README, "python")[0]
+    assert len([line for line in first.splitlines() if line]) == 6
+    exec(first, {})
+    (drawn,) = tmp_path.iterdir()
+    with Image.open(drawn) as picture:
+        width, height = picture.size
+        dark, light = picture.convert("L").getextrema()
+    assert (drawn.name, width > 5 * height) == ("clothes.png", True)  # ten in a row
+    assert (dark, light) == (0, 255)
+
+
+def test_step_of_the_readme_is_the_librarys() -> None:
+    source = inspect.getsource(recipes.training_step)
+    body = source[source.rindex('"""') + 3 :].strip("\n")
+    wanted = re.sub(r"# [. ]+", "# ", inspect.cleandoc(body))  # there dots lead to the comments
+    assert blocks(README, "python")[1].strip() == wanted
+
+
+def test_the_two_commands_are_targets_of_the_makefile() -> None:
+    commands = [line.split("#")[0].split() for line in blocks(README, "bash")[0].splitlines()]
+    assert commands == [["make", "demo"], ["make", "test"]]
+    for _, target in commands:
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def tree() -> dict[str, str]:
+    """The rooms in the README's tree, each with its phrase."""
+    (block,) = blocks(README, "text")
+    top, *lines = block.splitlines()
+    assert top == "ismkit/"
+    rooms = [re.fullmatch(r"[├└]── (\w+)/ +(\S.*)", line) for line in lines]
+    return {room[1]: room[2] for room in rooms if room}
+
+
+def test_tree_of_the_readme_has_the_rooms_from_the_ground_up() -> None:
+    folders = {path.parent.name for path in (ROOT / "ismkit").glob("*/__init__.py")}
+    assert list(tree()) == ROOMS
+    assert set(ROOMS) == folders
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_tree_of_the_readme_names_one_room_for_a_topic(topic: str) -> None:
+    assert [room for room, phrase in tree().items() if topic in phrase] == [TOPICS[topic]]
+
+
+def test_figures_of_the_readme_are_those_of_the_sweep() -> None:
+    frame = sweep.read_table(FOLDER / "ladder.parquet")
+    best = sweep.at_best(frame[(frame["sweep"] == "ladder") & (frame.n == 1000)], "frechet")
+    means = best.groupby(["variant", "nfe"]).frechet.mean()
+    rows = re.findall(r"^\| `(\w+)`.*?((?: \| [\d.]+){3}) \|$", README, re.MULTILINE)
+    assert [name for name, _ in rows] == ["flow", "shortcut_finest_level", "ism_guidance", "ism", "ism_plus"]
+    for name, figures in rows:
+        assert figures == "".join(f" | {means[name, nfe]:.2f}" for nfe in (1, 4, 128)), name
+
+
+def test_caption_of_the_readme_is_what_the_card_says() -> None:
+    _, card = ismkit.released("ism_plus")
+    one, many = (card["scores"][f"{nfe} NFE, w = 1"]["frechet"] for nfe in (1, 128))
+    assert f"scores a Frechet distance of {one:.2f}, 128 steps {many:.2f}" in " ".join(README.split())
+
+
+# ---------------------------------------------------------------- all pages
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_links_between_files_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
+        name = link.partition("#")[0]
+        if "://" not in link and name != "samples.png":  # which is copied beside the start page
+            assert (page.parent / name).exists(), f"{ids(page)}: {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    for name in re.findall(r"[` ]((?:ismkit|tests|book|data|examples|docs|notebooks|\.ci)/[\w./-]*)", PAGES[page]):
+        if not re.search(r"NN_|_build", name):
+            assert (ROOT / name).exists(), f"{ids(page)}: {name}"
+
+
+def test_commands_in_the_pages_parse() -> None:
+    scripts = "\n".join(block for text in PAGES.values() for block in blocks(text, "bash")).replace("\\\n", " ")
+    commands = re.findall(r"^ismkit (.*?)(?:  +#.*)?$", scripts, re.M)
+    assert {command.split()[0] for command in commands} == {*cli.COMMANDS}
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        parses(name, arguments)
+
+
+def test_code_of_the_page_on_your_own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {"__name__": "own"}
+    for block in blocks(PAGES[ROOT / "book" / "own.md"], "python"):
+        exec(block, scope)
+    assert scope["drawn"].shape == (4, 3, 32, 32)  # type: ignore[attr-defined]
+    assert scope["state"].step == 3  # type: ignore[attr-defined]
+
+
+def test_every_guarantee_names_a_test_that_is_there() -> None:
+    text = PAGES[ROOT / "book" / "guarantees.md"]
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", text)
+    assert len(named) == len(re.findall(r"^- ", text, re.MULTILINE)) > 10
+    for file, test in named:
+        assert re.search(rf"^def {test}\(", (ROOT / file).read_text(), re.MULTILINE), f"{file}::{test}"
+
+
+def test_contracts_are_the_signatures() -> None:
+    (contracts,) = blocks(PAGES[ROOT / "book" / "architecture.md"], "python")
+    calls = re.findall(r"^([\w.]+)\((.*?)\)", contracts, re.MULTILINE)
+    assert len(calls) == len(contracts.strip().splitlines())
+    values = {"net": straight.Network, "Judge": judges.Judge, "TargetRule": recipes.TargetRule}
+    for name, written in calls:
+        owner, _, method = name.partition(".")
+        value = values.get(owner) or getattr(ismkit, owner)
+        if inspect.isclass(value):
+            value = getattr(value, method or "__call__")
+        parameters = list(inspect.signature(value).parameters.values())
+        names = [parameter.name for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY]
+        keywords = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+        wanted = [*names, *(["*"] if keywords else []), *keywords]
+        assert written.split(", ") == [name for name in wanted if name != "self"], name
+
+
+# ---------------------------------------------------------------- the drawing
+
+
+def imports_by_line() -> Counter[tuple[str, str]]:
+    """How many lines of a room's files import from another room, read without parsing Python."""
+    found: Counter[tuple[str, str]] = Counter()
+    for path in (ROOT / "ismkit").glob("*/*.py"):
+        for line in path.read_text().splitlines():
+            if match := re.match(r"\s*(?:from ismkit\.|import ismkit\.|from ismkit import )(\w+)", line):
+                found[path.parent.name, match[1]] += 1
+    return Counter({pair: count for pair, count in found.items() if pair[0] != pair[1] and pair[1] in ROOMS})
+
+
+@pytest.fixture(scope="module")
+def drawn() -> ElementTree.Element:
+    svg = architecture.drawing(architecture.ROOMS, architecture.arrows())
+    return ElementTree.fromstring(svg.replace(' xmlns="http://www.w3.org/2000/svg"', ""))
+
+
+def boxes(drawn: ElementTree.Element) -> dict[str, tuple[float, float, float, float]]:
+    """Left, top, right and bottom of every room that is drawn."""
+    places = {}
+    for room in drawn.iterfind("g[@class='room']"):
+        (rectangle,) = room.iterfind("rect")
+        x, y, width, height = (float(rectangle.attrib[key]) for key in ("x", "y", "width", "height"))
+        places[room.attrib["data-room"]] = (x, y, x + width, y + height)
+    return places
+
+
+def test_every_room_is_drawn_once_with_its_name(drawn: ElementTree.Element) -> None:
+    rooms = drawn.findall("g[@class='room']")
+    assert sorted(room.attrib["data-room"] for room in rooms) == sorted(ROOMS)
+    for room in rooms:
+        name, *phrase = ("".join(text.itertext()) for text in room.iterfind("text"))
+        assert name == room.attrib["data-room"]
+        assert " ".join(phrase) == architecture.ROOMS[name]
+
+
+def test_arrows_are_the_imports(drawn: ElementTree.Element) -> None:
+    arrows = {}
+    for arrow in drawn.iterfind("g[@class='arrow']"):
+        pair = arrow.attrib["data-from"], arrow.attrib["data-to"]
+        assert pair not in arrows
+        (label,) = ("".join(text.itertext()).strip() for text in arrow.iterfind("text"))
+        name, arrows[pair] = label.split()
+        assert name == pair[1]
+    assert {pair: int(count) for pair, count in arrows.items()} == imports_by_line()
+
+
+def test_an_arrow_leads_from_the_importer_down_to_what_it_imports(drawn: ElementTree.Element) -> None:
+    places = boxes(drawn)
+    for arrow in drawn.iterfind("g[@class='arrow']"):
+        line, head = ([float(n) for n in re.findall(r"-?\d+", path.attrib["d"])] for path in arrow.iterfind("path"))
+        left, top, right, bottom = places[arrow.attrib["data-from"]]
+        assert line[0] in (left, right)
+        assert top < line[1] < bottom
+        left, below, right, end = places[arrow.attrib["data-to"]]
+        assert (head[0] in (left, right) and below < head[1] < end) or (left < head[0] < right and head[1] == below)
+        assert below > bottom
+
+
+def test_boxes_and_labels_do_not_overlap(drawn: ElementTree.Element) -> None:
+    places = list(boxes(drawn).values())
+    for i, (left, top, right, bottom) in enumerate(places):
+        for other in places[i + 1 :]:
+            assert left >= other[2] or right <= other[0] or top >= other[3] or bottom <= other[1]
+    marks = Counter((t.attrib["x"], t.attrib["y"]) for t in drawn.iterfind("g[@class='arrow']/text"))
+    assert max(marks.values()) == 1
+
+
+def test_drawing_has_its_arrows_in_words(drawn: ElementTree.Element) -> None:
+    for (source, target), count in imports_by_line().items():
+        assert f" {source} {target} ({count})" in drawn.attrib["aria-label"]
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of ``#rrggbb`` (WCAG)."""
+    parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("ground", ["#ffffff", "#121212"])
+def test_lanes_can_be_seen_on_light_and_dark_pages(drawn: ElementTree.Element, ground: str) -> None:
+    lanes = {arrow.attrib["style"].removeprefix("--lane: ") for arrow in drawn.iterfind("g[@class='arrow']")}
+    assert len(lanes) == len({target for _, target in imports_by_line()})
+    for lane in lanes:
+        dark, light = sorted([luminance(lane), luminance(ground)])
+        assert (light + 0.05) / (dark + 0.05) >= 3, lane
+
+
+def test_floors_refuse_a_room_that_imports_upwards() -> None:
+    assert architecture.floors(["a", "b", "c"], {("c", "a"): 1, ("b", "a"): 2}) == [["a"], ["b", "c"]]
+    with pytest.raises(ValueError, match="a imports b, which must stand before it"):
+        architecture.floors(["a", "b"], {("a", "b"): 1})
+    with pytest.raises(ValueError, match="every room with an arrow, x missing"):
+        architecture.floors(["a"], {("x", "a"): 1})
