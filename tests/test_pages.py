@@ -105,7 +105,7 @@ def tree() -> dict[str, str]:
 def test_tree_of_the_readme_has_the_rooms_from_the_ground_up() -> None:
     folders = {path.parent.name for path in (ROOT / "ismkit").glob("*/__init__.py")}
     assert list(tree()) == ROOMS
-    assert set(ROOMS) == folders
+    assert {*ROOMS, "cli"} == folders  # the commands stand above the rooms
 
 
 @pytest.mark.parametrize("topic", TOPICS)
@@ -197,6 +197,8 @@ def imports_by_line() -> Counter[tuple[str, str]]:
     """How many lines of a room's files import from another room, read without parsing Python."""
     found: Counter[tuple[str, str]] = Counter()
     for path in (ROOT / "ismkit").glob("*/*.py"):
+        if path.parent.name == "cli":
+            continue
         for line in path.read_text().splitlines():
             if match := re.match(r"\s*(?:from ismkit\.|import ismkit\.|from ismkit import )(\w+)", line):
                 found[path.parent.name, match[1]] += 1

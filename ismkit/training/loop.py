@@ -154,7 +154,7 @@ class TrainState:
     Attributes:
         net: the online network, unwrapped; sharded under FSDP2.
         ema: its twin averages, sharded alike; sample with ``ema.slow``, on one process with
-            ``parallel.unsharded(ema.slow)``.
+            ``distributed.unsharded(ema.slow)``.
         optimizer: AdamW.
         step: optimiser steps done.
         losses: the loss of every step done in this call, the mean over all processes.
