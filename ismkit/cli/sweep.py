@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from ismkit.cli import UsageError
+
+if TYPE_CHECKING:
+    from ismkit.sweeps.sweep import Sweep
 
 EXAMPLES = (
     "ismkit sweep ladder-laptop",
@@ -60,27 +63,19 @@ def command(
         out: folder of results (default: out/sweeps); in a cluster a shared one.
         table: Parquet file of the table (default: NAME.parquet in that folder).
     """
-    from ismkit.sweeps import ladder, runner
+    from ismkit.sweeps import runner
     from ismkit.sweeps.sweep import settings, summary, write_table
     from ismkit.training.options import check_count
     from ismkit.utils.files import out_dir
 
-    if not name:
-        raise UsageError("name one or more prepared sweeps or runs (more: ismkit sweep --help)")
     for option, count in (("seeds", seeds), ("n", n), ("workers", workers)):
         if count is not None:
             check_count(option, count)
-    if n is not None and n < 100:
-        raise UsageError(f"n, the samples per setting, must be at least 100, got {n}")
     if not 0 <= gpus < float("inf"):
         raise UsageError(f"gpus, the share of a GPU for each trial, must be at least 0, got {gpus}")
-    if any(len(values) < 2 for values in parameter):
-        raise UsageError("each -p takes a path and one or more values")
-    plans = [ladder.named_sweep(each, recipe) for each in dict.fromkeys(name)]
-    parameters = {path: values for path, *values in parameter}
-    if len(parameters) < len(parameter):
-        raise UsageError("each -p names another setting: give all values of one after it")
-    plans = [plan.vary(parameters) for plan in plans]
+    plans = [plan.vary(_values(parameter)) for plan in _named(name, recipe)]
+    if n is not None and n < 100:
+        raise UsageError(f"n, the samples per setting, must be at least 100, got {n}")
     if nfe or w or n:
         plans = [replace(plan, settings=settings(nfe or (1, 4), w or (0.0, 1.0), n or 1000)) for plan in plans]
     if seeds:
@@ -100,3 +95,22 @@ def command(
         print(f"{plan.name}: {metric}, mean ± standard deviation over the seeds\n{text}")
     print(f"table: {written}")
     return 0
+
+
+def _named(names: tuple[str, ...], recipes: tuple[str, ...]) -> list[Sweep]:
+    """The sweeps that are named, each once."""
+    from ismkit.sweeps.ladder import named_sweep
+
+    if not names:
+        raise UsageError("name one or more prepared sweeps or runs (more: ismkit sweep --help)")
+    return [named_sweep(name, recipes) for name in dict.fromkeys(names)]
+
+
+def _values(parameter: tuple[tuple[str, ...], ...]) -> dict[str, list[str]]:
+    """The values to try, by the path of their setting."""
+    if any(len(values) < 2 for values in parameter):
+        raise UsageError("each -p takes a path and one or more values")
+    parameters = {path: values for path, *values in parameter}
+    if len(parameters) < len(parameter):
+        raise UsageError("each -p names another setting: give all values of one after it")
+    return parameters
