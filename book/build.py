@@ -32,7 +32,7 @@ ROOMS = re.findall(r"^\* ``ismkit\.(\w+)``", ismkit.__doc__ or "", re.MULTILINE)
 
 #: The parts of the book: a caption, and the numbers of its notebooks or the names of its pages.
 PARTS = {
-    "Start": ["00"],
+    "Start": ["installing", "00"],
     "Flows and shortcuts": ["01", "02"],
     "Guidance": ["03", "04"],
     "Frequency, paths, averages": ["05", "06", "07"],
@@ -57,7 +57,8 @@ def lay_out(source: Path) -> None:
     """Write every source of the book into an empty folder."""
     shutil.copytree(NOTEBOOKS, source / "notebooks", ignore=shutil.ignore_patterns(".*"))
     shutil.copy(ROOT / "docs" / "samples.png", source)
-    shutil.copy(BOOK / "failures.md", source)
+    for name in ("installing.md", "failures.md"):
+        shutil.copy(BOOK / name, source)
     shutil.copy(ROOT / "tests" / "bench" / "RESULTS.md", source / "timings.md")
     (source / "ledger.md").write_text("\n".join(ledger_page()))
     (source / "sweeps.md").write_text("\n".join(sweeps_page()))
