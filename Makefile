@@ -16,8 +16,8 @@ ISMKIT := $(VENV)/bin/ismkit
 # Two environments in one folder: `learn` for who reads and runs the notebooks, `all` for who works on the kit.
 LEARN := $(VENV)/.ismkit-learn
 ALL := $(VENV)/.ismkit-all
-LEARN_SIZE := 3.3 GB to download and 6.9 GB on disk
-ALL_SIZE := 3.5 GB to download and 7.4 GB on disk
+LEARN_SIZE := $(if $(TORCH),0.5 GB to download and 2.1 GB on disk,3.3 GB to download and 6.9 GB on disk)
+ALL_SIZE := $(if $(TORCH),0.7 GB to download and 2.7 GB on disk,3.5 GB to download and 7.4 GB on disk)
 RUN_GPU := $(if $(PYTHON_GPU),$(PYTHON_GPU),$(PY))
 # The kernel `python3` of the environment goes before one of the same name in the user's home.
 export JUPYTER_PREFER_ENV_PATH := 1
@@ -49,8 +49,8 @@ define install
 	command -v "$$python" >/dev/null || { echo "error: no '$$python' here. Name a Python 3.11 or later: make PYTHON=/path/to/python3" >&2; exit 1; }; \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: ismkit needs Python 3.11 or later, and '$$python' is $$("$$python" --version 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }
-	@echo "== Environment in $(VENV), extra $(1), the versions of constraints.txt. The first time $(2), most of it"
-	@echo "   CUDA libraries that torch brings along on Linux, some minutes. Without them: book/installing.md."
+	@echo "== Environment in $(VENV): the extra $(1), at the versions of constraints.txt. The first time some minutes,"
+	@echo "   $(2)$(if $(TORCH),, with the CUDA libraries that torch brings along on Linux; without them: book/installing.md)."
 	@$(PY) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv $(VENV) || { \
 	  echo "error: no virtual environment. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@rm -f $(LEARN) $(ALL)

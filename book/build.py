@@ -12,14 +12,12 @@ import csv
 import re
 import shutil
 import sys
-import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import architecture
 import nbformat
 from conf import anchor
-from packaging.requirements import Requirement
 from sphinx.cmd.build import main as sphinx_build
 
 from ismkit.evaluation.tables import PAPER
@@ -126,14 +124,6 @@ def notebooks_table() -> list[str]:
         came_out = ledger.verdicts(ledger.read(tested)) if tested.is_file() else "all of them"
         rows.append([number, f"[{title}](notebooks/{path.name})", came_out])
     return table(rows)
-
-
-def extras_table() -> list[str]:
-    """The extras of the package, and what each installs."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    rows = [[f"`{name}`", ", ".join(Requirement(line).name for line in lines)] for name, lines in extras.items()]
-    rows[[name for [name, _] in rows].index("`all`")][1] = "all of these"
-    return table([["extra", "installs"], *rows])
 
 
 def targets_table() -> list[str]:
@@ -262,7 +252,6 @@ def sentence(path: Path) -> str:
 #: What the comments in the pages stand for.
 MADE: dict[str, Callable[[], Iterable[str]]] = {
     "notebooks": notebooks_table,
-    "extras": extras_table,
     "targets": targets_table,
     "claims": claims_table,
     "ladder": ladder_table,
