@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import ismkit
-from ismkit.doctor import weight_sums
+from ismkit.utils.files import WEIGHT_SUMS
 from ismkit.utils.files import WEIGHTS
 from tests.conftest import ROOT
 
@@ -74,7 +74,7 @@ def test_wheel_holds_the_package_the_released_networks_and_nothing_else(wheel: P
         sums = {name: hashlib.sha256(archive.read(name)).hexdigest() for name in names if name.endswith(".safetensors")}
         about = archive.read(f"ismkit-{ismkit.__version__}.dist-info/METADATA").decode()
     weights = "ismkit/models/weights"
-    assert sums == {f"{weights}/{name}.safetensors": digest for name, digest in weight_sums().items()}
+    assert sums == {f"{weights}/{name}.safetensors": digest for name, digest in WEIGHT_SUMS.items()}
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ismkit").rglob("*.py") if path.parent != WEIGHTS}
     stubs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ismkit").rglob("*.pyi")}
     assert len(stubs) == 10  # of the kit and of its nine rooms
