@@ -30,6 +30,17 @@ class Scores(NamedTuple):
         rows: a dict of NFE, w, n and the metrics for each setting.
         text: the same as a table, with the protocol for images; empty on all processes but the main one.
         files: kind and path of each file that was written.
+
+    Example:
+        The setting with the smallest Frechet distance. These scores are some of those that
+        ``evaluate("ism_plus", nfe=[1, 4], w=[0.0], n=100)`` returns in some seconds:
+
+        >>> from ismkit.evaluation import Scores
+        >>> one = {"nfe": 1, "w": 0.0, "n": 100, "frechet": 5.295, "recall": 0.79}
+        >>> four = {"nfe": 4, "w": 0.0, "n": 100, "frechet": 4.821, "recall": 0.83}
+        >>> scores = Scores([one, four], text="", files=[])
+        >>> min(scores.rows, key=lambda row: row["frechet"])["nfe"]
+        4
     """
 
     rows: list[dict[str, Any]]

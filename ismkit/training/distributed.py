@@ -45,10 +45,21 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasa
 
 
 class Preempted(SystemExit):
-    """A run was asked to end, and has; where nothing catches it, the process exits with status 75, ``REQUEUE``.
+    """A run has ended at a signal; where nothing catches this, the process exits with status 75, ``REQUEUE``.
 
     Attributes:
+        message: what happened, and where the checkpoint is.
         step: optimiser steps done, and saved.
+
+    Example:
+        :class:`ismkit.training.launcher.KillAt` sends such a signal to a run. What the run raises:
+
+        >>> from ismkit import Preempted
+        >>> preempted = Preempted("ended by a signal at step 300", step=300)
+        >>> preempted.step, preempted.code  # the exit status
+        (300, 75)
+        >>> print(preempted)
+        ended by a signal at step 300
     """
 
     def __init__(self, message: str, step: int) -> None:
@@ -95,8 +106,22 @@ def accelerator(
         cpu: gloo on the CPU, where there is a GPU too. Without one it needs no saying.
         timeout: seconds that a process waits for the others, and so for the main one while it writes a checkpoint.
 
+    Returns:
+        The accelerator. Accelerate keeps mode, precision and device for the whole process, from the first one made.
+
     Raises:
-        ValueError: for another mode or precision.
+        ValueError: for another mode or precision; for ``"ddp"`` where the process has one for ``"fsdp"`` already.
+
+    Example:
+        Without a launcher there is one process, the main one:
+
+        >>> from ismkit.training import accelerator
+        >>> made = accelerator()
+        >>> made.num_processes, made.is_main_process, made.mixed_precision
+        (1, True, 'no')
+        >>> accelerator("zero")
+        Traceback (most recent call last):
+        ValueError: mode must be one of ddp, fsdp, got 'zero'
     """
     for name, value, kinds in (("mode", mode, get_args(Mode)), ("precision", precision, get_args(Precision))):
         if value not in kinds:

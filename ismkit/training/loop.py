@@ -44,6 +44,18 @@ class Optim:
         warmup: steps of linear warm-up.
         cooldown: fraction of all steps, at the end, in which the rate falls to zero; 0 keeps it constant (SM).
         clip: bound on the gradient's norm; infinite for none.
+
+    Raises:
+        ValueError: for a setting outside its range; the message names it.
+
+    Example:
+        >>> from ismkit import Optim
+        >>> optim = Optim(lr=1.0, warmup=3, cooldown=0.4)
+        >>> [optim.rate(step, steps=10) for step in range(10)]
+        [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
+        >>> Optim(cooldown=50)
+        Traceback (most recent call last):
+        ValueError: cooldown must be a fraction of the steps in [0, 1], got 50
     """
 
     lr: float = 1e-4
@@ -154,10 +166,22 @@ class TrainState:
     Attributes:
         net: the online network, unwrapped; sharded under FSDP2.
         ema: its twin averages, sharded alike; sample with ``ema.slow``, on one process with
-            ``parallel.unsharded(ema.slow)``.
+            ``distributed.unsharded(ema.slow)``.
         optimizer: AdamW.
         step: optimiser steps done.
         losses: the loss of every step done in this call, the mean over all processes.
+
+    Example:
+        >>> import torch
+        >>> from ismkit import RECIPES, Batches, Optim, ToyMLP, eight_gaussians, fit, sample
+        >>> data = eight_gaussians(2048, seed=0)
+        >>> net, batches = ToyMLP(width=32, depth=1), Batches(data, 128, seed=0)
+        >>> state = fit(RECIPES["flow"], net, batches, steps=100, optim=Optim(lr=1e-2), progress=False)
+        >>> state.step, sum(state.losses[-10:]) < 0.7 * sum(state.losses[:10])
+        (100, True)
+        >>> x1 = sample(state.ema.slow, torch.randn(64, 2), torch.arange(64) % 8, nfe=4)
+        >>> tuple(x1.shape)
+        (64, 2)
     """
 
     net: nn.Module
@@ -169,7 +193,7 @@ class TrainState:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a hook is told after each step (tensors stay on the device: reading them waits for it).
+    """What a hook gets after each step (tensors stay on the device: reading them waits for it).
 
     Attributes:
         step: optimiser steps done, from 1 on.
@@ -178,6 +202,20 @@ class StepReport:
         distance: its error per row, (B,), on this process: average it by ``query.t, query.d, query.w``.
         grad_norm: norm of the gradient before clipping, over all processes.
         lr: learning rate of this step.
+
+    Example:
+        A hook that prints the learning rate and counts the consistency rows of each step, those with ``d > 0``:
+
+        >>> from ismkit import RUNS, Batches, Optim, ToyMLP, eight_gaussians, fit
+        >>> def show(state, report):
+        ...     consistency = report.query.d > 0
+        ...     print(f"step {report.step}: lr {report.lr:g}, {int(consistency.sum())} of {len(consistency)} rows")
+        >>> batches = Batches(eight_gaussians(512, seed=0), 64, seed=0)
+        >>> optim = Optim(lr=0.004, warmup=3)
+        >>> recipe = RUNS["gaussians"].recipe
+        >>> state = fit(recipe, ToyMLP(width=16, depth=1), batches, steps=2, optim=optim, hooks=[show], progress=False)
+        step 1: lr 0.001, 16 of 64 rows
+        step 2: lr 0.002, 16 of 64 rows
     """
 
     step: int

@@ -158,7 +158,31 @@ def tensorboard(folder: str | os.PathLike[str]) -> Open:
 
 
 def scalars(folder: str | os.PathLike[str]) -> dict[str, list[tuple[int, float]]]:
-    """What :func:`tensorboard` has written to ``folder``: (step, value) by tag, without what was taken back."""
+    """Read what :func:`tensorboard` has written to a folder.
+
+    Args:
+        folder: of TensorBoard's files.
+
+    Returns:
+        Pairs (step, value) by tag; of steps that a resumed run has trained again, the later values only.
+
+    Example:
+        A run of five steps with a window of two; the last window is not full:
+
+        >>> import tempfile
+        >>> from ismkit import RUNS, Batches, ToyMLP, eight_gaussians, fit
+        >>> from ismkit.training import Tracking, scalars
+        >>> from ismkit.training.tracking import tensorboard
+        >>> recipe, batches = RUNS["gaussians"].recipe, Batches(eight_gaussians(512, seed=0), 64, seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with Tracking(tensorboard(folder), rows=64, every=2) as hook:
+        ...         state = fit(recipe, ToyMLP(width=16, depth=1), batches, steps=5, hooks=[hook], progress=False)
+        ...     logs = scalars(folder)
+        >>> [step for step, _ in logs["loss/all"]]
+        [2, 4, 5]
+        >>> [name for name in logs if name.startswith("loss/")]
+        ['loss/all', 'loss/velocity', 'loss/guidance', 'loss/consistency']
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every restart that it has taken care of
@@ -185,6 +209,25 @@ class Tracking:
         devices: how many share them.
         samples: the grid to draw from the slow average, or None.
         samples_every: steps between grids, a multiple of ``every``.
+
+    Raises:
+        ValueError: for a count below 1, or if ``samples_every`` is no multiple of ``every``.
+
+    Example:
+        A tracker that prints; ``launch`` opens TensorBoard's in this way:
+
+        >>> from accelerate.tracking import GeneralTracker
+        >>> from ismkit import RUNS, Batches, ToyMLP, eight_gaussians, fit
+        >>> from ismkit.training import Tracking
+        >>> class Printer(GeneralTracker):
+        ...     name, requires_logging_directory, tracker = "printer", False, None
+        ...     def log(self, values, step=None, **_):
+        ...         print(f"step {step}: lr {values['lr']:g},", "speed/images_per_second" in values)
+        >>> recipe, batches = RUNS["gaussians"].recipe, Batches(eight_gaussians(512, seed=0), 64, seed=0)
+        >>> with Tracking(lambda step: [Printer()], rows=64, every=2) as hook:
+        ...     state = fit(recipe, ToyMLP(width=16, depth=1), batches, steps=4, hooks=[hook], progress=False)
+        step 2: lr 0.0001, True
+        step 4: lr 0.0001, True
     """
 
     open: Open

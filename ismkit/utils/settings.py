@@ -31,8 +31,10 @@ def describe(value: Any) -> Any:
 
     Example:
         >>> from ismkit import Coupling, describe, l2
-        >>> describe({"coupling": Coupling(pool=32), "distance": l2, "bound": float("inf")})
-        {'coupling': {'class': 'Coupling', 'pool': 32, 'class_aware': True}, 'distance': 'l2', 'bound': 'inf'}
+        >>> describe({"coupling": Coupling(pool=32), "distance": l2})
+        {'coupling': {'class': 'Coupling', 'pool': 32, 'class_aware': True, 'classes': None}, 'distance': 'l2'}
+        >>> describe({"clip": float("inf")})
+        {'clip': 'inf'}
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
