@@ -1,4 +1,4 @@
-"""A run as a launcher starts it: processes, data, logs, checkpoints, the model in the end.
+"""A run as a launcher starts it: processes, data, logs, checkpoints, and the model at the end.
 
 :func:`launch` is what ``ismkit train`` calls, under ``torchrun``, ``accelerate launch`` or Slurm's ``srun`` in each
 process, and what ``accelerate.notebook_launcher`` starts from a notebook.

@@ -1,7 +1,7 @@
 """The loop around the training step: the same for a 2D toy in a notebook and for SiT-XL/2 on many GPUs.
 
-The step itself is :func:`ismkit.method.recipes.training_step`. What stops a training stands here too: settings that do
-not fit, before any work, and numbers that are not finite.
+The step itself is :func:`ismkit.method.recipes.training_step`. The checks are here too: of settings that do not fit,
+before any work, and of losses that are not finite.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def check(
 def _check_accelerator(accelerator: Accelerator, engine: Engine) -> None:
     processes, count = accelerator.num_processes, engine.micro_batches or 0
     if processes == 1 < (launched := int(os.environ.get("WORLD_SIZE", "1"))):
-        raise ValueError(  # each would train by itself, all into one folder
+        raise ValueError(  # each would train alone, all into one folder
             f"accelerator knows of 1 process, but {launched} were launched: "
             "make it by ismkit.training.distributed.accelerator()"
         )
@@ -133,7 +133,7 @@ def _check_accelerator(accelerator: Accelerator, engine: Engine) -> None:
 
 
 def check_folder(saving: Saving, accelerator: Accelerator) -> None:
-    """Raise ValueError unless what is asked of the folder of checkpoints fits what it holds; on every process alike."""
+    """Raise ValueError, on every process, unless ``saving`` fits the checkpoints that its folder holds."""
     if (folder := saving.folder) is None:
         if saving.resume or saving.save_every is not None:
             raise ValueError("resume and save_every need a folder, that of the checkpoints")
@@ -156,7 +156,7 @@ def finite_losses(recent: list[Tensor], step: int, folder: Path | None) -> list[
     return [loss for loss, _ in rows]
 
 
-FLUSH_EVERY = 20  # steps between looks at the losses: a look waits for the device
+FLUSH_EVERY = 20  # steps between reads of the losses: a read waits for the device
 
 
 @dataclass
@@ -198,7 +198,7 @@ class StepReport:
     Attributes:
         step: optimiser steps done, from 1 on.
         loss: scalar, the mean over all processes.
-        query: what the last micro-batch was asked.
+        query: the network's inputs in the last micro-batch.
         distance: its error per row, (B,), on this process: average it by ``query.t, query.d, query.w``.
         grad_norm: norm of the gradient before clipping, over all processes.
         lr: learning rate of this step.
@@ -274,7 +274,7 @@ def fit(
     Raises:
         ValueError: for settings that do not fit, before any work.
         DivergenceError: if a loss or gradient is not finite; no checkpoint is written from that step on.
-        CheckpointError: if the checkpoint asked for is missing, truncated or altered, or one cannot be written.
+        CheckpointError: if the checkpoint to resume from is missing, truncated or altered, or one cannot be written.
         Preempted: after SIGTERM or SIGUSR1, if there is a folder, when its checkpoint has been written.
 
     Example:
@@ -357,13 +357,13 @@ def _prepare(recipe: Recipe, net: nn.Module, optim: Optim, engine: Engine, accel
     (net if sharding else net.to(accelerator.device)).train()  # sharding moves one block at a time
     distributed.synchronise(net, accelerator)  # DDP does so too, but the averages must start there as well
     ema = TwinEMA(net, recipe.fast, recipe.slow)
-    asked = dict.fromkeys([ema.fast, getattr(ema, recipe.gap)])
+    evaluated = dict.fromkeys([ema.fast, getattr(ema, recipe.gap)])
     if engine.compile:
-        for module in (net, *asked):
+        for module in (net, *evaluated):
             distributed.compile_blocks(module)
     if sharding:
         for module in dict.fromkeys([net, ema.fast, ema.slow]):
-            distributed.shard(module, accelerator, keep_gathered=module in asked)
+            distributed.shard(module, accelerator, keep_gathered=module in evaluated)
     optimizer = torch.optim.AdamW(  # fused: on a CPU too it takes a tenth of the time of the plain one
         net.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
     )

@@ -92,7 +92,7 @@ def for_imagenet(recipe: Recipe, side: int) -> Recipe:
     """The recipe for latents of ``side`` x ``side`` in 1000 classes: noise is coupled within classes, in wide pools.
 
     The paper's pool of 8192 rows holds 8 of a class, among which assignment saves 1.9 % of the cost; one of 32 768
-    holds 33 and saves 2.9 %, and the noise still tells nothing about the class (book: pools of many classes).
+    holds 33 and saves 2.9 %, and the noise still says nothing about the class (book: pools of many classes).
     """
     coupling = _THOUSAND_CLASSES if recipe.coupling.pool else recipe.coupling
     return for_side(dataclasses.replace(recipe, coupling=coupling), side)
@@ -337,7 +337,7 @@ def train_run(
     progress: bool | None = None,
     accelerator: Accelerator | None = None,
 ) -> TrainState:
-    """Train a run: load its data, build its network, fit; in its folder, where an earlier call is resumed.
+    """Train a run in its folder, or resume it there: load its data, build its network, fit.
 
     Args:
         run: a value of ``RUNS`` or your own.

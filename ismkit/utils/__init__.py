@@ -1,4 +1,4 @@
-"""What every room stands on: files written atomically and verified, weights, random streams, progress bars."""
+"""What every room uses: files written atomically and verified, weights, random streams, progress bars."""
 
 import lazy_loader
 
