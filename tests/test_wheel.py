@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 import ismkit
-from ismkit.utils.files import WEIGHT_SUMS
-from ismkit.utils.files import WEIGHTS
+from ismkit.utils.files import WEIGHT_SUMS, WEIGHTS
 from tests.conftest import ROOT
 
 

@@ -65,8 +65,8 @@ def save(run_dir: PathLike, step: int, tensors: Tensors, meta: Mapping[str, Any]
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
     run_dir, earlier = Path(run_dir), saved_steps(run_dir)
     if earlier and step <= earlier[-1]:
-        way_on = "take another folder, or rewind(run_dir, step) before training on"
-        raise CheckpointError(f"{run_dir}: step {step} would not be the latest of {earlier}; {way_on}.")
+        remedy = "take another folder, or call rewind(run_dir, step) first"
+        raise CheckpointError(f"{run_dir}: step {step} would not be the latest of {earlier}; {remedy}.")
     try:
         meta = json.loads(json.dumps(meta, allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -111,7 +111,7 @@ def saved_setting(run_dir: PathLike, step: int | None, name: str) -> Any:
 
 
 def rewind(run_dir: PathLike, step: int) -> None:
-    """Delete the checkpoints later than ``step``, which must be one, to train on from there."""
+    """Delete the checkpoints later than that of ``step``, which must exist, to resume from there."""
     if step not in (found := saved_steps(run_dir)):
         raise CheckpointError(f"{run_dir}: no checkpoint of step {step}; there are {found}.")
     _discard(Path(run_dir), found[found.index(step) + 1 :])
@@ -128,11 +128,11 @@ def load(run_dir: PathLike, step: int | None = None) -> Checkpoint:
     try:
         return _read(run_dir / f"step_{step:08d}", step)
     except (CheckpointError, OSError) as error:
-        way_on = "There is no earlier checkpoint."
+        remedy = "There is no earlier checkpoint."
         if at := found.index(step):
-            ask = f"load(run_dir, step={found[at - 1]}), on the command line --resume --from-step {found[at - 1]}"
-            way_on = f"To go on from the one before, ask for it: {ask}."
-        raise CheckpointError(f"{error} {way_on}") from error
+            call = f"load(run_dir, step={found[at - 1]}), on the command line --resume --from-step {found[at - 1]}"
+            remedy = f"To resume from the one before, name it: {call}."
+        raise CheckpointError(f"{error} {remedy}") from error
 
 
 def _facts(path: Path, step: int) -> State:
@@ -179,7 +179,7 @@ def collect(
         net: the network.
         optimizer: its optimiser.
         extra_modules: further modules by name.
-        keep: False takes part in the gathering and returns no tensors.
+        keep: return the tensors; if False, this process only helps to gather them.
     """
     state, parameters = _layout(net, optimizer, extra_modules)
     for name, p in parameters.items():
@@ -201,9 +201,9 @@ def restore(
     extra_modules: Modules,
     accelerator: Accelerator,
 ) -> None:
-    """Put back, bit for bit, what :func:`collect` gave; CheckpointError, before any change, if it misfits.
+    """Restore, bit for bit, what :func:`collect` returned; CheckpointError, before any change, if it does not fit.
 
-    Every process calls this; what counts is what the main one gives.
+    Every process calls this; the arguments of the main one count.
     """
     expected, parameters = _layout(net, optimizer, extra_modules)
 
@@ -252,10 +252,10 @@ def random_state() -> dict[str, Tensor]:
 
 
 def set_random_state(state: Tensors) -> None:
-    """Put back what :func:`random_state` returned; CheckpointError for anything else.
+    """Restore what :func:`random_state` returned; CheckpointError for anything else.
 
-    The stream of a GPU is put back where there is one, and left out where there is none, here or in ``state``: nothing
-    in this kit draws from it, but a network with dropout does.
+    The stream of a GPU is restored if there is a GPU and ``state`` holds one: nothing in this kit draws from it, but a
+    network with dropout does.
     """
     if state.keys() | {"cuda"} != (streams := {"python", "numpy", "torch", "cuda"}):
         raise CheckpointError(f"the random streams must be {sorted(streams)}, those saved are {sorted(state)}.")
@@ -303,7 +303,7 @@ def resume_run(
     """Resume from the checkpoint of ``step`` (None: the newest); later ones are deleted. Every process calls this.
 
     Returns:
-        Its step; 0, and nothing is changed, where the newest was asked for and there is none.
+        Its step; 0, with nothing changed, if ``step`` is None and there is no checkpoint.
 
     Raises:
         ValueError: if the run was saved with other settings; the message names them.
@@ -329,7 +329,7 @@ def resume_run(
     streams = {name.removeprefix(RANDOM): tensors.pop(name) for name in list(tensors) if name.startswith(RANDOM)}
     restore(tensors, scalars, state.net, state.optimizer, {"ema": state.ema}, accelerator)
     on_main_process(accelerator, lambda: set_random_state(streams))
-    # What was trained after the step asked for is trained again.
+    # The steps after this one are trained again.
     on_main_process(accelerator, lambda: rewind(run_dir, start))
     return start
 

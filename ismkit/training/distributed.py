@@ -1,20 +1,20 @@
 """One process or many: DDP or FSDP2, gathering what is sharded, errors that all processes share, ending on a signal.
 
 Under DDP every process holds all of the network, its two averages and AdamW's moments; under FSDP2 each holds its share
-of them, in float32, and a block of the network is put together, used and let go in turn. The losses are the same.
+of them, in float32, and the blocks of the network are gathered, used and freed in turn. The losses are the same.
 
-What happens when a process dies or hangs. The others wait for it in the next exchange. With gloo that one fails at once
-when the connection breaks; with NCCL, and wherever a process hangs without dying, after ``timeout`` seconds, when each
-ends by itself. A launcher (``torchrun``, ``accelerate launch``) is quicker: it ends all processes of a node when one of
-them has failed, by SIGTERM and 30 seconds later by SIGKILL. Either way what was trained since the last checkpoint is
-lost, and no more.
+What happens when a process dies or hangs. The others wait for it in the next exchange. With gloo the exchange fails at
+once when the connection breaks; with NCCL, and wherever a process hangs without dying, it fails after ``timeout``
+seconds, and each process ends. A launcher (``torchrun``, ``accelerate launch``) is quicker: it ends all processes of a
+node when one of them has failed, by SIGTERM and 30 seconds later by SIGKILL. Either way only the steps since the last
+checkpoint are lost.
 
-What happens when a scheduler asks a run to end. SIGTERM (Slurm at its time limit, Kubernetes, a launcher that is told
-to end) and SIGUSR1 (Slurm with ``--signal=USR1@300``, five minutes before the limit) do the same: the step under way is
-finished (by several processes one more, to agree on it), a checkpoint is written, and each process exits with the
-status 75, so that the job can be queued again. SIGINT, the Ctrl-C of a terminal, stays what it is: it ends a run at
-once. A launcher gives its processes 30 seconds after SIGTERM and exits with a status of its own: where writing takes
-longer, send SIGUSR1 to the processes themselves.
+What happens when a scheduler asks a run to end. SIGTERM (Slurm at its time limit, Kubernetes, a launcher that is
+stopped) and SIGUSR1 (Slurm with ``--signal=USR1@300``, five minutes before the limit) do the same: the current step is
+finished (with several processes one more, to agree on it), a checkpoint is written, and each process exits with status
+75, so that the job can be queued again. SIGINT, the Ctrl-C of a terminal, still ends a run at once. A launcher gives
+its processes 30 seconds after SIGTERM and exits with another status: where writing takes longer, send SIGUSR1 to the
+processes themselves.
 """
 
 from __future__ import annotations
@@ -45,10 +45,21 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasa
 
 
 class Preempted(SystemExit):
-    """A run was asked to end, and has; where nothing catches it, the process exits with status 75, ``REQUEUE``.
+    """A run has ended at a signal; where nothing catches this, the process exits with status 75, ``REQUEUE``.
 
     Attributes:
+        message: what happened, and where the checkpoint is.
         step: optimiser steps done, and saved.
+
+    Example:
+        :class:`ismkit.training.launcher.KillAt` sends such a signal to a run. What the run raises:
+
+        >>> from ismkit import Preempted
+        >>> preempted = Preempted("ended by a signal at step 300", step=300)
+        >>> preempted.step, preempted.code  # the exit status
+        (300, 75)
+        >>> print(preempted)
+        ended by a signal at step 300
     """
 
     def __init__(self, message: str, step: int) -> None:
@@ -61,9 +72,9 @@ class Preempted(SystemExit):
 
 @contextmanager
 def listening(active: bool = True) -> Iterator[Callable[[], bool]]:
-    """Within the block ``SIGNALS`` end nothing; the function that it gives says whether one has come.
+    """Catch ``SIGNALS`` within the block; the function that it yields says whether one has come.
 
-    Python takes signals in the main thread only: in another, and if not ``active``, they keep their meaning.
+    Python takes signals in the main thread only: in another, and if not ``active``, they act as usual.
     """
     came: list[int] = []
     if not active or threading.current_thread() is not threading.main_thread():
@@ -88,15 +99,29 @@ def accelerator(
     """The ``Accelerator`` for :func:`ismkit.training.loop.fit`: one process, or those that a launcher has started.
 
     Args:
-        mode: ``"ddp"`` replicates the network and its averages, ``"fsdp"`` shards them (FSDP2); for one process,
-            which has nobody to share with, the same.
+        mode: ``"ddp"`` replicates the network and its averages, ``"fsdp"`` shards them (FSDP2); for one
+            process they are the same.
         precision: ``"bf16"`` computes under autocast; weights, averages, moments and the sums of gradients over the
             processes stay in float32. FSDP2 sends weights in it.
-        cpu: gloo on the CPU, where there is a GPU too. Without one it needs no saying.
+        cpu: compute on the CPU, with gloo, even if there is a GPU; without a GPU this is the default.
         timeout: seconds that a process waits for the others, and so for the main one while it writes a checkpoint.
 
+    Returns:
+        The accelerator. Accelerate keeps mode, precision and device for the whole process, from the first one made.
+
     Raises:
-        ValueError: for another mode or precision.
+        ValueError: for another mode or precision; for ``"ddp"`` where the process has one for ``"fsdp"`` already.
+
+    Example:
+        Without a launcher there is one process, the main one:
+
+        >>> from ismkit.training import accelerator
+        >>> made = accelerator()
+        >>> made.num_processes, made.is_main_process, made.mixed_precision
+        (1, True, 'no')
+        >>> accelerator("zero")
+        Traceback (most recent call last):
+        ValueError: mode must be one of ddp, fsdp, got 'zero'
     """
     for name, value, kinds in (("mode", mode, get_args(Mode)), ("precision", precision, get_args(Precision))):
         if value not in kinds:
@@ -105,7 +130,7 @@ def accelerator(
     cpu = cpu or ("WORLD_SIZE" in os.environ and not torch.cuda.is_available())
     wait = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))
     if mode == "ddp":
-        views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # else gradients are held twice
+        views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # else gradients are stored twice
         made = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[wait, views])
         if is_sharding(made):  # Accelerate keeps what the first one of a process was made with
             raise ValueError("mode is 'ddp', but this process has an accelerator for 'fsdp' already")
@@ -113,14 +138,14 @@ def accelerator(
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
     before = os.environ.get("ACCELERATE_USE_FSDP")
     made = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[wait], fsdp_plugin=plugin)
-    if before is None:  # Accelerate sets it for good: the next one of this process would be sharded too
+    if before is None:  # Accelerate never resets it: the next one of this process would be sharded too
         os.environ.pop("ACCELERATE_USE_FSDP", None)
     made.state.fsdp_plugin = plugin  # on a CPU Accelerate forgets it, though torch shards there as well
     return made
 
 
 def is_sharding(accelerator: Accelerator) -> bool:
-    """Whether ``accelerator`` is for FSDP2 and has processes to share among; ValueError for FSDP1."""
+    """Whether ``accelerator`` is for FSDP2 and has several processes; ValueError for FSDP1."""
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is not None and plugin.fsdp_version != 2:
         raise ValueError(
@@ -142,14 +167,14 @@ def blocks(net: nn.Module) -> list[nn.Module]:
 def compile_blocks(net: nn.Module) -> None:
     """Compile ``net`` in place by ``torch.compile``: each of its blocks, which share the code, or else all of it.
 
-    Each batch size is compiled by itself. Names stay as they are, and copies of the network are not compiled.
+    Each batch size is compiled separately. Names stay as they are, and copies of the network are not compiled.
     """
     for part in blocks(net) or [net]:
         part.compile(dynamic=False)
 
 
 def recompute(net: nn.Module) -> bool:
-    """Let each block compute anew in the backward pass what it needs there; False, and nothing done, without blocks."""
+    """Checkpoint activations: blocks compute them again in the backward pass; False if ``net`` has no such blocks."""
     parts = [part for part in blocks(net) if hasattr(part, "recompute")]
     for part in parts:
         part.recompute = True  # type: ignore[assignment]
@@ -167,9 +192,10 @@ def shard(net: nn.Module, accelerator: Accelerator, *, keep_gathered: bool = Fal
     Args:
         net: a plain network with the same weights on every process; its names stay as they are.
         accelerator: of :func:`accelerator`, with its precision.
-        keep_gathered: keep what a forward pass has gathered for the next one, until ``reshard``: for an average, which
-            is asked several times between two updates. Then its weights, in the precision of the pass, are whole there;
-            on two CPU processes a step took 0.7 of the computing that gathering them anew for each pass took.
+        keep_gathered: keep the weights that a forward pass has gathered until ``reshard``: for an average, which is
+            evaluated several times between two updates. Each process then holds all its weights in the precision of
+            the pass. On two CPU processes a step took 0.7 of the computing time that it takes when every pass gathers
+            them again.
     """
     from torch.distributed.device_mesh import init_device_mesh  # half a second that only sharding needs
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -193,7 +219,7 @@ def is_shard(value: Tensor) -> bool:
 
 
 def reshard(net: nn.Module) -> None:
-    """Let go of what ``net`` has gathered; nothing where it is not sharded. Needed before its weights change."""
+    """Free the weights that ``net`` has gathered, if it is sharded; needed before they change."""
     module: Any
     for module in net.modules():
         if _is_sharded(module):
@@ -201,7 +227,7 @@ def reshard(net: nn.Module) -> None:
 
 
 def full_tensor(value: Tensor) -> Tensor:
-    """The tensor that ``value`` is a shard of, on every process; each must call this. Others are as they are."""
+    """Gather the tensor that ``value`` is a shard of; each process must call this. Other tensors stay as they are."""
     shard: Any = value
     return shard.full_tensor() if is_shard(value) else value
 
@@ -222,7 +248,7 @@ def distribute(value: Tensor | None, like: Tensor, accelerator: Accelerator) -> 
 
 
 def unsharded(net: nn.Module) -> nn.Module:
-    """A whole copy on the CPU of a network that is sharded, on every process; each must call this.
+    """Gather a full copy on the CPU of a sharded network, on every process; each must call this.
 
     For :func:`ismkit.models.saved.save_model` or for sampling with ``state.ema.slow`` on one process. A network that is
     not sharded is returned as it is.
@@ -260,28 +286,26 @@ def _unsynchronised(net: Any) -> Iterator[None]:
 
 
 def on_main_process(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """Do ``work`` on the main process alone; all processes get its result, or raise its error, and go on alike."""
+    """Call ``work`` on the main process alone; every process returns its result or raises its error."""
     if accelerator.num_processes == 1:
         return work()
-    told: list[Any] = [None, None]
+    outcome: list[Any] = [None, None]  # result, error
     if accelerator.is_main_process:
         try:
-            told[0] = work()
+            outcome[0] = work()
         except Exception as error:
-            told[1] = error
-    told = broadcast_object_list(told)
-    if told[1] is not None:
-        raise told[1]
-    return told[0]
+            outcome[1] = error
+    outcome = broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
 
 
 class StopVote:
     """Whether any process wants to end, and the mean of the losses: one small exchange after each step.
 
-    The answer to the vote of one step is read after the next, when it has long been there, so that nobody waits for the
-    device; all processes read the same. One process alone reads its own at once.
-
-    Not ``active``, where nobody may want to end, it reads nothing.
+    The result of a vote is read one step later, when it has long arrived, so that no process waits for the device; all
+    processes read the same. A single process reads its vote at once. If not ``active``, no vote is read.
     """
 
     def __init__(self, accelerator: Accelerator, *, active: bool) -> None:

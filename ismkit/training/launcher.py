@@ -1,4 +1,4 @@
-"""A run as a launcher starts it: processes, data, logs, checkpoints, the model in the end.
+"""A run as a launcher starts it: processes, data, logs, checkpoints, and the model at the end.
 
 :func:`launch` is what ``ismkit train`` calls, under ``torchrun``, ``accelerate launch`` or Slurm's ``srun`` in each
 process, and what ``accelerate.notebook_launcher`` starts from a notebook.
@@ -38,6 +38,24 @@ class KillAt:
     Attributes:
         step: optimiser steps done.
         number: of the signal, such as ``signal.SIGTERM`` (ends with a checkpoint) or ``signal.SIGKILL`` (ends at once).
+
+    Example:
+        The signal comes when step 2 is done, so the run finishes step 3, saves it and ends. Then it is resumed:
+
+        >>> import dataclasses, signal, tempfile
+        >>> from ismkit import RUNS, Preempted, Saving, train_run
+        >>> from ismkit.training import KillAt
+        >>> run = dataclasses.replace(RUNS["gaussians"], steps=5, batch_size=32)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     saving = Saving(folder, resume=True)
+        ...     try:
+        ...         train_run(run, saving=saving, hooks=[KillAt(2, signal.SIGTERM)], progress=False)
+        ...     except Preempted as preempted:
+        ...         print("ended at step", preempted.step)
+        ...     state = train_run(run, saving=saving, progress=False)
+        ended at step 3
+        >>> state.step, len(state.losses)  # the losses of steps 4 and 5
+        (5, 2)
     """
 
     step: int
@@ -147,6 +165,31 @@ def worker(run: Run, seed: int, options: Mapping[str, Any]) -> None:
     """:func:`launch` for ``accelerate.notebook_launcher``, which starts functions without keywords.
 
     On a CPU each process gets one thread: one that was forked from a notebook cannot begin parallel work.
+
+    Args:
+        run: a value of ``RUNS`` or your own.
+        seed: of weights, data order and noise.
+        options: the keyword arguments of :func:`launch`.
+
+    Raises:
+        ValueError: and other errors, as in :func:`launch`.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from pathlib import Path
+        >>> from ismkit import RUNS, Saving
+        >>> from ismkit.training import worker
+        >>> run = dataclasses.replace(RUNS["gaussians"], steps=2, batch_size=32)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     worker(run, 0, {"saving": Saving(folder)})  # doctest: +ELLIPSIS
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        model: ...model.safetensors (SHA-256 ...)
+        ['model.safetensors', 'step_00000002']
+
+        From a notebook, in two processes:
+
+        >>> from accelerate import notebook_launcher
+        >>> notebook_launcher(worker, (run, 0, {"saving": Saving("two")}), num_processes=2)  # doctest: +SKIP
     """
     if not torch.cuda.is_available():
         torch.set_num_threads(1)

@@ -1,7 +1,7 @@
 """The loop around the training step: the same for a 2D toy in a notebook and for SiT-XL/2 on many GPUs.
 
-The step itself is :func:`ismkit.method.recipes.training_step`. What stops a training stands here too: settings that do
-not fit, before any work, and numbers that are not finite.
+The step itself is :func:`ismkit.method.recipes.training_step`. The checks are here too: of settings that do not fit,
+before any work, and of losses that are not finite.
 """
 
 from __future__ import annotations
@@ -44,6 +44,18 @@ class Optim:
         warmup: steps of linear warm-up.
         cooldown: fraction of all steps, at the end, in which the rate falls to zero; 0 keeps it constant (SM).
         clip: bound on the gradient's norm; infinite for none.
+
+    Raises:
+        ValueError: for a setting outside its range; the message names it.
+
+    Example:
+        >>> from ismkit import Optim
+        >>> optim = Optim(lr=1.0, warmup=3, cooldown=0.4)
+        >>> [optim.rate(step, steps=10) for step in range(10)]
+        [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
+        >>> Optim(cooldown=50)
+        Traceback (most recent call last):
+        ValueError: cooldown must be a fraction of the steps in [0, 1], got 50
     """
 
     lr: float = 1e-4
@@ -106,7 +118,7 @@ def check(
 def _check_accelerator(accelerator: Accelerator, engine: Engine) -> None:
     processes, count = accelerator.num_processes, engine.micro_batches or 0
     if processes == 1 < (launched := int(os.environ.get("WORLD_SIZE", "1"))):
-        raise ValueError(  # each would train by itself, all into one folder
+        raise ValueError(  # each would train alone, all into one folder
             f"accelerator knows of 1 process, but {launched} were launched: "
             "make it by ismkit.training.distributed.accelerator()"
         )
@@ -121,7 +133,7 @@ def _check_accelerator(accelerator: Accelerator, engine: Engine) -> None:
 
 
 def check_folder(saving: Saving, accelerator: Accelerator) -> None:
-    """Raise ValueError unless what is asked of the folder of checkpoints fits what it holds; on every process alike."""
+    """Raise ValueError, on every process, unless ``saving`` fits the checkpoints that its folder holds."""
     if (folder := saving.folder) is None:
         if saving.resume or saving.save_every is not None:
             raise ValueError("resume and save_every need a folder, that of the checkpoints")
@@ -144,7 +156,7 @@ def finite_losses(recent: list[Tensor], step: int, folder: Path | None) -> list[
     return [loss for loss, _ in rows]
 
 
-FLUSH_EVERY = 20  # steps between looks at the losses: a look waits for the device
+FLUSH_EVERY = 20  # steps between reads of the losses: a read waits for the device
 
 
 @dataclass
@@ -158,6 +170,18 @@ class TrainState:
         optimizer: AdamW.
         step: optimiser steps done.
         losses: the loss of every step done in this call, the mean over all processes.
+
+    Example:
+        >>> import torch
+        >>> from ismkit import RECIPES, Batches, Optim, ToyMLP, eight_gaussians, fit, sample
+        >>> data = eight_gaussians(2048, seed=0)
+        >>> net, batches = ToyMLP(width=32, depth=1), Batches(data, 128, seed=0)
+        >>> state = fit(RECIPES["flow"], net, batches, steps=100, optim=Optim(lr=1e-2), progress=False)
+        >>> state.step, sum(state.losses[-10:]) < 0.7 * sum(state.losses[:10])
+        (100, True)
+        >>> x1 = sample(state.ema.slow, torch.randn(64, 2), torch.arange(64) % 8, nfe=4)
+        >>> tuple(x1.shape)
+        (64, 2)
     """
 
     net: nn.Module
@@ -169,15 +193,29 @@ class TrainState:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a hook is told after each step (tensors stay on the device: reading them waits for it).
+    """What a hook gets after each step (tensors stay on the device: reading them waits for it).
 
     Attributes:
         step: optimiser steps done, from 1 on.
         loss: scalar, the mean over all processes.
-        query: what the last micro-batch was asked.
+        query: the network's inputs in the last micro-batch.
         distance: its error per row, (B,), on this process: average it by ``query.t, query.d, query.w``.
         grad_norm: norm of the gradient before clipping, over all processes.
         lr: learning rate of this step.
+
+    Example:
+        A hook that prints the learning rate and counts the consistency rows of each step, those with ``d > 0``:
+
+        >>> from ismkit import RUNS, Batches, Optim, ToyMLP, eight_gaussians, fit
+        >>> def show(state, report):
+        ...     consistency = report.query.d > 0
+        ...     print(f"step {report.step}: lr {report.lr:g}, {int(consistency.sum())} of {len(consistency)} rows")
+        >>> batches = Batches(eight_gaussians(512, seed=0), 64, seed=0)
+        >>> optim = Optim(lr=0.004, warmup=3)
+        >>> recipe = RUNS["gaussians"].recipe
+        >>> state = fit(recipe, ToyMLP(width=16, depth=1), batches, steps=2, optim=optim, hooks=[show], progress=False)
+        step 1: lr 0.001, 16 of 64 rows
+        step 2: lr 0.002, 16 of 64 rows
     """
 
     step: int
@@ -236,7 +274,7 @@ def fit(
     Raises:
         ValueError: for settings that do not fit, before any work.
         DivergenceError: if a loss or gradient is not finite; no checkpoint is written from that step on.
-        CheckpointError: if the checkpoint asked for is missing, truncated or altered, or one cannot be written.
+        CheckpointError: if the checkpoint to resume from is missing, truncated or altered, or one cannot be written.
         Preempted: after SIGTERM or SIGUSR1, if there is a folder, when its checkpoint has been written.
 
     Example:
@@ -319,13 +357,13 @@ def _prepare(recipe: Recipe, net: nn.Module, optim: Optim, engine: Engine, accel
     (net if sharding else net.to(accelerator.device)).train()  # sharding moves one block at a time
     distributed.synchronise(net, accelerator)  # DDP does so too, but the averages must start there as well
     ema = TwinEMA(net, recipe.fast, recipe.slow)
-    asked = dict.fromkeys([ema.fast, getattr(ema, recipe.gap)])
+    evaluated = dict.fromkeys([ema.fast, getattr(ema, recipe.gap)])
     if engine.compile:
-        for module in (net, *asked):
+        for module in (net, *evaluated):
             distributed.compile_blocks(module)
     if sharding:
         for module in dict.fromkeys([net, ema.fast, ema.slow]):
-            distributed.shard(module, accelerator, keep_gathered=module in asked)
+            distributed.shard(module, accelerator, keep_gathered=module in evaluated)
     optimizer = torch.optim.AdamW(  # fused: on a CPU too it takes a tenth of the time of the plain one
         net.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
     )

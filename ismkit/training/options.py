@@ -1,7 +1,7 @@
-"""How a training is done, in groups that are handed through whole: engine, saving, logging.
+"""Options of a training in three groups: engine, saving, logging.
 
-None of them changes what is learnt, but for ``precision``: they say where and how fast it is computed, what is kept,
-and what is shown. The command line reads them by their names (``ismkit train --help``).
+Only ``precision`` changes what is learnt. The others say where and how fast it is computed, what is saved, and what is
+shown. The command line reads them by their names (``ismkit train --help``).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ def check_count(name: str, value: object) -> None:
 
 @dataclass(frozen=True)
 class Engine:
-    """On what a training is computed, and how.
+    """How a training is computed: processes, precision, compilation, memory.
 
     Attributes:
         mode: several processes hold a whole network each (ddp), or a shard of it each (fsdp: FSDP2).
         precision: of the passes: float32 (no), or bf16 under autocast, with float32 weights, averages and moments.
         compile: compile the network and the averages that make targets, block by block: minutes at the start.
-        recompute: keep the blocks' inputs alone and compute the rest again in the backward pass: less memory, a third
+        recompute: keep only the blocks' inputs and compute the rest again in the backward pass: less memory, a third
             more time of the online network, equal gradients.
         micro_batches: per optimiser step, over all processes; more of them than processes accumulate gradients. By
             default one for each process; a resumed run keeps the number it was started with.

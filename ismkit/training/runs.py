@@ -41,8 +41,26 @@ def imagenet_latents(name: str, folder: str | os.PathLike[str] | None = None) ->
         name: of the latents: ``imagenet256``, ``imagenet512``, or ``imagenet-smoke``, which are made if missing.
         folder: where they are; by default ``$ISMKIT_LATENTS``, or ``out/latents/NAME``.
 
+    Returns:
+        The data set, an :class:`ismkit.imagenet.latents.Latents`.
+
     Raises:
         DataError: if none are there; the message says how to make them.
+
+    Example:
+        >>> from ismkit import DataError
+        >>> from ismkit.training import imagenet_latents
+        >>> try:
+        ...     imagenet_latents("imagenet256", "no-such-folder")
+        ... except DataError as error:
+        ...     print(str(error).partition(",")[0])
+        no latents of imagenet256 at no-such-folder: make them with `ismkit latents IMAGES --out no-such-folder`
+
+        Latents of photographs, which take some ten seconds to make:
+
+        >>> data = imagenet_latents("imagenet-smoke")  # doctest: +SKIP
+        >>> len(data), data.shape, data.num_classes  # doctest: +SKIP
+        (96, (4, 32, 32), 4)
     """
     from ismkit.imagenet import data
 
@@ -74,7 +92,7 @@ def for_imagenet(recipe: Recipe, side: int) -> Recipe:
     """The recipe for latents of ``side`` x ``side`` in 1000 classes: noise is coupled within classes, in wide pools.
 
     The paper's pool of 8192 rows holds 8 of a class, among which assignment saves 1.9 % of the cost; one of 32 768
-    holds 33 and saves 2.9 %, and the noise still tells nothing about the class (book: pools of many classes).
+    holds 33 and saves 2.9 %, and the noise still says nothing about the class (book: pools of many classes).
     """
     coupling = _THOUSAND_CLASSES if recipe.coupling.pool else recipe.coupling
     return for_side(dataclasses.replace(recipe, coupling=coupling), side)
@@ -99,6 +117,37 @@ class Run:
         batch_size: rows per optimiser step, over all processes and micro-batches.
         optim: optimiser and schedule.
         images: whether samples are latents of Fashion-MNIST images, to be decoded, scored and drawn.
+
+    Raises:
+        ValueError: for fewer than one step or row.
+
+    Example:
+        A run on data of your choice:
+
+        >>> import dataclasses, tempfile
+        >>> from functools import partial
+        >>> from ismkit import RECIPES, Run, Saving, ToyMLP, train_run, two_moons
+        >>> from ismkit.training.runs import for_points
+        >>> run = Run(
+        ...     name="moons",
+        ...     about="two moons in the plane, in seconds",
+        ...     load=partial(two_moons, 512, 0),
+        ...     net=partial(ToyMLP, width=16, depth=1),
+        ...     adapt=for_points,
+        ...     recipe=for_points(RECIPES["ism"]),
+        ...     steps=3,
+        ...     batch_size=64,
+        ... )
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     state = train_run(run, saving=Saving(folder), progress=False)
+        >>> state.step
+        3
+
+        Each seed and each change of a setting has another folder:
+
+        >>> longer = dataclasses.replace(run, steps=6)
+        >>> len({run.folder(seed=0), run.folder(seed=1), longer.folder(seed=0)})
+        3
     """
 
     name: str
@@ -288,7 +337,7 @@ def train_run(
     progress: bool | None = None,
     accelerator: Accelerator | None = None,
 ) -> TrainState:
-    """Train a run: load its data, build its network, fit; in its folder, where an earlier call is resumed.
+    """Train a run in its folder, or resume it there: load its data, build its network, fit.
 
     Args:
         run: a value of ``RUNS`` or your own.

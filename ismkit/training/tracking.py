@@ -1,8 +1,8 @@
-"""What a run tells while it trains: losses by (t, d, w), throughput, MFU, memory, sample grids, to any tracker.
+"""What a run logs while it trains: losses by (t, d, w), throughput, MFU, memory, sample grids, to any tracker.
 
-:class:`Tracking` is a hook of :func:`ismkit.training.loop.fit`. It adds up on the device and reads it once per window,
-for a read waits for the device. A resumed run goes on with its logs: what was written after the checkpoint is taken
-back (TensorBoard's ``purge_step``), and every step is in one window.
+:class:`Tracking` is a hook of :func:`ismkit.training.loop.fit`. It sums on the device and reads the sums once per
+window, because a read waits for the device. A resumed run continues its logs: values logged after the checkpoint are
+removed (TensorBoard's ``purge_step``), so every step is in one window.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ PEAKS: dict[str, float] = {
     "NVIDIA GeForce RTX 4090": 165.2e12,
 }
 
-TIMES = 4  # equal parts of [0, 1] by which losses are told apart
+TIMES = 4  # equal parts of [0, 1], each with its own loss
 STRENGTHS = (0.0, 1.0, 2.0)  # upper ends of the bands of w; the last band is above
 BANDS = ("0", "0-1", "1-2", "above_2")
 
@@ -71,7 +71,7 @@ class LossTable:
 
     @torch.no_grad()
     def add(self, query: Query, distance: Tensor) -> None:
-        """Take in the rows of a micro-batch: what they were asked, and their distances (B,)."""
+        """Add the rows of a micro-batch: their queries, and their distances (B,)."""
         level = torch.log2((query.d.float() * self.grid.n).clamp(min=1)).round().long()
         t = (query.t.float() * TIMES).long().clamp(max=TIMES - 1)
         w = torch.bucketize(query.w.float(), self.edges)
@@ -112,7 +112,7 @@ class SampleGrid:
     """Samples of fixed noise and classes, a row for each NFE, decoded.
 
     Attributes:
-        decode: latents (B, C, h, w) -> images (B, 3, H, W) in [-1, 1], such as ``ImageVAE.decode``; asked on the main
+        decode: latents (B, C, h, w) -> images (B, 3, H, W) in [-1, 1], such as ``ImageVAE.decode``; called on the main
             process alone.
         shape: (C, h, w) of a latent.
         classes: the labels drawn, one column each.
@@ -129,7 +129,7 @@ class SampleGrid:
     seed: int = 0
 
     def latents(self, net: nn.Module) -> list[Tensor]:
-        """Samples (B, C, h, w) for each NFE; of a network that is sharded, every process must ask for them."""
+        """Samples (B, C, h, w) for each NFE; if the network is sharded, every process must call this."""
         device = next(net.parameters()).device
         x0 = torch.randn(len(self.classes), *self.shape, generator=stream(self.seed, "grid")).to(device)
         y = torch.tensor(self.classes, device=device)
@@ -142,7 +142,7 @@ class SampleGrid:
         return ((torch.cat(rows, -2).float() + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu()
 
 
-#: Opens trackers when the first step of a call is done; given that step, from which earlier logs are taken back.
+#: Opens trackers when the first step of a call is done. It is given that step; earlier logs from it on are removed.
 Open = Callable[[int], "Sequence[GeneralTracker]"]
 
 
@@ -158,10 +158,34 @@ def tensorboard(folder: str | os.PathLike[str]) -> Open:
 
 
 def scalars(folder: str | os.PathLike[str]) -> dict[str, list[tuple[int, float]]]:
-    """What :func:`tensorboard` has written to ``folder``: (step, value) by tag, without what was taken back."""
+    """Read what :func:`tensorboard` has written to a folder.
+
+    Args:
+        folder: of TensorBoard's files.
+
+    Returns:
+        Pairs (step, value) by tag; of steps that a resumed run has trained again, the later values only.
+
+    Example:
+        A run of five steps with a window of two; the last window is not full:
+
+        >>> import tempfile
+        >>> from ismkit import RUNS, Batches, ToyMLP, eight_gaussians, fit
+        >>> from ismkit.training import Tracking, scalars
+        >>> from ismkit.training.tracking import tensorboard
+        >>> recipe, batches = RUNS["gaussians"].recipe, Batches(eight_gaussians(512, seed=0), 64, seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with Tracking(tensorboard(folder), rows=64, every=2) as hook:
+        ...         state = fit(recipe, ToyMLP(width=16, depth=1), batches, steps=5, hooks=[hook], progress=False)
+        ...     logs = scalars(folder)
+        >>> [step for step, _ in logs["loss/all"]]
+        [2, 4, 5]
+        >>> [name for name in logs if name.startswith("loss/")]
+        ['loss/all', 'loss/velocity', 'loss/guidance', 'loss/consistency']
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every restart that it has taken care of
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every restart that it has handled
     events = EventAccumulator(os.fspath(folder), size_guidance={"scalars": 0})
     events.Reload()
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
@@ -169,7 +193,7 @@ def scalars(folder: str | os.PathLike[str]) -> dict[str, list[tuple[int, float]]
 
 @dataclass
 class Tracking:
-    """The hook that logs: make one per call of ``fit``, and close it (``with``) when the call ends, however it ends.
+    """The hook that logs: make one per call of ``fit``, in a ``with`` block, which closes it after errors too.
 
     Every step counts in one window. A window ends at multiples of ``every`` and at :meth:`close`; let the steps
     between checkpoints be a multiple of ``every``, and a run that is killed and resumed leaves the logs of one that
@@ -185,6 +209,25 @@ class Tracking:
         devices: how many share them.
         samples: the grid to draw from the slow average, or None.
         samples_every: steps between grids, a multiple of ``every``.
+
+    Raises:
+        ValueError: for a count below 1, or if ``samples_every`` is no multiple of ``every``.
+
+    Example:
+        A tracker that prints; ``launch`` opens TensorBoard's in this way:
+
+        >>> from accelerate.tracking import GeneralTracker
+        >>> from ismkit import RUNS, Batches, ToyMLP, eight_gaussians, fit
+        >>> from ismkit.training import Tracking
+        >>> class Printer(GeneralTracker):
+        ...     name, requires_logging_directory, tracker = "printer", False, None
+        ...     def log(self, values, step=None, **_):
+        ...         print(f"step {step}: lr {values['lr']:g},", "speed/images_per_second" in values)
+        >>> recipe, batches = RUNS["gaussians"].recipe, Batches(eight_gaussians(512, seed=0), 64, seed=0)
+        >>> with Tracking(lambda step: [Printer()], rows=64, every=2) as hook:
+        ...     state = fit(recipe, ToyMLP(width=16, depth=1), batches, steps=4, hooks=[hook], progress=False)
+        step 2: lr 0.0001, True
+        step 4: lr 0.0001, True
     """
 
     open: Open
@@ -218,7 +261,7 @@ class Tracking:
         self.close()
 
     def __call__(self, state: TrainState, report: StepReport) -> None:
-        """Take in one step; see :data:`ismkit.training.loop.Hook`."""
+        """Log one step; see :data:`ismkit.training.loop.Hook`."""
         main = PartialState().is_main_process
         if main:
             self._take(report)
@@ -289,7 +332,7 @@ class Tracking:
         return {"memory/resident_gib": psutil.Process().memory_info().rss / 2**30}
 
     def _log_sheet(self, sheet: Tensor) -> None:
-        """To the trackers that take pictures; TensorBoard's must be told that channels come last."""
+        """To the trackers that take pictures; TensorBoard's needs to know that channels come last."""
         for tracker in self._trackers:
             if hasattr(tracker, "log_images"):
                 layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}

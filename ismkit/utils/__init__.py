@@ -1,4 +1,4 @@
-"""What every room stands on: files written atomically and verified, weights, pictures, random streams, progress."""
+"""What every room stands on: files written atomically and verified, weights, random streams, pictures, progress bars."""
 
 import lazy_loader
 

@@ -188,7 +188,7 @@ def verify_sha256(path: Path, expected: str, size: int | None = None, remedy: st
     Args:
         path: the file.
         expected: its checksum, 64 hexadecimal digits in lower case.
-        size: its size in bytes; with it, the message tells a truncated file from an altered one.
+        size: its size in bytes; with it, the message distinguishes a truncated file from an altered one.
         remedy: how to repair the file, the end of the message; by default what to do for a file of the repository.
 
     Raises:

@@ -31,8 +31,10 @@ def describe(value: Any) -> Any:
 
     Example:
         >>> from ismkit import Coupling, describe, l2
-        >>> describe({"coupling": Coupling(pool=32), "distance": l2, "bound": float("inf")})
-        {'coupling': {'class': 'Coupling', 'pool': 32, 'class_aware': True}, 'distance': 'l2', 'bound': 'inf'}
+        >>> describe({"coupling": Coupling(pool=32), "distance": l2})
+        {'coupling': {'class': 'Coupling', 'pool': 32, 'class_aware': True, 'classes': None}, 'distance': 'l2'}
+        >>> describe({"clip": float("inf")})
+        {'clip': 'inf'}
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -119,13 +121,13 @@ def _hint(owner: Any, name: str) -> Any:
 
 
 def coerce(value: Any, kind: Any, name: str) -> Any:
-    """A value of type ``kind``: itself, where it is one, else what its text says.
+    """Convert a value to a type: a value of that type is returned as it is, a text is parsed.
 
     Args:
         value: a Python value, or a text, such as from the command line: ``true``, ``12``, ``1e-3``, ``inf``, ``None``,
             ``0.9,0.99`` for a tuple, one of the names of a ``Literal``.
-        kind: a type or annotation: bool, int, float, str, Path, a tuple or a union of them, or a ``Literal``. Anything
-            else takes Python values as they are, and no text.
+        kind: a type or annotation: bool, int, float, str, Path, a tuple or a union of them, or a ``Literal``. Of any
+            other type, Python values are returned as they are and texts refused.
         name: of the setting, for the message.
 
     Returns:
@@ -175,12 +177,12 @@ def _coerce(value: Any, kind: Any) -> Any:
     if kind in (str, Path):
         return kind(_exactly(value, str, Path))
     if text and kind is not Any:
-        raise ValueError("a text stands for none")
+        raise ValueError("cannot be read from text")
     return value
 
 
 def _one_of(value: Any, kinds: tuple[Any, ...]) -> Any:
-    """By the first of the kinds that takes it: None, then the narrow ones, then text."""
+    """Convert to the first kind that fits: None, then the narrow ones, then text."""
     order = [type(None), bool, int, float]
     for kind in sorted(kinds, key=lambda kind: order.index(kind) if kind in order else 5 if kind is str else 4):
         try:

@@ -481,9 +481,10 @@ def test_damage_is_named_and_refused(run: Path, kind: str) -> None:
     damage(folder)
     for name, path in {"state": folder / STATE, "manifest": folder / MANIFEST, "folder": folder}.items():
         pattern = pattern.replace(f"{{{name}}}", re.escape(str(path)))
-    way_on = r"To go on from the one before, ask for it: load\(run_dir, step=900\), on the command line --resume 900\."
+    call = r"load\(run_dir, step=900\), on the command line --resume --from-step 900"
+    remedy = rf"To resume from the one before, name it: {call}\."
     for step in (None, 1000):
-        with pytest.raises(CheckpointError, match=rf"{pattern}.* {way_on}$"):
+        with pytest.raises(CheckpointError, match=rf"{pattern}.* {remedy}$"):
             checkpoint.load(run, step)
     assert checkpoint.load(run, 900).step == 900
     checkpoint.rewind(run, 900)
