@@ -383,6 +383,9 @@ def test_make_installs_what_the_target_needs_once(checkouts: Checkouts) -> None:
 def test_make_notices_that_another_checkout_has_the_environment(checkouts: Checkouts) -> None:
     assert checkouts.make("lint") == installs("all")
     assert checkouts.make("demo", checkout="other") == installs("learn")
+    assert checkouts.make("lint") == installs("all")
+    assert checkouts.make("demo", checkout="other", status=2, PIP_STATUS="1") == installs("learn")[:1]
+    assert checkouts.make("lint") == installs("all")
     assert checkouts.make("lint", checkout="other") == installs("all")
     assert checkouts.make("demo") == installs("learn")
     assert checkouts.make("lint") == installs("all")
