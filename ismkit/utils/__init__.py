@@ -1,4 +1,4 @@
-"""What every room stands on: files written atomically and verified, weights, random streams, pictures, progress bars."""
+"""What every room stands on: atomic and verified files, weights, random streams, pictures, settings, progress bars."""
 
 import lazy_loader
 

@@ -8,7 +8,8 @@ import torch
 from accelerate import Accelerator
 
 from ismkit.training import checkpoint
-from ismkit.training.loop import DivergenceError, check_run, finite_losses
+from ismkit.training.loop import DivergenceError, check_folder, finite_losses
+from ismkit.training.options import Saving
 
 
 def rows(*pairs: tuple[float, float]) -> list[torch.Tensor]:
@@ -31,10 +32,10 @@ def test_the_first_number_that_is_not_finite_is_named_by_its_step(bad: tuple[flo
         finite_losses(recent, 9, tmp_path)
 
 
-def test_a_folder_with_checkpoints_is_gone_on_with_or_refused(tmp_path: Path) -> None:
+def test_a_folder_with_checkpoints_is_resumed_or_refused(tmp_path: Path) -> None:
     alone = Accelerator(cpu=True)
-    check_run(alone, tmp_path / "new", None, resume=False)
+    check_folder(Saving(tmp_path / "new"), alone)
     checkpoint.save(tmp_path, 6, {"a": torch.ones(1)}, {})
-    check_run(alone, tmp_path, 2, resume=True)
-    with pytest.raises(ValueError, match="holds checkpoints up to step 6: pass resume=True, or another run_dir"):
-        check_run(alone, tmp_path, 2, resume=False)
+    check_folder(Saving(tmp_path, 2, resume=True), alone)
+    with pytest.raises(ValueError, match="holds checkpoints up to step 6: resume, or take another folder"):
+        check_folder(Saving(tmp_path, 2), alone)
