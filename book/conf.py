@@ -38,7 +38,10 @@ FOREIGN = "pd|accelerate|argparse|collections|datetime|matplotlib|nbformat|numpy
 nitpick_ignore_regex = [("py:.*", rf"({FOREIGN})\..*")]
 # The same where autodoc leaves a name as the source has it: in the arguments of classes, and beside names that are
 # imported for the type checker alone.
-nitpick_ignore = [("py:class", name) for name in ("Dataset", "Hook", "Path", "PathLike", "Tensor", "nn.Module", "ismkit.utils.settings.T")]
+nitpick_ignore = [
+    ("py:class", name)
+    for name in ("Dataset", "Hook", "Path", "PathLike", "Tensor", "nn.Module", "ismkit.utils.settings.T")
+]
 
 # Nothing is fetched while the book is read: MathJax with all its TeX extensions in one file, the widget manager beside.
 MATHJAX = Path(import_module("sphinx-mathjax-offline").__file__ or "").parent / "static" / "mathjax"

@@ -50,10 +50,11 @@ PURPOSE = {
     "diffusers": "the VAE of the latents",
     "datasets": "images from the hub",
     "pillow": "image files",
-    "ray": "sweeps: many trainings side by side",
     "pandas": "tables of results",
     "pyarrow": "tables of results as Parquet, latents",
     "filelock": "one sweep at a time in a folder",
+    "cloudpickle": "sweeps of what a notebook defines",
+    "ray": "sweeps on a cluster",
     "matplotlib": "figures",
     "ipywidgets": "sliders in notebooks",
     "jupyterlab": "notebooks by hand",
@@ -208,7 +209,9 @@ def threads() -> Check:
     """Threads of torch against cores that this process may use, and against other work on the machine."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from ismkit.sweeps import processes
+
+    cores = processes.cores()
     used = torch.get_num_threads()
     detail = f"torch {torch.__version__} computes on {used} of {cores} cores"
     if used > cores:

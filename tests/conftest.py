@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two workers share the cores
-os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 lets its workers starve beside other tests
 
 import pytest
 import torch

@@ -1,4 +1,7 @@
-"""Trials side by side: training, scoring, and files that survive a kill; the scheduling is Ray's.
+"""Trials side by side: training, scoring, and files that survive a kill.
+
+On one machine trials run in processes (:mod:`ismkit.sweeps.processes`), on a cluster Ray places them
+(:mod:`ismkit.sweeps.cluster`); keys, files and tables are the same.
 
 What a trial has done lies in files of one folder (on a cluster: one that all machines see), each written whole or not
 at all::
@@ -7,7 +10,7 @@ at all::
     models/KEY.safetensors    the trained network (slow average, half precision)
     runs/KEY/                 checkpoints while it trains
 
-So a sweep that was killed goes on where it was: what is trained is not trained again, what is scored is not scored
+So a sweep that was killed is resumed where it was: what is trained is not trained again, what is scored is not scored
 again, and a later protocol with more settings only adds these. The key is a checksum of the settings and the seed, not
 of names, so that sweeps in one folder share what they have in common.
 """
@@ -16,12 +19,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
+import math
 import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +34,7 @@ import torch
 
 from ismkit.evaluation.judges import FashionJudge, Judge, PointJudge, Setting
 from ismkit.models.saved import load_sampler, save_model
+from ismkit.sweeps import cluster, processes
 from ismkit.sweeps.sweep import Trial, table
 from ismkit.training.options import Saving
 from ismkit.training.runs import train_run
@@ -41,6 +46,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CHECKPOINTS = 10  # per training: a kill costs at most a tenth of one
+REPORT_SECONDS = 0.2  # between two reports of a trial: a step of a small network takes a millisecond
+RESTARTS = 3  # of a trial whose worker dies: out of memory today may not be so tomorrow, a crash in a library will
+
+
+#: Calls a task for each trial, as :mod:`ismkit.sweeps.processes` says.
+Engine = Callable[..., "Generator[tuple[Trial, str | None]]"]
 
 
 class SweepError(RuntimeError):
@@ -65,8 +76,7 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
     for parent in (path.parent, model.parent):
         parent.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    result = json.loads(path.read_text()) if path.exists() else {"settings": []}
-    done = {Setting(*setting["setting"]) for setting in result["settings"]}
+    done = {Setting(*setting["setting"]) for setting in _results(path)["settings"]}
     left = [setting for setting in trial.settings if setting not in done]
     training = trial.cost - sum(setting.cost for setting in trial.settings)
     here = {"device": device, "torch": torch.__version__.partition("+")[0], "python": platform.python_version()}
@@ -94,8 +104,22 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
         report(training)
     if runs.exists():  # also what a kill had left, between the model and this line
         shutil.rmtree(runs)
+    _score(trial, path, model, left, here, report)
+    return path
+
+
+def _score(
+    trial: Trial,
+    path: Path,
+    model: Path,
+    left: list[Setting],
+    here: dict[str, str],
+    report: Callable[[float], Any],
+) -> None:
+    """Score the model in the settings that are left, and write the results after each."""
+    result = _results(path)
     net, card = load_sampler(model)
-    net = net.to(device)
+    net, device = net.to(here["device"]), here["device"]
     judge: Judge = _fashion_judge(device) if trial.run.images else PointJudge(trial.run.load(), torch.device(device))
     for setting in trial.settings:
         if setting in left:
@@ -110,24 +134,79 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
             with replacing(path) as file:
                 file.write(json.dumps({**about, **result}).encode())
         report(setting.cost)
-    return path
 
 
-class _Counter:
-    """What all workers together have done; lives in a process of its own."""
-
-    def __init__(self) -> None:
-        self.total = 0.0
-
-    def add(self, cost: float) -> None:
-        self.total += cost
-
-    def read(self) -> float:
-        return self.total
+def _results(path: Path) -> dict[str, Any]:
+    """What is written of a trial; nothing yet where there is no file."""
+    return json.loads(path.read_text()) if path.exists() else {"settings": []}
 
 
-def _tell(counter: Any, cost: float) -> None:
-    counter.add.remote(cost)
+def attempt(trial: Trial, report: Callable[[float], Any], *, folder: Path, gpus: float) -> None:
+    """The task of the engines: :func:`work` on one thread, in a process of a sweep.
+
+    Args:
+        trial: what to train and to score.
+        report: told what share of the trial's cost is done by now, some times a second.
+        folder: of the sweep.
+        gpus: of the trial; without any it stays on the CPU, wherever it runs.
+    """
+    torch.set_num_threads(1)
+    if not gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    done, reported = 0.0, -math.inf
+
+    def add(cost: float) -> None:
+        nonlocal done, reported
+        done += cost
+        if time.monotonic() > reported + REPORT_SECONDS:
+            report(done)
+            reported = time.monotonic()
+
+    work(trial, folder, add)
+    report(done)
+
+
+def _environments(workers: int, gpus: float) -> list[dict[str, str]]:
+    """What tells the workers of this machine apart: the GPU that each sees."""
+    if not gpus:
+        return [{}] * workers
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = [str(device) for device in range(torch.cuda.device_count())]
+    if not devices:
+        raise ValueError(f"gpus must be 0 where PyTorch sees no CUDA device, got {gpus}")
+    devices = visible.split(",")[: len(devices)] if visible else devices
+    return [{"CUDA_VISIBLE_DEVICES": device} for device in processes.share_devices(devices, gpus, workers)]
+
+
+def _merged(trials: list[Trial]) -> dict[str, Trial]:
+    """The trials by their keys, each once with all settings; ValueError for one that cannot be."""
+    for trial in trials:
+        trial.run.recipe.rows.blocks(trial.run.batch_size)
+        trial.run.build(1)  # a network that cannot be is refused here, not once per trial
+        for setting in trial.settings:
+            setting.check()
+            if trial.run.images and setting.n > 10_000:
+                raise ValueError(f"n must be at most 10000, the number of test images, got {setting.n}")
+    merged: dict[str, Trial] = {}
+    for trial in trials:
+        same = merged.get(trial.key, trial)
+        merged[trial.key] = dataclasses.replace(same, settings=tuple(dict.fromkeys((*same.settings, *trial.settings))))
+    return merged
+
+
+def _engine(
+    workers: int | None, gpus: float, address: str | None
+) -> Callable[..., Generator[tuple[Trial, str | None]]]:
+    """What does the trials: processes of this machine, or a cluster."""
+    if not 0 <= gpus <= 1:
+        raise ValueError(f"gpus must be 0, or the share of a GPU that a trial takes, up to 1, got {gpus}")
+    if address is None:
+        return partial(processes.run, environments=_environments(workers or processes.cores(), gpus))
+    if address in ("", "local"):
+        raise ValueError(f"address must be that of a Ray cluster, HOST:PORT or auto, got {address!r}")
+    if workers:
+        raise ValueError(f"workers is for this machine alone, got {workers} beside the address {address!r}")
+    return partial(cluster.run, address=address, gpus=gpus)
 
 
 def run_trials(
@@ -146,67 +225,51 @@ def run_trials(
         folder: of results, models and checkpoints.
         workers: trials at one time on this machine, by default one per core; each computes on one thread.
         gpus: of one trial: 1/8 trains eight on one GPU, which small networks leave idle otherwise.
-        address: of a Ray cluster (``HOST:6379``, or ``auto``), where all machines see ``folder``; by default this
-            machine alone.
+        address: of a Ray cluster that this machine belongs to (``HOST:6379``, or ``auto``), where all machines see
+            ``folder``; by default this machine alone, without Ray.
         progress: show a progress bar; by default unless the environment says CI.
 
     Returns:
         :func:`ismkit.sweeps.sweep.table` of the trials.
 
     Raises:
-        ValueError: if another sweep works in the folder, before any work.
+        ValueError: if a trial or an argument cannot be, or another sweep works in the folder, before any work.
+        ClusterError: if there is no Ray, or no cluster at the address.
         SweepError: when all others are done, if trials failed; their messages in its text.
     """
-    import ray
     from filelock import FileLock, Timeout
 
     trials, folder = list(trials), Path(folder).absolute()
     if not trials:
         raise ValueError("trials must be one or more, got none")
-    for trial in trials:
-        trial.run.recipe.rows.blocks(trial.run.batch_size)
-        trial.run.build(1)  # a network that cannot be is refused here, not once per trial
-        for setting in trial.settings:
-            setting.check()
-            if trial.run.images and setting.n > 10_000:
-                raise ValueError(f"n must be at most 10000, the number of test images, got {setting.n}")
-    merged: dict[str, Trial] = {}
-    for trial in trials:
-        same = merged.get(trial.key, trial)
-        merged[trial.key] = dataclasses.replace(same, settings=tuple(dict.fromkeys((*same.settings, *trial.settings))))
+    merged, engine = _merged(trials), _engine(workers, gpus, address)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=0)
     try:
-        lock.acquire()
+        locked = lock.acquire()
     except Timeout as error:
         raise ValueError(f"another sweep works in {folder}: wait for it, or name another folder") from error
-    failures: list[str] = []
-    local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False} if address is None else {}
-    try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
-        counter: Any = ray.remote(num_cpus=0)(_Counter).remote()
-        # A worker that dies (out of memory, a lost machine) is started anew by Ray, and goes on where it was.
-        submit: Any = ray.remote(num_cpus=1, num_gpus=gpus)(work)
-        tasks = {submit.remote(trial, folder, partial(_tell, counter)): trial for trial in merged.values()}
-        left, total = list(tasks), sum(trial.cost for trial in merged.values())
-        with progress_bar(show=progress, total=round(total), desc="sweep", unit="row", unit_scale=True) as bar:
-            while left:
-                ready, left = ray.wait(left, timeout=1.0)
-                bar.update(min(round(ray.get(counter.read.remote())), bar.total) - bar.n)
-                bar.set_postfix(trials=f"{len(merged) - len(left)}/{len(merged)}", refresh=False)
-                for task in ready:
-                    try:
-                        ray.get(task)
-                    except ray.exceptions.RayError as error:
-                        trial = tasks[task]
-                        failures.append(f"{trial.variant}, seed {trial.seed}: {str(error).strip().splitlines()[-1]}")
-                        bar.write(f"failed: {failures[-1]}")
-    finally:
-        ray.shutdown()
-        lock.release()
+    total, done = sum(trial.cost for trial in merged.values()), dict.fromkeys(merged, 0.0)
+    ended, failures = 0, []
+    with locked, progress_bar(show=progress, total=round(total), desc="sweep", unit="row", unit_scale=True) as bar:
+
+        def report(trial: Trial, cost: float) -> None:
+            done[trial.key] = cost  # a trial that is started again falls back to its checkpoint
+            bar.update(min(round(sum(done.values())), bar.total) - bar.n)
+
+        task = partial(attempt, folder=folder, gpus=gpus)
+        with closing(engine(task, list(merged.values()), report, restarts=RESTARTS)) as outcomes:
+            for trial, reason in outcomes:
+                ended += 1
+                bar.set_postfix(trials=f"{ended}/{len(merged)}", refresh=False)
+                if reason:
+                    failures.append(f"{trial.variant}, seed {trial.seed}: {reason}")
+                    bar.write(f"failed: {failures[-1]}")
+                else:
+                    report(trial, trial.cost)
     if failures:
         raise SweepError(
-            f"{len(failures)} of {len(merged)} trials failed; what was done is in {folder}, and the same command goes "
-            "on with the rest. " + "; ".join(failures)
+            f"{len(failures)} of {len(merged)} trials failed; what was done is in {folder}, and the same command does "
+            "the rest. " + "; ".join(failures)
         )
     return table(trials, folder)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
 from ismkit.training.runs import Run
@@ -137,5 +136,7 @@ def mean_interval(values: Tensor, level: float = 0.95) -> tuple[float, float]:
     """
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"values must be (n,) with n >= 2, got {tuple(values.shape)}")
+    from scipy.stats import t as student  # here: half a second that the workers of a sweep can do without
+
     half = student.ppf((1 + level) / 2, len(values) - 1) * values.double().std().item() / math.sqrt(len(values))
     return values.double().mean().item(), float(half)

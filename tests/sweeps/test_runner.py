@@ -2,16 +2,22 @@
 
 import json
 import os
-import signal
+import re
+import secrets
+import select
 import subprocess
 import sys
+import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -24,6 +30,8 @@ from ismkit.models.saved import load_model, load_sampler
 from ismkit.sweeps import runner
 from ismkit.sweeps.sweep import Sweep, Trial, table
 from ismkit.training.runs import RUNS, Run, for_points
+from ismkit.utils.progress import progress_bar
+from tests.conftest import ROOT
 from tests.options import train_run
 
 SETTINGS = (Setting(1, 0.0, 64), Setting(4, 1.0, 64, 3))
@@ -124,32 +132,7 @@ def test_progress_adds_up_to_the_cost_after_an_interruption(tmp_path: Path, monk
     assert len(told) == 8 + len(SETTINGS)
 
 
-# ---------------------------------------------------------------- with workers
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path, pd.DataFrame]:
-    folder = tmp_path_factory.mktemp("sweep")
-    sweep = Sweep("test", "", {name: tiny(name) for name in ("flow", "ism")}, (0, 1), SETTINGS)
-    return sweep, folder, runner.run_trials(sweep.trials(), folder, workers=2, progress=False)
-
-
-@pytest.mark.slow
-def test_side_by_side_equals_one_after_the_other(finished: tuple[Sweep, Path, pd.DataFrame], tmp_path: Path) -> None:
-    sweep, _, frame = finished
-    for trial in sweep.trials():
-        runner.work(trial, tmp_path)
-    same(frame, table(sweep.trials(), tmp_path))
-    assert len(frame) == 2 * 2 * 2
-
-
-@pytest.mark.slow
-def test_a_failed_trial_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
-    runs = {"good": tiny(), "bad": tiny(optim=replace(RUNS["gaussians"].optim, lr=1e30))}
-    trials = Sweep("test", "", runs, (0,), SETTINGS).trials()
-    with pytest.raises(runner.SweepError, match=r"1 of 2 trials failed; .*bad, seed 0: .*DivergenceError.*step \d+"):
-        runner.run_trials(trials, tmp_path, workers=2, progress=False)
-    assert table(trials, tmp_path).variant.unique().tolist() == ["good"]
+# ---------------------------------------------------------------- before and around the engines
 
 
 def test_bad_plans_are_refused_before_any_work(tmp_path: Path) -> None:
@@ -163,7 +146,51 @@ def test_bad_plans_are_refused_before_any_work(tmp_path: Path) -> None:
         runner.run_trials([Trial("ism", tiny(net=partial(ToyMLP, width=0)), 0, SETTINGS)], tmp_path / "a")
     with pytest.raises(ValueError, match="n must be at most 10000, the number of test images, got 20000"):
         runner.run_trials([Trial("ism", tiny(images=True), 0, (Setting(1, 0.0, 20_000),))], tmp_path / "a")
+    trials = [Trial("ism", tiny(), 0, SETTINGS)]
+    for gpus in (-0.5, 1.5):
+        with pytest.raises(ValueError, match=f"gpus must be 0, or the share of a GPU .* up to 1, got {gpus}"):
+            runner.run_trials(trials, tmp_path / "a", gpus=gpus)
+    for address in ("", "local"):  # with these Ray would start a cluster of its own
+        with pytest.raises(ValueError, match=f"address must be that of a Ray cluster, .* got {address!r}"):
+            runner.run_trials(trials, tmp_path / "a", address=address)
+    with pytest.raises(ValueError, match="workers is for this machine alone, got 3 beside the address 'auto'"):
+        runner.run_trials(trials, tmp_path / "a", workers=3, address="auto")
     assert not (tmp_path / "a").exists()
+
+
+def test_gpus_are_named_where_there_are_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    visible = [[environment["CUDA_VISIBLE_DEVICES"] for environment in runner._environments(3, 0.5)]]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,GPU-7,8")  # CUDA stops at the first that is not there
+    visible += [[environment["CUDA_VISIBLE_DEVICES"] for environment in runner._environments(8, 0.5)]]
+    assert visible == [["0", "1", "0"], ["6", "GPU-7", "6", "GPU-7"]]
+    assert runner._environments(3, 0.0) == [{}] * 3
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match=r"gpus must be 0 where PyTorch sees no CUDA device, got 0\.5"):
+        runner.run_trials([Trial("ism", tiny(), 0, SETTINGS)], tmp_path / "a", gpus=0.5)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(("gpus", "visible"), [(0.0, ""), (0.5, "3")])
+def test_an_attempt_is_on_one_thread_on_its_device_and_reports_sparingly(
+    gpus: float, visible: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+
+    def work(trial: Trial, folder: Path, report: Callable[[float], Any]) -> None:
+        assert (threads, os.environ["CUDA_VISIBLE_DEVICES"]) == ([1], visible)
+        for _ in range(1000):
+            report(trial.cost / 1000)
+
+    monkeypatch.setattr(runner, "work", work)
+    trial, told = Trial("ism", tiny(), 0, SETTINGS), []
+    runner.attempt(trial, told.append, folder=tmp_path, gpus=gpus)
+    assert told[0] == pytest.approx(trial.cost / 1000)  # that it has begun is known at once
+    assert told[-1] == pytest.approx(trial.cost)
+    assert len(told) < 100
 
 
 def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path) -> None:
@@ -173,39 +200,232 @@ def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path) -> None:
         runner.run_trials([Trial("ism", tiny(), 0, SETTINGS)], tmp_path)
 
 
+@pytest.mark.slow
+def test_progress_comes_to_the_whole_cost_and_the_folder_is_free_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[Any] = []
+
+    def bar(**options: Any) -> Any:
+        bars.append(progress_bar(**options | {"show": True}))
+        return bars[-1]
+
+    monkeypatch.setattr(runner, "progress_bar", bar)
+    trials = plan("short")
+    for _ in range(2):  # the second finds all done
+        runner.run_trials(trials, tmp_path, workers=2)
+    assert [bar.n for bar in bars] == [bar.total for bar in bars] == [sum(trial.cost for trial in trials)] * 2
+    assert {bar.postfix for bar in bars} == {"trials=4/4"}
+
+
+# ---------------------------------------------------------------- both engines
+
+SECONDS = 200  # for what takes a moment, unless the machine is busy
+
+
+def plan(name: str) -> list[Trial]:
+    """Trials by name, for the script."""
+    runs = {
+        "short": {name: tiny(name) for name in ("flow", "ism")},
+        "long": {name: tiny(name, steps=600) for name in ("flow", "ism")},
+        "bad": {"good": tiny(), "bad": tiny(optim=replace(RUNS["gaussians"].optim, lr=1e30))},
+    }
+    return Sweep("test", "", runs[name], (0,) if name == "bad" else (0, 1), SETTINGS).trials()
+
+
+# No guard of __main__: workers do not run the script.
 SCRIPT = """
-import sys
-from tests.sweeps.test_runner import SETTINGS, tiny
-from ismkit.sweeps import runner
-from ismkit.sweeps.sweep import Sweep
-if __name__ == "__main__":
-    sweep = Sweep("test", "", {"flow": tiny("flow", steps=600), "ism": tiny(steps=600)}, (0, 1), SETTINGS)
-    runner.run_trials(sweep.trials(), sys.argv[1], workers=2, progress=False)
+import json, sys
+from ismkit.sweeps import cluster, runner
+from tests.sweeps.test_runner import plan
+
+cluster.CONNECT_SECONDS = 120  # a busy machine is waited for
+print("ready", flush=True)
+runner.run_trials(plan(sys.argv[1]), sys.argv[2], progress=False, **json.loads(sys.argv[3]))
 """
+# Ends with its standard input, and all that it started with it.
+CLUSTER = """
+import ray, sys
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=sys.argv[1])
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+# Of the cluster and of those who connect to it: it listens on the loopback only, asks for a token, gives a busy machine
+# time to start it, and its workers the same priority as other processes.
+RAY = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_worker_niceness": "0",
+}
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def name_of(process: psutil.Process) -> str:
+    """Of a process that lives, or nothing."""
+    with suppress(psutil.NoSuchProcess):
+        return "" if process.status() == psutil.STATUS_ZOMBIE else str(process.name())
+    return ""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How the script's sweeps are run, and where their workers are.
+
+    Attributes:
+        options: of ``run_trials``.
+        host: the process that workers descend from, by default the script's.
+    """
+
+    options: dict[str, Any]
+    host: int | None = None
+
+    def start(self, name: str, folder: Path, **environment: str) -> "subprocess.Popen[str]":
+        """The script, as soon as its sweep begins."""
+        command = [sys.executable, "-c", SCRIPT, name, str(folder), json.dumps(self.options)]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        script = subprocess.Popen(command, env={**os.environ, **RAY, **environment}, cwd=ROOT, **pipes)
+        assert script.stdout
+        assert script.stdout.readline() == "ready\n"
+        return script
+
+    def run(self, name: str, folder: Path, **environment: str) -> pd.DataFrame:
+        """The table of the script's sweep."""
+        script = self.start(name, folder, **environment)
+        _, err = script.communicate(timeout=SECONDS)
+        assert (script.returncode, err) == (0, "")
+        return table(plan(name), folder)
+
+    def workers(self, script: "subprocess.Popen[str]") -> list[psutil.Process]:
+        """What works for the script now."""
+        found = psutil.Process(self.host or script.pid).children(recursive=True)
+        return [process for process in found if name_of(process).startswith("ray::_do" if self.host else "")]
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[Engine]:
+    """A cluster of this machine alone. A slow start is waited for; one that fails is repeated, for two minutes."""
+    deadline = time.monotonic() + 120
+    with tempfile.TemporaryDirectory(prefix="ray") as folder, open(Path(folder) / "log", "w+") as log:
+        while True:
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True}
+            head = subprocess.Popen([sys.executable, "-c", CLUSTER, folder], env={**os.environ, **RAY}, **pipes)
+            assert head.stdin
+            assert head.stdout
+            select.select([head.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            if time.monotonic() < deadline and (address := head.stdout.readline().strip()):
+                break
+            for process in [*psutil.Process(head.pid).children(recursive=True), head]:
+                process.kill()
+            head.communicate()
+            assert time.monotonic() < deadline, f"Ray does not start here: {Path(log.name).read_text()[-2000:]}"
+        yield Engine({"address": address}, head.pid)
+        started = psutil.Process(head.pid).children(recursive=True)
+        head.communicate()
+        wait_until(lambda: not any(map(name_of, started)))
+
+
+@pytest.fixture(scope="module", params=["processes", "cluster"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return Engine({"workers": 2}) if request.param == "processes" else request.getfixturevalue("ray_cluster")
+
+
+def by_hand(name: str, folder: Path) -> pd.DataFrame:
+    """The table of trials that were done in this process, one after the other, and never interrupted."""
+    for trial in plan(name):
+        runner.work(trial, folder)
+    return table(plan(name), folder)
+
+
+def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    """Trained networks, and results that are complete, with the times of writing."""
+    done = [path for path in folder.glob("trials/*") if len(json.loads(path.read_text())["settings"]) == len(SETTINGS)]
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes()) for path in [*folder.glob("models/*.safetensors"), *done]
+    }
+
+
+def checkpoints(folder: Path) -> dict[Path, int]:
+    """Those that are whole, with the times of writing."""
+    found = {}
+    for path in folder.glob("runs/*/step_*"):
+        with suppress(FileNotFoundError):
+            found[path] = path.stat().st_mtime_ns
+    return found
 
 
 @pytest.mark.slow
-def test_kill_9_loses_nothing(tmp_path: Path) -> None:
-    script = tmp_path / "sweep.py"
-    script.write_text(SCRIPT)
-    folder, whole = tmp_path / "killed", tmp_path / "whole"
-    root = Path(__file__).parents[2]
-    command = [sys.executable, str(script), str(folder)]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    killed = subprocess.Popen(command, env=environment, cwd=root, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not (list(folder.glob("trials/*.json")) or len(list(folder.glob("runs/*/step_*"))) > 3):
-        assert killed.poll() is None, "the sweep ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
-    kept = {path: path.read_bytes() for path in folder.glob("trials/*.json")}
-    sweep = Sweep("test", "", {"flow": tiny("flow", steps=600), "ism": tiny(steps=600)}, (0, 1), SETTINGS)
-    frame = runner.run_trials(sweep.trials(), folder, workers=2, progress=False)
-    for path, content in kept.items():
-        if len(json.loads(content)["settings"]) == len(SETTINGS):
-            assert path.read_bytes() == content
-    for trial in sweep.trials():
-        runner.work(trial, whole)
-    same(frame, table(sweep.trials(), whole))
+@pytest.mark.timeout(900)
+def test_side_by_side_equals_one_after_the_other(engine: Engine, tmp_path: Path) -> None:
+    frame = engine.run("short", tmp_path / "a")
+    same(frame, by_hand("short", tmp_path / "b"))
+    assert len(frame) == 2 * 2 * 2
+    before = files(tmp_path / "a")
+    assert engine.run("short", tmp_path / "a").equals(frame)
+    assert files(tmp_path / "a") == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_failed_trial_is_named_and_the_others_are_kept(engine: Engine, tmp_path: Path) -> None:
+    _, err = engine.start("bad", tmp_path).communicate(timeout=SECONDS)
+    pattern = r"SweepError: 1 of 2 trials failed; .*bad, seed 0: DivergenceError: .*step \d+"
+    assert re.search(pattern, err.splitlines()[-1]), err
+    assert table(plan("bad"), tmp_path).variant.unique().tolist() == ["good"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_kill_9_loses_nothing_and_leaves_nothing_behind(engine: Engine, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    script = engine.start("long", folder)
+    wait_until(lambda: script.poll() is not None or (files(folder) and checkpoints(folder)))
+    with pytest.raises(ValueError, match="another sweep works in"):
+        runner.run_trials(plan("long"), folder)
+    workers = engine.workers(script)
+    assert script.poll() is None, "the sweep ended before it was killed"
+    script.kill()
+    script.communicate()
+    assert len(workers) == 2
+    wait_until(lambda: not any(map(name_of, workers)))
+    before = files(folder)
+    assert 1 <= len(before) < 2 * 4
+    frame = engine.run("long", folder)
+    after = files(folder)
+    assert {path: after[path] for path in before} == before
+    same(frame, by_hand("long", tmp_path / "whole"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_trial_whose_worker_is_killed_is_resumed(engine: Engine, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    script = engine.start("long", folder)
+    wait_until(lambda: script.poll() is not None or checkpoints(folder))
+    victim = engine.workers(script)[0]
+    victim.kill()
+    before = checkpoints(folder)
+    while script.poll() is None:  # no step that was saved is taken again
+        now = checkpoints(folder)
+        assert {path: now[path] for path in before if path in now} == {p: before[p] for p in before if p in now}
+        time.sleep(0.01)
+    _, err = script.communicate()
+    assert (script.returncode, err) == (0, "")
+    assert not name_of(victim)
+    same(table(plan("long"), folder), by_hand("long", tmp_path / "whole"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_cluster_is_joined_from_a_long_temporary_folder(ray_cluster: Engine, tmp_path: Path) -> None:
+    """Ray's sockets are where the cluster runs, and a path of a socket holds 107 characters."""
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    assert len(ray_cluster.run("short", tmp_path / "a", TMPDIR=str(long))) == 2 * 2 * 2
