@@ -265,9 +265,7 @@ def test_mistake_ends_with_one_line_and_status_2(name: str, tmp_path: Path, ismk
 def test_mistakes_of_a_sweep_are_found_before_any_work(
     name: str, tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ray
-
-    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("started"))
+    monkeypatch.setattr("ismkit.sweeps.processes.run", lambda *_, **__: pytest.fail("started"))
     assert ismkit_(*MISTAKES[name][0]).status == 2
     assert list(tmp_path.iterdir()) == []
 

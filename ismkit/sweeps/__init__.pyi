@@ -1,4 +1,6 @@
+from . import cluster as cluster
 from . import ladder as ladder
+from . import processes as processes
 from . import runner as runner
 from . import studies as studies
 from . import sweep as sweep
