@@ -97,7 +97,7 @@ def test_pinned_names_are_verified(folder: Path, monkeypatch: pytest.MonkeyPatch
         return folder
 
     monkeypatch.setattr(vae, "_from_hub", from_hub)
-    with pytest.raises(DataError, match=r"is altered, its SHA-256 sum is .*downloads it anew"):
+    with pytest.raises(DataError, match=r"is altered, its SHA-256 sum is .*downloads it again"):
         ImageVAE.load("sd-vae-ft-mse")
     loaded = ImageVAE.load("sd-vae-ft-ema")
     assert asked == [PINNED[name][:2] for name in ("sd-vae-ft-mse", "sd-vae-ft-ema")]

@@ -172,9 +172,9 @@ def test_a_stream_goes_on_as_if_it_had_not_stopped() -> None:
     assert not whole[0].equal(torch.randn(80, 6, generator=stream(0, "noise", 0, 0))[:20])
 
 
-def test_settings_of_the_exact_coupling_are_described_as_before() -> None:
-    # The keys of trials that are already run hold it.
-    assert describe(Coupling(32)) == {"class": "Coupling", "pool": 32, "class_aware": True}
+def test_settings_of_a_coupling_are_described_with_its_kind() -> None:
+    # The keys of trials hold it.
+    assert describe(Coupling(32)) == {"class": "Coupling", "pool": 32, "class_aware": True, "classes": None}
     assert describe(AuctionCoupling(32))["class"] == "AuctionCoupling"
     assert describe(AuctionCoupling(32)) | {"class": "Coupling"} != describe(Coupling(32))
 
