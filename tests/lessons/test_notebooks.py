@@ -358,7 +358,7 @@ def test_a_path_means_that_file_and_no_other(tmp_path: Path, monkeypatch: pytest
     """A notebook of one's own with a name of the kit's is not taken for the kit's; a missing one is an error."""
     monkeypatch.chdir(tmp_path)
     own = tmp_path / "01_flow_matching.ipynb"
-    with pytest.raises(NotebookError, match="01_flow_matching.ipynb is not there: give the path of a notebook"):
+    with pytest.raises(NotebookError, match=r"01_flow_matching\.ipynb is not there: give the path of a notebook"):
         find(own.name)
     own.touch()
     assert find(own.name) == find(str(own)) == own
