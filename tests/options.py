@@ -15,6 +15,7 @@ def grouped(**options: Any) -> dict[str, Any]:
     for group, kind in GROUPS.items():
         given = {name: options.pop(name) for name in kind.__dataclass_fields__.keys() & options.keys()}
         if given:
+            assert group not in options, f"{group} is given whole and in parts: {sorted(given)}"
             found[group] = kind(**given)
     return {**options, **found}
 
@@ -25,7 +26,8 @@ def fit(*args: Any, **options: Any) -> TrainState:
 
 def train_run(*args: Any, **options: Any) -> TrainState:
     """Resumed, as without options, unless they say otherwise."""
-    return runs.train_run(*args, **grouped(**({"resume": True} | options)))
+    default = {} if "saving" in options else {"resume": True}
+    return runs.train_run(*args, **grouped(**(default | options)))
 
 
 def launch(*args: Any, **options: Any) -> TrainState:

@@ -56,6 +56,7 @@ def share_devices(devices: Sequence[str], share: float, workers: int) -> list[st
         workers: at most so many.
 
     Example:
+        >>> from ismkit.sweeps.processes import share_devices
         >>> share_devices(["0", "1"], 0.5, workers=8)
         ['0', '1', '0', '1']
         >>> share_devices(["0", "1"], 0.5, workers=3)
