@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -355,7 +356,7 @@ def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
 def checkpoints(folder: Path) -> dict[Path, int]:
     """Those that are whole, with the times of writing."""
     found = {}
-    for path in folder.glob("runs/*/step_*"):
+    for path in map(Path, glob(str(folder / "runs/*/step_*"))):  # Path.glob fails at a folder that goes meanwhile
         with suppress(FileNotFoundError):
             found[path] = path.stat().st_mtime_ns
     return found
