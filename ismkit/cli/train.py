@@ -79,8 +79,14 @@ def command(
     folder = saving.folder or preset.folder(seed)
     if not saving.resume and (done := saved_steps(folder)):
         raise UsageError(f"{folder} holds checkpoints up to step {done[-1]}: add --resume, or take another --folder")
+    others = preset.other_lengths(seed) if saving.resume and not saving.folder and not saved_steps(folder) else {}
     folder.mkdir(parents=True, exist_ok=True)
     if os.environ.get("RANK", "0") == "0":  # of the processes that a launcher has started
+        for steps, other in others.items():
+            print(
+                f"{other} holds this run with {steps} steps. With {preset.steps} it is another run and begins at step "
+                f"0; to lengthen that one: --folder {other} --resume"
+            )
         print(f"{preset.name}: recipe {preset.recipe.name}, {preset.steps} steps of {preset.batch_size}; in {folder}")
     if logging.tracker is None and imagenet:
         logging = replace(logging, tracker="tensorboard")

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ismkit.data.sets import Labelled
-from ismkit.utils.seeding import stream
+from ismkit.utils.seeding import as_seed, stream
 
 
 @runtime_checkable
@@ -80,14 +80,18 @@ class Batches:
         self.data = data
         self.groups = groups
         self.batch_size = batch_size
-        self.seed = seed
+        self.seed = as_seed(seed)
         self.num_workers = num_workers
         self._check_fits(micro_batches=1)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the order depends on, for the checkpoints of a run."""
-        settings = {"size": self.size, "batch_size": self.batch_size, "seed": self.seed}
+        """What the batches depend on, for the checkpoints of a run, see :func:`ismkit.utils.keys.identity`.
+
+        A :class:`~ismkit.data.sets.Labelled` set is identified by its bytes, :class:`~ismkit.imagenet.latents.Latents`
+        by the checksum of their manifest, a data set of another class by its attribute ``identity``.
+        """
+        settings = {"set": self.data, "batch_size": self.batch_size, "seed": self.seed}
         return settings | ({"groups": self.groups} if self.groups else {})
 
     def stream(self, step: int = 0, micro_batch: int = 0, micro_batches: int = 1) -> Iterator[tuple[Tensor, Tensor]]:

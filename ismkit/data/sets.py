@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ismkit.utils.keys import UNKEYED
 from ismkit.utils.seeding import stream
 
 
@@ -46,7 +47,7 @@ class Labelled(Dataset[tuple[Tensor, Tensor]]):
     x: Tensor
     y: Tensor
     num_classes: int
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] = field(metadata=UNKEYED)
 
     def __post_init__(self) -> None:
         """Refuse sets that cannot be trained on."""

@@ -273,6 +273,11 @@ class Latents(Dataset[tuple[Tensor, Tensor]]):
         for file in progress_bar(self.manifest["files"], show=progress, desc="verifying", unit="file"):
             verify_sha256(self.folder / file["name"], file["sha256"], file["bytes"], REMEDY)
 
+    @property
+    def identity(self) -> str:
+        """The checksum of the manifest, which has those of all files."""
+        return self.manifest["sha256"]
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process maps the files itself: pickled maps would carry all latents along.
         return type(self), (self.folder,)

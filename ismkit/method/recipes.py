@@ -36,6 +36,7 @@ from ismkit.method.guidance import Strengths, cfg, intrinsic_velocity
 from ismkit.method.path import Network, Query, StepGrid, expand_as
 from ismkit.method.rows import Rows
 from ismkit.method.wavelet import Distance, WaveletDistance, geometric_weights, l2, unit_weights
+from ismkit.utils.keys import UNKEYED
 
 
 class TargetRule(Protocol):
@@ -288,7 +289,7 @@ class Recipe:
         tensor(111.)
     """
 
-    name: str
+    name: str = field(metadata=UNKEYED)
     rows: Rows
     target: TargetRule
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ismkit.training.runs import Run
 from ismkit.utils.files import CHECKOUT, replacing
+from ismkit.utils.keys import identity_sum
 from ismkit.utils.settings import describe
 
 #: The studies of a checkout: scripts, and beside them their results.
@@ -34,7 +35,8 @@ def run_study(
     """Do what the file of a study does not hold yet, seed by seed, and write it after each run, atomically.
 
     Args:
-        path: of the JSON file: ``variants`` (the settings of each), ``results`` (one entry per variant and seed).
+        path: of the JSON file: ``variants`` (the settings of each, to be read), ``keys`` (a checksum of each),
+            ``results`` (one entry per variant and seed).
         variants: the run of each, by name.
         seeds: each trains every variant with the same initial weights, data and noise, so that differences pair.
         work: trains a run with a seed and returns what it measured, anything JSON.
@@ -43,7 +45,8 @@ def run_study(
         All results in the file.
 
     Raises:
-        ValueError: if the file holds results of a variant of this name with other settings.
+        ValueError: if the file holds results of a variant of this name with other settings, or settings cannot be told
+            from others.
 
     Example:
         A third seed is added; the first two are not done again:
@@ -64,12 +67,13 @@ def run_study(
         [1.0, 0.5]
     """
     path = Path(path)
-    held = json.loads(path.read_text()) if path.exists() else {"variants": {}, "results": []}
-    settings = {name: describe(run) for name, run in variants.items()}
-    for name in settings.keys() & held["variants"].keys():
-        if json.loads(json.dumps(settings[name])) != held["variants"][name]:
+    held = {"variants": {}, "keys": {}, "results": []} | (json.loads(path.read_text()) if path.exists() else {})
+    keys = {name: identity_sum(run, name) for name, run in variants.items()}
+    for name in keys.keys() & held["variants"].keys():
+        if keys[name] != held["keys"].get(name):
             raise ValueError(f"{path} holds results of {name!r} with other settings: name another file")
-    held["variants"] |= settings
+    held["variants"] |= {name: describe(run) for name, run in variants.items()}
+    held["keys"] |= keys
     done = {(result["variant"], result["seed"]) for result in held["results"]}
     for seed in seeds:
         for name, run in variants.items():

@@ -20,8 +20,10 @@ from ismkit.evaluation.judges import Setting
 from ismkit.method.recipes import velocity_target
 from ismkit.sweeps.studies import mean_interval
 from ismkit.training.runs import Run, change_run
-from ismkit.utils.files import json_sum, replacing
-from ismkit.utils.settings import describe, get
+from ismkit.utils.files import replacing
+from ismkit.utils.keys import add_cells, cells, identity_sum
+from ismkit.utils.seeding import as_seed
+from ismkit.utils.settings import get
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,12 +58,21 @@ class Trial:
     settings: tuple[Setting, ...]
     labels: tuple[tuple[str, Any], ...] = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", as_seed(self.seed))
+
     @property
     def key(self) -> str:
-        """Checksum of what is trained (run and seed), 12 hexadecimal digits."""
-        recipe = dataclasses.replace(self.run.recipe, name="")
-        settings = dataclasses.replace(self.run, name="", about="", recipe=recipe)  # what it is called changes nothing
-        return json_sum([describe(settings), self.seed])[:12]
+        """Checksum of what is trained (run and seed), 12 hexadecimal digits; ValueError for settings without one."""
+        return identity_sum({"run": self.run, "seed": self.seed})[:12]
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.key  # noqa: B018 - what the run needs of a notebook's cells is read here, and goes along
+        return {**self.__dict__, "_cells": cells()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        add_cells(state.pop("_cells"))
+        self.__dict__.update(state)
 
     @property
     def cost(self) -> float:

@@ -28,9 +28,9 @@ from ismkit.training import checkpoint, distributed
 from ismkit.training.checkpoint import resume_run, save_run
 from ismkit.training.distributed import is_wrapped, on_main_process
 from ismkit.training.options import Engine, Saving, check_count
+from ismkit.utils.keys import identity
 from ismkit.utils.progress import progress_bar
-from ismkit.utils.seeding import stream
-from ismkit.utils.settings import describe
+from ismkit.utils.seeding import as_seed, stream
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,9 @@ def check(
     seed: int,
     engine: Engine,
     accelerator: Accelerator,
-) -> None:
-    """Raise ValueError unless the parts of a training fit together; nothing is read or computed."""
-    check_count("steps", steps)
-    if type(seed) is not int:
-        raise ValueError(f"seed must be an integer, got {seed!r}")
+) -> tuple[int, int]:
+    """Steps and seed as Python's integers; ValueError unless the parts of a training fit together. Nothing is read."""
+    steps, seed = check_count("steps", steps), as_seed(seed)
     _check_accelerator(accelerator, engine)
     if is_wrapped(net):
         raise ValueError(
@@ -113,6 +111,7 @@ def check(
     if (classes := getattr(batches.data, "num_classes", 0)) > net.num_classes:  # type: ignore[operator]
         raise ValueError(f"net knows {net.num_classes} classes, but the data has {classes}")
     recipe.rows.blocks(batches.batch_size)
+    return steps, seed
 
 
 def _check_accelerator(accelerator: Accelerator, engine: Engine) -> None:
@@ -132,13 +131,54 @@ def _check_accelerator(accelerator: Accelerator, engine: Engine) -> None:
         raise ValueError("accelerator has mixed_precision 'fp16': use 'bf16' or 'no'")
 
 
-def check_folder(saving: Saving, accelerator: Accelerator) -> None:
+def check_folder(saving: Saving, optim: Optim, steps: int, accelerator: Accelerator) -> None:
     """Raise ValueError, on every process, unless ``saving`` fits the checkpoints that its folder holds."""
     if (folder := saving.folder) is None:
         if saving.resume or saving.save_every is not None:
             raise ValueError("resume and save_every need a folder, that of the checkpoints")
     elif not saving.resume and (done := on_main_process(accelerator, lambda: checkpoint.saved_steps(folder))):
         raise ValueError(f"{folder} holds checkpoints up to step {done[-1]}: resume, or take another folder")
+    else:
+        _check_length(folder, saving, optim, steps, accelerator)
+
+
+def _check_length(folder: Path, saving: Saving, optim: Optim, steps: int, accelerator: Accelerator) -> None:
+    """Raise ValueError, on every process, unless the run in a folder can be resumed to ``steps`` in all."""
+
+    def read() -> tuple[int, int | None] | None:
+        done = [saving.from_step] if saving.from_step else checkpoint.saved_steps(folder)
+        return (done[-1], checkpoint.saved_setting(folder, done[-1], "steps")) if done else None
+
+    if (held := on_main_process(accelerator, read)) is None:
+        return
+    done, planned = held
+    if steps < done:
+        raise ValueError(f"steps must be at least the {done} that are done in {folder}, got {steps}")
+    if planned and optim.rate(done - 1, steps) != optim.rate(done - 1, planned):
+        raise ValueError(
+            f"steps must be {planned}, as {folder} was started with, got {steps}: its learning rate had begun to fall "
+            f"by step {done}. Resume from an earlier step, or take another folder"
+        )
+
+
+def settings_of(
+    recipe: Recipe, net: nn.Module, batches: Batches, optim: Optim, seed: int, engine: Engine, accelerator: Accelerator
+) -> dict[str, Any]:
+    """What a training depends on, for its checkpoints; ValueError for what cannot be told from something else.
+
+    A network counts by its class and ``config``, or by what it prints where it has none. The number of steps does not
+    count: it only changes the schedule, see :func:`check_folder`.
+    """
+    grid = getattr(getattr(net, "conditioning", None), "grid", None)
+    settings = {
+        "recipe": recipe,
+        "optim": optim,
+        "seed": seed,
+        "data": batches.settings,
+        "net": {"class": type(net), "config": getattr(net, "config", None) or str(net), "grid": grid},
+        "precision": accelerator.mixed_precision,
+    }
+    return {**identity(settings), "micro_batches": engine.micro_batches}  # a number: a resumed run reads it
 
 
 def finite_losses(recent: list[Tensor], step: int, folder: Path | None) -> list[float]:
@@ -287,18 +327,10 @@ def fit(
     optim, engine, saving = optim or Optim(), engine or Engine(), saving or Saving()
     accelerator = accelerator or distributed.accelerator(engine.mode, engine.precision)
     engine = with_micro_batches(engine, saving, accelerator)
-    check(recipe, net, batches, steps, seed, engine, accelerator)
-    check_folder(saving, accelerator)
-    settings = describe(
-        {
-            "recipe": recipe,
-            "optim": optim,
-            "seed": seed,
-            "micro_batches": engine.micro_batches,
-            "data": batches.settings,
-            "net": {"class": type(net).__name__, **getattr(net, "config", {})},
-        }
-    )
+    steps, seed = check(recipe, net, batches, steps, seed, engine, accelerator)
+    check_folder(saving, optim, steps, accelerator)
+    saves = saving.folder is not None
+    settings = settings_of(recipe, net, batches, optim, seed, engine, accelerator) if saves else {}
     state = _prepare(recipe, net, optim, engine, accelerator)
     if saving.folder is not None and saving.resume:
         state.step = resume_run(saving.folder, saving.from_step, state, settings, accelerator)
@@ -307,7 +339,7 @@ def fit(
     micro = _MicroBatches(recipe, state, batches, seed, steps, engine, accelerator)
     called = [hook for hook in hooks if accelerator.is_main_process or getattr(hook, "everywhere", False)]
     recent: list[Tensor] = []
-    show, saves = (progress if accelerator.is_main_process else False), saving.folder is not None
+    show = progress if accelerator.is_main_process else False
     with micro, ExitStack() as at_end:
         bar = at_end.enter_context(progress_bar(show=show, total=steps, initial=start, desc=recipe.name, unit="step"))
         asked_to_end = at_end.enter_context(distributed.listening(saves))
@@ -325,7 +357,7 @@ def fit(
                 state.losses += finite_losses(recent, state.step, saving.folder)
                 bar.set_postfix(loss=f"{state.losses[-1]:.4f}", refresh=False)
             if save:
-                save_run(saving.folder, state, settings, accelerator)  # type: ignore[arg-type]
+                save_run(saving.folder, state, settings | {"steps": steps}, accelerator)  # type: ignore[arg-type]
             report = StepReport(state.step, loss, query, distance.detach(), grad_norm, lr)
             for hook in called:
                 hook(state, report)

@@ -6,15 +6,21 @@ shown. The command line reads them by their names (``ismkit train --help``).
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 
-def check_count(name: str, value: object) -> None:
-    """Raise ValueError unless ``value`` is an integer of at least 1."""
-    if type(value) is not int or value < 1:
+def check_count(name: str, value: Any) -> int:
+    """The value as Python's int, whatever kind of integer it is; ValueError unless it is one of at least 1."""
+    try:
+        count = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    return count
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Engine:
             if (value := getattr(self, name)) not in kinds:
                 raise ValueError(f"{name} must be one of {', '.join(kinds)}, got {value!r}")
         if self.micro_batches is not None:
-            check_count("micro_batches", self.micro_batches)
+            object.__setattr__(self, "micro_batches", check_count("micro_batches", self.micro_batches))
 
 
 @dataclass(frozen=True)
@@ -81,14 +87,13 @@ class Saving:
     def __post_init__(self) -> None:
         if self.folder is not None:
             object.__setattr__(self, "folder", Path(self.folder).expanduser())
-        if self.save_every is not None:
-            check_count("save_every", self.save_every)
+        for name in ("save_every", "from_step"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, check_count(name, value))
         if type(self.resume) is not bool:
             raise ValueError(f"resume must be True or False, got {self.resume!r}; from_step names a checkpoint")
-        if self.from_step is not None:
-            check_count("from_step", self.from_step)
-            if not self.resume:
-                raise ValueError("from_step goes with resume=True")
+        if self.from_step is not None and not self.resume:
+            raise ValueError("from_step goes with resume=True")
 
 
 @dataclass(frozen=True)
@@ -120,4 +125,4 @@ class Logging:
             raise ValueError(f"tracker must be one of tensorboard, none, got {self.tracker!r}")
         for name in ("log_every", "samples_every"):
             if (value := getattr(self, name)) is not None:
-                check_count(name, value)
+                object.__setattr__(self, name, check_count(name, value))

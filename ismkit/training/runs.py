@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,10 +23,13 @@ from ismkit.method.recipes import RECIPES, Recipe
 from ismkit.method.wavelet import WaveletDistance, l2
 from ismkit.models.nets import PRESETS, DiT, ToyMLP
 from ismkit.training import distributed
+from ismkit.training.checkpoint import saved_setting
 from ismkit.training.loop import Hook, Optim, TrainState, fit, with_micro_batches
-from ismkit.training.options import Engine, Saving
-from ismkit.utils.files import json_sum, out_dir
-from ismkit.utils.settings import change, describe
+from ismkit.training.options import Engine, Saving, check_count
+from ismkit.utils.files import out_dir
+from ismkit.utils.keys import UNKEYED, identity, identity_sum
+from ismkit.utils.seeding import as_seed
+from ismkit.utils.settings import change
 
 
 def _fashion_latents(count: int | None = None) -> Labelled:
@@ -150,11 +154,11 @@ class Run:
         3
     """
 
-    name: str
-    about: str
+    name: str = field(metadata=UNKEYED)
+    about: str = field(metadata=UNKEYED)
     load: Callable[..., Labelled]
     net: Callable[..., nn.Module]
-    adapt: Callable[[Recipe], Recipe]
+    adapt: Callable[[Recipe], Recipe] = field(metadata=UNKEYED)  # makes other runs of this one
     recipe: Recipe
     steps: int
     batch_size: int
@@ -163,18 +167,31 @@ class Run:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
-            if type(value := getattr(self, name)) is not int or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+            object.__setattr__(self, name, check_count(name, getattr(self, name)))
 
     def build(self, num_classes: int, seed: int = 0) -> nn.Module:
         """The network with initial weights drawn from ``seed`` (the global generator is left alone)."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(as_seed(seed))
             return self.net(num_classes=num_classes)
 
     def folder(self, seed: int = 0) -> Path:
-        """Where this run's checkpoints go: ``out/runs/NAME-SEED-...``, another one for other settings."""
-        return out_dir() / "runs" / f"{self.name}-{seed}-{json_sum(describe(self))[:8]}"
+        """Where this run's checkpoints go: ``out/runs/NAME-SEED-...``, another one for other settings.
+
+        Raises:
+            ValueError: for settings that cannot be told from others, such as a lambda; the message names them.
+        """
+        return out_dir() / "runs" / f"{self.name}-{as_seed(seed)}-{identity_sum(self)[:8]}"
+
+    def other_lengths(self, seed: int = 0) -> dict[int, Path]:
+        """The folders in ``out/runs`` of this run with another number of steps, by that number."""
+        found: dict[int, Path] = {}
+        for folder in sorted((out_dir() / "runs").glob(f"{glob.escape(self.name)}-{as_seed(seed)}-*")):
+            steps = saved_setting(folder, None, "steps")
+            if isinstance(steps, int) and steps not in (0, self.steps):
+                other = dataclasses.replace(self, steps=steps).folder(seed)
+                found |= {steps: folder} if other == folder else {}
+        return found
 
 
 _GAUSSIANS = Run(
@@ -354,7 +371,8 @@ def train_run(
         The final state; sample with ``state.ema.slow``. Its ``losses`` are those of this call alone.
 
     Raises:
-        ValueError: if the rows of a step cannot be split so, before the network is built.
+        ValueError: if the rows of a step cannot be split so, before the network is built; for settings that cannot be
+            told from others, see :func:`ismkit.utils.keys.identity`, before the data are loaded.
 
     Example:
         >>> import dataclasses, tempfile
@@ -375,6 +393,7 @@ def train_run(
             f"batch_size must be a multiple of the {engine.micro_batches} micro-batches of a step, got {run.batch_size}"
         )
     run.recipe.rows.blocks(size)
+    identity({"recipe": run.recipe, "optim": run.optim})  # what cannot be keyed is refused before the data are loaded
     data = run.load() if data is None else data
     coupling = run.recipe.coupling
     groups = ClassGroups(coupling.pool, coupling.classes) if coupling.classes else None

@@ -1,4 +1,5 @@
 from . import files as files
+from . import keys as keys
 from . import pictures as pictures
 from . import progress as progress
 from . import seeding as seeding
@@ -13,6 +14,7 @@ from .files import out_dir as out_dir
 from .files import replacing as replacing
 from .files import verify_sha256 as verify_sha256
 from .files import weights_file as weights_file
+from .keys import identity as identity
 from .pictures import tile as tile
 from .pictures import write_png as write_png
 from .progress import progress_bar as progress_bar

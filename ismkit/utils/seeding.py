@@ -3,8 +3,38 @@
 from __future__ import annotations
 
 import hashlib
+import operator
+from typing import Any
 
 import torch
+
+
+def as_seed(seed: Any, name: str = "seed") -> int:
+    """Read a seed, or another whole number, as Python's int, whose text names a stream; NumPy's have other texts.
+
+    Args:
+        seed: an integer of any kind, but no truth value.
+        name: of the argument, for the message.
+
+    Returns:
+        The number.
+
+    Raises:
+        ValueError: for anything else.
+
+    Example:
+        >>> import numpy as np
+        >>> from ismkit.utils.seeding import as_seed
+        >>> as_seed(np.int64(3))
+        3
+        >>> as_seed(3.0)
+        Traceback (most recent call last):
+        ValueError: seed must be an integer, got 3.0
+    """
+    try:
+        return operator.index(None if isinstance(seed, bool) else seed)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ValueError(f"{name} must be an integer, got {seed!r}") from error
 
 
 def stream(seed: int, *place: int | str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -15,11 +45,14 @@ def stream(seed: int, *place: int | str, device: torch.device | str = "cpu") -> 
 
     Args:
         seed: the seed of the run.
-        place: numbers and texts that name the place.
+        place: whole numbers and texts that name the place.
         device: of the generator.
 
     Returns:
         A new generator, at the start of its stream.
+
+    Raises:
+        ValueError: if the seed or a number is no integer.
 
     Example:
         The noise of step 7 can be drawn without drawing that of steps 0 to 6 first:
@@ -32,5 +65,6 @@ def stream(seed: int, *place: int | str, device: torch.device | str = "cpu") -> 
         >>> before[6].equal(before[7])
         False
     """
-    digest = hashlib.sha256(repr((seed, *place)).encode()).digest()
+    where = tuple(part if type(part) in (int, str) else as_seed(part, "place") for part in place)
+    digest = hashlib.sha256(repr((as_seed(seed), *where)).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -1,4 +1,7 @@
-"""Settings as values: described by plain JSON, changed by their path, and read from text by the type they have."""
+"""Settings as values: described by plain JSON, changed by their path, and read from text by the type they have.
+
+Descriptions are for people and model cards; keys are made of :func:`ismkit.utils.keys.identity`, which tells more.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import inspect
 import math
 import operator
 import re
+import sys
 import types
 from collections.abc import Mapping
 from functools import partial
@@ -17,11 +21,14 @@ T = TypeVar("T")
 
 
 def describe(value: Any) -> Any:
-    """Write settings as plain JSON values: dataclasses become dicts with their class, functions their names.
+    """Write settings as plain JSON values for readers: dataclasses become dicts with their class, functions names.
+
+    Names of functions and classes outside the kit have their module. Equal descriptions do not mean equal settings: two
+    functions may have one name. Keys are made of :func:`ismkit.utils.keys.identity`.
 
     Args:
-        value: numbers, texts, None, dataclasses, functions, ``functools.partial`` calls, and lists, tuples and dicts of
-            them.
+        value: numbers, also NumPy's, texts, None, dataclasses, functions, ``functools.partial`` calls, and lists,
+            tuples and dicts of them.
 
     Returns:
         The same as dicts, lists, numbers and texts. Infinity and NaN, which JSON does not have, become texts.
@@ -36,9 +43,10 @@ def describe(value: Any) -> Any:
         >>> describe({"clip": float("inf")})
         {'clip': 'inf'}
     """
+    value = plain(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"class": type(value).__name__, **fields}
+        return {"class": _called(type(value)), **fields}
     if isinstance(value, dict):
         return {str(key): describe(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -51,7 +59,38 @@ def describe(value: Any) -> Any:
         return value
     if not hasattr(value, "__qualname__"):
         raise TypeError(f"settings hold numbers, texts, dataclasses and functions, not {type(value).__name__}")
-    return value.__qualname__
+    return _called(value)
+
+
+def plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, which have other texts; anything else as it is.
+
+    Example:
+        >>> import numpy as np
+        >>> from ismkit.utils.settings import plain
+        >>> plain(np.int64(3)), plain(np.float64(0.5)), plain(3)
+        (3, 0.5, 3)
+    """
+    numpy = sys.modules.get("numpy")  # a value of it cannot be there before it is imported
+    return value.item() if numpy is not None and isinstance(value, numpy.generic) else value
+
+
+def in_kit(value: Any) -> bool:
+    """Whether a function or class is one of this kit's.
+
+    Example:
+        >>> from ismkit import l2
+        >>> from ismkit.utils.settings import in_kit
+        >>> in_kit(l2), in_kit(max)
+        (True, False)
+    """
+    return (getattr(value, "__module__", None) or "").partition(".")[0] == __name__.partition(".")[0]
+
+
+def _called(value: Any) -> str:
+    """The name of a function or class; outside the kit with its module."""
+    module = getattr(value, "__module__", None)
+    return value.__qualname__ if in_kit(value) or not module else f"{module}.{value.__qualname__}"
 
 
 def change(settings: T, path: str, value: Any) -> T:

@@ -1,0 +1,362 @@
+"""What settings are, as text: equal texts mean equal results, and what has no such text is refused.
+
+Folders of runs, trials of a sweep and checkpoints are found again by their settings. A key that forgets what changes
+the result gives back another experiment's weights; :func:`identity` is what all keys are made of.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import dis
+import enum
+import functools
+import hashlib
+import inspect
+import linecache
+import sys
+import sysconfig
+import types
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import PurePath
+from typing import Any
+
+from ismkit.utils.files import json_sum
+from ismkit.utils.settings import in_kit, plain
+
+#: Metadata of a dataclass's field that changes no result: ``field(metadata=UNKEYED)``.
+UNKEYED = {"keyed": False}
+REMEDY = "make it a frozen dataclass or a function of a module"
+
+#: Lines of files that exist in this process alone, such as the cells of a notebook, as far as they were used.
+_CELLS: dict[str, list[str]] = {}
+
+
+def identity(value: Any, name: str = "") -> dict[str, str]:
+    """Write settings as texts by their path, which differ where anything differs that can change a result.
+
+    ======================  ===============================================================================
+    numbers, texts, None    type and value: ``1``, ``1.0``, ``True`` and ``"1"`` are four; NumPy's are Python's
+    lists, tuples, dicts    kind and parts; the order of a dict's keys does not matter
+    tensors, arrays         dtype, shape and a checksum of the bytes
+    frozen dataclasses      class and fields, but those that are marked :data:`UNKEYED`
+    ``functools.partial``   its parts
+    functions of the kit    module and name; classes too
+    other functions         module, name, source without comments, layout and docstring, default arguments, and the
+                            globals that it uses: values, functions and classes in the same way
+    other classes           module, name, bases, methods and plain attributes
+    objects                 class and ``identity``, where they have that attribute: a text, or other settings here
+    ======================  ===============================================================================
+
+    Not seen are the insides of the kit and of installed packages (they are named), what a function reaches through
+    another module (``module.TABLE``), a file or the environment, and attributes that were set on a function.
+
+    Refused are lambdas (two on a line have one source), closures (what they hold can change, and no card can show it),
+    functions without source, and any other object.
+
+    Args:
+        value: settings.
+        name: of the whole, the beginning of every path.
+
+    Returns:
+        A text for each path, such as ``optim.lr``.
+
+    Raises:
+        ValueError: for what has no identity; the message names the setting.
+
+    Example:
+        >>> from ismkit import Coupling, l2
+        >>> from ismkit.utils import identity
+        >>> identity({"clip": 1.0, "distance": l2})
+        {'': 'dict of clip, distance', 'clip': '1.0', 'distance': 'ismkit.method.wavelet.l2'}
+        >>> identity(Coupling(pool=8), "coupling")["coupling.pool"]
+        '8'
+        >>> identity({"distance": lambda prediction, target: 0.0})
+        Traceback (most recent call last):
+        ValueError: distance is a lambda, which has no identity: make it a frozen dataclass or a function of a module
+    """
+    return dict(_leaves(value, name, ()))
+
+
+def identity_sum(value: Any, name: str = "") -> str:
+    """Compute the SHA-256 checksum of :func:`identity`.
+
+    Args:
+        value: settings.
+        name: of the whole, for the message.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        ValueError: for what has no identity.
+
+    Example:
+        >>> from ismkit.utils.keys import identity_sum
+        >>> identity_sum({"steps": 1, "lr": 0.1}) == identity_sum({"lr": 0.1, "steps": 1})
+        True
+        >>> identity_sum({"steps": 1}) == identity_sum({"steps": True})
+        False
+    """
+    return json_sum(identity(value, name))
+
+
+def cells() -> dict[str, list[str]]:
+    """The sources used so far that no file holds, for :func:`add_cells` in another process."""
+    return dict(_CELLS)
+
+
+def add_cells(sources: Mapping[str, list[str]]) -> None:
+    """Make the sources of another process, which :func:`cells` gave there, known in this one."""
+    for file, lines in sources.items():
+        # No time of change: linecache keeps such an entry, as it does those of IPython.
+        linecache.cache.setdefault(file, (sum(map(len, lines)), None, list(lines), file))
+
+
+def _refuse(path: str, what: str) -> ValueError:
+    return ValueError(f"{path or 'the setting'} {what}: {REMEDY}")
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _leaves(value: Any, path: str, around: tuple[Any, ...]) -> Iterator[tuple[str, str]]:
+    """Paths and texts; ``around`` are the functions and classes whose identity this is a part of."""
+    value = plain(value)
+    if (text := _text(value, path, around)) is not None:
+        yield path, text
+        return
+    what, parts = _parts(value, path)
+    yield path, what
+    for name, part in parts.items():
+        yield from _leaves(part, f"{path}{name}" if name.startswith("[") else _join(path, name), around)
+
+
+def _text(value: Any, path: str, around: tuple[Any, ...]) -> str | None:
+    """The identity of what has no parts."""
+    if value is None or type(value) in (bool, int, float, complex, str):
+        return repr(value)
+    if isinstance(value, bytes | bytearray):
+        return f"bytes {hashlib.sha256(value).hexdigest()}"
+    if isinstance(value, enum.Enum):
+        return f"{_name(type(value))}.{value.name}"
+    if isinstance(value, PurePath):
+        return f"path {str(value)!r}"
+    if isinstance(value, functools._lru_cache_wrapper):
+        value = value.__wrapped__
+    if isinstance(value, types.FunctionType):
+        return _name(value) if _is_named(value) else _function(value, path, around)
+    if isinstance(value, type):
+        return _name(value) if _is_named(value) else _class(value, path, around)
+    return _tensor(value)
+
+
+def _parts(value: Any, path: str) -> tuple[str, dict[str, Any]]:
+    """What a value is, and its parts by the rest of their path."""
+    if type(value) in (list, tuple):
+        return f"{type(value).__name__} of {len(value)}", {f"[{i}]": part for i, part in enumerate(value)}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return "named tuple", {"class": type(value), **value._asdict()}  # type: ignore[attr-defined]
+    if isinstance(value, set | frozenset):
+        parts = sorted(value, key=lambda part: sorted(_leaves(part, path, ())))
+        return f"{type(value).__name__} of {len(value)}", {f"[{i}]": part for i, part in enumerate(parts)}
+    if type(value) is dict:
+        named = {_key(key, path): part for key, part in value.items()}
+        return f"dict of {', '.join(sorted(named))}", dict(sorted(named.items()))
+    if isinstance(value, partial):
+        given = {f"[{i}]": part for i, part in enumerate(value.args)} | dict(sorted(value.keywords.items()))
+        return f"call with {', '.join(given)}", {"(function)": value.func, **given}
+    if isinstance(value, types.MethodType):
+        return f"method {value.__name__}", {"(object)": value.__self__}
+    if _is_frozen(value):
+        fields = [field.name for field in dataclasses.fields(value) if field.metadata.get("keyed", True)]
+        return _name(type(value)), {
+            **({} if _is_named(type(value)) else {"(class)": type(value)}),
+            **{field: getattr(value, field) for field in fields},
+        }
+    if (own := getattr(value, "identity", None)) is not None and not callable(own):
+        return _name(type(value)), {"identity": own}
+    kind = f"a {type(value).__name__} that is not frozen" if dataclasses.is_dataclass(value) else type(value).__name__
+    if isinstance(value, types.BuiltinFunctionType):
+        raise _refuse(path, f"is {value.__name__}, whose source cannot be had")
+    raise _refuse(path, f"is an object ({kind}), which has no identity")
+
+
+def _key(key: Any, path: str) -> str:
+    key = plain(key)
+    if key is not None and type(key) not in (bool, int, float, str):
+        raise _refuse(path, f"has the key {key!r}, which is no number or text")
+    return key if isinstance(key, str) and key.isidentifier() else f"[{key!r}]"
+
+
+def _is_named(value: Any) -> bool:
+    """Whether the name of a function or class of the kit says which it is."""
+    found: Any = sys.modules.get(value.__module__) if in_kit(value) else None
+    for part in value.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is value
+
+
+def _is_frozen(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and value.__dataclass_params__.frozen  # type: ignore[union-attr]
+
+
+def _name(value: Any) -> str:
+    return f"{value.__module__}.{value.__qualname__}"
+
+
+def _tensor(value: Any) -> str | None:
+    """A tensor or an array, by its bytes."""
+    if (torch := sys.modules.get("torch")) and isinstance(value, torch.dtype | torch.device):
+        return str(value)
+    if torch and isinstance(value, torch.Tensor):
+        kind, shape = str(value.dtype), tuple(value.shape)
+        value = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    elif (numpy := sys.modules.get("numpy")) and isinstance(value, numpy.ndarray) and not value.dtype.hasobject:
+        kind, shape = f"numpy.{value.dtype}", value.shape
+        value = numpy.ascontiguousarray(value).reshape(-1).view(numpy.uint8)
+    else:
+        return None
+    return f"{kind} {shape} {hashlib.sha256(value.data).hexdigest()}"
+
+
+def _function(function: types.FunctionType, path: str, around: tuple[Any, ...]) -> str:
+    """A function outside the kit: its name, and a checksum of source, defaults and globals."""
+    if hasattr(function, "__wrapped__") and _is_installed(function.__globals__.get("__name__", "")):
+        function = function.__wrapped__  # its source has the decorator, such as torch.no_grad()
+    code = function.__code__
+    if function in around:
+        return f"{_name(function)}, itself"
+    if function.__name__ == "<lambda>":
+        raise _refuse(path, "is a lambda, which has no identity")
+    if free := [name for name in code.co_freevars if name != "__class__"]:
+        raise _refuse(path, f"is {function.__qualname__}, a closure over {', '.join(free)}, which has no identity")
+    if (found := _source(code)) is None:
+        raise _refuse(path, f"is {function.__qualname__}, whose source cannot be had, or was changed after its import")
+    around, (source, decorators) = (*around, function), found
+    parts: dict[str, Any] = {"source": source}
+    for name, default in (("defaults", function.__defaults__), ("keywords", function.__kwdefaults__)):
+        parts |= _leaves(default, _join(path, f"({name})"), around)
+    for name in sorted((_globals(code) | decorators) & function.__globals__.keys()):
+        parts[f"global {name}"] = _global(function.__globals__[name], _join(path, f"(global {name})"), around)
+    parts = {key.removeprefix(path): text for key, text in parts.items()}  # wherever it is used
+    return f"{_name(function)}, source {json_sum(parts)[:16]}"
+
+
+def _class(kind: type, path: str, around: tuple[Any, ...]) -> str:
+    """A class outside the kit: its name, and a checksum of bases, methods and plain attributes."""
+    if kind in around:
+        return f"{_name(kind)}, itself"
+    around = (*around, kind)
+    parts = {"bases": [_global(base, path, around) for base in kind.__bases__]}
+    for name, member in vars(kind).items():
+        where = _join(path, name)
+        for function in _functions(member):
+            if _is_written(function):
+                parts[f"{name}, {function.__name__}"] = [_function(function, where, around)]
+        if name.startswith("__") or name in getattr(kind, "__dataclass_fields__", ()):
+            continue
+        if not _functions(member) and not inspect.isdatadescriptor(member) and not name.startswith("_abc_"):
+            parts[name] = [_global(member, where, around)]
+    return f"{_name(kind)}, source {json_sum(parts)[:16]}"
+
+
+def _functions(member: Any) -> list[types.FunctionType]:
+    """The functions in an attribute of a class."""
+    found = [member]
+    if isinstance(member, property):
+        found = [member.fget, member.fset, member.fdel]
+    elif isinstance(member, staticmethod | classmethod):
+        found = [member.__func__]
+    elif isinstance(member, functools.cached_property):
+        found = [member.func]
+    return [function for function in found if isinstance(function, types.FunctionType)]
+
+
+def _is_written(function: types.FunctionType) -> bool:
+    """Whether a method is the author's, and not made by ``dataclass``, whose settings are the fields."""
+    return inspect.unwrap(function).__code__.co_filename != "<string>"
+
+
+def _global(value: Any, path: str, around: tuple[Any, ...]) -> str:
+    """What a function outside the kit uses: installed packages are named, the rest has its identity."""
+    if isinstance(value, types.ModuleType):
+        return f"module {value.__name__}"
+    module = getattr(value, "__module__", None)
+    if isinstance(module, str) and hasattr(value, "__qualname__") and _is_installed(module):
+        return _name(value)
+    if isinstance(value, types.BuiltinFunctionType):  # torch.relu says no module
+        return f"builtin {value.__name__}"
+    return json_sum(dict(_leaves(value, path, around)))
+
+
+def _is_installed(module: str) -> bool:
+    """Whether a module is one of Python, or stands in the folders of installed packages."""
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names and top != "__main__":
+        return True
+    file = getattr(sys.modules.get(top), "__file__", None) or ""
+    return any(file.startswith(sysconfig.get_path(kind)) for kind in ("purelib", "platlib"))
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
+
+
+def _globals(code: types.CodeType) -> set[str]:
+    """Names that a function, and those inside it, look up outside of it."""
+    return {
+        step.argval for part in _codes(code) for step in dis.get_instructions(part) if step.opname.startswith("LOAD_GL")
+    }
+
+
+def _source(code: types.CodeType) -> tuple[str, set[str]] | None:
+    """The source of a function in memory, without comments, layout and docstring, and the names in its decorators."""
+    linecache.checkcache(code.co_filename)
+    if not (lines := linecache.getlines(code.co_filename)):
+        return None
+    entry = linecache.cache.get(code.co_filename)
+    if entry is not None and len(entry) == 4 and entry[1] is None:
+        _CELLS[code.co_filename] = lines
+    try:
+        compiled, nodes = _read("".join(lines))
+    except (SyntaxError, ValueError):
+        return None
+    # The file may have been edited since: what compiles to another function is not its source.
+    places = ((found.co_firstlineno, found.co_name) for found in compiled if _alike(found, code))
+    return next((nodes[place] for place in places if place in nodes), None)
+
+
+def _alike(a: types.CodeType, b: types.CodeType) -> bool:
+    """Whether two functions do the same, wherever in their file they are."""
+    fields = ("co_qualname", "co_code", "co_names", "co_varnames", "co_freevars", "co_argcount", "co_flags")
+    if any(getattr(a, field) != getattr(b, field) for field in fields) or len(a.co_consts) != len(b.co_consts):
+        return False
+    return all(
+        _alike(x, y) if isinstance(x, types.CodeType) and isinstance(y, types.CodeType) else repr(x) == repr(y)
+        for x, y in zip(a.co_consts, b.co_consts, strict=True)
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _read(text: str) -> tuple[list[types.CodeType], dict[tuple[int, str], tuple[str, set[str]]]]:
+    """The functions of a file: as code; and by first line and name as text, with the names in their decorators."""
+    compiled = list(_codes(compile(text, "<source>", "exec", dont_inherit=True)))
+    found = list(ast.walk(ast.parse(text)))
+    for node in found:
+        kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    nodes = {}
+    for node in found:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            decorators = node.decorator_list
+            names = {part.id for each in decorators for part in ast.walk(each) if isinstance(part, ast.Name)}
+            first = min([node.lineno, *(each.lineno for each in decorators)])
+            nodes[first, node.name] = ast.unparse(node), names
+    return compiled, nodes
