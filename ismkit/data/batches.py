@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ismkit.data.sets import Labelled
-from ismkit.utils.seeding import as_seed, stream
+from ismkit.utils.seeding import as_integer, stream
 
 
 @runtime_checkable
@@ -79,8 +79,8 @@ class Batches:
             raise ValueError(f"groups need data with the classes of all rows as y (n,), {type(data).__name__} has none")
         self.data = data
         self.groups = groups
-        self.batch_size = batch_size
-        self.seed = as_seed(seed)
+        self.batch_size = as_integer(batch_size, "batch_size")
+        self.seed = as_integer(seed)
         self.num_workers = num_workers
         self._check_fits(micro_batches=1)
 

@@ -22,7 +22,7 @@ from ismkit.sweeps.studies import mean_interval
 from ismkit.training.runs import Run, change_run
 from ismkit.utils.files import replacing
 from ismkit.utils.keys import add_cells, cells, identity_sum
-from ismkit.utils.seeding import as_seed
+from ismkit.utils.seeding import as_integer
 from ismkit.utils.settings import get
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Trial:
     labels: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "seed", as_seed(self.seed))
+        object.__setattr__(self, "seed", as_integer(self.seed))
 
     @property
     def key(self) -> str:

@@ -30,7 +30,7 @@ from ismkit.training.distributed import is_wrapped, on_main_process
 from ismkit.training.options import Engine, Saving, check_count
 from ismkit.utils.keys import identity
 from ismkit.utils.progress import progress_bar
-from ismkit.utils.seeding import as_seed, stream
+from ismkit.utils.seeding import as_integer, stream
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def check(
     accelerator: Accelerator,
 ) -> tuple[int, int]:
     """Steps and seed as Python's integers; ValueError unless the parts of a training fit together. Nothing is read."""
-    steps, seed = check_count("steps", steps), as_seed(seed)
+    steps, seed = check_count("steps", steps), as_integer(seed)
     _check_accelerator(accelerator, engine)
     if is_wrapped(net):
         raise ValueError(

@@ -28,7 +28,7 @@ from ismkit.training.loop import Hook, Optim, TrainState, fit, with_micro_batche
 from ismkit.training.options import Engine, Saving, check_count
 from ismkit.utils.files import out_dir
 from ismkit.utils.keys import UNKEYED, identity, identity_sum
-from ismkit.utils.seeding import as_seed
+from ismkit.utils.seeding import as_integer
 from ismkit.utils.settings import change
 
 
@@ -172,7 +172,7 @@ class Run:
     def build(self, num_classes: int, seed: int = 0) -> nn.Module:
         """The network with initial weights drawn from ``seed`` (the global generator is left alone)."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(as_seed(seed))
+            torch.manual_seed(as_integer(seed))
             return self.net(num_classes=num_classes)
 
     def folder(self, seed: int = 0) -> Path:
@@ -181,12 +181,12 @@ class Run:
         Raises:
             ValueError: for settings that cannot be told from others, such as a lambda; the message names them.
         """
-        return out_dir() / "runs" / f"{self.name}-{as_seed(seed)}-{identity_sum(self)[:8]}"
+        return out_dir() / "runs" / f"{self.name}-{as_integer(seed)}-{identity_sum(self)[:8]}"
 
     def other_lengths(self, seed: int = 0) -> dict[int, Path]:
         """The folders in ``out/runs`` of this run with another number of steps, by that number."""
         found: dict[int, Path] = {}
-        for folder in sorted((out_dir() / "runs").glob(f"{glob.escape(self.name)}-{as_seed(seed)}-*")):
+        for folder in sorted((out_dir() / "runs").glob(f"{glob.escape(self.name)}-{as_integer(seed)}-*")):
             steps = saved_setting(folder, None, "steps")
             if isinstance(steps, int) and steps not in (0, self.steps):
                 other = dataclasses.replace(self, steps=steps).folder(seed)

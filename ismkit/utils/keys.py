@@ -29,8 +29,8 @@ from ismkit.utils.settings import in_kit, plain
 UNKEYED = {"keyed": False}
 REMEDY = "make it a frozen dataclass or a function of a module"
 
-#: Lines of files that exist in this process alone, such as the cells of a notebook, as far as they were used.
-_CELLS: dict[str, list[str]] = {}
+#: Sources that no file holds, such as the cells of a notebook, by their name; those used so far.
+_CELLS: dict[str, str] = {}
 
 
 def identity(value: Any, name: str = "") -> dict[str, str]:
@@ -102,16 +102,14 @@ def identity_sum(value: Any, name: str = "") -> str:
     return json_sum(identity(value, name))
 
 
-def cells() -> dict[str, list[str]]:
+def cells() -> dict[str, str]:
     """The sources used so far that no file holds, for :func:`add_cells` in another process."""
     return dict(_CELLS)
 
 
-def add_cells(sources: Mapping[str, list[str]]) -> None:
+def add_cells(sources: Mapping[str, str]) -> None:
     """Make the sources of another process, which :func:`cells` gave there, known in this one."""
-    for file, lines in sources.items():
-        # No time of change: linecache keeps such an entry, as it does those of IPython.
-        linecache.cache.setdefault(file, (sum(map(len, lines)), None, list(lines), file))
+    _CELLS.update(sources)
 
 
 def _refuse(path: str, what: str) -> ValueError:
@@ -181,7 +179,8 @@ def _parts(value: Any, path: str) -> tuple[str, dict[str, Any]]:
     kind = f"a {type(value).__name__} that is not frozen" if dataclasses.is_dataclass(value) else type(value).__name__
     if isinstance(value, types.BuiltinFunctionType):
         raise _refuse(path, f"is {value.__name__}, whose source cannot be had")
-    raise _refuse(path, f"is an object ({kind}), which has no identity")
+    own = ", or give it an attribute `identity`, a text that changes with it" if hasattr(value, "__len__") else ""
+    raise ValueError(f"{_refuse(path, f'is an object ({kind}), which has no identity')}{own}")
 
 
 def _key(key: Any, path: str) -> str:
@@ -318,18 +317,21 @@ def _globals(code: types.CodeType) -> set[str]:
 def _source(code: types.CodeType) -> tuple[str, set[str]] | None:
     """The source of a function in memory, without comments, layout and docstring, and the names in its decorators."""
     linecache.checkcache(code.co_filename)
-    if not (lines := linecache.getlines(code.co_filename)):
-        return None
+    text = "".join(linecache.getlines(code.co_filename))
     entry = linecache.cache.get(code.co_filename)
-    if entry is not None and len(entry) == 4 and entry[1] is None:
-        _CELLS[code.co_filename] = lines
-    try:
-        compiled, nodes = _read("".join(lines))
-    except (SyntaxError, ValueError):
-        return None
-    # The file may have been edited since: what compiles to another function is not its source.
-    places = ((found.co_firstlineno, found.co_name) for found in compiled if _alike(found, code))
-    return next((nodes[place] for place in places if place in nodes), None)
+    if entry is not None and len(entry) == 4 and entry[1] is None:  # no time of change: no file
+        _CELLS[code.co_filename] = text
+    # In another process a function from a cell has lost the name of the cell.
+    for source in [text] if text else list(_CELLS.values()):
+        try:
+            compiled, nodes = _read(source)
+        except (SyntaxError, ValueError):
+            continue
+        # The file may have been edited since: what compiles to another function is not its source.
+        places = ((found.co_firstlineno, found.co_name) for found in compiled if _alike(found, code))
+        if found := next((nodes[place] for place in places if place in nodes), None):
+            return found
+    return None
 
 
 def _alike(a: types.CodeType, b: types.CodeType) -> bool:

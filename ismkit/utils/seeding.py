@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 
-def as_seed(seed: Any, name: str = "seed") -> int:
+def as_integer(seed: Any, name: str = "seed") -> int:
     """Read a seed, or another whole number, as Python's int, whose text names a stream; NumPy's have other texts.
 
     Args:
@@ -24,10 +24,10 @@ def as_seed(seed: Any, name: str = "seed") -> int:
 
     Example:
         >>> import numpy as np
-        >>> from ismkit.utils.seeding import as_seed
-        >>> as_seed(np.int64(3))
+        >>> from ismkit.utils.seeding import as_integer
+        >>> as_integer(np.int64(3))
         3
-        >>> as_seed(3.0)
+        >>> as_integer(3.0)
         Traceback (most recent call last):
         ValueError: seed must be an integer, got 3.0
     """
@@ -65,6 +65,6 @@ def stream(seed: int, *place: int | str, device: torch.device | str = "cpu") -> 
         >>> before[6].equal(before[7])
         False
     """
-    where = tuple(part if type(part) in (int, str) else as_seed(part, "place") for part in place)
-    digest = hashlib.sha256(repr((as_seed(seed), *where)).encode()).digest()
+    where = tuple(part if type(part) in (int, str) else as_integer(part, "place") for part in place)
+    digest = hashlib.sha256(repr((as_integer(seed), *where)).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)

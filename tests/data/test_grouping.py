@@ -124,7 +124,7 @@ def test_shards_have_classes_of_their_own() -> None:
 
 def test_settings_tell_grouped_orders_apart() -> None:
     data = numbered(labels([10, 10]))
-    plain = {"size": 20, "batch_size": 2, "seed": 1}
+    plain = {"set": data, "batch_size": 2, "seed": 1}
     assert Batches(data, 2, 1).settings == plain
     assert Batches(data, 2, 1, groups=ClassGroups(2, 1)).settings == plain | {"groups": ClassGroups(2, 1)}
 

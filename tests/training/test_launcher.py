@@ -157,8 +157,9 @@ def test_the_full_runs_code_in_seconds(latents: Path, tmp_path: Path, ismkit_: I
     assert [step for step, _ in log["loss/all"]] == [2]
     assert {"loss/velocity", "loss/guidance", "loss/consistency", "grad_norm", "lr"} <= log.keys()
     meta = checkpoint.load(tmp_path / "run").meta
-    assert (meta["settings"]["micro_batches"], meta["settings"]["data"]["batch_size"]) == (2, 4)
-    assert "groups" not in meta["settings"]["data"]
+    assert (meta["settings"]["micro_batches"], meta["settings"]["data.batch_size"]) == (2, "4")
+    assert "data.groups" not in meta["settings"]
+    assert meta["settings"]["data.set.identity"] == repr(json.loads((latents / "manifest.json").read_text())["sha256"])
 
 
 def test_coupling_is_chosen_by_its_settings_and_by_the_classes_of_a_pool(latents: Path, ismkit_: Ismkit) -> None:
@@ -167,8 +168,9 @@ def test_coupling_is_chosen_by_its_settings_and_by_the_classes_of_a_pool(latents
     answer = ismkit_("train", "imagenet-smoke", *small, *pools, "-p", "recipe.coupling.classes", "2")
     assert answer.status == 0, answer.err
     settings = checkpoint.load("run").meta["settings"]
-    assert settings["recipe"]["coupling"] == {"class": "Coupling", "pool": 3, "class_aware": False, "classes": 2}
-    assert settings["data"]["groups"] == {"class": "ClassGroups", "pool": 3, "classes": 2}
+    coupling = {"pool": "3", "class_aware": "False", "classes": "2"}
+    assert {name: settings[f"recipe.coupling.{name}"] for name in coupling} == coupling
+    assert (settings["data.groups.pool"], settings["data.groups.classes"]) == ("3", "2")
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
