@@ -191,6 +191,27 @@ def test_resumed_training_makes_the_same_file(ismkit_: Ismkit, monkeypatch: pyte
     assert "was trained with other settings" in answer.err
 
 
+def test_resuming_with_more_steps_names_the_folder_with_fewer(tmp_path: Path, ismkit_: Ismkit) -> None:
+    """faults A10: it began at step 0 in another folder without a word."""
+    toy = ["train", "gaussians", "--batch-size", "32", "-p", "optim.cooldown", "0", "--resume"]
+    answer = ismkit_(*toy, "--steps", "2")
+    assert answer.status == 0, answer.err
+    assert "to lengthen" not in answer.out
+    (first,) = (tmp_path / "out" / "runs").iterdir()
+    answer = ismkit_(*toy, "--steps", "4")
+    assert (
+        f"{first} holds this run with 2 steps. With 4 it is another run and begins at step 0; to lengthen that one: "
+        f"--folder {first} --resume\n"
+    ) in answer.out
+    assert "to lengthen" not in ismkit_(*toy, "--steps", "4").out  # its own folder holds checkpoints now
+    assert "to lengthen" not in ismkit_(*toy, "--steps", "3", "--lr", "0.5").out  # another run altogether
+    assert ismkit_(*toy, "--steps", "4", "--folder", first).status == 0
+    assert saved_steps(first)[-1] == 4
+    answer = ismkit_(*toy, "--steps", "3", "--folder", first)
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    assert f"steps must be at least the 4 that are done in {first}, got 3" in answer.err
+
+
 @pytest.mark.parametrize("options", [["--batch-size", "1"], ["--lr", "0"], ["--folder", "file"], ["--folder", "run"]])
 def test_mistakes_are_found_before_the_data_are_loaded(
     options: list[str], tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch

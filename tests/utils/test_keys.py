@@ -334,7 +334,7 @@ def test_functions_of_a_notebook_have_keys_in_the_processes_of_a_sweep_too(monke
     import cloudpickle
 
     text = "def mine(prediction, target):\n    return (prediction - target).abs().flatten(1).mean(1)\n"
-    file = "/nowhere/ipykernel_1/2.py"
+    file = "/nowhere/cell.py"
     monkeypatch.setitem(linecache.cache, file, (len(text), None, text.splitlines(True), file))
     cell: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(text, file, "exec"), cell)
