@@ -157,8 +157,10 @@ def test_an_item_whose_worker_always_dies_fails_by_name_and_the_rest_is_done() -
 # ---------------------------------------------------------------- the end
 
 PARENT = """
-import ctypes, os, sys, time
+import ctypes, os, signal, sys, time
 from ismkit.sweeps import processes
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for what they start in the background
 
 def task(item, tell):
     open(os.path.join(sys_argv[1], str(os.getpid())), "w").close()
