@@ -95,8 +95,8 @@ unit: $(ALL) ## unit tests
 
 notebooks: $(ALL) ## run every notebook and compare the outputs that are tagged for it (nbval)
 	@echo "== Notebooks (nbval, two at a time; the slowest cells take minutes)"
-	@OMP_NUM_THREADS=1 $(PY) -m pytest notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
-	  --timeout=1000 -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(PY) -m pytest notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=2400 \
+	  --timeout=2500 -n 2 --dist loadfile
 
 browser: $(ALL) ## build the book and try all its pages, and widgets in JupyterLab (skipped without Chromium)
 	@echo "== Book and widgets in Chromium (ISMKIT_BROWSER=required: fail where there is none)"

@@ -160,7 +160,10 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
     "no rate": (["train", "gaussians", "--lr", "0"], "lr must be positive and finite, got 0.0"),
     "never saved": (["train", "gaussians", "--save-every", "0"], "save_every must be an integer of at least 1, got 0"),
     "resume from a word": (["train", "gaussians", "--resume", "latest"], "Unrecognized options: latest"),
-    "resume from nowhere": (["train", "gaussians", "--resume", "--from-step", "7"], "no checkpoint step_00000007"),
+    "resume from nowhere": (
+        ["train", "gaussians", "--resume", "--from-step", "7"],
+        "no checkpoint step_00000007.safetensors",
+    ),
     "run folder is a file": (["train", "gaussians", "--folder", a_file], "File exists"),
     "no such notebook": (["notebook", "99"], "'99' names 0 notebooks, must name one of: 00_tiny, 01_other"),
     "two notebooks": (["notebook", "0"], "'0' names 2 notebooks, must name one of: 00_tiny, 01_other"),

@@ -197,7 +197,8 @@ def test_mistakes_are_found_before_the_data_are_loaded(
 ) -> None:
     """The data of fashion-laptop take half a minute the first time."""
     a_file(tmp_path)
-    (tmp_path / "run" / "step_00000003").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "step_00000003.safetensors").touch()
     preset = replace(runs.RUNS["gaussians"], load=lambda: pytest.fail("loaded"))
     monkeypatch.setitem(runs.RUNS, "gaussians", preset)
     answer = ismkit_("train", "gaussians", *options)

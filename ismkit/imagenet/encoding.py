@@ -7,7 +7,6 @@ again, and what is written is a function of the source, the VAE and the batch si
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -21,12 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ismkit.imagenet.latents import FORMAT, VERSION, moment_sums, read_manifest, statistics, write_file, write_manifest
+from ismkit.imagenet.latents import latents_store, moment_sums, read_manifest, statistics, write_file, write_manifest
 from ismkit.imagenet.pixels import decoded
 from ismkit.imagenet.sources import Source
 from ismkit.imagenet.vae import ImageVAE
 from ismkit.utils.files import DataError, replacing
 from ismkit.utils.progress import progress_bar
+from ismkit.utils.store import Store
 
 #: Called with what was done since the last call, in two units, such as images and files.
 Tick = Callable[[int, int], None]
@@ -155,13 +155,12 @@ class Encoding:
         cells = self.side // vae.factor
         plan: dict[str, Any] = {"source": self.source.identity, "vae": vae.identity, "side": self.side}
         plan |= {"shape": [vae.channels, cells, cells], "units": self.source.units}
-        path = self.folder / PLAN
-        if not path.exists():
+        store = latents_store(self.folder)
+        if PLAN not in store:
             if self.folder.is_dir() and any(_is_strange(found) for found in self.folder.iterdir()):
                 raise DataError(f"{self.folder} holds other files: give a folder that is new, empty or of latents")
-            with replacing(path) as file:
-                file.write(json.dumps(plan, indent=1).encode())
-        held = _read_json(path)
+            store.write(PLAN, plan)
+        held = store.value(PLAN)
         if other := [key for key in plan if held.get(key) != plan[key]]:
             raise DataError(
                 f"{self.folder} is of another {other[0]}: {held.get(other[0])} there, {plan[other[0]]} now. "
@@ -179,12 +178,16 @@ class Encoding:
         """Where a unit's file goes; its entry lies beside it, with the ending ``.json``."""
         return self.folder / f"latents-{unit:05d}.arrow"
 
+    def _entries(self) -> Store:
+        return latents_store(self.folder, latents_store(self.folder).value(PLAN))
+
     def missing(self) -> list[int]:
         """Units without a finished file."""
+        store = self._entries()
 
         def finished(path: Path) -> bool:
-            entry = path.with_suffix(".json")
-            return entry.exists() and path.exists() and _read_json(entry)["file"]["bytes"] == path.stat().st_size
+            name = path.with_suffix(".json").name
+            return name in store and path.exists() and store.value(name)["file"]["bytes"] == path.stat().st_size
 
         return [unit for unit in range(self.source.units) if not finished(self.file(unit))]
 
@@ -246,8 +249,7 @@ class Encoding:
         written = write_file(path, rows, [y for _, y in doubled], [False, True] * len(kept), [n for n, _ in doubled])
         entry: dict[str, Any] = {"file": written, "sums": moment_sums(rows), "corrupt": corrupt}
         entry["labels"] = max((y for _, y in kept), default=-1) + 1
-        with replacing(path.with_suffix(".json")) as file:
-            file.write(json.dumps(entry).encode())
+        self._entries().write(path.with_suffix(".json").name, entry)
         tick(0, 1)
 
     def finish(self) -> Path | None:
@@ -261,8 +263,9 @@ class Encoding:
         """
         if self.missing():
             return None
-        entries = [_read_json(self.file(unit).with_suffix(".json")) for unit in range(self.source.units)]
-        plan = _read_json(self.folder / PLAN)
+        store = self._entries()
+        entries = [store.value(self.file(unit).with_suffix(".json").name) for unit in range(self.source.units)]
+        plan = latents_store(self.folder).value(PLAN)
         rows = sum(entry["file"]["rows"] for entry in entries)
         if not rows:
             raise DataError(f"{self.folder}: no image could be decoded")
@@ -270,9 +273,7 @@ class Encoding:
         corrupt = [pair for entry in entries for pair in entry["corrupt"]]
         with replacing(self.folder / CORRUPT) as file:
             file.write("".join(f"{name}\t{reason}\n" for name, reason in corrupt).encode())
-        manifest = {"format": FORMAT, "version": VERSION} | {
-            key: plan[key] for key in ("source", "vae", "side", "shape")
-        }
+        manifest = {key: plan[key] for key in ("source", "vae", "side", "shape")}
         manifest |= {"class_names": list(names), "images": rows // 2, "rows": rows, "corrupt": corrupt}
         cells = rows * plan["shape"][1] * plan["shape"][2]
         manifest["statistics"] = statistics([entry["sums"] for entry in entries], cells)
@@ -370,10 +371,3 @@ def _moments(vae: ImageVAE, pixels: np.ndarray) -> np.ndarray:
 def _is_strange(path: Path) -> bool:
     """Neither the plan nor a hidden file, which another process may be writing at the moment."""
     return path.name != PLAN and not path.name.startswith(".")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_bytes()))
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}): delete it, and the same command resumes") from error

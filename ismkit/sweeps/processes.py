@@ -1,7 +1,7 @@
 """The engine of one machine: calls in processes of their own, which end with the process that started them.
 
-It is :mod:`subprocess` and a pipe to each worker, because the process pools of joblib (loky) and
-:mod:`concurrent.futures` give up all running calls when one worker dies, cannot say whose it was, and leave their
+It is ``subprocess`` and a pipe to each worker, because the process pools of joblib (loky) and
+``concurrent.futures`` give up all running calls when one worker dies, cannot say whose it was, and leave their
 workers behind when the parent is killed.
 
 An *engine*, this one or :func:`ismkit.sweeps.cluster.run`, calls ``task(item, tell)`` for each item in some worker. The

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from ismkit.training.runs import Run
-from ismkit.utils.files import CHECKOUT, replacing
+from ismkit.utils.files import CHECKOUT
 from ismkit.utils.settings import describe
+from ismkit.utils.store import Store
 
 #: The studies of a checkout: scripts, and beside them their results.
 FOLDER = CHECKOUT / "book" / "studies"
@@ -64,7 +65,8 @@ def run_study(
         [1.0, 0.5]
     """
     path = Path(path)
-    held = json.loads(path.read_text()) if path.exists() else {"variants": {}, "results": []}
+    store = _store(path.parent)
+    held = store.value(path.name) if path.name in store else {"variants": {}, "results": []}
     settings = {name: describe(run) for name, run in variants.items()}
     for name in settings.keys() & held["variants"].keys():
         if json.loads(json.dumps(settings[name])) != held["variants"][name]:
@@ -88,14 +90,17 @@ def run_study(
                     **measured,
                 }
             )
-            with replacing(path) as file:
-                file.write((json.dumps(held, indent=1) + "\n").encode())
+            store.write(path.name, held)
     return held["results"]
 
 
 def read(name: str) -> list[dict[str, Any]]:
     """The results of the study ``name``, committed as ``book/studies/NAME.json``."""
-    return json.loads((FOLDER / f"{name}.json").read_text())["results"]
+    return _store(FOLDER).value(f"{name}.json")["results"]
+
+
+def _store(folder: Path) -> Store:
+    return Store(folder, "ismkit study", remedy="restore it, or delete it to measure anew")
 
 
 def column(results: Iterable[Mapping[str, Any]], variant: str, key: str) -> Tensor:

@@ -6,7 +6,6 @@ A *trial* is one run with one seed; :mod:`ismkit.sweeps.runner` does trials side
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from ismkit.sweeps.studies import mean_interval
 from ismkit.training.runs import Run, change_run
 from ismkit.utils.files import json_sum, replacing
 from ismkit.utils.settings import describe, get
+from ismkit.utils.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,11 +57,20 @@ class Trial:
     labels: tuple[tuple[str, Any], ...] = ()
 
     @property
-    def key(self) -> str:
-        """Checksum of what is trained (run and seed), 12 hexadecimal digits."""
+    def identity(self) -> list[Any]:
+        """What is trained: the settings of the run, and the seed."""
         recipe = dataclasses.replace(self.run.recipe, name="")
         settings = dataclasses.replace(self.run, name="", about="", recipe=recipe)  # what it is called changes nothing
-        return json_sum([describe(settings), self.seed])[:12]
+        return [describe(settings), self.seed]
+
+    @property
+    def key(self) -> str:
+        """Checksum of what is trained, 12 hexadecimal digits."""
+        return json_sum(self.identity)[:12]
+
+    def results(self, folder: Path) -> Store:
+        """Where its results are kept in the folder of a sweep, as ``KEY.json``."""
+        return Store(folder / "trials", self.identity, remedy="delete it, and the same command does the trial again")
 
     @property
     def cost(self) -> float:
@@ -155,7 +164,6 @@ def table(trials: Iterable[Trial], folder: str | os.PathLike[str]) -> pd.DataFra
     Example:
         One trial of which one setting is scored, and one that has not been begun:
 
-        >>> import json
         >>> import tempfile
         >>> from pathlib import Path
         >>> from ismkit import SWEEPS
@@ -163,9 +171,8 @@ def table(trials: Iterable[Trial], folder: str | os.PathLike[str]) -> pd.DataFra
         >>> trials = SWEEPS["ladder-smoke"].trials()[:2]
         >>> scored = {"setting": trials[0].settings[0], "scores": {"frechet": 2.5}, "scored": {"scored_device": "cpu"}}
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "trials" / f"{trials[0].key}.json"
-        ...     path.parent.mkdir()
-        ...     _ = path.write_text(json.dumps({"settings": [scored], "trained": {"steps": 5}}))
+        ...     store = trials[0].results(Path(folder))
+        ...     _ = store.write(f"{trials[0].key}.json", {"settings": [scored], "trained": {"steps": 5}})
         ...     frame = table(trials, folder)
         >>> print(frame[["variant", "seed", "nfe", "w", "frechet", "steps"]].to_string(index=False))
         variant  seed  nfe   w  frechet  steps
@@ -175,10 +182,10 @@ def table(trials: Iterable[Trial], folder: str | os.PathLike[str]) -> pd.DataFra
 
     rows: list[dict[str, Any]] = []
     for trial in trials:
-        path = Path(folder) / "trials" / f"{trial.key}.json"
-        if not path.exists():
+        store, name = trial.results(Path(folder)), f"{trial.key}.json"
+        if name not in store:
             continue
-        result = json.loads(path.read_text())
+        result = store.value(name)
         held = {Setting(*entry["setting"]): {**entry["scores"], **entry["scored"]} for entry in result["settings"]}
         who = {"variant": trial.variant, "recipe": trial.run.recipe.name, **dict(trial.labels), "seed": trial.seed}
         calls = 2 if trial.run.recipe.target is velocity_target else 1

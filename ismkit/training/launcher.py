@@ -184,7 +184,7 @@ def worker(run: Run, seed: int, options: Mapping[str, Any]) -> None:
         ...     worker(run, 0, {"saving": Saving(folder)})  # doctest: +ELLIPSIS
         ...     sorted(path.name for path in Path(folder).iterdir())
         model: ...model.safetensors (SHA-256 ...)
-        ['model.safetensors', 'step_00000002']
+        ['model.safetensors', 'step_00000002.safetensors']
 
         From a notebook, in two processes:
 

@@ -3,6 +3,7 @@ from . import pictures as pictures
 from . import progress as progress
 from . import seeding as seeding
 from . import settings as settings
+from . import store as store
 from . import weights as weights
 from .files import DataError as DataError
 from .files import data_folders as data_folders
@@ -11,6 +12,7 @@ from .files import in_checkout as in_checkout
 from .files import json_sum as json_sum
 from .files import out_dir as out_dir
 from .files import replacing as replacing
+from .files import replacing_path as replacing_path
 from .files import verify_sha256 as verify_sha256
 from .files import weights_file as weights_file
 from .pictures import tile as tile
@@ -20,6 +22,7 @@ from .seeding import stream as stream
 from .settings import change as change
 from .settings import coerce as coerce
 from .settings import describe as describe
+from .store import Store as Store
 from .weights import CheckpointError as CheckpointError
 from .weights import load_weights as load_weights
 from .weights import read_weights as read_weights

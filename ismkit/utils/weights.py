@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ismkit.utils.files import file_sum
+from ismkit.utils.files import file_sum, replacing_path
 
 PathLike = str | os.PathLike[str]
 Tensors = Mapping[str, Tensor]
@@ -32,7 +32,7 @@ def save_weights(module: nn.Module, path: PathLike, metadata: Mapping[str, str])
 
     Args:
         module: its ``state_dict`` is written, from any device.
-        path: of the file, which must end in ``.safetensors``; its folder must exist.
+        path: of the file, which must end in ``.safetensors``.
         metadata: texts by name, stored in the file.
 
     Returns:
@@ -53,16 +53,12 @@ def save_weights(module: nn.Module, path: PathLike, metadata: Mapping[str, str])
         ({'steps': '500'}, True)
     """
     path, state = _weights_path(path), module.state_dict()
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        write_tensors(partial, state, metadata)
-        digest = file_sum(partial)
-        os.replace(partial, path)
-        sync(path.parent)
+        with replacing_path(path) as partial:
+            write_tensors(partial, state, metadata)
+            digest = file_sum(partial)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be written ({nbytes(state)} bytes needed): {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return digest
 
 
@@ -161,7 +157,7 @@ def nbytes(tensors: Tensors) -> int:
 
 
 def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, Any]) -> None:
-    """Write a safetensors file with one JSON object as its metadata, and flush it to the disk."""
+    """Write a safetensors file with one JSON object as its metadata."""
     # safetensors orders several metadata entries at random, refuses shared memory and shuts out other users.
     one = {"ismkit": json.dumps(dict(metadata), sort_keys=True)}
     alone: dict[str, Tensor] = {}
@@ -174,13 +170,3 @@ def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, Any]) -> 
         seen.add(memory.data_ptr())
     save_file(alone, path, one)
     path.chmod(0o644)
-    sync(path)
-
-
-def sync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

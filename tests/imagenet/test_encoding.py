@@ -213,7 +213,7 @@ def test_a_full_disk_leaves_whole_files_only(
 
     def full(descriptor: int) -> None:
         synced.append(descriptor)
-        if len(synced) > 2:  # file 0 and its entry
+        if len(synced) > 4:  # file 0 and its entry, and the folder after each
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(descriptor)
 

@@ -88,7 +88,8 @@ def test_flow_is_sampled_with_two_calls_a_step(tmp_path: Path) -> None:
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = Trial("ism", tiny(), 0, SETTINGS[:1])
-    path = runner.work(trial, tmp_path)
+    runner.work(trial, tmp_path)
+    path = tmp_path / "trials" / f"{trial.key}.json"
     before = path.read_bytes()
     monkeypatch.setattr(runner, "train_run", lambda *_, **__: pytest.fail("trained again"))
     runner.work(trial, tmp_path)
@@ -96,8 +97,8 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     told: list[float] = []
     more = replace(trial, settings=SETTINGS)
     runner.work(more, tmp_path, told.append)  # a longer protocol: the new setting only
-    held = json.loads(path.read_text())["settings"]
-    assert held[0] == json.loads(before)["settings"][0]
+    held = json.loads(path.read_text())["value"]["settings"]
+    assert held[0] == json.loads(before)["value"]["settings"][0]
     assert [Setting(*setting["setting"]) for setting in held] == list(SETTINGS)
     assert sum(told) == pytest.approx(more.cost)
 
@@ -347,7 +348,8 @@ def by_hand(name: str, folder: Path) -> pd.DataFrame:
 
 def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
     """Trained networks, and results that are complete, with the times of writing."""
-    done = [path for path in folder.glob("trials/*") if len(json.loads(path.read_text())["settings"]) == len(SETTINGS)]
+    results = {path: json.loads(path.read_text())["value"] for path in folder.glob("trials/*")}
+    done = [path for path, result in results.items() if len(result["settings"]) == len(SETTINGS)]
     return {
         path: (path.stat().st_mtime_ns, path.read_bytes()) for path in [*folder.glob("models/*.safetensors"), *done]
     }

@@ -367,7 +367,7 @@ def test_missing_step_is_named(step: int, tmp_path: Path) -> None:
 
 def test_truncated_checkpoint_is_named_and_left(tmp_path: Path) -> None:
     train("toy", 4, folder=tmp_path, save_every=2)
-    state = tmp_path / "step_00000004" / "state.safetensors"
+    state = tmp_path / "step_00000004.safetensors"
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"step_00000004.*truncated.*step=2"):
         train("toy", 6, folder=tmp_path, save_every=2, resume=True)
@@ -812,7 +812,7 @@ def test_a_signal_to_one_process_ends_all_after_one_step_more(two: Two) -> None:
 
 def test_a_disk_that_is_full_on_the_main_process_is_told_to_all(two: Two) -> None:
     for rank in two.ranks:
-        assert "step_00000002/state.safetensors cannot be written" in rank["full disk"]
+        assert "step_00000002.safetensors cannot be written" in rank["full disk"]
         assert "No space left on device" in rank["full disk"]
     assert checkpoint.saved_steps(two.folder / "full") == []
 
