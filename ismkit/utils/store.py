@@ -108,7 +108,7 @@ class Store:
 
         Raises:
             ValueError: for a name with the wrong ending, or a value that JSON cannot hold.
-            error: that of the store, if the disk takes no more; an earlier file of this name is as it was.
+            DataError: or the store's own error, if the disk takes no more; an earlier file of this name is as it was.
         """
         path = self.path(name)
         if (path.suffix == TENSORS) != (tensors is not None):
