@@ -38,9 +38,12 @@ def checked_pair(x0: Tensor, x1: Tensor) -> None:
 
 def checked_permutation(p: Tensor, n: int) -> Tensor:
     """Return ``p`` on the CPU, and raise ValueError unless it is a permutation of n rows: else noise would repeat."""
-    if not isinstance(p, Tensor) or p.dtype != torch.long or not p.cpu().sort().values.equal(torch.arange(n)):
-        raise ValueError(f"solver must return a permutation of {n} rows, a long tensor, got {p!r:.200}")
-    return p.cpu()
+    if isinstance(p, Tensor) and p.dtype == torch.long and p.cpu().sort().values.equal(torch.arange(n)):
+        return p.cpu()
+    got = (
+        f"{tuple(p.shape)} {p.dtype}, {len(p.unique())} of them distinct" if isinstance(p, Tensor) else type(p).__name__
+    )
+    raise ValueError(f"solver must return a permutation of {n} rows, a long tensor ({n},), got {got}")
 
 
 def assign(x0: Tensor, x1: Tensor) -> Tensor:

@@ -550,10 +550,10 @@ def test_a_solver_of_ones_own_pairs_the_noise() -> None:
 )
 def test_a_solver_that_returns_no_permutation_is_an_error(answer: list[object]) -> None:
     coupling = Coupling(1, class_aware=False, solver=lambda x0, x1: torch.tensor(answer))
-    with pytest.raises(ValueError, match="solver must return a permutation of 4 rows, a long tensor, got tensor"):
+    with pytest.raises(ValueError, match=r"solver must return a permutation of 4 rows, a long tensor \(4,\), got \("):
         coupling.couple(*points(4, 2, 0), torch.zeros(4, dtype=torch.long))
     coupling = Coupling(1, class_aware=False, solver=lambda x0, x1: answer)  # type: ignore[arg-type, return-value]
-    with pytest.raises(ValueError, match=r"solver must return a permutation of 4 rows, a long tensor, got \["):
+    with pytest.raises(ValueError, match=r"a long tensor \(4,\), got list$"):
         coupling.couple(*points(4, 2, 0), torch.zeros(4, dtype=torch.long))
 
 
