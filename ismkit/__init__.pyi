@@ -46,7 +46,7 @@ from .imagenet import open_source as open_source
 from .imagenet import small_vae as small_vae
 from .imagenet import write_tiny_vae as write_tiny_vae
 from .method import RECIPES as RECIPES
-from .method import AuctionCoupling as AuctionCoupling
+from .method import Auction as Auction
 from .method import BakedIn as BakedIn
 from .method import Coupling as Coupling
 from .method import Intrinsic as Intrinsic

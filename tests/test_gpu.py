@@ -19,7 +19,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from ismkit.data.batches import Batches
 from ismkit.data.sets import Labelled
-from ismkit.method.auction import AuctionCoupling
+from ismkit.method.auction import Auction
 from ismkit.method.coupling import Coupling, assign
 from ismkit.method.path import Query
 from ismkit.method.recipes import RECIPES
@@ -245,7 +245,7 @@ def test_noise_on_the_gpu_is_coupled_as_on_the_cpu(dimension: int, class_aware: 
 
 def test_the_auction_pairs_as_well_as_on_the_cpu() -> None:
     x0, x1 = (torch.randn(700, 40, generator=stream(0, name)) for name in ("noise", "data"))
-    there, here = (AuctionCoupling(1, exact=0, device=device).assign(x0, x1) for device in (DEVICE, "cpu"))
+    there, here = (Auction(exact=0, device=device)(x0, x1) for device in (DEVICE, "cpu"))
     assert sorted(there.tolist()) == list(range(700))
     saved = [float(((x0 - x0.mean(0))[p] * x1).double().sum()) for p in (there, here, assign(x0, x1))]
     # Both lose about half a per cent of the exact gain; products rounded in another order may change bids.

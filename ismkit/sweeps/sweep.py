@@ -137,11 +137,18 @@ class Sweep:
             values = dict(zip(parameters, chosen, strict=True))
             for path, value in values.items():
                 run = change_run(run, path, value)
-                if isinstance(value, str) and path != "recipe":
-                    values[path] = get(run, path)  # the value that the text was read as
+                read = get(run, path) if isinstance(value, str) and path != "recipe" else value
+                values[path] = _label(read)
             name = ", ".join([variant, *(f"{path.rpartition('.')[2]}={value}" for path, value in values.items())])
             runs[name], labels[name] = run, {**self.labels.get(variant, {}), **values}
         return dataclasses.replace(self, runs=runs, labels=labels)
+
+
+def _label(value: Any) -> Any:
+    """A value as a table can hold it: functions by their names, dataclasses as they print."""
+    if callable(value) or dataclasses.is_dataclass(value):
+        return getattr(value, "__qualname__", str(value))
+    return value
 
 
 def settings(nfe: Iterable[int], w: Iterable[float], n: int) -> tuple[Setting, ...]:

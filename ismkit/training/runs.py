@@ -17,7 +17,6 @@ from torch import nn
 from ismkit.data import sets
 from ismkit.data.batches import Batches, ClassGroups
 from ismkit.data.sets import Labelled
-from ismkit.method.coupling import Coupling
 from ismkit.method.recipes import RECIPES, Recipe
 from ismkit.method.wavelet import WaveletDistance, l2
 from ismkit.models.nets import PRESETS, DiT, ToyMLP
@@ -94,12 +93,14 @@ def for_imagenet(recipe: Recipe, side: int) -> Recipe:
     The paper's pool of 8192 rows holds 8 of a class, among which assignment saves 1.9 % of the cost; one of 32 768
     holds 33 and saves 2.9 %, and the noise still says nothing about the class (book: pools of many classes).
     """
-    coupling = _THOUSAND_CLASSES if recipe.coupling.pool else recipe.coupling
+    coupling = recipe.coupling
+    if coupling.pool:
+        coupling = dataclasses.replace(coupling, pool=_POOL_OF_A_THOUSAND_CLASSES, class_aware=True)
     return for_side(dataclasses.replace(recipe, coupling=coupling), side)
 
 
 # [D]; K = 32 [S], and how classes enter is not said. K counts micro-batches of one process: 256 rows each are meant.
-_THOUSAND_CLASSES = Coupling(pool=128, class_aware=True)
+_POOL_OF_A_THOUSAND_CLASSES = 128
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ismkit.lessons.pairings import class_information, class_leak, crossings, pair_variance, target_variance
 from ismkit.method import coupling as module
+from ismkit.method.auction import Auction
 from ismkit.method.coupling import LOW_DIMENSION, Coupling, assign
 
 # Both solvers: POT's up to LOW_DIMENSION, SciPy's above.
@@ -528,6 +529,38 @@ def test_labels_that_are_not_one_per_row_are_refused() -> None:
 def test_a_negative_pool_is_refused() -> None:
     with pytest.raises(ValueError, match="pool, the number of batches in one assignment, must be 0 or more, got -1"):
         Coupling(-1)
+
+
+def backwards(x0: Tensor, x1: Tensor) -> Tensor:
+    return torch.arange(len(x0)).flip(0)
+
+
+def test_a_solver_of_ones_own_pairs_the_noise() -> None:
+    x0, x1 = points(6, 2, 0)
+    y = torch.tensor([0, 0, 1, 0, 1, 0])
+    assert torch.equal(Coupling(1, class_aware=False, solver=backwards).couple(x0, x1, y), x0.flip(0))
+    assert torch.equal(Coupling(1, solver=backwards).couple(x0, x1, y), x0[[5, 3, 4, 1, 2, 0]])
+    assert Coupling(0, solver=backwards).couple(x0, x1, y) is x0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [[0, 0, 1, 2], [1, 2, 3, 4], [0, 1, 2], [0], [0.0, 1.0, 2.0, 3.0], [True] * 4, [[0, 1], [2, 3]]],
+    ids=str,
+)
+def test_a_solver_that_returns_no_permutation_is_an_error(answer: list[object]) -> None:
+    coupling = Coupling(1, class_aware=False, solver=lambda x0, x1: torch.tensor(answer))
+    with pytest.raises(ValueError, match=r"solver must return a permutation of 4 rows, a long tensor \(4,\), got \("):
+        coupling.couple(*points(4, 2, 0), torch.zeros(4, dtype=torch.long))
+    coupling = Coupling(1, class_aware=False, solver=lambda x0, x1: answer)  # type: ignore[arg-type, return-value]
+    with pytest.raises(ValueError, match=r"a long tensor \(4,\), got list$"):
+        coupling.couple(*points(4, 2, 0), torch.zeros(4, dtype=torch.long))
+
+
+@pytest.mark.parametrize("solver", ["auction", 3, Auction])
+def test_a_solver_that_is_no_function_is_refused(solver: object) -> None:
+    with pytest.raises(ValueError, match=r"solver must be None or a function \(x0, x1\) -> permutation, got "):
+        Coupling(32, solver=solver)  # type: ignore[arg-type]
 
 
 def test_a_solver_that_does_not_end_in_a_permutation_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,7 +165,8 @@ def test_coupling_is_chosen_by_its_settings_and_by_the_classes_of_a_pool(latents
     answer = ismkit_("train", "imagenet-smoke", *small, *pools, "-p", "recipe.coupling.classes", "2")
     assert answer.status == 0, answer.err
     settings = checkpoint.load("run").meta["settings"]
-    assert settings["recipe"]["coupling"] == {"class": "Coupling", "pool": 3, "class_aware": False, "classes": 2}
+    coupling = {"class": "Coupling", "pool": 3, "class_aware": False, "classes": 2, "solver": None}
+    assert settings["recipe"]["coupling"] == coupling
     assert settings["data"]["groups"] == {"class": "ClassGroups", "pool": 3, "classes": 2}
 
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from ismkit.method.auction import Auction
 from ismkit.method.coupling import Coupling
 from ismkit.method.recipes import RECIPES, Intrinsic
 from ismkit.method.rows import Rows
@@ -274,7 +275,10 @@ def test_coupling_at_a_thousand_classes_is_the_recipes_choice_only_where_it_coup
         assert for_imagenet(RECIPES["flow"], side).coupling == Coupling()
         ism = for_imagenet(RECIPES["ism"], side)
         assert ism == replace(RECIPES["ism"], coupling=ism.coupling)
-        assert (ism.coupling.pool, ism.coupling.class_aware) == (128, True)
+        assert ism.coupling == Coupling(pool=128, class_aware=True)
+        own = Coupling(pool=32, class_aware=False, classes=8, solver=Auction(exact=64))
+        adapted = for_imagenet(replace(RECIPES["ism"], coupling=own), side).coupling
+        assert adapted == replace(own, pool=128, class_aware=True)  # it settles nothing else
     assert for_imagenet(RECIPES["ism"], 8).distance == for_side(RECIPES["ism"], 8).distance
 
 
