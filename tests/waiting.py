@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import psutil
 
-SECONDS = 60  # for what takes a moment, unless the machine is busy
+SECONDS = 120  # for what takes a moment, unless the machine is busy
 
 
 def wait_until(condition: Callable[[], object]) -> None:

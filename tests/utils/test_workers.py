@@ -95,6 +95,18 @@ def test_processes_compute_after_this_one_has_computed_on_several_threads() -> N
     assert sorted(done.stdout.splitlines()) == ["0 2", "1 2"]
 
 
+FORKS = re.compile(
+    r"(?:notebook|debug)_launcher\(|\bos\.fork\(|(?:get_context|set_start_method)\(|start_method=|PoolExecutor\(mp|"
+    r"ProcessPoolExecutor\(|multiprocessing\.(?:Process|Pool)\(|\bstart_processes\("
+)
+
+
+def test_nothing_else_starts_processes_that_may_be_forked() -> None:
+    sources = [path for room in ("ismkit", "notebooks", "examples", "tests") for path in (ROOT / room).rglob("*.*")]
+    found = {path.name for path in sources if path.suffix in (".py", ".ipynb") and FORKS.search(path.read_text())}
+    assert found <= {"test_checkpoint.py"}  # which forks on one thread, to be killed at each of its calls
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
