@@ -1,10 +1,10 @@
 """What can differ on a GPU. ``DEVICE`` is a name so that the bodies can be tried on a CPU while writing them."""
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
-from torch.multiprocessing.spawn import start_processes
 
 from ismkit.data.batches import Batches
 from ismkit.data.sets import Labelled
@@ -32,6 +31,7 @@ from ismkit.training.checkpoint import collect
 from ismkit.training.loop import Optim, TrainState
 from ismkit.training.runs import for_side
 from ismkit.utils.seeding import stream
+from ismkit.utils.workers import Tell, run_group
 from tests.options import fit
 
 DEVICE = "cuda"
@@ -148,11 +148,8 @@ def test_a_run_of_a_gpu_goes_on_where_another_number_of_them_is_in_sight(tmp_pat
     assert resumed.losses == whole.losses[3:]
 
 
-def _two(rank: int, port: int, folder: str) -> None:
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CI": "1",
-    }  # fmt: skip
+def _two(folder: str, rank: int, tell: Tell) -> None:
+    os.environ["CI"] = "1"
     results = {}
     for mode in ("ddp", "fsdp"):
         for precision in ("no", "bf16"):
@@ -164,15 +161,11 @@ def _two(rank: int, port: int, folder: str) -> None:
                         accelerator=distributed.accelerator(mode, precision))  # type: ignore[arg-type]  # fmt: skip
             results[f"{mode}, {precision}"] = state.losses
     torch.save(results, f"{folder}/rank{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")
 def test_two_gpus_train_like_one_replicated_and_sharded(tmp_path: Path) -> None:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    start_processes(_two, (port, str(tmp_path)), nprocs=2, start_method="spawn")
+    run_group(partial(_two, str(tmp_path)), 2)
     for precision, tolerance in (("no", 1e-3), ("bf16", 0.02)):
         one = train(4, precision=precision, micro_batches=2)
         for rank in range(2):

@@ -10,6 +10,7 @@ classes as one pool.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -21,6 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ismkit.data.sets import Labelled
 from ismkit.utils.seeding import stream
+
+READ_SECONDS = 600  # that a batch may take in the processes that read
 
 
 @runtime_checkable
@@ -45,7 +48,9 @@ class Batches:
             last kind are not replayed.
         batch_size: samples in a batch, 1 .. n.
         seed: of the order.
-        num_workers: processes that read a map-style dataset; 0 reads in this one.
+        num_workers: processes that read a map-style dataset; 0 reads in this one. Each is a new interpreter with a copy
+            of the dataset (a process that is forked after torch has computed may hang), so a script that asks for them
+            begins its work under ``if __name__ == "__main__"``.
         groups: order each epoch so that the pools of the coupling hold few classes; by default not.
 
     Raises:
@@ -119,9 +124,11 @@ class Batches:
             return map(self.data.__getitem__, indices)
         return iter(
             DataLoader(
-                self.data,
+                _Portable(self.data) if self.num_workers else self.data,
                 batch_sampler=(chosen.tolist() for chosen in indices),
                 num_workers=self.num_workers,
+                multiprocessing_context="spawn" if self.num_workers else None,
+                timeout=READ_SECONDS if self.num_workers else 0,
                 generator=stream(self.seed, "workers"),  # else each iterator draws from the global generator
             )
         )
@@ -164,6 +171,18 @@ class Batches:
                 f"groups.pool {self.groups.pool} x batch_size {self.batch_size} x micro_batches {micro_batches} = "
                 f"{rows} exceeds the {self.size} samples: a pool would hold a sample twice"
             )
+
+
+class _Portable(Dataset[Any]):
+    """Pickled, it becomes its dataset, by cloudpickle: whose class may be a notebook's, whose transforms lambdas."""
+
+    def __init__(self, data: Dataset[Any]) -> None:
+        self.data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from cloudpickle import dumps
+
+        return pickle.loads, (dumps(self.data),)
 
 
 @dataclass(frozen=True)

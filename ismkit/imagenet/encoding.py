@@ -7,12 +7,10 @@ again, and what is written is a function of the source, the VAE and the batch si
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,68 +25,12 @@ from ismkit.imagenet.vae import ImageVAE
 from ismkit.utils.files import DataError, replacing
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.store import Store
+from ismkit.utils.workers import Tell, WorkerError, run_group
 
-#: Called with what was done since the last call, in two units, such as images and files.
+#: Called with the numbers of images and of files that were done since the last call.
 Tick = Callable[[int, int], None]
 
-
-def run_workers(task: Callable[[int, int, Tick], object], workers: int, rank: int, world: int, tick: Tick) -> None:
-    """Run ``task(rank, world, tick)`` in ``workers`` new processes, which share out PyTorch's threads.
-
-    Args:
-        task: can be pickled; what its ``tick`` raises must end it.
-        workers: number of processes.
-        rank: of this call among ``world`` of them: its workers are ``rank * workers``, ... of ``world * workers``.
-        world: number of calls.
-        tick: called in this process, twice a second or less, with the sums over all workers.
-
-    Raises:
-        DataError: if a worker dies.
-        Exception: what a worker raised; the others end at their next tick.
-    """
-    context = multiprocessing.get_context("spawn")  # fork and CUDA do not go together
-    shared = (context.Array("q", 2), context.Event())
-    seen = (0, 0)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_share, initargs=(*shared, workers)) as pool:
-        futures = [pool.submit(_work, task, rank * workers + k, world * workers) for k in range(workers)]
-        waiting: set[Future[None]] = set(futures)
-        while waiting:
-            done, waiting = wait(waiting, timeout=0.5)
-            before, seen = seen, (shared[0][0], shared[0][1])
-            tick(seen[0] - before[0], seen[1] - before[1])
-            if any(future.exception() for future in done):
-                shared[1].set()
-    errors = [error for future in futures if (error := future.exception()) and not isinstance(error, _StoppedError)]
-    if errors and isinstance(errors[0], BrokenProcessPool):
-        raise DataError(
-            "a worker died, by lack of memory or by a kill. What was finished is kept: the same command resumes"
-        ) from errors[0]
-    if errors:
-        raise errors[0]
-
-
-class _StoppedError(Exception):
-    """Another worker failed."""
-
-
-_shared: dict[str, Any] = {}
-
-
-def _share(count: Any, stop: Any, workers: int) -> None:
-    _shared.update(count=count, stop=stop)
-    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
-
-
-def _work(task: Callable[[int, int, Tick], object], rank: int, world: int) -> None:
-    def tick(first: int, second: int) -> None:
-        with _shared["count"].get_lock():
-            _shared["count"][0] += first
-            _shared["count"][1] += second
-        if _shared["stop"].is_set():
-            raise _StoppedError
-
-    task(rank, world, tick)
-
+PATIENCE = 2 * 3600.0  # seconds without a batch from any worker, however large and on however slow a machine
 
 PLAN, CORRUPT = "plan.json", "corrupt.txt"
 
@@ -191,9 +133,7 @@ class Encoding:
 
         return [unit for unit in range(self.source.units) if not finished(self.file(unit))]
 
-    def run(
-        self, rank: int = 0, world: int = 1, tick: Callable[[int, int], None] = lambda images, files: None
-    ) -> Path | None:
+    def run(self, rank: int = 0, world: int = 1, tick: Tick = lambda images, files: None) -> Path | None:
         """Encode the share of process ``rank`` of ``world``: units rank, rank + world, ... that are missing.
 
         Args:
@@ -214,7 +154,7 @@ class Encoding:
                     self._encode(unit, vae, pool, tick)
         return self.finish()
 
-    def _encode(self, unit: int, vae: ImageVAE, pool: ThreadPoolExecutor, tick: Callable[[int, int], None]) -> None:
+    def _encode(self, unit: int, vae: ImageVAE, pool: ThreadPoolExecutor, tick: Tick) -> None:
         path = self.file(unit)
         for stale in self.folder.glob(f".{path.stem}.*.partial-*"):
             stale.unlink()
@@ -337,8 +277,28 @@ def encode(
         if workers == 1:
             job.run(rank, world, tick)
         elif todo:
-            run_workers(job.run, workers, rank, world, tick)
+            _encode_in_processes(job, workers, rank, world, tick)
     return None if job.finish() is None else read_manifest(job.folder)
+
+
+def _encode_in_processes(job: Encoding, workers: int, rank: int, world: int, tick: Tick) -> None:
+    """Let new processes do the shares ``rank * workers``, ... of ``world * workers``, on PyTorch's threads in all."""
+
+    def share(k: int, tell: Tell) -> None:
+        job.run(rank * workers + k, world * workers, lambda images, files: tell((images, files)))
+
+    try:
+        run_group(
+            share,
+            workers,
+            report=lambda k, done: tick(*done),
+            threads=max(1, torch.get_num_threads() // workers),
+            patience=PATIENCE,
+        )
+    except WorkerError as error:
+        raise DataError(
+            f"a worker died or hung: {error}. What was finished is kept: the same command resumes"
+        ) from error
 
 
 def report(folder: Path, manifest: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from . import seeding as seeding
 from . import settings as settings
 from . import store as store
 from . import weights as weights
+from . import workers as workers
 from .files import DataError as DataError
 from .files import data_folders as data_folders
 from .files import file_sum as file_sum
@@ -27,3 +28,5 @@ from .weights import CheckpointError as CheckpointError
 from .weights import load_weights as load_weights
 from .weights import read_weights as read_weights
 from .weights import save_weights as save_weights
+from .workers import WorkerError as WorkerError
+from .workers import run_group as run_group

@@ -4,6 +4,8 @@ import errno
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +22,8 @@ from ismkit.imagenet.pixels import Item, center_crop
 from ismkit.imagenet.sources import ImageFolder
 from ismkit.imagenet.vae import ImageVAE, write_tiny_vae
 from ismkit.utils.files import DataError
+from tests.conftest import ROOT
+from tests.waiting import gone, wait_until
 
 pytest.importorskip("diffusers")
 pytest.importorskip("pyarrow")
@@ -171,6 +175,53 @@ def test_two_processes_of_which_one_is_killed_give_the_same_bytes(
     manifest = encode(this, workers=2, progress=False)
     assert manifest["rows"] == 40
     assert contents(this.folder) == contents(made)
+
+
+@pytest.mark.slow
+def test_processes_share_the_units_of_one_call_of_several(
+    made: Path, photos: Path, vae: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    this = job(photos, vae, tmp_path / "latents")
+    assert encode(this, workers=2, rank=1, world=2, progress=False) is None
+    assert this.missing() == [0, 1]
+    assert encode(this, workers=2, rank=0, world=2, progress=False) is not None
+    assert contents(this.folder) == contents(made)
+
+
+def test_what_a_process_cannot_read_is_the_error_of_one(photos: Path, vae: str, tmp_path: Path) -> None:
+    this = job(spoilt(photos, tmp_path / "photos"), vae, tmp_path / "latents")
+    with pytest.raises(DataError, match=r"^\S+ is no image that can be decoded .*--skip-corrupt"):
+        encode(this, workers=2, progress=False)
+
+
+SLOW = """
+import os, sys, time
+from pathlib import Path
+from ismkit.imagenet.encoding import Encoding, encode
+from ismkit.imagenet.sources import ImageFolder
+
+photos, vae, latents, pids = map(Path, sys.argv[1:])
+
+class Slow(ImageFolder):
+    def read(self, unit):
+        (pids / str(os.getpid())).touch()
+        time.sleep(600)
+
+encode(Encoding(Slow(photos, per_unit=6), str(vae), latents, side=32, threads=1), workers=2, progress=False)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_their_parent(number: int, photos: Path, vae: str, tmp_path: Path) -> None:
+    """Else they hold their memory, and do the job beside a new call of the same command."""
+    (pids := tmp_path / "pids").mkdir()
+    command = [sys.executable, "-c", SLOW, *map(str, (photos, vae, tmp_path / "latents", pids))]
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}) as parent:
+        wait_until(lambda: len(list(pids.iterdir())) == 2)
+        parent.send_signal(number)
+        assert parent.wait(60) == -number
+    wait_until(lambda: gone(int(path.name) for path in pids.iterdir()))
 
 
 def spoilt(photos: Path, into: Path) -> Path:

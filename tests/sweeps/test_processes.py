@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +13,17 @@ import psutil
 import pytest
 
 from ismkit.sweeps import processes
-from ismkit.sweeps.processes import Tell, cores, share_devices
+from ismkit.sweeps.processes import cores, share_devices
+from ismkit.utils import workers
+from ismkit.utils.workers import Tell
 from tests.conftest import ROOT
-
-SECONDS = 60  # for what takes a moment, unless the machine is busy
+from tests.waiting import SECONDS, gone, wait_until
 
 
 def outcomes(task: Callable[[Any, Tell], Any], items: list[Any], workers: int = 2, **options: Any) -> dict[Any, Any]:
     environments = options.pop("environments", [{}] * workers)
     report = options.pop("report", lambda item, done: None)
     return dict(processes.run(task, items, report, restarts=2, environments=environments, **options))
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def gone(pids: list[int]) -> bool:
-    for pid in pids:
-        with suppress(psutil.NoSuchProcess):
-            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                return False
-    return True
 
 
 # ---------------------------------------------------------------- outcomes
@@ -81,17 +66,18 @@ def test_what_a_worker_cannot_read_fails(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_workers_compute_on_one_thread_and_see_their_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in processes.ONE_THREAD:
+    names = workers.thread_limit(1)
+    for name in names:
         monkeypatch.setenv(name, "7")
 
     def task(item: int, tell: Tell) -> None:
-        tell([os.environ[name] for name in (*processes.ONE_THREAD, "DEVICE")])  # type: ignore[arg-type]
+        tell([os.environ[name] for name in (*names, "DEVICE")])  # type: ignore[arg-type]
         time.sleep(0.5)  # so that the other worker takes the other item
 
     seen: list[Any] = []
     environments = [{"DEVICE": "a"}, {"DEVICE": "b"}]
     outcomes(task, [0, 1], environments=environments, report=lambda item, done: seen.append(done))
-    assert [row[:-1] for row in seen] == [["1"] * len(processes.ONE_THREAD)] * 2
+    assert [row[:-1] for row in seen] == [["1"] * len(names)] * 2
     assert {row[-1] for row in seen} <= {"a", "b"}
 
 
@@ -159,13 +145,14 @@ def test_an_item_whose_worker_always_dies_fails_by_name_and_the_rest_is_done() -
 PARENT = """
 import ctypes, os, signal, sys, time
 from ismkit.sweeps import processes
+from ismkit.utils import workers
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for what they start in the background
 
 def task(item, tell):
     open(os.path.join(sys_argv[1], str(os.getpid())), "w").close()
     if sys_argv[2] == "without prctl" and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(processes.PR_SET_PDEATHSIG, 0)
+        ctypes.CDLL(None).prctl(workers.PR_SET_PDEATHSIG, 0)
     if sys_argv[2] == "busy":
         ctypes.PyDLL(None).sleep(600)  # as a long call in C that keeps other threads of Python waiting
     time.sleep(600)

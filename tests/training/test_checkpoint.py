@@ -216,11 +216,13 @@ def test_rewind_makes_room_to_go_on_from_an_earlier_step(run: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------ kills, full disk
 
-# One process that imports torch once, and forks the ones to be killed.
+# One process that imports torch once, and forks the ones to be killed: on one thread, or they could wait forever for
+# threads that only their parent has.
 PROGRAM = """
 import itertools, os, pathlib, random, resource, signal, sys, time, torch
 from ismkit.training import checkpoint
 from ismkit.utils import weights
+torch.set_num_threads(1)
 base = pathlib.Path(sys.argv[1])
 
 run, draw = base / "random", random.Random(0)

@@ -17,7 +17,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from ismkit.data.batches import Batches
@@ -36,6 +35,7 @@ from ismkit.training.loop import FLUSH_EVERY, DivergenceError, Optim, StepReport
 from ismkit.training.runs import for_points, for_side
 from ismkit.utils.seeding import stream
 from ismkit.utils.weights import CheckpointError
+from ismkit.utils.workers import Tell, run_group
 from tests.options import fit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -572,12 +572,8 @@ def full_disk(*_: Any) -> None:
     raise OSError(28, "No space left on device")
 
 
-def _worker(rank: int, port: int, folder: str) -> None:
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "yes", "CI": "1",
-    }  # fmt: skip
-    torch.set_num_threads(1)
+def _worker(folder: str, rank: int, tell: Tell) -> None:
+    os.environ |= {"ACCELERATE_USE_CPU": "yes", "CI": "1"}
     results: dict[str, Any] = {}
     for name, run in RUNS.items():
         results[name] = in_default_dtype(partial(run, f"{folder}/two"))
@@ -679,11 +675,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Two:
     folder = tmp_path_factory.mktemp("two")
     AcceleratorState._reset_state(True)
     one = {name: in_default_dtype(partial(run, f"{folder}/one")) for name, run in RUNS.items()}
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
     shutil.copytree(folder / "one", folder / "one-again")  # FSDP goes on from there
-    start_processes(_worker, (port, str(folder)), nprocs=2, start_method="spawn")
+    run_group(partial(_worker, str(folder)), 2)
     return Two(folder, [torch.load(folder / f"rank{rank}.pt") for rank in range(2)], one)
 
 
