@@ -17,6 +17,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from ismkit.method.path import check_labels
 from ismkit.utils.seeding import stream
 
 # Below this dimension POT's network simplex is the quicker exact solver, above it SciPy's (tests/bench/RESULTS.md).
@@ -144,12 +145,12 @@ class Coupling:
             ``x0`` in another order (a bijection), so that row i is paired with ``x1[i], y[i]``.
 
         Raises:
+            TypeError: if ``y`` holds no whole numbers.
             ValueError: for shapes that do not match, or values that are not finite.
         """
         if x0.shape != x1.shape:
             raise ValueError(f"x0 and x1 must have one shape, got {tuple(x0.shape)} and {tuple(x1.shape)}")
-        if len(y) != len(x1):
-            raise ValueError(f"y must hold one label per row of x1, {len(x1)}, got {len(y)}")
+        check_labels(y, x1, "x1")
         if not self.pool:
             return x0
         order = torch.empty(len(x1), dtype=torch.long)

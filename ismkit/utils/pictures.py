@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from ismkit.utils.checks import check_finite
 from ismkit.utils.files import replacing
 
 
@@ -22,7 +23,8 @@ def tile(images: Tensor, columns: int) -> np.ndarray:
         The picture, (H', W') in [0, 1].
 
     Raises:
-        ValueError: for other shapes, or columns that do not divide n.
+        TypeError: if they are not floating point.
+        ValueError: for other shapes, images that are not finite, or columns that do not divide n.
 
     Example:
         >>> import torch
@@ -32,6 +34,7 @@ def tile(images: Tensor, columns: int) -> np.ndarray:
     """
     if images.ndim != 4 or images.shape[1] != 1 or len(images) == 0:
         raise ValueError(f"images must be (n, 1, H, W) with n >= 1, got {tuple(images.shape)}")
+    check_finite("images", images)  # NaN would be drawn as a blank sheet
     if columns < 1 or len(images) % columns:
         raise ValueError(f"columns must divide the {len(images)} images, got {columns}")
     n, _, h, w = images.shape
