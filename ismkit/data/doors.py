@@ -126,13 +126,13 @@ def admit(data: Any) -> Admitted:
         Traceback (most recent call last):
         TypeError: data must be a data set, got a DataLoader: give loader.dataset, which is shuffled and batched here
     """
-    if isinstance(data, StochasticDataset | Mapped):
-        return data
+    if isinstance(data, Tensor | np.ndarray):  # both have a ``take`` of their own
+        return Labelled.of(data)
     if isinstance(data, Labelled):
         x = as_samples(data.x)
         return data if x.dtype == data.x.dtype else replace(data, x=x)
-    if isinstance(data, Tensor | np.ndarray):
-        return Labelled.of(data)
+    if isinstance(data, StochasticDataset | Mapped) and not isinstance(data, type):
+        return data
     arrays = data.tensors if isinstance(data, TensorDataset) else data
     if isinstance(arrays, tuple) and 1 <= len(arrays) <= 2 and all(isinstance(a, Tensor | np.ndarray) for a in arrays):
         return Labelled.of(*arrays)

@@ -226,7 +226,7 @@ def precision_recall(generated: Tensor, real: Tensor, k: int = 3) -> tuple[float
 
     Raises:
         TypeError: if features are not floating point.
-        ValueError: if features are not (n, F) of equal F, or not finite, or ``k`` is out of range.
+        ValueError: if features are not (n, F) of equal F, or not finite, or ``k`` is no integer in range.
 
     Example:
         Samples of one of two modes are all realistic, but cover half of the data:
@@ -244,7 +244,7 @@ def precision_recall(generated: Tensor, real: Tensor, k: int = 3) -> tuple[float
         raise ValueError(
             f"generated has {generated.shape[1]} feature dimensions and real {real.shape[1]}: they must be the same"
         )
-    if not 1 <= k < min(len(generated), len(real)):
+    if type(k) is not int or not 1 <= k < min(len(generated), len(real)):
         raise ValueError(
             f"k must be at least 1 and below both numbers of samples, {len(generated)} and {len(real)}, got {k}"
         )
@@ -505,10 +505,8 @@ def bias(
     """
     _require_features("features", features)
     check_count("repeats", repeats)
-    for part in parts:
-        check_count("each of parts", part)
     n, size = features.shape
-    if len(parts) < 2 or len(set(parts)) < len(parts):
+    if len(parts) < 2 or len(set(parts)) < len(parts) or not all(type(part) is int and part > 0 for part in parts):
         raise ValueError(f"parts must be two or more different numbers of at least 1, got {tuple(parts)}")
     if n // max(parts) <= size:
         raise ValueError(f"the smallest subset, {n} / {max(parts)}, must have more samples than the {size} features")

@@ -25,12 +25,16 @@ LOW_DIMENSION = 6
 
 
 def checked_pair(x0: Tensor, x1: Tensor) -> None:
-    """Raise ValueError unless noise and data have one shape and are finite."""
+    """Raise ValueError unless noise and data have one shape (n, ...), are finite, and have products that are."""
     if x0.shape != x1.shape:
         raise ValueError(f"x0 and x1 must have one shape, got {tuple(x0.shape)} and {tuple(x1.shape)}")
     for name, x in (("x0", x0), ("x1", x1)):
         if not torch.isfinite(x).all():
             raise ValueError(f"{name} has {int((~torch.isfinite(x)).sum())} values that are not finite: not coupled")
+    if x0.ndim < 2 or not x0.numel():
+        raise ValueError(f"x0 and x1 must be (n, ...) with n >= 1, got {tuple(x0.shape)}")
+    if float(x0.abs().max()) * float(x1.abs().max()) * x0[0].numel() > torch.finfo(torch.float32).max:
+        raise ValueError("x0 and x1 are too large: their products, in float32, are not finite")
 
 
 def assign(x0: Tensor, x1: Tensor) -> Tensor:

@@ -77,6 +77,8 @@ def check_labels(y: Tensor, x: Tensor, of: str) -> None:
     """Raise unless ``y`` is a tensor with one whole number per row of ``x``, which the message calls ``of``."""
     if not isinstance(y, Tensor):
         raise TypeError(f"y must be a tensor of labels, got {y!r}: use torch.tensor(labels)")
+    if x.ndim < 1:
+        raise ValueError(f"{of} must be (B, ...), got {tuple(x.shape)}")
     if y.shape != x.shape[:1]:
         raise ValueError(f"y must hold one label per row of {of}, shape {tuple(x.shape[:1])}, got {tuple(y.shape)}")
     if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:

@@ -15,8 +15,6 @@ from ismkit.utils.checks import check_finite
 def _check(net: Network, x0: Tensor, y: Tensor) -> None:
     """Raise unless noise and labels fit each other and the network."""
     check_finite("x0", x0)
-    if x0.ndim < 1:
-        raise ValueError(f"x0 must be (B, ...), got {tuple(x0.shape)}")
     check_labels(y, x0, "x0")
     if y.device != x0.device:
         raise ValueError(f"y must be on the device of x0, {x0.device}, got {y.device}")

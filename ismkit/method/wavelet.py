@@ -38,7 +38,7 @@ def l2(prediction: Tensor, target: Tensor) -> Tensor:
         One error per sample, (B,), in float32 at least.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes differ, or are not (B, ...).
 
     Example:
         >>> import torch
@@ -54,6 +54,8 @@ def _residual(prediction: Tensor, target: Tensor) -> Tensor:
         raise ValueError(
             f"prediction and target must have one shape, got {tuple(prediction.shape)} and {tuple(target.shape)}"
         )
+    if prediction.ndim < 2:
+        raise ValueError(f"prediction and target must be (B, ...), got {tuple(prediction.shape)}")
     dtype = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
     return prediction.to(dtype) - target.to(dtype)
 
@@ -303,7 +305,7 @@ class WaveletDistance:
         Raises:
             ValueError: for other shapes, or sides too short for the levels; the message says which recipe to take.
         """
-        if len(shape) != 4:
+        if len(shape) != 4 or not shape[1]:
             raise ValueError(
                 f"WaveletDistance needs images (B, C, H, W), got shape {tuple(shape)}; use l2, as "
                 "ismkit.training.runs.for_points(recipe) does"

@@ -140,7 +140,10 @@ def load_sampler(path: str | os.PathLike[str], sha256: str | None = None) -> tup
         ism ToyMLP
     """
     net, card = load_model(path, sha256)
-    if card.get("run", {}).get("recipe", {}).get("target") == velocity_target.__qualname__:
+    target: Any = card
+    for name in ("run", "recipe", "target"):  # a card is any JSON
+        target = target.get(name) if isinstance(target, dict) else None
+    if target == velocity_target.__qualname__:
         net = TwoPassCFG(net, net.num_classes).eval()  # type: ignore[arg-type]
     return net, card
 
