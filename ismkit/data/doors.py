@@ -20,7 +20,23 @@ Admitted = Any  # Labelled | Mapped | StochasticDataset: of the last only its me
 
 @runtime_checkable
 class StochasticDataset(Protocol):
-    """A data set whose samples are drawn each time they are read, such as :class:`ismkit.imagenet.latents.Latents`."""
+    """A data set whose samples are drawn each time they are read, such as :class:`ismkit.imagenet.latents.Latents`.
+
+    Example:
+        Noisy copies of three points; every draw depends on the generator alone:
+
+        >>> import torch
+        >>> from ismkit import Batches
+        >>> class Noisy:
+        ...     num_classes = 1
+        ...     def __len__(self):
+        ...         return 3
+        ...     def take(self, index, rng):
+        ...         return index[:, None] + 0.1 * torch.randn(len(index), 1, generator=rng), 0 * index
+        >>> x, y = next(Batches(Noisy(), batch_size=3, seed=0).stream())
+        >>> x.round().flatten().sort().values
+        tensor([0., 1., 2.])
+    """
 
     def take(self, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Samples x (B, ...) and y (B,) of rows ``index`` (B,) int64, by draws from ``rng`` alone."""

@@ -77,8 +77,10 @@ def _with_distance(recipe: Recipe, adapt: Callable[[WaveletDistance], Distance])
     """The recipe with its wavelet distance, which may be a normalised one, adapted; others stay as they are."""
     distance = recipe.distance
     if isinstance(distance, Normalised) and isinstance(distance.distance, WaveletDistance):
-        return dataclasses.replace(recipe, distance=dataclasses.replace(distance, distance=adapt(distance.distance)))
-    return dataclasses.replace(recipe, distance=adapt(distance)) if isinstance(distance, WaveletDistance) else recipe
+        fitting: Distance = dataclasses.replace(distance, distance=adapt(distance.distance))
+    else:
+        fitting = adapt(distance) if isinstance(distance, WaveletDistance) else distance
+    return recipe if fitting == distance else dataclasses.replace(recipe, distance=fitting)
 
 
 def for_side(recipe: Recipe, side: int) -> Recipe:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 
 def check_finite(name: str, x: Any) -> None:
     """Refuse what is no floating point tensor, or not finite.
@@ -25,6 +23,8 @@ def check_finite(name: str, x: Any) -> None:
         Traceback (most recent call last):
         ValueError: x0 must be finite, got 1 NaN or infinite of 2 values
     """
+    from torch import Tensor  # the command line's help counts without torch
+
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
     if not x.is_floating_point():

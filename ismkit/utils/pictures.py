@@ -56,7 +56,8 @@ def write_png(images: Tensor, path: str | os.PathLike[str], columns: int | None 
         The path.
 
     Raises:
-        ValueError: before anything is written, if an argument is not as it should be.
+        TypeError: if images are not floating point.
+        ValueError: before anything is written, if an argument is not as it should be, or images are not finite.
 
     Example:
         >>> import tempfile
@@ -73,6 +74,7 @@ def write_png(images: Tensor, path: str | os.PathLike[str], columns: int | None 
         raise ValueError(f"path must end in .png, got {path}")
     if scale < 1:
         raise ValueError(f"scale must be at least 1, got {scale}")
+    check_finite("images", images)  # a clamp would hide infinity
     sheet = tile(images.clamp(-1, 1), len(images) if columns is None else columns)
     pixels = (255 * sheet).round().astype(np.uint8).repeat(scale, 0).repeat(scale, 1)
     with replacing(path) as file:
