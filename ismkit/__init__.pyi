@@ -12,6 +12,7 @@ from .data import Batches as Batches
 from .data import ClassGroups as ClassGroups
 from .data import FashionAutoencoder as FashionAutoencoder
 from .data import Labelled as Labelled
+from .data import admit as admit
 from .data import checkerboard as checkerboard
 from .data import eight_gaussians as eight_gaussians
 from .data import fashion_latents as fashion_latents

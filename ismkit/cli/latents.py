@@ -55,7 +55,7 @@ def command(
     from ismkit.imagenet.encoding import Encoding, encode, report
     from ismkit.imagenet.latents import Latents
     from ismkit.imagenet.sources import open_source
-    from ismkit.training.options import check_count
+    from ismkit.utils.checks import check_count
     from ismkit.utils.files import out_dir
 
     if bool(source) == bool(verify):

@@ -48,7 +48,7 @@ def command(
     from ismkit.evaluation.scoring import device_at_hand
     from ismkit.models.drawing import draw_clothes
     from ismkit.models.saved import load_generator
-    from ismkit.training.options import check_count
+    from ismkit.utils.checks import check_count
     from ismkit.utils.files import out_dir
     from ismkit.utils.pictures import write_png
 

@@ -1,9 +1,14 @@
 from . import batches as batches
+from . import doors as doors
 from . import fashion as fashion
 from . import photos as photos
 from . import sets as sets
+from . import values as values
 from .batches import Batches as Batches
 from .batches import ClassGroups as ClassGroups
+from .doors import Mapped as Mapped
+from .doors import StochasticDataset as StochasticDataset
+from .doors import admit as admit
 from .fashion import CLOTHES as CLOTHES
 from .fashion import FashionAutoencoder as FashionAutoencoder
 from .fashion import fashion_latents as fashion_latents

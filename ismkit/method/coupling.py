@@ -17,6 +17,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from ismkit.method.path import check_labels
 from ismkit.utils.seeding import stream
 
 #: Assigns noise x0 (n, ...) to data x1 (n, ...) by a permutation p, (n,) long, so that ``x0[p]`` is coupled to ``x1``:
@@ -28,12 +29,16 @@ LOW_DIMENSION = 6
 
 
 def checked_pair(x0: Tensor, x1: Tensor) -> None:
-    """Raise ValueError unless noise and data have one shape and are finite."""
+    """Raise ValueError unless noise and data have one shape (n, ...), are finite, and have products that are."""
     if x0.shape != x1.shape:
         raise ValueError(f"x0 and x1 must have one shape, got {tuple(x0.shape)} and {tuple(x1.shape)}")
     for name, x in (("x0", x0), ("x1", x1)):
         if not torch.isfinite(x).all():
             raise ValueError(f"{name} has {int((~torch.isfinite(x)).sum())} values that are not finite: not coupled")
+    if x0.ndim < 2 or not x0.numel():
+        raise ValueError(f"x0 and x1 must be (n, ...) with n >= 1, got {tuple(x0.shape)}")
+    if float(x0.abs().max()) * float(x1.abs().max()) * x0[0].numel() > torch.finfo(torch.float32).max:
+        raise ValueError("x0 and x1 are too large: their products, in float32, are not finite")
 
 
 def checked_permutation(p: Tensor, n: int) -> Tensor:
@@ -152,13 +157,13 @@ class Coupling:
             ``x0`` in another order (a bijection), so that row i is paired with ``x1[i], y[i]``.
 
         Raises:
+            TypeError: if ``y`` holds no whole numbers.
             ValueError: for shapes that do not match, values that are not finite, or a ``solver`` that returns anything
                 but a permutation.
         """
         if x0.shape != x1.shape:
             raise ValueError(f"x0 and x1 must have one shape, got {tuple(x0.shape)} and {tuple(x1.shape)}")
-        if len(y) != len(x1):
-            raise ValueError(f"y must hold one label per row of x1, {len(x1)}, got {len(y)}")
+        check_labels(y, x1, "x1")
         if not self.pool:
             return x0
         solve = self.solver or assign

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from ismkit.data.doors import admit
 from ismkit.imagenet.latents import Latents, check_vae
 from ismkit.models.nets import DiT
 from ismkit.models.saved import save_model
@@ -116,7 +117,7 @@ def launch(
     accelerator = distributed.accelerator(engine.mode, engine.precision, cpu=not torch.cuda.is_available())
     if accelerator.num_processes > 1:  # the main process first, for it may have to make them
         distributed.on_main_process(accelerator, lambda: len(load()))
-    data = load()
+    data = admit(load())
     engine = with_micro_batches(engine, saving, accelerator)
     options: dict[str, Any] = {"data": data, "engine": engine, "saving": saving, "accelerator": accelerator}
     if trackers is None and logging.tracker == "tensorboard":

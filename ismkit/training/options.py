@@ -10,11 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-
-def check_count(name: str, value: object) -> None:
-    """Raise ValueError unless ``value`` is an integer of at least 1."""
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+from ismkit.utils.checks import check_count
 
 
 @dataclass(frozen=True)

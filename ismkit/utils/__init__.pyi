@@ -1,3 +1,4 @@
+from . import checks as checks
 from . import files as files
 from . import pictures as pictures
 from . import progress as progress

@@ -39,7 +39,7 @@ def save_weights(module: nn.Module, path: PathLike, metadata: Mapping[str, str])
         The SHA-256 of the file, for :func:`load_weights`.
 
     Raises:
-        CheckpointError: if the file has another ending or cannot be written.
+        CheckpointError: if the file has another ending or cannot be written, or a tensor is not finite.
 
     Example:
         >>> import tempfile
@@ -53,6 +53,7 @@ def save_weights(module: nn.Module, path: PathLike, metadata: Mapping[str, str])
         ({'steps': '500'}, True)
     """
     path, state = _weights_path(path), module.state_dict()
+    check_finite_weights(f"{path} is not written", state)
     try:
         with replacing_path(path) as partial:
             write_tensors(partial, state, metadata)
@@ -74,7 +75,7 @@ def load_weights(module: nn.Module, path: PathLike, sha256: str | None = None) -
         The metadata that the file was saved with.
 
     Raises:
-        CheckpointError: if the file is missing, truncated or altered, or does not fit the module.
+        CheckpointError: if the file is missing, truncated or altered, does not fit the module, or is not finite.
 
     Example:
         >>> import tempfile
@@ -92,6 +93,7 @@ def load_weights(module: nn.Module, path: PathLike, sha256: str | None = None) -
     """
     tensors, metadata = read_weights(path, sha256)
     check_fit(str(path), tensors, module.state_dict(), "Build the module as it was when it was saved.")
+    check_finite_weights(f"{path} cannot be used", tensors)
     module.load_state_dict(tensors)
     return metadata
 
@@ -141,6 +143,14 @@ def check_fit(where: str, found: Mapping[str, Any], expected: Mapping[str, Any],
     wrong = [f"{name} is {has}, expected {wants}" for name, (has, wants) in forms.items() if has != wants]
     if wrong:
         raise CheckpointError(f"{where} does not fit in {len(wrong)} names: {'; '.join(wrong[:5])}. {remedy}")
+
+
+def check_finite_weights(what: str, tensors: Tensors) -> None:
+    """Raise CheckpointError, beginning with ``what``, for the first tensor that holds NaN or infinity."""
+    for name, value in tensors.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
+            bad = int((~value.isfinite()).sum())
+            raise CheckpointError(f"{what}: {name} holds {bad} NaN or infinite of {value.numel()} numbers.")
 
 
 def _weights_path(path: PathLike) -> Path:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -522,8 +523,13 @@ def test_noise_and_data_of_two_shapes_are_refused(coupling: Coupling, shape: tup
 
 
 def test_labels_that_are_not_one_per_row_are_refused() -> None:
-    with pytest.raises(ValueError, match="y must hold one label per row of x1, 4, got 3"):
-        Coupling(1).couple(torch.zeros(4, 2), torch.zeros(4, 2), torch.zeros(3, dtype=torch.long))
+    x = torch.zeros(4, 2)
+    for shape in ((3,), (4, 1), (4, 3), ()):  # (n, 1) and one-hot labels coupled to noise that was no permutation
+        expected = rf"y must hold one label per row of x1, shape \(4,\), got {re.escape(str(shape))}"
+        with pytest.raises(ValueError, match=expected):
+            Coupling(1).couple(x, x, torch.zeros(shape, dtype=torch.long))
+    with pytest.raises(TypeError, match=r"y must hold whole numbers, got torch\.float32: use y\.long\(\)"):
+        Coupling(1).couple(x, x, torch.zeros(4))
 
 
 def test_a_negative_pool_is_refused() -> None:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,20 +19,23 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from ismkit.data.batches import Batches
 from ismkit.data.sets import EIGHT_GAUSSIANS_MEANS, EIGHT_GAUSSIANS_STD, Labelled, eight_gaussians
+from ismkit.method.auction import AuctionCoupling
 from ismkit.method.coupling import Coupling
 from ismkit.method.ema import TwinEMA, ramped
-from ismkit.method.path import Network, Query, interpolate
+from ismkit.method.path import Network, Query, StepGrid, interpolate
 from ismkit.method.recipes import RECIPES, Recipe, training_step
 from ismkit.method.rows import Rows
-from ismkit.method.wavelet import WaveletDistance, geometric_weights, l2
+from ismkit.method.wavelet import Normalised, WaveletDistance, geometric_weights, l2
 from ismkit.models.nets import DiT, ToyMLP
-from ismkit.training import checkpoint, distributed
+from ismkit.training import checkpoint, distributed, loop
 from ismkit.training.checkpoint import collect
 from ismkit.training.distributed import REQUEUE, Preempted
 from ismkit.training.loop import FLUSH_EVERY, DivergenceError, Optim, StepReport, TrainState
+from ismkit.training.options import Engine
 from ismkit.training.runs import for_points, for_side
 from ismkit.utils.seeding import stream
 from ismkit.utils.weights import CheckpointError
@@ -505,9 +509,10 @@ def test_divergence_is_found_without_checkpoints(steps: int) -> None:
 
 
 def _data_with_a_bad_row(value: float) -> Batches:
-    data = eight_gaussians(256, 0)
-    data.x[100] = value
-    return Batches(data, 16, seed=1)
+    """It turned bad after it was admitted, where NaN is refused."""
+    batches = Batches(eight_gaussians(256, 0), 16, seed=1)
+    batches.data.x[100] = value
+    return batches
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -1091,8 +1096,11 @@ def test_progress_bar_is_off_under_ci_unless_asked_for(
 class Untouched(Batches):
     """Data that must not be read."""
 
-    def stream(self, step: int = 0, micro_batch: int = 0, micro_batches: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    def stream(self, *args: Any, **options: Any) -> Iterator[tuple[Tensor, Tensor]]:
         pytest.fail("a batch was read before the settings were checked")
+
+
+POINTS = for_points(RECIPES["ism"])
 
 
 class NoClasses(nn.Module):
@@ -1121,14 +1129,30 @@ class NoClasses(nn.Module):
         ({"net": NoClasses()}, r"net must have the attribute num_classes \(int\), NoClasses has none"),
         ({"net": ToyMLP(width=8, num_classes=5)}, "net knows 5 classes, but the data has 8"),
         ({"batch_size": 3}, "a batch of 3 gives no guidance row at fraction 0.25: use a batch of at least 4"),
-        ({"recipe": replace(RECIPES["ism"], fast=1.0)}, r"fast decay must be in \[0, 1\), got 1.0"),
+        ({"recipe": replace(POINTS, fast=1.0)}, r"fast decay must be in \[0, 1\), got 1.0"),
         (
-            {"recipe": replace(RECIPES["ism"], fast=0.99, slow=0.9)},
+            {"recipe": replace(POINTS, fast=0.99, slow=0.9)},
             "the fast decay must not exceed the slow one, got fast=0.99, slow=0.9",
         ),
         ({"accumulate": 2}, "gradient_accumulation_steps=1, got 2: accumulate by Engine"),
         ({"recompute": True}, "recompute needs a network with blocks, such as DiT"),
         ({"net": torch.compile(ToyMLP(width=8))}, "net must be the plain network, got a OptimizedModule"),
+        (
+            {"net": ToyMLP(width=8, grid=StepGrid(512))},
+            r"recipe\.rows\.grid must be that of net, n = 512, got n = 128: build the network with grid=",
+        ),
+        (
+            {"recipe": RECIPES["ism"]},
+            r"needs images \(B, C, H, W\), got shape \(16, 2\); use l2, .*for_points\(recipe\)",
+        ),
+        (
+            {"recipe": replace(POINTS, distance=Normalised(WaveletDistance((1.0, 1.0))))},
+            r"needs images .*for_points\(recipe\)",
+        ),
+        (
+            {"recipe": RECIPES["ism"], "data": Labelled.of(torch.zeros(32, 1, 8, 8))},
+            r"levels=5 needs sides above 16, got shape \(16, 1, 8, 8\); use fewer, .*for_side\(recipe, 8\)",
+        ),
     ],
 )
 def test_settings_are_refused_before_any_work(
@@ -1136,13 +1160,65 @@ def test_settings_are_refused_before_any_work(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = dict(options)
-    recipe, net = options.pop("recipe", RECIPES["ism"]), options.pop("net", ToyMLP(width=8))
-    batches = Untouched(eight_gaussians(64, 0), options.pop("batch_size", 16), seed=0)
+    recipe, net = options.pop("recipe", POINTS), options.pop("net", ToyMLP(width=8))
+    batches = Untouched(options.pop("data", eight_gaussians(64, 0)), options.pop("batch_size", 16), seed=0)
     if "accumulate" in options:
         options["accelerator"] = Accelerator(gradient_accumulation_steps=options.pop("accumulate"))
     with pytest.raises(ValueError, match=message):
         fit(recipe, net, batches, progress=False, **{"steps": 4} | options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("batches", [DataLoader(eight_gaussians(64, 0), 16), eight_gaussians(64, 0)])
+def test_data_without_an_order_is_refused(batches: Any) -> None:
+    with pytest.raises(ValueError, match=rf"batches must be Batches\(.*\), got {type(batches).__name__}"):
+        fit(POINTS, ToyMLP(width=8), batches, steps=1, progress=False)
+
+
+def _pairs(labels: list[int]) -> list[tuple[Tensor, int]]:
+    return [(torch.zeros(2), label) for label in labels]
+
+
+def test_labels_of_a_data_set_that_says_no_classes_are_compared_with_the_network() -> None:
+    recipe, data = replace(POINTS, coupling=Coupling()), _pairs([1, 2, 1, 2] * 4)
+    state = fit(recipe, ToyMLP(width=8, num_classes=3), Batches(data, 16, 0), steps=1, progress=False)
+    assert state.step == 1
+    # Class 2 of a network of two classes is the null label: it was trained as such without a word.
+    with pytest.raises(ValueError, match=r"data must give labels in \[0, 2\), got 2 in row "):
+        fit(recipe, ToyMLP(width=8, num_classes=2), Batches(data, 16, 0), steps=1, progress=False)
+
+
+def test_a_small_field_trains_with_the_remedy_that_the_message_names() -> None:
+    data, net = Labelled.of(torch.randn(32, 1, 4, 4)), ToyMLP(dim=16, width=8, num_classes=1)
+    recipe = replace(RECIPES["ism"], distance=Normalised(RECIPES["ism"].distance), coupling=Coupling())
+    for remedy in (for_side(recipe, 4), for_points(recipe)):
+        assert fit(remedy, net, Batches(data, 16, 0), steps=1, progress=False).step == 1
+
+
+@pytest.mark.parametrize(
+    ("coupling", "classes", "rows"),
+    [
+        (Coupling(pool=32), 1, 8192),
+        (Coupling(pool=32), 8, None),
+        (Coupling(pool=32, class_aware=False), 8, 8192),
+        (Coupling(pool=0), 1, None),
+        (AuctionCoupling(pool=32), 1, None),
+    ],
+)
+def test_assignments_that_take_most_of_the_time_are_said_once_before_the_first_pool(
+    coupling: Coupling, classes: int, rows: int | None
+) -> None:
+    batches = Untouched(Labelled.of(torch.zeros(8192, 2), torch.arange(8192) % classes), 256, 0)
+    recipe, net = replace(POINTS, coupling=coupling), ToyMLP(width=8, num_classes=classes)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(2):
+            loop.check(recipe, net, batches, 1, 0, Engine(), Accelerator(cpu=True))
+    said = [str(warning.message) for warning in caught]
+    assert len(said) == (rows is not None)
+    if rows:
+        assert said[0].startswith(f"about {rows} rows are in one assignment (pool 32 x batch_size 256, the largest")
+        assert said[0].endswith("recipe.coupling.pool 16 has at most 4096")
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
