@@ -1,9 +1,15 @@
+from . import decoding as decoding
 from . import files as files
 from . import pictures as pictures
 from . import progress as progress
 from . import seeding as seeding
 from . import settings as settings
 from . import weights as weights
+from .decoding import PictureError as PictureError
+from .decoding import PictureFiles as PictureFiles
+from .decoding import decode_picture as decode_picture
+from .decoding import picture_files as picture_files
+from .decoding import read_picture as read_picture
 from .files import DataError as DataError
 from .files import data_folders as data_folders
 from .files import file_sum as file_sum
