@@ -49,9 +49,10 @@ def nested_or_sharded(
         if not path.is_file():
             raise ValueError(f"{path} is no file")
     with _opened(paths[0]) as archive:
-        first = next((member.name for member in _members(archive, paths[0]) if member.isfile()), None)
+        files = (member.name for member in _members(archive, paths[0]) if member.isfile())
+        first = next((name for name in files if name.lower().endswith((".tar", ".cls", ".json", *ENDINGS))), None)
     if first is None:
-        raise DataError(f"{paths[0]} is empty")
+        raise DataError(f"{paths[0]} is empty, or holds neither images nor a tar file for each class")
     if not first.endswith(".tar"):
         return TarShards(tuple(paths), None if class_names is None else tuple(class_names), left_alone)
     if len(paths) > 1 or class_names is not None:

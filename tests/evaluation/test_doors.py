@@ -1,4 +1,4 @@
-"""A picture has the same pixels by whichever door it comes: latents from folders and tar files, references, photographs.
+"""A picture has the same pixels by every door: latents from folders and tar files, references, photographs.
 
 The files are of every format that the kit reads.
 """
