@@ -319,12 +319,14 @@ def test_latents_of_a_folder_and_their_verification(
     """Two calls as of two processes, then the same again; a spoilt byte is found."""
     photos, vae = photo_folder(tmp_path / "photos", per_class=2, side=16), write_tiny_vae(tmp_path / "tiny")
     (photos / "cat" / "0001.png").write_bytes(b"")
+    (photos / "cat" / "notes.txt").touch()
     command = ["latents", photos, "--vae", vae, "--side", "16", "--threads", "1", "--skip-corrupt"]
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     other = ismkit_(*command)
     assert (other.status, other.err) == (0, "")
     assert "process 1 of 2 is done; others are at work" in other.out
+    assert "\n1 left alone: cat/notes.txt (no picture by its ending)\n" in other.out
     monkeypatch.setenv("RANK", "0")
     answer = ismkit_(*command)
     folder = tmp_path / "out" / "latents" / "imagenet16"

@@ -1,4 +1,5 @@
 from . import batches as batches
+from . import decoding as decoding
 from . import doors as doors
 from . import fashion as fashion
 from . import photos as photos
@@ -6,6 +7,11 @@ from . import sets as sets
 from . import values as values
 from .batches import Batches as Batches
 from .batches import ClassGroups as ClassGroups
+from .decoding import PictureError as PictureError
+from .decoding import PictureFiles as PictureFiles
+from .decoding import decode_picture as decode_picture
+from .decoding import picture_files as picture_files
+from .decoding import read_picture as read_picture
 from .doors import Mapped as Mapped
 from .doors import StochasticDataset as StochasticDataset
 from .doors import admit as admit

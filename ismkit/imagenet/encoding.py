@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ismkit.data.decoding import NoPictureError
 from ismkit.imagenet.latents import latents_store, moment_sums, read_manifest, statistics, write_file, write_manifest
 from ismkit.imagenet.pixels import decoded
 from ismkit.imagenet.sources import Source
@@ -47,7 +48,7 @@ class Encoding:
         side: of the images in pixels, after the centre crop.
         batch_size: images in one pass through the VAE; it moves the last bits of the latents, no more.
         threads: that decode images, in each process.
-        skip_corrupt: list images that cannot be decoded and leave them out; else the first one is an error.
+        skip_corrupt: list images that cannot be read or decoded and leave them out; else the first one is an error.
 
     Raises:
         ValueError: if ``side``, ``batch_size`` or ``threads`` is below 1.
@@ -170,7 +171,7 @@ class Encoding:
 
         for item, pixels in decoded(self.source.read(unit), self.side, pool, 2 * self.batch_size):
             if isinstance(pixels, Exception):
-                if not self.skip_corrupt:
+                if not (self.skip_corrupt or isinstance(pixels, NoPictureError)):
                     raise DataError(
                         f"{item.name} is no image that can be decoded ({pixels}): mend or remove it, or choose to "
                         "list such images and to carry on without them (--skip-corrupt)"

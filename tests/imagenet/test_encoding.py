@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ismkit.data.photos import photo_folder
 from ismkit.imagenet.encoding import Encoding, encode, row_bytes
 from ismkit.imagenet.latents import Latents, read_manifest
 from ismkit.imagenet.pixels import Item, center_crop
-from ismkit.imagenet.sources import ImageFolder
+from ismkit.imagenet.sources import ImageFolder, open_source
 from ismkit.imagenet.vae import ImageVAE, write_tiny_vae
 from ismkit.utils.files import DataError
 from tests.conftest import ROOT
+from tests.imagenet.test_tars import write_tar
 from tests.waiting import gone, wait_until
 
 pytest.importorskip("diffusers")
@@ -246,6 +248,33 @@ def test_corrupt_images_are_an_error_or_listed(made: Path, photos: Path, vae: st
     kept = [row for row in range(40) if row // 2 not in (6, 19)]
     assert torch.equal(data.y, whole.y[kept])
     torch.testing.assert_close(data[:][0], whole[kept][0], rtol=1e-3, atol=1e-4)
+
+
+def test_hostile_files_are_listed_and_never_waited_for(photos: Path, vae: str, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    os.mkfifo(tmp_path / "photos" / "cat" / "fifo.png")
+    (tmp_path / "photos" / "cat" / "dangling.png").symlink_to("nothing.png")
+    Image.fromarray(np.zeros((20_000_000, 1), np.uint8)).save(tmp_path / "photos" / "cat" / "narrow.png")
+    this = job(tmp_path / "photos", vae, tmp_path / "latents")
+    with pytest.raises(
+        DataError, match=r"cat/dangling\.png is no image that can be decoded \(it is a link to nothing\)"
+    ):
+        encode(this, progress=False)
+    manifest = encode(replace(this, skip_corrupt=True), progress=False)
+    assert manifest["images"] == 20
+    reasons = dict(manifest["corrupt"])
+    assert set(reasons) == {"cat/dangling.png", "cat/fifo.png", "cat/narrow.png"}
+    assert "1 x 20000000 pixels, and resized to a shorter edge of 32 it has" in reasons["cat/narrow.png"]
+
+
+def test_what_is_no_picture_is_listed_without_being_an_error(photos: Path, vae: str, tmp_path: Path) -> None:
+    inner = tmp_path / "cat.tar"
+    picture = sorted(photos.rglob("*.png"))[0].read_bytes()
+    write_tar(inner, [("0.png", picture), ("notes.txt", b"")])
+    write_tar(tmp_path / "train.tar", [("cat.tar", inner.read_bytes())])
+    this = replace(job(photos, vae, tmp_path / "latents"), source=open_source([tmp_path / "train.tar"]))
+    manifest = encode(this, progress=False)
+    assert (manifest["images"], manifest["corrupt"]) == (1, [["notes.txt", "no picture by its ending"]])
 
 
 def test_a_set_of_nothing_but_corrupt_images_is_refused(vae: str, tmp_path: Path) -> None:

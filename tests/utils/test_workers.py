@@ -96,7 +96,7 @@ def test_processes_compute_after_this_one_has_computed_on_several_threads() -> N
 
 
 FORKS = re.compile(
-    r"(?:notebook|debug)_launcher\(|\bos\.fork\(|(?:get_context|set_start_method)\(|start_method=|PoolExecutor\(mp|"
+    r"(?:notebook|debug)_launcher\(|\bos\.fork\(|(?:get_context|set_start_method)\(|start_method\s*=|"
     r"ProcessPoolExecutor\(|multiprocessing\.(?:Process|Pool)\(|\bstart_processes\("
 )
 
