@@ -173,7 +173,7 @@ BOMBS = """
 import resource
 import numpy as np
 from tests.formats import png
-from tests.utils.test_decoding import resized
+from tests.data.test_decoding import resized
 from ismkit.imagenet.pixels import center_crop
 from ismkit.data.decoding import PictureError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
