@@ -140,7 +140,7 @@ def _warn_of_large_assignments(coupling: Coupling, batches: Batches) -> None:
     largest = 1.0
     if coupling.class_aware and isinstance(labels, Tensor):
         largest = max(int(labels.bincount().max()) / batches.size, 1 / (coupling.classes or math.inf))
-    if type(coupling) is Coupling and (together := round(rows * largest)) > LARGE:
+    if coupling.solver is None and (together := round(rows * largest)) > LARGE:
         enough = max(1, int(LARGE / largest) // batches.batch_size)
         warnings.warn(
             f"about {together} rows are in one assignment (pool {coupling.pool} x batch_size {batches.batch_size}, the "

@@ -123,7 +123,7 @@ class Store:
         try:
             if tensors is None:
                 with replacing(path) as file:
-                    file.write((json.dumps(head, indent=1) + "\n").encode())
+                    file.write(json.dumps(head, indent=1).encode())
             else:
                 with replacing_path(path) as partial:
                     write_tensors(partial, tensors, head)

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from ismkit.data.batches import Batches
 from ismkit.data.sets import EIGHT_GAUSSIANS_MEANS, EIGHT_GAUSSIANS_STD, Labelled, eight_gaussians
-from ismkit.method.auction import AuctionCoupling
+from ismkit.method.auction import Auction
 from ismkit.method.coupling import Coupling
 from ismkit.method.ema import TwinEMA, ramped
 from ismkit.method.path import Network, Query, StepGrid, interpolate
@@ -1202,7 +1202,7 @@ def test_a_small_field_trains_with_the_remedy_that_the_message_names() -> None:
         (Coupling(pool=32), 8, None),
         (Coupling(pool=32, class_aware=False), 8, 8192),
         (Coupling(pool=0), 1, None),
-        (AuctionCoupling(pool=32), 1, None),
+        (Coupling(pool=32, solver=Auction()), 1, None),
     ],
 )
 def test_assignments_that_take_most_of_the_time_are_said_once_before_the_first_pool(
