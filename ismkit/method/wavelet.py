@@ -335,7 +335,7 @@ class WaveletDistance:
         residual = _residual(prediction, target)
         self.check_shape(residual.shape)
         with torch.autocast(residual.device.type, enabled=False):
-            total = residual[0].numel()
+            total = residual.shape[1:].numel()
             bands = dwt(pad_to_power_of_two(residual), self.levels, self.wavelet)
             distance = residual.new_zeros(len(residual))
             for i, band in enumerate(bands):

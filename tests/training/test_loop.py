@@ -37,6 +37,7 @@ from ismkit.training.distributed import REQUEUE, Preempted
 from ismkit.training.loop import FLUSH_EVERY, DivergenceError, Optim, StepReport, TrainState
 from ismkit.training.options import Engine
 from ismkit.training.runs import for_points, for_side
+from ismkit.utils import store
 from ismkit.utils.seeding import stream
 from ismkit.utils.weights import CheckpointError
 from ismkit.utils.workers import Tell, run_group
@@ -627,14 +628,14 @@ def _worker(folder: str, rank: int, tell: Tell) -> None:
     results["ended, then resumed"] = contents(multi(images, 6, folder=f"{folder}/ended", resume=True))
 
     # What fails on the main process alone is told to both.
-    write = checkpoint.write_tensors
+    write = store.write_tensors
     if rank == 0:
-        checkpoint.write_tensors = full_disk
+        store.write_tensors = full_disk
     try:
         multi(images, 6, save_every=2, folder=f"{folder}/full")
     except CheckpointError as error:
         results["full disk"] = str(error)
-    checkpoint.write_tensors = write
+    store.write_tensors = write
 
     # The wrapped network is called, once per micro-batch, and gradients meet in the last one only.
     synced = []

@@ -330,5 +330,5 @@ def test_a_run_builds_its_network_for_the_grid_of_its_recipe(tmp_path: Path) -> 
     other = replace(run, net=partial(ToyMLP, width=8, depth=1, grid=StepGrid(64)))
     with pytest.raises(ValueError, match=r"recipe\.rows\.grid must be that of net, n = 64, got n = 512"):
         train_run(other, folder=tmp_path, progress=False)
-    with pytest.raises(ValueError, match="no setting 'n' in NoneType"):
+    with pytest.raises(ValueError, match="no setting 'n' in None: it has no settings"):
         change_run(TINY, "net.grid.n", "256")
