@@ -340,7 +340,7 @@ class WaveletDistance:
             distance = residual.new_zeros(len(residual))
             for i, band in enumerate(bands):
                 # Padding only adds zeros, so n_b / N counts coefficients per *original* pixel: isometry kept.
-                share = self.weights[i // 3] * band[0].numel() / total
+                share = self.weights[i // 3] * band.shape[1:].numel() / total
                 distance = distance + share * self._norm(band.flatten(1))
             return distance
 
