@@ -43,6 +43,7 @@ nitpick_ignore = [
     for name in (
         "Dataset",
         "Hook",
+        "Image",
         "Path",
         "PathLike",
         "Tensor",

@@ -2,7 +2,7 @@
 
 Nothing is forked here. A forked process has the memory of its parent but none of its threads: where torch has computed
 before the fork, on more than one thread, the first parallel loop in the new process waits forever for threads that are
-not there. So a worker is a new interpreter (:mod:`subprocess`). It gets its work through a pipe, by cloudpickle: a
+not there. So a worker is a new interpreter (``subprocess``). It gets its work through a pipe, by cloudpickle: a
 function of a notebook does as well as one of a module. It ends with its parent, however that ends: on Linux the system
 kills it, and on any system it ends when the pipe closes.
 
