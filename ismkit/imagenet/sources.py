@@ -34,7 +34,7 @@ from ismkit.imagenet.pixels import Item
 from ismkit.imagenet.vae import HOW_TO_PIN, check_commit
 from ismkit.utils.files import DataError
 
-#: Name and reason of each file that is no picture.
+# Name and reason of each file that is no picture.
 LeftAlone = tuple[tuple[str, str], ...]
 #: Classes of tar files without names for them: a label beyond is a mistake, and would be found only after all images.
 MAX_CLASSES = 1_000_000
