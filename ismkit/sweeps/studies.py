@@ -100,7 +100,7 @@ def read(name: str) -> list[dict[str, Any]]:
 
 
 def _store(folder: Path) -> Store:
-    return Store(folder, "ismkit study", remedy="restore it, or delete it to measure anew")
+    return Store(folder, "ismkit study", remedy="restore it, or delete it to measure again")
 
 
 def column(results: Iterable[Mapping[str, Any]], variant: str, key: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Encoding: rows are those of the VAE called directly; one process, two, and a killed one gone on with, equal bytes."""
+"""Encoding: rows are those of the VAE called directly; one process, two, and a resumed one, equal bytes."""
 
 import errno
 import os

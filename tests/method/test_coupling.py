@@ -4,8 +4,7 @@ import itertools
 import math
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import ot
 import pytest
@@ -18,6 +17,7 @@ from ismkit.lessons.pairings import class_information, class_leak, crossings, pa
 from ismkit.method import coupling as module
 from ismkit.method.auction import Auction
 from ismkit.method.coupling import LOW_DIMENSION, Coupling, assign
+from tests.waiting import wait_until
 
 # Both solvers: POT's up to LOW_DIMENSION, SciPy's above.
 DIMENSIONS = [1, 2, LOW_DIMENSION, LOW_DIMENSION + 1, 30]
@@ -417,13 +417,6 @@ def test_the_noise_is_standard_normal(coupling: Coupling) -> None:
 
 def coupling_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("coupling")]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert condition()
 
 
 def test_the_consumer_does_not_wait_for_the_next_pool(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,8 +15,7 @@ from ismkit.sweeps import processes
 from ismkit.sweeps.processes import cores, share_devices
 from ismkit.utils import workers
 from ismkit.utils.workers import Tell
-from tests.conftest import ROOT
-from tests.waiting import SECONDS, gone, wait_until
+from tests.waiting import ENDS, check_that_workers_end_with_their_parent, gone
 
 
 def outcomes(task: Callable[[Any, Tell], Any], items: list[Any], workers: int = 2, **options: Any) -> dict[Any, Any]:
@@ -142,55 +140,15 @@ def test_an_item_whose_worker_always_dies_fails_by_name_and_the_rest_is_done() -
 
 # ---------------------------------------------------------------- the end
 
-PARENT = """
-import ctypes, os, signal, sys, time
+START = """
 from ismkit.sweeps import processes
-from ismkit.utils import workers
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for what they start in the background
-
-def task(item, tell):
-    open(os.path.join(sys_argv[1], str(os.getpid())), "w").close()
-    if sys_argv[2] == "without prctl" and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(workers.PR_SET_PDEATHSIG, 0)
-    if sys_argv[2] == "busy":
-        ctypes.PyDLL(None).sleep(600)  # as a long call in C that keeps other threads of Python waiting
-    time.sleep(600)
-
-sys_argv = sys.argv
-list(processes.run(task, [0, 1, 2], lambda item, done: None, restarts=0, environments=[{}] * 2))
+list(processes.run(work, [0, 1, 2], lambda item, done: None, restarts=0, environments=[{}] * 2))
 """
 
 
-@pytest.mark.parametrize(
-    ("number", "how"),
-    [
-        (signal.SIGKILL, "without prctl"),
-        pytest.param(signal.SIGKILL, "busy", marks=pytest.mark.skipif(sys.platform != "linux", reason="prctl")),
-        (signal.SIGTERM, ""),
-        (signal.SIGINT, ""),
-    ],
-)
+@ENDS
 def test_workers_end_with_their_parent(number: int, how: str, tmp_path: Path) -> None:
-    """However it ends: nothing is left behind. SIGINT reaches all of the group, as Ctrl-C in a terminal does."""
-    started = tmp_path / "started"
-    started.mkdir()
-    command = [sys.executable, "-c", PARENT, str(started), how]
-    pipes: dict[str, Any] = {"cwd": ROOT, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    with subprocess.Popen(command, **pipes) as parent:
-        wait_until(lambda: len(list(started.iterdir())) == 2)
-        time.sleep(0.2)
-        workers = [int(path.name) for path in started.iterdir()]
-        assert {child.pid for child in psutil.Process(parent.pid).children(recursive=True)} == {*workers}
-        if number == signal.SIGINT:
-            os.killpg(parent.pid, number)
-        else:
-            os.kill(parent.pid, number)
-        _, err = parent.communicate(timeout=SECONDS)
-    wait_until(lambda: gone(workers))
-    assert parent.returncode == -number
-    assert ("KeyboardInterrupt" in err) == (number == signal.SIGINT)
-    assert len(list(started.iterdir())) == 2  # nothing was started again
+    check_that_workers_end_with_their_parent(START, tmp_path, number, how)
 
 
 def test_closed_early_nothing_is_left() -> None:

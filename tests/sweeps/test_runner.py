@@ -34,6 +34,7 @@ from ismkit.training.runs import RUNS, Run, for_points
 from ismkit.utils.progress import progress_bar
 from tests.conftest import ROOT
 from tests.options import train_run
+from tests.waiting import SECONDS, wait_until
 
 SETTINGS = (Setting(1, 0.0, 64), Setting(4, 1.0, 64, 3))
 
@@ -129,7 +130,7 @@ def test_progress_adds_up_to_the_cost_after_an_interruption(tmp_path: Path, monk
         patch.setattr(runner, "train_run", cut)
         with pytest.raises(KeyboardInterrupt):
             runner.work(trial, tmp_path)
-    runner.work(trial, tmp_path, told.append)  # goes on from the checkpoint of step 12
+    runner.work(trial, tmp_path, told.append)  # resumes from the checkpoint of step 12
     assert sum(told) == pytest.approx(trial.cost)
     assert len(told) == 8 + len(SETTINGS)
 
@@ -222,8 +223,6 @@ def test_progress_comes_to_the_whole_cost_and_the_folder_is_free_again(
 
 # ---------------------------------------------------------------- both engines
 
-SECONDS = 200  # for what takes a moment, unless the machine is busy
-
 
 def plan(name: str) -> list[Trial]:
     """Trials by name, for the script."""
@@ -261,13 +260,6 @@ RAY = {
     "RAY_raylet_start_wait_time_s": "120",
     "RAY_worker_niceness": "0",
 }
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def name_of(process: psutil.Process) -> str:

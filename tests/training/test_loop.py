@@ -681,7 +681,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Two:
     folder = tmp_path_factory.mktemp("two")
     AcceleratorState._reset_state(True)
     one = {name: in_default_dtype(partial(run, f"{folder}/one")) for name, run in RUNS.items()}
-    shutil.copytree(folder / "one", folder / "one-again")  # FSDP goes on from there
+    shutil.copytree(folder / "one", folder / "one-again")  # FSDP resumes from there
     run_group(partial(_worker, str(folder)), 2)
     return Two(folder, [torch.load(folder / f"rank{rank}.pt") for rank in range(2)], one)
 

@@ -9,13 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from ismkit.utils import workers
 from ismkit.utils.workers import Tell, WorkerError, run_group
 from tests.conftest import ROOT
-from tests.waiting import SECONDS, gone, wait_until
+from tests.waiting import ENDS, check_that_workers_end_with_their_parent, gone
 
 # ---------------------------------------------------------------- what they do
 
@@ -205,39 +204,7 @@ def test_words_of_one_process_are_a_sign_of_life() -> None:
 
 # ---------------------------------------------------------------- the end of the parent
 
-PARENT = """
-import ctypes, os, sys, time
-from ismkit.utils import workers
 
-def task(rank, tell):
-    if sys_argv[2] == "without prctl" and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(workers.PR_SET_PDEATHSIG, 0)
-    open(os.path.join(sys_argv[1], str(os.getpid())), "w").close()
-    if sys_argv[2] == "busy":
-        ctypes.PyDLL(None).sleep(600)  # as a long call in C that keeps other threads of Python waiting
-    time.sleep(600)
-
-sys_argv = sys.argv
-workers.run_group(task, 2)
-"""
-
-
-@pytest.mark.parametrize(
-    ("number", "how"),
-    [
-        (signal.SIGKILL, "without prctl"),
-        pytest.param(signal.SIGKILL, "busy", marks=pytest.mark.skipif(sys.platform != "linux", reason="prctl")),
-        (signal.SIGTERM, ""),
-        (signal.SIGINT, ""),
-    ],
-)
+@ENDS
 def test_a_group_ends_with_its_parent(number: int, how: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", PARENT, str(tmp_path), how]
-    pipes: dict[str, Any] = {"cwd": ROOT, "stderr": subprocess.DEVNULL, "start_new_session": True}
-    with subprocess.Popen(command, **pipes) as parent:
-        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
-        pids = [int(path.name) for path in tmp_path.iterdir()]
-        assert {child.pid for child in psutil.Process(parent.pid).children(recursive=True)} == {*pids}
-        (os.killpg if number == signal.SIGINT else os.kill)(parent.pid, number)
-        assert parent.wait(SECONDS) == -number
-    wait_until(lambda: gone(pids))
+    check_that_workers_end_with_their_parent("workers.run_group(work, 2)", tmp_path, number, how)
