@@ -306,7 +306,7 @@ def _pending(folder: Path, wanted: dict[str, Any], count: int) -> list[int] | st
                 store.head(name)
     except SampleError as error:
         return str(error)
-    store.sweep()
+    store.clear_partial()
     pending = [k for name, k in names.items() if name not in store]
     if pending:  # the sums are stated again once all files are there
         _manifest(folder).write(MANIFEST, {"set": wanted, "files": [], "made": {}})

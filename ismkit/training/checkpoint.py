@@ -53,7 +53,7 @@ def save(run_dir: PathLike, step: int, tensors: Tensors, meta: Mapping[str, Any]
     if earlier and step <= earlier[-1]:
         remedy = "take another folder, or call rewind(run_dir, step) first"
         raise CheckpointError(f"{run_dir}: step {step} would not be the latest of {earlier}; {remedy}.")
-    store.sweep()
+    store.clear_partial()
     try:
         store.write(_name(step), meta, tensors)
     except CheckpointError as error:

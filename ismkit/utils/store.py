@@ -117,9 +117,9 @@ class Store:
             text = json.dumps(value, allow_nan=False, indent=1)
         except (TypeError, ValueError) as error:
             raise ValueError(f"the value of {name} must be JSON without NaN: {error}") from error
-        size = len(text) + nbytes(tensors or {})
-        digest = _sum(json.loads(text), tensors or {})
-        head = {"store": {"identity": self.identity, "name": name, "sum": digest}, "value": json.loads(text)}
+        value, size = json.loads(text), len(text) + nbytes(tensors or {})  # as it comes back
+        digest = _sum(value, tensors or {})
+        head = {"store": {"identity": self.identity, "name": name, "sum": digest}, "value": value}
         try:
             if tensors is None:
                 with replacing(path) as file:
@@ -171,7 +171,7 @@ class Store:
         """Delete a file, where there is one."""
         self.path(name).unlink(missing_ok=True)
 
-    def sweep(self) -> None:
+    def clear_partial(self) -> None:
         """Delete what killed processes have left half written; no other process may be writing here."""
         for leftover in self.folder.glob(".*.partial-*"):
             with suppress(OSError):
@@ -183,15 +183,12 @@ class Store:
         if not isinstance(stated, dict) or "value" not in head or stated.keys() != {"identity", "name", "sum"}:
             raise self.error(f"{path} is no file of this kit, or of another version: {self.remedy}")
         if (there := stated["identity"]) != (now := self.identity):
-            other = [key for key in {**there, **now} if there.get(key) != now.get(key)] if _dicts(there, now) else []
+            dicts = isinstance(there, dict) and isinstance(now, dict)
+            other = [key for key in {**there, **now} if there.get(key) != now.get(key)] if dicts else []
             told = "; ".join(f"{key} is {there.get(key)} there, {now.get(key)} now" for key in other)
             raise self.error(f"{path} is of something else{f' ({told})' if told else ''}: {self.remedy}")
         if stated["name"] != path.name:
             raise self.error(f"{path} was written as {stated['name']}: {self.remedy}")
-
-
-def _dicts(*values: Any) -> bool:
-    return all(isinstance(value, dict) for value in values)
 
 
 def _sum(value: Any, tensors: Mapping[str, Tensor]) -> str:

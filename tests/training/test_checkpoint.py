@@ -83,7 +83,14 @@ def test_checkpoint_round_trip(run: Path) -> None:
     assert_equal(found.tensors, {**TENSORS, "step": torch.tensor(1000)})
     assert checkpoint.load(run, 900).meta["step"] == 900
     assert sorted(path.name for path in run.iterdir()) == [name(900), name(1000)]
-    assert checkpoint.saved_setting(run, None, "lr") == checkpoint.saved_setting(run, 900, "no such") is None
+
+
+def test_a_setting_is_read_without_the_numbers(run: Path) -> None:
+    checkpoint.save(run, 1100, TENSORS, {"settings": {"steps": 5}})
+    flip(run / name(1100))
+    assert checkpoint.saved_setting(run, None, "steps") == checkpoint.saved_setting(run, 1100, "steps") == 5
+    for step, setting in ((None, "no such"), (1000, "steps"), (7, "steps")):
+        assert checkpoint.saved_setting(run, step, setting) is None
 
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8]

@@ -192,7 +192,7 @@ def test_what_a_kill_leaves_is_no_file_and_is_swept(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, check=False)
     assert len(list(tmp_path.iterdir())) == 2
     assert (store.names(), store.value("a.json")) == (["a.json"], "first")
-    store.sweep()
+    store.clear_partial()
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
