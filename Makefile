@@ -109,8 +109,9 @@ book: $(ALL) ## build the book: book/_build/html/index.html
 
 refresh: $(ALL) ## run every notebook in place (profile laptop), to commit its outputs with its code
 	@echo "== Notebooks in place, from clean kernels and an empty output folder"
-	out=$$(mktemp -d) && CI=true ISMKIT_OUT="$$out" $(PY) -m jupyter nbconvert --to notebook --execute --inplace \
-	  --ExecutePreprocessor.timeout=1800 --ExecutePreprocessor.record_timing=False notebooks/*.ipynb && rm -r "$$out"
+	out=$$(mktemp -d) && CI=true ISMKIT_OUT="$$out" $(PY) -c 'import sys; from pathlib import Path; \
+	  from ismkit.lessons.notebooks import refresh; [refresh(Path(name)) for name in sys.argv[1:]]' \
+	  notebooks/*.ipynb && rm -r "$$out"
 
 bench: $(ALL) ## measure on this CPU and append to tests/bench/RESULTS.md
 	@echo "== Benchmarks on the CPU"

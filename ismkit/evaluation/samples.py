@@ -2,7 +2,8 @@
 
 Sample i has label ``i mod num_classes`` and noise that is a function of the seed and of i alone. So a set does not
 depend on the number of processes, on when it was interrupted, or on n: the first 10 000 samples of 50 000 are the set
-of 10 000. (The batch size changes how kernels round: with another one, some numbers differ by one level of 255.)
+of 10 000. (The batch size changes how kernels round, and so does the number of threads on a CPU: with another one, some
+numbers differ by one level of 255.)
 
 A folder holds ``manifest.json`` and files ``00000.safetensors`` with ``images`` (m, 3, H, W) uint8 and ``y`` (m,)
 int64; 9.8 GB for 50 000 images of 256 pixels. Each file is complete or missing: a killed process loses the one that it
