@@ -95,8 +95,8 @@ unit: $(ALL) ## unit tests
 
 notebooks: $(ALL) ## run every notebook and compare the outputs that are tagged for it (nbval)
 	@echo "== Notebooks (nbval, two at a time; the slowest cells take minutes)"
-	@OMP_NUM_THREADS=1 $(PY) -m pytest notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
-	  --timeout=1000 -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(PY) -m pytest notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=2400 \
+	  --timeout=2500 -n 2 --dist loadfile
 
 browser: $(ALL) ## build the book and try all its pages, and widgets in JupyterLab (skipped without Chromium)
 	@echo "== Book and widgets in Chromium (ISMKIT_BROWSER=required: fail where there is none)"
@@ -109,8 +109,9 @@ book: $(ALL) ## build the book: book/_build/html/index.html
 
 refresh: $(ALL) ## run every notebook in place (profile laptop), to commit its outputs with its code
 	@echo "== Notebooks in place, from clean kernels and an empty output folder"
-	out=$$(mktemp -d) && CI=true ISMKIT_OUT="$$out" $(PY) -m jupyter nbconvert --to notebook --execute --inplace \
-	  --ExecutePreprocessor.timeout=1800 --ExecutePreprocessor.record_timing=False notebooks/*.ipynb && rm -r "$$out"
+	out=$$(mktemp -d) && CI=true ISMKIT_OUT="$$out" $(PY) -c 'import sys; from pathlib import Path; \
+	  from ismkit.lessons.notebooks import refresh; [refresh(Path(name)) for name in sys.argv[1:]]' \
+	  notebooks/*.ipynb && rm -r "$$out"
 
 bench: $(ALL) ## measure on this CPU and append to tests/bench/RESULTS.md
 	@echo "== Benchmarks on the CPU"

@@ -23,7 +23,7 @@ ROOMS = dict(re.findall(r"^\* ``ismkit\.(\w+)``: (.*)[;.]$", ismkit.__doc__ or "
 
 #: One colour per lane, each with a contrast of at least 3 on white and on the dark theme's ground.
 COLOURS = ("#1f7fc4", "#d0611a", "#159a6c", "#c0589e", "#8a66d0", "#a87a2c", "#7b8794")
-WIDTH, SHAFT, GAP = 940, 150, 26  # of the drawing, of the shaft, between floors
+WIDTH, SHAFT, GAP = 690, 130, 26  # of the drawing, of the shaft, between floors
 LINE, ROW, PAD, HEAD = 18, 19, 14, 9  # height of a line of text and of an arrow's row; margin in a box; arrowhead
 
 Arrows = Mapping[tuple[str, str], int]
@@ -118,7 +118,7 @@ def place(rooms: Mapping[str, str], between: Arrows) -> tuple[list[Box], int]:
 
 def text(phrase: str, width: int) -> list[str]:
     """A phrase in lines that leave room for the names of what is imported."""
-    return textwrap.wrap(phrase, (width - 130) // 7)
+    return textwrap.wrap(phrase, (width - 130) // 7, break_on_hyphens=False)
 
 
 def lanes(boxes: Sequence[Box], between: Arrows) -> dict[str, tuple[int, str]]:

@@ -70,7 +70,7 @@ RUNGS = {
 
 def build(folder: Path) -> int:
     """Lay out the sources in ``folder/source`` and build ``folder/html``; returns Sphinx's exit status."""
-    for made in ("source", "doctrees", "html"):  # anew each time: Sphinx does not repeat the warnings of an old page
+    for made in ("source", "doctrees", "html"):  # each time: Sphinx does not repeat the warnings of an old page
         shutil.rmtree(folder / made, ignore_errors=True)
     source = folder / "source"
     lay_out(source)

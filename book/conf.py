@@ -40,7 +40,17 @@ nitpick_ignore_regex = [("py:.*", rf"({FOREIGN})\..*")]
 # imported for the type checker alone.
 nitpick_ignore = [
     ("py:class", name)
-    for name in ("Dataset", "Hook", "Path", "PathLike", "Tensor", "nn.Module", "ismkit.utils.settings.T")
+    for name in (
+        "Dataset",
+        "Hook",
+        "Image",
+        "Path",
+        "PathLike",
+        "Tensor",
+        "nn.Module",
+        "ismkit.utils.settings.T",
+        "ismkit.sweeps.processes.Item",
+    )
 ]
 
 # Nothing is fetched while the book is read: MathJax with all its TeX extensions in one file, the widget manager beside.

@@ -12,6 +12,7 @@ from .data import Batches as Batches
 from .data import ClassGroups as ClassGroups
 from .data import FashionAutoencoder as FashionAutoencoder
 from .data import Labelled as Labelled
+from .data import admit as admit
 from .data import checkerboard as checkerboard
 from .data import eight_gaussians as eight_gaussians
 from .data import fashion_latents as fashion_latents
@@ -21,6 +22,7 @@ from .data import photo_folder as photo_folder
 from .data import photographs as photographs
 from .data import spirals as spirals
 from .data import two_moons as two_moons
+from .data import write_png as write_png
 from .evaluation import PAPER as PAPER
 from .evaluation import FashionJudge as FashionJudge
 from .evaluation import ImageJudge as ImageJudge
@@ -46,7 +48,7 @@ from .imagenet import open_source as open_source
 from .imagenet import small_vae as small_vae
 from .imagenet import write_tiny_vae as write_tiny_vae
 from .method import RECIPES as RECIPES
-from .method import AuctionCoupling as AuctionCoupling
+from .method import Auction as Auction
 from .method import BakedIn as BakedIn
 from .method import Coupling as Coupling
 from .method import Intrinsic as Intrinsic
@@ -109,6 +111,5 @@ from .utils import file_sum as file_sum
 from .utils import out_dir as out_dir
 from .utils import progress_bar as progress_bar
 from .utils import stream as stream
-from .utils import write_png as write_png
 
 __version__: str

@@ -53,7 +53,7 @@ PURPOSE = {
     "pandas": "tables of results",
     "pyarrow": "tables of results as Parquet, latents",
     "filelock": "one sweep at a time in a folder",
-    "cloudpickle": "sweeps of what a notebook defines",
+    "cloudpickle": "work in other processes",
     "ray": "sweeps on a cluster",
     "matplotlib": "figures",
     "ipywidgets": "sliders in notebooks",

@@ -21,6 +21,8 @@ from tests.conftest import ROOT
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]  # the first test builds the book
 
 BOOK = ROOT / "book"
+#: The files of the rooms; the commands have a page of their own, ``commands.md``.
+FILES = [path for path in (ROOT / "ismkit").glob("*/[a-z]*.py") if path.parent.name != "cli"]
 TEXTS = {f"{path.stem}.html" for path in BOOK.glob("*.md")}
 TEXTS |= {f"{name}.html" for name in ("api", "changelog", "contributing", "solutions", "timings")}
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
@@ -113,7 +115,7 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of pages, built once, with the messages beside it."""
     folder = tmp_path_factory.mktemp("book")
     command = [sys.executable, "book/build.py", str(folder)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert run.returncode == 0, run.stderr[-4000:]
     assert run.stderr == ""
     return folder / "html"
@@ -134,7 +136,7 @@ def test_no_page_has_a_problem(site: Site) -> None:
 
 
 def test_every_notebook_module_and_text_has_a_page(site: Site) -> None:
-    modules = {f"api/{path.parent.name}/{path.stem}.html" for path in (ROOT / "ismkit").glob("*/[a-z]*.py")}
+    modules = {f"api/{path.parent.name}/{path.stem}.html" for path in FILES}
     notebooks = {f"notebooks/{name}.html" for name in NOTEBOOKS}
     assert modules | notebooks | TEXTS <= site.pages.keys()
 
@@ -154,8 +156,7 @@ def test_start_page_counts_the_verdicts_of_every_notebook(site: Site) -> None:
 def test_architecture_page_shows_the_drawing_and_every_file(site: Site) -> None:
     page = site.pages["architecture.html"]
     assert page["drawings"] == [True]
-    files = {path.stem for path in (ROOT / "ismkit").glob("*/[a-z]*.py")}
-    assert files <= set(page["cells"])
+    assert {path.stem for path in FILES} <= set(page["cells"])
 
 
 def test_ledger_leads_to_the_cell_of_every_row(site: Site) -> None:

@@ -144,7 +144,7 @@ def changed(browser: Chrome, box: WebElement, before: str) -> str:
     """The content of the picture in a box, once there is one and it is another than ``before``."""
 
     def picture() -> str:
-        images = box.find_elements(By.CSS_SELECTOR, "img")  # none while it is drawn anew
+        images = box.find_elements(By.CSS_SELECTOR, "img")  # none while it is drawn again
         source = images[0].get_property("src") if images and images[0].get_property("naturalWidth") else ""
         return "" if source == before else str(source)
 

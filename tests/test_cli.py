@@ -160,7 +160,10 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
     "no rate": (["train", "gaussians", "--lr", "0"], "lr must be positive and finite, got 0.0"),
     "never saved": (["train", "gaussians", "--save-every", "0"], "save_every must be an integer of at least 1, got 0"),
     "resume from a word": (["train", "gaussians", "--resume", "latest"], "Unrecognized options: latest"),
-    "resume from nowhere": (["train", "gaussians", "--resume", "--from-step", "7"], "no checkpoint step_00000007"),
+    "resume from nowhere": (
+        ["train", "gaussians", "--resume", "--from-step", "7"],
+        "no checkpoint step_00000007.safetensors",
+    ),
     "run folder is a file": (["train", "gaussians", "--folder", a_file], "File exists"),
     "no such notebook": (["notebook", "99"], "'99' names 0 notebooks, must name one of: 00_tiny, 01_other"),
     "two notebooks": (["notebook", "0"], "'0' names 2 notebooks, must name one of: 00_tiny, 01_other"),
@@ -188,6 +191,10 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
     ),
     "no w": (["evaluate", "m.safetensors", "--w", "0", "nan"], "at least 0, got nan"),
     "endless w": (["sample", "m.safetensors", "--w", "inf"], "at least 0, got inf"),
+    "overflowing w": (
+        ["sample", "--w", "1e38", "-n", "1"],
+        "net draws NaN or infinity in 10 of 10 images at w = 1e+38",
+    ),
     "bad class": (["sample", "m.safetensors", "--classes", "3", "10"], "--classes must be labels 0 .. 9, got 10"),
     "no images": (["sample", "m.safetensors", "-n", "0"], "n must be an integer of at least 1, got 0"),
     "no picture": (["sample", "m.safetensors", "-o", "clothes.jpg"], "--out must end in .png, got 'clothes.jpg'"),

@@ -17,6 +17,7 @@ import torch
 
 from ismkit.cli import doctor, lab
 from ismkit.data.photos import photo_folder
+from ismkit.data.pictures import write_png
 from ismkit.evaluation import judges
 from ismkit.evaluation.judges import FashionJudge, Setting
 from ismkit.imagenet.vae import write_tiny_vae
@@ -28,7 +29,6 @@ from ismkit.sweeps.sweep import Trial, read_table, summary
 from ismkit.training import runs
 from ismkit.training.checkpoint import saved_steps
 from ismkit.training.loop import TrainState, fit
-from ismkit.utils.pictures import write_png
 from tests.commandline import PARAMETERS, Answer, Ismkit, a_file, tiny
 from tests.conftest import ROOT
 
@@ -218,7 +218,8 @@ def test_mistakes_are_found_before_the_data_are_loaded(
 ) -> None:
     """The data of fashion-laptop take half a minute the first time."""
     a_file(tmp_path)
-    (tmp_path / "run" / "step_00000003").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "step_00000003.safetensors").touch()
     preset = replace(runs.RUNS["gaussians"], load=lambda: pytest.fail("loaded"))
     monkeypatch.setitem(runs.RUNS, "gaussians", preset)
     answer = ismkit_("train", "gaussians", *options)
@@ -339,12 +340,14 @@ def test_latents_of_a_folder_and_their_verification(
     """Two calls as of two processes, then the same again; a spoilt byte is found."""
     photos, vae = photo_folder(tmp_path / "photos", per_class=2, side=16), write_tiny_vae(tmp_path / "tiny")
     (photos / "cat" / "0001.png").write_bytes(b"")
+    (photos / "cat" / "notes.txt").touch()
     command = ["latents", photos, "--vae", vae, "--side", "16", "--threads", "1", "--skip-corrupt"]
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     other = ismkit_(*command)
     assert (other.status, other.err) == (0, "")
     assert "process 1 of 2 is done; others are at work" in other.out
+    assert "\n1 left alone: cat/notes.txt (no picture by its ending)\n" in other.out
     monkeypatch.setenv("RANK", "0")
     answer = ismkit_(*command)
     folder = tmp_path / "out" / "latents" / "imagenet16"

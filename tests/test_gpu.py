@@ -1,11 +1,10 @@
 """What can differ on a GPU. ``DEVICE`` is a name so that the bodies can be tried on a CPU while writing them."""
 
 import os
-import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
-from torch.multiprocessing.spawn import start_processes
 
 from ismkit.data.batches import Batches
 from ismkit.data.sets import Labelled
-from ismkit.method.auction import AuctionCoupling
+from ismkit.method.auction import Auction
 from ismkit.method.coupling import Coupling, assign
 from ismkit.method.path import Query
 from ismkit.method.recipes import RECIPES
@@ -33,6 +31,7 @@ from ismkit.training.checkpoint import collect
 from ismkit.training.loop import Optim, TrainState
 from ismkit.training.runs import for_side
 from ismkit.utils.seeding import stream
+from ismkit.utils.workers import Tell, run_group
 from tests.options import fit
 
 DEVICE = "cuda"
@@ -143,17 +142,14 @@ def test_a_run_of_a_gpu_goes_on_where_another_number_of_them_is_in_sight(tmp_pat
         saved = checkpoint.load(tmp_path)
         assert {name for name in saved.tensors if "cuda" in name} == {"random.cuda"}  # one, however many there are
         bare = {name: value for name, value in saved.tensors.items() if name != "random.cuda"}
-        shutil.rmtree(tmp_path / "step_00000003")
+        (tmp_path / "step_00000003.safetensors").unlink()
         checkpoint.save(tmp_path, 3, bare, saved.meta)  # as a machine without a GPU writes it
         resumed = train(6, folder=tmp_path, resume=True)
     assert resumed.losses == whole.losses[3:]
 
 
-def _two(rank: int, port: int, folder: str) -> None:
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CI": "1",
-    }  # fmt: skip
+def _two(folder: str, rank: int, tell: Tell) -> None:
+    os.environ["CI"] = "1"
     results = {}
     for mode in ("ddp", "fsdp"):
         for precision in ("no", "bf16"):
@@ -165,15 +161,11 @@ def _two(rank: int, port: int, folder: str) -> None:
                         accelerator=distributed.accelerator(mode, precision))  # type: ignore[arg-type]  # fmt: skip
             results[f"{mode}, {precision}"] = state.losses
     torch.save(results, f"{folder}/rank{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")
 def test_two_gpus_train_like_one_replicated_and_sharded(tmp_path: Path) -> None:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    start_processes(_two, (port, str(tmp_path)), nprocs=2, start_method="spawn")
+    run_group(partial(_two, str(tmp_path)), 2)
     for precision, tolerance in (("no", 1e-3), ("bf16", 0.02)):
         one = train(4, precision=precision, micro_batches=2)
         for rank in range(2):
@@ -246,7 +238,7 @@ def test_noise_on_the_gpu_is_coupled_as_on_the_cpu(dimension: int, class_aware: 
 
 def test_the_auction_pairs_as_well_as_on_the_cpu() -> None:
     x0, x1 = (torch.randn(700, 40, generator=stream(0, name)) for name in ("noise", "data"))
-    there, here = (AuctionCoupling(1, exact=0, device=device).assign(x0, x1) for device in (DEVICE, "cpu"))
+    there, here = (Auction(exact=0, device=device)(x0, x1) for device in (DEVICE, "cpu"))
     assert sorted(there.tolist()) == list(range(700))
     saved = [float(((x0 - x0.mean(0))[p] * x1).double().sum()) for p in (there, here, assign(x0, x1))]
     # Both lose about half a per cent of the exact gain; products rounded in another order may change bids.

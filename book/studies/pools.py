@@ -24,7 +24,7 @@ from ismkit.data.batches import Batches, ClassGroups
 from ismkit.data.fashion import fashion_latents
 from ismkit.data.sets import Labelled
 from ismkit.evaluation.judges import FashionJudge
-from ismkit.method.auction import AuctionCoupling
+from ismkit.method.auction import Auction
 from ismkit.method.coupling import Coupling
 from ismkit.models.nets import ToyMLP
 from ismkit.sweeps.studies import run_study
@@ -107,13 +107,13 @@ def tables() -> Iterator[dict[str, Any]]:
     ):
         for what, coupling, groups in (
             ("independent", Coupling(), None),
-            ("class-agnostic", AuctionCoupling(K, class_aware=False), None),
-            ("within classes", AuctionCoupling(K), None),
-            ("within classes, K = 128", AuctionCoupling(4 * K), None),
-            ("grouped, 128 classes, within", AuctionCoupling(K), ClassGroups(K, 128)),
-            ("grouped, 32 classes, within", AuctionCoupling(K), ClassGroups(K, 32)),
-            ("grouped, 8 classes, within", AuctionCoupling(K), ClassGroups(K, 8)),
-            ("grouped, 32 classes, agnostic", AuctionCoupling(K, class_aware=False), ClassGroups(K, 32)),
+            ("class-agnostic", Coupling(K, class_aware=False, solver=Auction()), None),
+            ("within classes", Coupling(K, solver=Auction()), None),
+            ("within classes, K = 128", Coupling(4 * K, solver=Auction()), None),
+            ("grouped, 128 classes, within", Coupling(K, solver=Auction()), ClassGroups(K, 128)),
+            ("grouped, 32 classes, within", Coupling(K, solver=Auction()), ClassGroups(K, 32)),
+            ("grouped, 8 classes, within", Coupling(K, solver=Auction()), ClassGroups(K, 8)),
+            ("grouped, 32 classes, agnostic", Coupling(K, class_aware=False, solver=Auction()), ClassGroups(K, 32)),
         ):
             row = measure(labels, dim, values, pools if coupling.pool <= K else 1, coupling, groups)
             yield {"data": name, "coupling": what, **row}
@@ -182,10 +182,10 @@ BASE = replace(
 #: The coupling of each variant, and its groups: 48 classes of 85 rows in a pool of 4096.
 VARIANTS: dict[str, tuple[Coupling, ClassGroups | None]] = {
     "independent": (Coupling(), None),
-    "class-agnostic": (AuctionCoupling(K, class_aware=False), None),
-    "within classes": (AuctionCoupling(K), None),
+    "class-agnostic": (Coupling(K, class_aware=False, solver=Auction()), None),
+    "within classes": (Coupling(K, solver=Auction()), None),
     "independent, grouped": (Coupling(), ClassGroups(K, 48)),
-    "within classes, grouped": (AuctionCoupling(K), ClassGroups(K, 48)),
+    "within classes, grouped": (Coupling(K, solver=Auction()), ClassGroups(K, 48)),
 }
 
 

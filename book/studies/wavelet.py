@@ -1,6 +1,6 @@
 """Which distance trains the best few-step sampler of Fashion-MNIST: the recipe `ism` with the distance swapped.
 
-`python book/studies/wavelet.py` writes `wavelet.json` beside it; stopped, it goes on where it was. The run is a cheaper
+`python book/studies/wavelet.py` writes `wavelet.json` beside it; stopped, it resumes. The run is a cheaper
 `fashion-laptop`. On one CPU core: 6 distances x 5 seeds of 500 steps, about half a minute each, then the three that
 can be the default x 5 seeds of 2000 steps, since a distance that is slow at first need not be worse in the end.
 

@@ -49,13 +49,14 @@ def command(
         batch_size: images at a time.
         workers: processes here.
         threads: that decode images, in each process.
-        skip_corrupt: list images that cannot be decoded, and carry on without them.
+        skip_corrupt: list images that cannot be read or decoded, and carry on without them.
         verify: verify a folder of latents instead.
     """
+    from ismkit.data.decoding import in_one_line
     from ismkit.imagenet.encoding import Encoding, encode, report
     from ismkit.imagenet.latents import Latents
     from ismkit.imagenet.sources import open_source
-    from ismkit.training.options import check_count
+    from ismkit.utils.checks import check_count
     from ismkit.utils.files import out_dir
 
     if bool(source) == bool(verify):
@@ -74,6 +75,8 @@ def command(
         job = replace(job, threads=threads)
     rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     print(f"{images.units} files of {images.identity['kind']} images, VAE {vae}; in {folder}", flush=True)
+    if images.left_alone:
+        print(in_one_line(images.left_alone), flush=True)
     manifest = encode(job, workers=workers, rank=rank, world=world)
     print(report(folder, manifest) if manifest else f"process {rank} of {world} is done; others are at work")
     return 0

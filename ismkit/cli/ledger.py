@@ -20,7 +20,7 @@ def command(
     """
     from ismkit.lessons.ledger import as_text, book_entries, table, write
     from ismkit.lessons.notebooks import NOTEBOOKS, find, measure
-    from ismkit.training.options import check_count
+    from ismkit.utils.checks import check_count
     from ismkit.utils.files import out_dir
 
     check_count("seeds", seeds)

@@ -44,13 +44,13 @@ def command(
         device: cpu or cuda (default: a GPU where there is one).
         out: PNG file to write (default: out/samples.png).
     """
+    from ismkit.data.pictures import write_png
     from ismkit.evaluation.judges import Setting
     from ismkit.evaluation.scoring import device_at_hand
     from ismkit.models.drawing import draw_clothes
     from ismkit.models.saved import load_generator
-    from ismkit.training.options import check_count
+    from ismkit.utils.checks import check_count
     from ismkit.utils.files import out_dir
-    from ismkit.utils.pictures import write_png
 
     path = (out or out_dir() / "samples.png").expanduser()
     if path.suffix != ".png":

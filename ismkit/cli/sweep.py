@@ -65,7 +65,7 @@ def command(
     """
     from ismkit.sweeps import runner
     from ismkit.sweeps.sweep import settings, summary, write_table
-    from ismkit.training.options import check_count
+    from ismkit.utils.checks import check_count
     from ismkit.utils.files import out_dir
 
     for option, count in (("seeds", seeds), ("n", n), ("workers", workers)):

@@ -10,25 +10,23 @@ classes as one pool.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ismkit.data.doors import StochasticDataset, admit
 from ismkit.data.sets import Labelled
-from ismkit.utils.seeding import as_integer, stream
+from ismkit.data.values import missing_classes, warn_of_missing
+from ismkit.utils.checks import as_integer
+from ismkit.utils.seeding import stream
 
-
-@runtime_checkable
-class StochasticDataset(Protocol):
-    """A data set whose samples are drawn each time they are read, such as :class:`ismkit.imagenet.latents.Latents`."""
-
-    def take(self, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Samples x (B, ...) and y (B,) of rows ``index`` (B,) int64, by draws from ``rng`` alone."""
+READ_SECONDS = 600  # that a batch may take in the processes that read
 
 
 class Batches:
@@ -40,16 +38,24 @@ class Batches:
     ``batch_size * micro_batches``. A batch may span two epochs: no sample is skipped or repeated in one.
 
     Args:
-        data: a :class:`~ismkit.data.sets.Labelled` set, indexed directly; a :class:`StochasticDataset`, whose draws are
-            a function of (seed, micro_batch, step); or any map-style dataset of (x, y). Random transforms inside the
-            last kind are not replayed.
+        data: what :func:`~ismkit.data.doors.admit` admits: arrays and :class:`~ismkit.data.sets.Labelled` sets, indexed
+            directly; a :class:`~ismkit.data.doors.StochasticDataset`, whose draws are a function of (seed, micro_batch,
+            step); or any map-style data set of (x, y) or x. Random transforms inside the last kind are not replayed.
         batch_size: samples in a batch, 1 .. n.
         seed: of the order.
-        num_workers: processes that read a map-style dataset; 0 reads in this one.
+        num_workers: processes that read a map-style dataset; 0 reads in this one. Each is a new interpreter with a copy
+            of the dataset (a process that is forked after torch has computed may hang), so a script that asks for them
+            begins its work under ``if __name__ == "__main__"``.
         groups: order each epoch so that the pools of the coupling hold few classes; by default not.
 
+    Attributes:
+        data: as admitted.
+        num_classes: of the data; None where it does not say.
+
     Raises:
-        ValueError: for sizes out of range, or groups for data without classes.
+        TypeError: for data of another kind, such as a ``DataLoader``.
+        ValueError: for values that cannot be trained on, sizes out of range, or groups for data without classes.
+        UserWarning: a warning, for classes without rows.
 
     Example:
         Two epochs of ten samples in batches of four, then the same from step 3 on:
@@ -68,16 +74,23 @@ class Batches:
     """
 
     def __init__(
-        self, data: Dataset[Any], batch_size: int, seed: int, *, num_workers: int = 0, groups: ClassGroups | None = None
+        self, data: Any, batch_size: int, seed: int, *, num_workers: int = 0, groups: ClassGroups | None = None
     ) -> None:
-        self.size = len(data)  # type: ignore[arg-type]
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if num_workers < 0:
             raise ValueError(f"num_workers must be at least 0, got {num_workers}")
-        if groups is not None and not isinstance(getattr(data, "y", None), Tensor):
+        self.data = admit(data)
+        self.size = len(self.data)
+        self.num_classes: int | None = getattr(self.data, "num_classes", None)
+        labels = getattr(self.data, "y", None)
+        if groups is not None and not isinstance(labels, Tensor):
             raise ValueError(f"groups need data with the classes of all rows as y (n,), {type(data).__name__} has none")
-        self.data = data
+        if self.num_classes and isinstance(labels, Tensor):
+            missing = missing_classes(labels, self.num_classes)
+            warn_of_missing(
+                missing, self.num_classes, "they are never trained, and what is drawn of them means nothing"
+            )
         self.groups = groups
         self.batch_size = as_integer(batch_size, "batch_size")
         self.seed = as_integer(seed)
@@ -94,13 +107,16 @@ class Batches:
         settings = {"set": self.data, "batch_size": self.batch_size, "seed": self.seed}
         return settings | ({"groups": self.groups} if self.groups else {})
 
-    def stream(self, step: int = 0, micro_batch: int = 0, micro_batches: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    def stream(
+        self, step: int = 0, micro_batch: int = 0, micro_batches: int = 1, *, classes: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Read the batches of one micro-batch from a step on, without end.
 
         Args:
             step: the first step, 0 or more.
             micro_batch: which part of each step, in [0, micro_batches).
             micro_batches: parts of a step.
+            classes: of the network: the bound of labels where the data does not say how many classes it has.
 
         Returns:
             An iterator of ``x`` (batch_size, ...) and ``y`` (batch_size,).
@@ -119,13 +135,17 @@ class Batches:
                 data.take(chosen, stream(self.seed, "posterior", micro_batch, k))
                 for k, chosen in enumerate(indices, step)
             )
-        if isinstance(self.data, Labelled):
-            return map(self.data.__getitem__, indices)
+        if isinstance(data, Labelled):
+            return map(data.__getitem__, indices)
+        rows = replace(data, num_classes=data.num_classes or classes)
         return iter(
             DataLoader(
-                self.data,
+                _Portable(rows) if self.num_workers else rows,
                 batch_sampler=(chosen.tolist() for chosen in indices),
+                collate_fn=_as_read,
                 num_workers=self.num_workers,
+                multiprocessing_context="spawn" if self.num_workers else None,
+                timeout=READ_SECONDS if self.num_workers else 0,
                 generator=stream(self.seed, "workers"),  # else each iterator draws from the global generator
             )
         )
@@ -139,7 +159,7 @@ class Batches:
             if epoch not in held:
                 held.clear()
                 held[epoch] = (
-                    self.groups.order(self.data.y, rows, self.seed, epoch)  # type: ignore[attr-defined]
+                    self.groups.order(self.data.y, rows, self.seed, epoch)
                     if self.groups
                     else torch.randperm(self.size, generator=stream(self.seed, "epoch", epoch))
                 )
@@ -168,6 +188,22 @@ class Batches:
                 f"groups.pool {self.groups.pool} x batch_size {self.batch_size} x micro_batches {micro_batches} = "
                 f"{rows} exceeds the {self.size} samples: a pool would hold a sample twice"
             )
+
+
+class _Portable(Dataset[Any]):
+    """Pickled, it becomes its dataset, by cloudpickle: whose class may be a notebook's, whose transforms lambdas."""
+
+    def __init__(self, data: Dataset[Any]) -> None:
+        self.data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from cloudpickle import dumps
+
+        return pickle.loads, (dumps(self.data),)
+
+
+def _as_read(batch: Any) -> tuple[Tensor, Tensor]:
+    return batch  # Mapped has stacked it already
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from ismkit.data.sets import Labelled
 from ismkit.utils.files import WEIGHT_SUMS, DataError, data_folders, replacing, weights_file
 from ismkit.utils.progress import progress_bar
-from ismkit.utils.weights import CheckpointError, load_weights, save_weights
+from ismkit.utils.store import Store
+from ismkit.utils.weights import load_weights
 
 Split = Literal["train", "test"]
 
@@ -328,8 +329,8 @@ def fashion_latents(cache: Path, count: int | None = None, *, progress: bool | N
 
     Raises:
         ValueError: if ``count`` is not 1 .. 60 000.
-        CheckpointError: if the autoencoder's file or that in the cache is truncated or altered.
-        DataError: if the images are missing, truncated or altered.
+        CheckpointError: if the autoencoder's file is truncated or altered.
+        DataError: if the images, or the file in the cache, are missing, truncated or altered.
 
     Example:
         >>> import tempfile
@@ -350,24 +351,13 @@ def fashion_latents(cache: Path, count: int | None = None, *, progress: bool | N
 
     if count is not None:
         return Labelled(encode(images.x[:count]), images.y[:count], images.num_classes, images.class_names)
-    path = cache / f"fashion_latents_{WEIGHTS_SHA256[:12]}.safetensors"
-    encoded = nn.Module()
-    encoded.x = nn.Buffer(torch.empty(len(images), *SHAPE))
-    if path.exists():
-        try:
-            if load_weights(encoded, path).get("sha256") != _sha256(encoded.x):
-                raise CheckpointError(f"{path} is altered.")
-        except CheckpointError as error:
-            raise CheckpointError(f"{error} Delete the file: the next run makes it again.") from error
-    else:
-        encoded.x.copy_(encode(images.x))
-        cache.mkdir(parents=True, exist_ok=True)
-        save_weights(encoded, path, {"autoencoder": WEIGHTS_SHA256, "sha256": _sha256(encoded.x)})
-    return Labelled(encoded.x, images.y, images.num_classes, images.class_names)
-
-
-def _sha256(x: Tensor) -> str:
-    return hashlib.sha256(x.numpy().data).hexdigest()
+    _, digest = FASHION_MNIST_FILES["train-images-idx3-ubyte.gz"]
+    identity = {"autoencoder": WEIGHTS_SHA256, "images": digest, "rows": len(images)}
+    store = Store(cache, identity, remedy="delete the file, and the next run makes it again")
+    if (name := f"fashion_latents_{WEIGHTS_SHA256[:12]}.safetensors") not in store:
+        store.write(name, {}, {"x": encode(images.x)})
+    x = store.read(name).tensors["x"]
+    return Labelled(x, images.y, images.num_classes, images.class_names)
 
 
 def train_autoencoder(

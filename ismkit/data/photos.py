@@ -10,15 +10,20 @@ import os
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ismkit.data.decoding import PictureError, decode_picture, read_picture
 from ismkit.data.sets import Labelled
 from ismkit.utils.files import DataError
 from ismkit.utils.seeding import stream
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 #: Scenes, things and textures seen by a camera. Left out of the wheel's pictures: drawings, print and test patterns,
 #: microscopy and astronomy, whose spectra are others, and the second view of a stereo pair.
@@ -58,11 +63,17 @@ def photograph(name: str) -> Tensor:
         >>> picture.shape, (picture.min().item(), picture.max().item())
         (torch.Size([512, 512]), (-1.0, 1.0))
     """
-    from PIL import Image  # comes with scikit-image
-
-    with Image.open(_path(name)) as image:
-        grey = np.asarray(image.convert("L"), dtype=np.float32)  # luma, ITU-R 601
+    grey = np.asarray(_picture(name).convert("L"), dtype=np.float32)  # luma, ITU-R 601
     return torch.from_numpy(grey / 127.5 - 1)
+
+
+def _picture(name: str) -> Image:
+    """A photograph in RGB, decoded as all pictures are."""
+    path = _path(name)
+    try:
+        return decode_picture(read_picture(path))
+    except PictureError as error:
+        raise DataError(f"{path} cannot be read: {error}; install the wheel of scikit-image again") from error
 
 
 def _path(name: str) -> Path:
@@ -168,17 +179,15 @@ def photo_folder(folder: str | os.PathLike[str], per_class: int, side: int = 256
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty: give a new folder")
-    paths = {name: _path(name) for name in COLOURED}
-    from PIL import Image
+    pictures = {name: _picture(name) for name in COLOURED}
+    from PIL.Image import Resampling
 
-    for name, path in paths.items():
+    for name, picture in pictures.items():
         (folder / name).mkdir(parents=True)
         places = torch.rand(per_class, 3, generator=stream(seed, "photo folder", name, per_class, side))
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
         for k, (size, u, v) in enumerate(places.tolist()):
             window = round(min(picture.size) * (1 + size) / 2)
             left, top = int(u * (picture.width - window + 1)), int(v * (picture.height - window + 1))
             box = (left, top, left + window, top + window)
-            picture.resize((side, side), Image.Resampling.BICUBIC, box).save(folder / name / f"{k:04d}.png")
+            picture.resize((side, side), Resampling.BICUBIC, box).save(folder / name / f"{k:04d}.png")
     return folder

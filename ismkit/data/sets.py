@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ismkit.data.values import as_labels, as_samples, missing_classes
 from ismkit.utils.keys import UNKEYED
 from ismkit.utils.seeding import stream
 
 
 @dataclass(frozen=True, eq=False)
 class Labelled(Dataset[tuple[Tensor, Tensor]]):
-    """Labelled points or images, all in memory.
+    """Labelled points or images, all in memory; :meth:`of` makes one of any arrays.
 
     Indexing gives tensors, not copies of single samples: ``data[i]`` is ``(x[i], y[i])`` for a number, a slice or a
     tensor of indices.
@@ -61,9 +64,71 @@ class Labelled(Dataset[tuple[Tensor, Tensor]]):
             )
         low, high = int(self.y.min()), int(self.y.max())
         if low < 0 or high >= self.num_classes:
-            raise ValueError(f"y must lie in [0, {self.num_classes}), got labels from {low} to {high}")
+            remedy = ": classes are numbered from 0 on, take y - 1" if (low, high) == (1, self.num_classes) else ""
+            raise ValueError(f"y must lie in [0, {self.num_classes}), got labels from {low} to {high}{remedy}")
         if len(self.class_names) != self.num_classes:
             raise ValueError(f"class_names must hold {self.num_classes} names, got {len(self.class_names)}")
+
+    @classmethod
+    def of(cls, x: Any, y: Any = None, names: Sequence[str] | None = None) -> Labelled:
+        """Make a set of arrays, converted to what training reads.
+
+        Without labels all samples are of one class. Then the null label stands for the same data as the only class, so
+        guidance has nothing to amplify: trained fully, a network draws the same at every ``w``.
+
+        Args:
+            x: samples, (n, ...), a tensor or an array of NumPy. float64, float16, bfloat16 and integers up to 2^24
+                become float32 (or what ``torch.set_default_dtype`` says); pictures in uint8 are refused, since their
+                scale is yours to choose.
+            y: labels, (n,) of any integer type, numbered from 0 on; by default all of one class.
+            names: one for each class; by default there are as many classes as the largest label says, and their names
+                are their numbers.
+
+        Returns:
+            The set; it shares the memory of ``x`` and ``y`` where nothing was converted.
+
+        Raises:
+            TypeError: for other types than these.
+            ValueError: for other shapes, samples that are not finite, and labels that do not fit the names; the message
+                names the row, or the range that was found.
+
+        Example:
+            >>> import numpy as np
+            >>> from ismkit import Labelled
+            >>> data = Labelled.of(np.arange(6).reshape(3, 2), [0, 2, 2])
+            >>> data.x.dtype, data.y.dtype, data.num_classes, data.missing
+            (torch.float32, torch.int64, 3, (1,))
+            >>> Labelled.of(data.x, [1, 2, 2], names=("cat", "dog"))
+            Traceback (most recent call last):
+                ...
+            ValueError: y must lie in [0, 2), got labels from 1 to 2: classes are numbered from 0 on, take y - 1
+            >>> Labelled.of(data.x).class_names
+            ('all',)
+        """
+        x = as_samples(x)
+        if isinstance(names, str):
+            raise TypeError(f"names must be one text per class, got the single text {names!r}")
+        if y is None:
+            y, names = torch.zeros(len(x), dtype=torch.long), ("all",) if names is None else names
+        y = as_labels(y, len(x)).to(x.device)
+        if names is None:
+            count = int(y.max()) + 1
+            if count > max(len(y), 100_000):
+                raise ValueError(
+                    f"y must number the classes from 0 on, or names be given, got labels up to {count - 1}"
+                )
+            names = tuple(map(str, range(count)))
+        return cls(x, y, len(names), tuple(map(str, names)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return tuple(self.x.shape[1:])
+
+    @cached_property
+    def missing(self) -> tuple[int, ...]:
+        """The classes without rows: they are never trained."""
+        return missing_classes(self.y, self.num_classes)
 
     def __len__(self) -> int:
         return len(self.y)

@@ -9,7 +9,6 @@ Precision and recall are this kit's too, in float64 (ADM's suite computes distan
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +17,16 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ismkit.evaluation.extractors import Extractor
 from ismkit.evaluation.judges import Setting
 from ismkit.evaluation.metrics import Moments, frechet, precision_recall
 from ismkit.evaluation.reference import Reference, real_features
-from ismkit.evaluation.samples import Decoder, SampleError, SampleSet, contents_sum, draw
-from ismkit.utils.files import json_sum, replacing
+from ismkit.evaluation.samples import Decoder, SampleError, SampleSet, draw
+from ismkit.utils.files import json_sum
 from ismkit.utils.progress import progress_bar
-from ismkit.utils.weights import CheckpointError, read_weights
+from ismkit.utils.store import Store
 
 NEIGHBOURS, SPLITS = 3, 10  # of precision and recall; of the inception score
 
@@ -89,15 +87,12 @@ class FeatureSet:
 
     def file(self, k: int) -> dict[str, Tensor]:
         """Features (m, F) by layer of file ``k``; SampleError if they are missing, altered or of other samples."""
-        path = self.folder / f"{k:05}.safetensors"
-        try:
-            tensors, stated = read_weights(path)
-        except CheckpointError as error:
-            raise SampleError(f"{error} Delete it: the next call makes it again.") from error
-        facts = {"samples": self.samples.manifest["files"][k], "extractor": self.key, "sha256": contents_sum(tensors)}
-        if wrong := [key for key, value in facts.items() if stated.get(key) != value]:
-            raise SampleError(f"{path} is altered or of other samples (its {wrong[0]} is another): delete it")
-        return tensors
+        return self.store(k).read(f"{k:05}.safetensors").tensors
+
+    def store(self, k: int) -> Store:
+        """Where file ``k`` is kept: features of these samples, by this network."""
+        identity = {"samples": self.samples.manifest["files"][k], "extractor": self.key}
+        return Store(self.folder, identity, error=SampleError, remedy="delete it, and the next call makes it again")
 
     def layer(self, name: str) -> Iterator[Tensor]:
         """Features (m, F) of one layer, file by file."""
@@ -119,15 +114,12 @@ def embed(samples: SampleSet, extractor: Extractor, *, batch: int = 100, progres
     mine = range(state.process_index, samples.files, state.num_processes)
     show = False if not state.is_main_process else progress
     for k in progress_bar(mine, show=show, desc=f"features of {extractor.name}", unit="file"):
-        path = folder / f"{k:05}.safetensors"
-        if path.exists():
+        store, name = found.store(k), f"{k:05}.safetensors"
+        if name in store:
             continue
         images, _ = samples.file(k)
         parts = [extractor(part) for part in images.split(batch)]
-        tensors = {layer: torch.cat([part[layer] for part in parts]).contiguous() for layer in parts[0]}
-        stated = {"samples": samples.manifest["files"][k], "extractor": key, "sha256": contents_sum(tensors)}
-        with replacing(path) as file:
-            file.write(to_bytes(tensors, {"ismkit": json.dumps(stated)}))
+        store.write(name, {}, {layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]})
     state.wait_for_everyone()
     return found
 

@@ -20,8 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ismkit.data.batches import Batches
+from ismkit.data.doors import admit
 from ismkit.data.fashion import CLOTHES, SHAPE, FashionAutoencoder, fashion_mnist, load_autoencoder
 from ismkit.data.sets import Labelled
+from ismkit.data.values import warn_of_missing
 from ismkit.evaluation.metrics import (
     Moments,
     class_agreement,
@@ -232,8 +234,14 @@ class PointJudge:
     """Scores a network of points: the exact 2-Wasserstein distance to the data, per class, averaged over the classes.
 
     Attributes:
-        data: the reference; each class is compared with as many of its points as there are samples.
+        data: the reference, anything that :func:`ismkit.data.doors.admit` admits and that is in memory; each class is
+            compared with as many of its points as there are samples. Classes without points are not scored.
         device: where the network lives.
+
+    Raises:
+        TypeError: for other data.
+        ValueError: for data that is not finite.
+        UserWarning: a warning, for classes without points.
 
     Example:
         The exact velocity of two classes, one Gaussian each. One Euler step draws the mean of the class, from which the
@@ -253,6 +261,12 @@ class PointJudge:
     data: Labelled
     device: torch.device
 
+    def __post_init__(self) -> None:
+        if not isinstance(data := admit(self.data), Labelled):
+            raise TypeError(f"data must be in memory, such as Labelled.of(x, y), got {type(self.data).__name__}")
+        object.__setattr__(self, "data", data)
+        warn_of_missing(data.missing, data.num_classes, "they are not scored")
+
     def score(self, net: Network, setting: Setting) -> dict[str, float]:
         """Score samples, labels in turn.
 
@@ -262,15 +276,18 @@ class PointJudge:
 
         Returns:
             ``w2`` and ``curvature``, the mean over the paths.
+
+        Raises:
+            ValueError: for fewer samples than classes.
         """
-        y = torch.arange(setting.n) % self.data.num_classes
+        classes = [c for c in range(self.data.num_classes) if c not in self.data.missing]
+        if setting.n < len(classes):
+            raise ValueError(f"n must be at least {len(classes)} samples, one of each class, got {setting.n}")
+        y = torch.tensor(classes)[torch.arange(setting.n) % len(classes)]
         x0 = torch.randn(setting.n, *self.data.x.shape[1:], generator=stream(setting.seed, "samples")).to(self.device)
         path = trajectory(net, x0, y.to(self.device), w=setting.w, nfe=setting.nfe)
         drawn = path[-1].cpu()
-        distances = [
-            wasserstein2(drawn[y == c], self.data.x[self.data.y == c][: int((y == c).sum())])
-            for c in range(self.data.num_classes)
-        ]
+        distances = [wasserstein2(drawn[y == c], self.data.x[self.data.y == c][: int((y == c).sum())]) for c in classes]
         return {"w2": sum(distances) / len(distances), "curvature": _mean_curvature(path)}
 
 

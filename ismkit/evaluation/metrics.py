@@ -14,6 +14,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ismkit.method.path import check_labels
+from ismkit.utils.checks import check_count, check_finite
 from ismkit.utils.seeding import stream
 
 
@@ -151,7 +153,9 @@ def frechet(a: HasMoments, b: HasMoments) -> float:
         The distance, >= 0 but for rounding.
 
     Raises:
-        ValueError: if the numbers of features differ.
+        TypeError: if a mean or a covariance is not floating point.
+        ValueError: if the numbers of features differ, a mean is not (F,) or a covariance not (F, F), one of them is not
+            finite, or a covariance is not symmetric or has negative eigenvalues.
 
     Example:
         Means 5 apart, and standard deviations 1 and 3 in two dimensions: ``25 + 2 * (3 - 1)^2``.
@@ -164,16 +168,43 @@ def frechet(a: HasMoments, b: HasMoments) -> float:
         >>> round(frechet(a, b), 6)
         33.0
     """
-    cov_a, cov_b = a.cov, b.cov
+    (mean_a, cov_a), (mean_b, cov_b) = _moments("a", a), _moments("b", b)
     if len(cov_a) != len(cov_b):
         raise ValueError(f"a has {len(cov_a)} feature dimensions and b has {len(cov_b)}: they must be the same")
-    overlap = torch.linalg.svdvals(_square_root(cov_a) @ _square_root(cov_b)).sum()
-    shift = (a.mean - b.mean).square().sum()
+    overlap = torch.linalg.svdvals(_square_root("a", cov_a) @ _square_root("b", cov_b)).sum()
+    shift = (mean_a - mean_b).square().sum()
     return (shift + cov_a.trace() + cov_b.trace() - 2 * overlap).item()
 
 
-def _square_root(cov: Tensor) -> Tensor:
+ROUGH = 1e-4  # what published statistics in float32 may be off by, relative to the largest entry
+
+
+def _moments(name: str, given: HasMoments) -> tuple[Tensor, Tensor]:
+    """Mean (F,) and covariance (F, F) in float64, checked but for its eigenvalues."""
+    mean, cov = given.mean, given.cov
+    check_finite(f"{name}.mean", mean)
+    _check_covariance(f"{name}.cov", cov)
+    if mean.shape != cov.shape[:1]:
+        raise ValueError(f"{name}.mean must be (F,) = ({len(cov)},), got {tuple(mean.shape)}")
+    return mean.double(), cov.double()
+
+
+def _check_covariance(name: str, cov: Tensor) -> None:
+    check_finite(name, cov)
+    if cov.ndim != 2 or cov.shape[0] != cov.shape[1] or len(cov) == 0:
+        raise ValueError(f"{name} must be (F, F) with F >= 1, got {tuple(cov.shape)}")
+    if (cov - cov.T).abs().max() > ROUGH * cov.abs().max():
+        raise ValueError(f"{name} must be symmetric, got entries that differ by {(cov - cov.T).abs().max():g}")
+
+
+def _check_eigenvalues(name: str, values: Tensor) -> None:
+    if values[0] < -ROUGH * values.abs().max():
+        raise ValueError(f"{name} must be a covariance, got the negative eigenvalue {values[0]:g}")
+
+
+def _square_root(name: str, cov: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(cov)
+    _check_eigenvalues(f"{name}.cov", values)
     # An eigenvalue of rounding size is a zero of the covariance; its root, 1e-8, would not be rounding size.
     rounding = len(values) * torch.finfo(values.dtype).eps * values[-1]
     return (vectors * values.where(values > rounding, 0).sqrt()) @ vectors.T
@@ -195,7 +226,7 @@ def precision_recall(generated: Tensor, real: Tensor, k: int = 3) -> tuple[float
 
     Raises:
         TypeError: if features are not floating point.
-        ValueError: if features are not (n, F) of equal F, or not finite, or ``k`` is out of range.
+        ValueError: if features are not (n, F) of equal F, or not finite, or ``k`` is no integer in range.
 
     Example:
         Samples of one of two modes are all realistic, but cover half of the data:
@@ -213,7 +244,7 @@ def precision_recall(generated: Tensor, real: Tensor, k: int = 3) -> tuple[float
         raise ValueError(
             f"generated has {generated.shape[1]} feature dimensions and real {real.shape[1]}: they must be the same"
         )
-    if not 1 <= k < min(len(generated), len(real)):
+    if type(k) is not int or not 1 <= k < min(len(generated), len(real)):
         raise ValueError(
             f"k must be at least 1 and below both numbers of samples, {len(generated)} and {len(real)}, got {k}"
         )
@@ -331,7 +362,7 @@ def curvature(trajectory: Tensor) -> Tensor:
     """
     if trajectory.ndim < 3 or len(trajectory) < 2:
         raise ValueError(f"trajectory must be (K + 1, B, ...) with K >= 1, got {tuple(trajectory.shape)}")
-    _require_finite("trajectory", trajectory)
+    check_finite("trajectory", trajectory)
     states = trajectory.detach().double().flatten(start_dim=2)  # (K + 1, B, D)
     path = states.diff(dim=0).square().sum(dim=(0, 2)) * (len(states) - 1)
     straight = (states[-1] - states[0]).square().sum(dim=1)
@@ -393,7 +424,7 @@ def class_agreement(logits: Tensor, y: Tensor) -> float:
 
     Raises:
         TypeError: if logits are not floating point.
-        ValueError: for other shapes, or logits that are not finite.
+        ValueError: for other shapes, logits that are not finite, or classes that the classifier does not know.
 
     Example:
         >>> import torch
@@ -405,28 +436,24 @@ def class_agreement(logits: Tensor, y: Tensor) -> float:
         raise ValueError(
             f"logits must be (n, classes) and y (n,) with n >= 1, got {tuple(logits.shape)} and {tuple(y.shape)}"
         )
-    _require_finite("logits", logits)
+    check_finite("logits", logits)
+    check_labels(y, logits, "logits")
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= logits.shape[1]:
+        raise ValueError(f"y must lie in [0, {logits.shape[1]}), the classes of logits, got {low} to {high}")
     return (logits.argmax(dim=1) == y).double().mean().item()
 
 
 def _require_features(name: str, features: Tensor) -> None:
     if features.ndim != 2 or features.numel() == 0:
         raise ValueError(f"{name} must be (n, F) with n, F >= 1, got {tuple(features.shape)}")
-    _require_finite(name, features)
+    check_finite(name, features)
 
 
 def _require_images(name: str, x: Tensor) -> None:
     if x.ndim != 4 or x.shape[2] != x.shape[3] or x.numel() == 0:
         raise ValueError(f"{name} must be square images (B, C, N, N), got {tuple(x.shape)}")
-    _require_finite(name, x)
-
-
-def _require_finite(name: str, x: Tensor) -> None:
-    if not x.is_floating_point():
-        raise TypeError(f"{name} must be floating point, got {x.dtype}")
-    bad = x.numel() - int(x.isfinite().sum())
-    if bad:
-        raise ValueError(f"{name} must be finite, got {bad} NaN or infinite of {x.numel()} values")
+    check_finite(name, x)
 
 
 class Bias(NamedTuple):
@@ -458,8 +485,10 @@ def bias(
         A :class:`Bias`: sizes ``n``, mean ``distance`` and ``spread`` at each, ``slope`` and ``infinity`` of the line.
 
     Raises:
-        ValueError: if ``parts`` are not two or more different numbers, or the smallest subset has no more samples than
-            features: the law of 1 / n does not hold there.
+        TypeError: if features are not floating point.
+        ValueError: if features are not (n, F) or not finite, ``parts`` are not two or more different numbers,
+            ``repeats`` is below 1, or the smallest subset has no more samples than features: the law of 1 / n does not
+            hold there.
 
     Example:
         Samples of the reference itself: whatever their distance is, it is bias, and the line leads back to 0.
@@ -474,8 +503,10 @@ def bias(
         >>> abs(found.infinity) < 0.1 * found.distance[0]
         True
     """
+    _require_features("features", features)
+    check_count("repeats", repeats)
     n, size = features.shape
-    if len(parts) < 2 or len(set(parts)) < len(parts) or min(parts) < 1:
+    if len(parts) < 2 or len(set(parts)) < len(parts) or not all(type(part) is int and part > 0 for part in parts):
         raise ValueError(f"parts must be two or more different numbers of at least 1, got {tuple(parts)}")
     if n // max(parts) <= size:
         raise ValueError(f"the smallest subset, {n} / {max(parts)}, must have more samples than the {size} features")
@@ -505,7 +536,11 @@ def expected_bias(cov: Tensor, n: int) -> float:
         n: number of samples.
 
     Returns:
-        The expected distance, > 0.
+        The expected distance, > 0, or 0 for the covariance 0.
+
+    Raises:
+        TypeError: if ``cov`` is not floating point.
+        ValueError: if it is not (F, F), not finite, not symmetric or has negative eigenvalues, or ``n`` is below 1.
 
     Example:
         >>> import torch
@@ -513,7 +548,10 @@ def expected_bias(cov: Tensor, n: int) -> float:
         >>> round(expected_bias(torch.eye(2), n=100), 6)  # 2 * (2 + 5) / 400
         0.035
     """
-    values = torch.linalg.eigvalsh(cov.double()).clamp(min=0)
+    check_count("n", n)
+    _check_covariance("cov", cov)
+    values = torch.linalg.eigvalsh(cov.double())
+    _check_eigenvalues("cov", values)
     values = values[values > 0]
     pairs = values[:, None] * values / (2 * (values[:, None] + values))
     return ((values.sum() + pairs.sum() + pairs.diagonal().sum()) / n).item()

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from ismkit.data.decoding import PictureError, read_picture
 from ismkit.evaluation.extractors import Extractor
 from ismkit.evaluation.metrics import Gaussian, Moments
 from ismkit.imagenet.pixels import center_crop
@@ -177,27 +178,19 @@ def npz_images(path: str | os.PathLike[str], batch: int = 100) -> Iterator[Tenso
         raise DataError(f"{path} holds no images arr_0 that can be read: {error}") from error
 
 
-def image_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """The pictures in a folder and those below it, in order; DataError if there are none."""
-    ending = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-    found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in ending)
-    if not found:
-        raise DataError(f"{folder} holds no pictures ({', '.join(sorted(ending))})")
-    return found
-
-
 def folder_images(files: Sequence[Path], side: int, batch: int = 100) -> Iterator[Tensor]:
     """Pictures as (b, 3, side, side) uint8 by :func:`ismkit.imagenet.pixels.center_crop`, ADM's.
 
-    Raises DataError, naming the file, for a picture that cannot be read.
+    Raises:
+        DataError: naming the file, for a picture that cannot be read or decoded.
     """
     for start in range(0, len(files), batch):
         pictures = []
         for path in files[start : start + batch]:
             try:
-                pictures.append(torch.from_numpy(center_crop(path.read_bytes(), side)))
-            except Exception as error:  # Pillow's formats raise many kinds
-                raise DataError(f"{path} cannot be read: {error}") from error
+                pictures.append(torch.from_numpy(center_crop(read_picture(path), side)))
+            except PictureError as error:
+                raise PictureError(f"{path} is no picture that can be used: {error}") from error
         yield torch.stack(pictures)
 
 

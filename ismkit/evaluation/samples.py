@@ -2,7 +2,8 @@
 
 Sample i has label ``i mod num_classes`` and noise that is a function of the seed and of i alone. So a set does not
 depend on the number of processes, on when it was interrupted, or on n: the first 10 000 samples of 50 000 are the set
-of 10 000. (The batch size changes how kernels round: with another one, some numbers differ by one level of 255.)
+of 10 000. (The batch size changes how kernels round, and so does the number of threads on a CPU: with another one, some
+numbers differ by one level of 255.)
 
 A folder holds ``manifest.json`` and files ``00000.safetensors`` with ``images`` (m, 3, H, W) uint8 and ``y`` (m,)
 int64; 9.8 GB for 50 000 images of 256 pixels. Each file is complete or missing: a killed process loses the one that it
@@ -11,7 +12,6 @@ was making. Other programs read them as ADM's .npz or as a folder of PNG files.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -25,16 +25,14 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ismkit.evaluation.judges import Setting
 from ismkit.method.sampling import sample
-from ismkit.utils.files import json_sum, replacing
+from ismkit.utils.files import replacing
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.seeding import stream
-from ismkit.utils.weights import CheckpointError, read_weights
+from ismkit.utils.store import Store
 
 BLOCK = 100  # samples whose noise comes from one stream: 50 000 streams of 32 bits would hold pairs of equal noise
 #: What is the same for all sets, and stands in each manifest.
@@ -120,6 +118,7 @@ class SampleSet:
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder, self.manifest, self.files = folder, manifest, len(manifest["files"])
+        self._store = _files(folder, manifest["set"])
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> SampleSet:
@@ -134,8 +133,8 @@ class SampleSet:
         Raises:
             SampleError: if there is none, it is not complete, or its manifest is altered.
         """
-        found = _manifest(Path(folder))
-        if not found or not found.get("files"):
+        found = _read_manifest(Path(folder))
+        if not found.get("files"):
             raise SampleError(f"{folder} holds no complete set of samples: draw it, or resume by the same command")
         return cls(Path(folder), found)
 
@@ -154,9 +153,9 @@ class SampleSet:
         Raises:
             SampleError: if the file is missing, truncated or altered.
         """
-        tensors, digest = _read(self.folder, k, self.manifest["set"])
+        _, tensors, digest = self._store.read(name := _name(k))
         if digest != self.manifest["files"][k]:
-            raise SampleError(f"{_path(self.folder, k)} is not the file that {MANIFEST} names: delete it, draw again")
+            raise SampleError(f"{self._store.path(name)} is not the file that {MANIFEST} names: delete it, draw again")
         return tensors["images"], tensors["y"]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -226,7 +225,7 @@ def draw(
     }
     wanted |= {"seed": setting.seed, "num_classes": num_classes, "latents": shape, "images": size, "per_file": per_file}
     wanted = json.loads(json.dumps(wanted | PROTOCOL))
-    count = math.ceil(setting.n / per_file)
+    count, store = math.ceil(setting.n / per_file), _files(folder, wanted)
     # One process looks, or the others might see the first new files; a refusal is raised by all of them alike.
     plan: list[Any] = [_pending(folder, wanted, count) if state.is_main_process else None]
     broadcast_object_list(plan)
@@ -242,17 +241,19 @@ def draw(
             for low in range(start, stop, batch):
                 images.append(_images(net, vae, setting, low, min(stop, low + batch), shape, num_classes))
                 bar.update(len(images[-1]))
-            _write(folder, k, torch.cat(images), torch.arange(start, stop) % num_classes, wanted)
+            store.write(_name(k), {}, {"images": torch.cat(images), "y": torch.arange(start, stop) % num_classes})
     state.wait_for_everyone()
     here = range(state.process_index, count, state.num_processes)
-    sums = gather_object([(k, _read(folder, k, wanted)[1]) for k in here])
-    files, known = [digest for _, digest in sorted(sums)], _manifest(folder).get("files")
+    sums = gather_object([(k, store.read(_name(k)).sum) for k in here])
+    files, known = [digest for _, digest in sorted(sums)], _read_manifest(folder).get("files")
     if known and (wrong := [k for k, digest in enumerate(files) if digest != known[k]]):
-        raise SampleError(f"{_path(folder, wrong[0])} is not the file that {MANIFEST} names: delete it, and draw again")
+        raise SampleError(
+            f"{store.path(_name(wrong[0]))} is not the file that {MANIFEST} names: delete it, and draw again"
+        )
     made = {"processes": state.num_processes, "batch": batch, "device": state.device.type, "torch": torch.__version__}
     state.wait_for_everyone()
     if state.is_main_process and not known:
-        _complete(folder, wanted, files, made)
+        _manifest(folder).write(MANIFEST, {"set": wanted, "files": files, "made": made})
     state.wait_for_everyone()
     return SampleSet.open(folder)
 
@@ -275,89 +276,45 @@ def _images(
     return to_uint8(images.float()).cpu()
 
 
-def _path(folder: Path, k: int) -> Path:
-    return folder / f"{k:05}.safetensors"
+def _name(k: int) -> str:
+    return f"{k:05}.safetensors"
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def _files(folder: Path, wanted: dict[str, Any]) -> Store:
+    return Store(folder, wanted, error=SampleError, remedy="delete the file, and draw again: the rest is kept")
+
+
+def _manifest(folder: Path) -> Store:
+    return Store(folder, "ismkit samples", error=SampleError, remedy="delete it, and draw again")
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder, ``{}`` where there is none; SampleError if it is altered."""
-    try:
-        found = json.loads((folder / MANIFEST).read_bytes())
-        if found["sum"] != json_sum({key: found[key] for key in ("set", "files", "made")}):
-            raise ValueError("its sum is another")
-    except FileNotFoundError:
-        return {}
-    except (ValueError, KeyError, TypeError) as error:
-        raise SampleError(
-            f"{folder / MANIFEST} is truncated or altered ({error}): delete it, and draw again"
-        ) from error
-    return found
-
-
-def _complete(folder: Path, wanted: dict[str, Any], files: list[str], made: dict[str, Any]) -> None:
-    """Write the manifest; ``files`` is empty as long as some are missing."""
-    found: dict[str, Any] = {"set": wanted, "files": files, "made": made}
-    with replacing(folder / MANIFEST) as file:
-        file.write(json.dumps(found | {"sum": json_sum(found)}, indent=1).encode())
+    store = _manifest(folder)
+    return store.value(MANIFEST) if MANIFEST in store else {}
 
 
 def _pending(folder: Path, wanted: dict[str, Any], count: int) -> list[int] | str:
     """The files that are not there, or why the folder cannot be used."""
+    store, names = _files(folder, wanted), {_name(k): k for k in range(count)}
     try:
-        found = _manifest(folder)
+        here = _read_manifest(folder).get("set", wanted)
+        if other := [key for key in {**wanted, **here} if wanted.get(key) != here.get(key)]:
+            told = "; ".join(f"{key} is {here.get(key)} there and {wanted.get(key)} now" for key in other)
+            return f"{folder} holds other samples: {told}. Take another folder, or delete it"
+        for name in store.names():
+            if name != MANIFEST:
+                store.head(name)
     except SampleError as error:
         return str(error)
-    here = found.get("set", wanted)
-    if other := [key for key in {**wanted, **here} if wanted.get(key) != here.get(key)]:
-        told = "; ".join(f"{key} is {here.get(key)} there and {wanted.get(key)} now" for key in other)
-        return f"{folder} holds other samples: {told}. Take another folder, or delete it"
-    paths = {_path(folder, k): k for k in range(count)}
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as file:  # reads the head alone, and sees where the file is cut off
-                stated = json.loads((file.metadata() or {}).get("ismkit", "{}"))
-        except (OSError, ValueError, SafetensorError) as error:
-            return f"{path} is truncated or no file ({error}): delete it, and draw again; the rest is kept"
-        if path not in paths or stated.get("set") != json_sum(wanted) or stated.get("file") != paths[path]:
-            return f"{path} belongs to another set of samples: take another folder, or delete it"
-    for leftover in folder.glob(".*.partial-*"):
-        leftover.unlink(missing_ok=True)
-    pending = [k for path, k in paths.items() if not path.exists()]
+    store.clear_partial()
+    pending = [k for name, k in names.items() if name not in store]
     if pending:  # the sums are stated again once all files are there
-        _complete(folder, wanted, [], {})
+        _manifest(folder).write(MANIFEST, {"set": wanted, "files": [], "made": {}})
     needed = min(wanted["n"], len(pending) * wanted["per_file"]) * math.prod(wanted["images"])
     if needed > (free := shutil.disk_usage(folder).free):
         return f"{folder} has {free / 1e9:.1f} GB free, and the samples need {needed / 1e9:.1f} GB: take another disk"
     return pending
-
-
-def contents_sum(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the names, shapes and numbers of tensors on the CPU."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(f"{name} {list(tensors[name].shape)}".encode() + tensors[name].numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _write(folder: Path, k: int, images: Tensor, y: Tensor, wanted: dict[str, Any]) -> None:
-    tensors = {"images": images.contiguous(), "y": y}
-    metadata = {"ismkit": json.dumps({"set": json_sum(wanted), "file": k, "sha256": contents_sum(tensors)})}
-    with replacing(_path(folder, k)) as file:
-        file.write(to_bytes(tensors, metadata))
-
-
-def _read(folder: Path, k: int, wanted: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
-    """A file and the sum of its contents; SampleError if it is not whole, or another's."""
-    path, remedy = _path(folder, k), "delete the file, and draw again: the rest is kept"
-    try:
-        tensors, stated = read_weights(path)
-    except CheckpointError as error:
-        raise SampleError(f"{error} ({remedy})") from error
-    if (stated.get("set"), stated.get("file")) != (json_sum(wanted), k):
-        raise SampleError(f"{path} belongs to another set: {remedy}")
-    if (digest := contents_sum(tensors)) != stated.get("sha256"):
-        raise SampleError(f"{path} is altered: {remedy}")
-    return tensors, digest
 
 
 def export_npz(samples: SampleSet, path: str | os.PathLike[str], *, progress: bool | None = None) -> Path:

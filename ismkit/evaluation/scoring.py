@@ -11,16 +11,17 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import PartialState
 
+from ismkit.data.decoding import ENDINGS, PictureError, picture_bytes, picture_files
 from ismkit.evaluation import tables
 from ismkit.evaluation.extractors import Extractor, load_extractor
 from ismkit.evaluation.fidelity import METRICS, ImageJudge, choose
 from ismkit.evaluation.judges import FashionJudge, Setting, as_text, write_csv
 from ismkit.evaluation.options import ImageOptions
-from ismkit.evaluation.reference import Reference, folder_images, image_files, load_reference, make_reference
+from ismkit.evaluation.reference import Reference, folder_images, load_reference, make_reference
 from ismkit.evaluation.samples import SampleSet, export_npz, export_png, latent_shape
 from ismkit.imagenet.vae import PINNED, ImageVAE
 from ismkit.models.saved import RELEASED, load_generator, load_sampler
-from ismkit.utils.files import file_sum, json_sum, out_dir
+from ismkit.utils.files import DataError, file_sum, json_sum, out_dir
 
 
 class Scores(NamedTuple):
@@ -204,11 +205,21 @@ def _references(given: list[str], extractors: Mapping[str, Extractor], side: int
 
 
 def _of_folder(pictures: Path, extractor: Extractor, side: int, folder: Path) -> Reference:
-    files = image_files(pictures)
-    listing = [[str(path.relative_to(pictures)), path.stat().st_size] for path in files]
+    found = picture_files(pictures)
+    if not found.names:
+        raise DataError(f"{pictures} holds no pictures ({', '.join(ENDINGS)})")
+    listing = [[name, _size(path)] for name, path in zip(found.names, found.paths, strict=True)]
     key = json_sum([listing, side, extractor.identity])[:12]
     path = folder / f"reference-{extractor.name}-{key}.safetensors"
     if path.is_file():
         return load_reference(path)
-    about = {"source": f"{len(files)} pictures of the folder {pictures.name}", "crop": f"ADM's, {side} pixels"}
-    return make_reference(folder_images(files, side), extractor, path, about, total=-(-len(files) // 100))
+    said = f"{len(found.names)} pictures of the folder {pictures.name}" + (f" ({found.said})" if found.said else "")
+    about = {"source": said, "crop": f"ADM's, {side} pixels"}
+    return make_reference(folder_images(found.paths, side), extractor, path, about, total=-(-len(found.names) // 100))
+
+
+def _size(path: Path) -> int:
+    try:
+        return picture_bytes(path)
+    except PictureError as error:
+        raise PictureError(f"{path} is no picture that can be used: {error}") from error

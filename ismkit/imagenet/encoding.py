@@ -7,13 +7,10 @@ again, and what is written is a function of the source, the VAE and the batch si
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,74 +18,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from ismkit.imagenet.latents import FORMAT, VERSION, moment_sums, read_manifest, statistics, write_file, write_manifest
+from ismkit.data.decoding import NoPictureError
+from ismkit.imagenet.latents import latents_store, moment_sums, read_manifest, statistics, write_file, write_manifest
 from ismkit.imagenet.pixels import decoded
 from ismkit.imagenet.sources import Source
 from ismkit.imagenet.vae import ImageVAE
 from ismkit.utils.files import DataError, replacing
 from ismkit.utils.progress import progress_bar
+from ismkit.utils.store import Store
+from ismkit.utils.workers import Tell, WorkerError, run_group
 
-#: Called with what was done since the last call, in two units, such as images and files.
+#: Called with the numbers of images and of files that were done since the last call.
 Tick = Callable[[int, int], None]
 
-
-def run_workers(task: Callable[[int, int, Tick], object], workers: int, rank: int, world: int, tick: Tick) -> None:
-    """Run ``task(rank, world, tick)`` in ``workers`` new processes, which share out PyTorch's threads.
-
-    Args:
-        task: can be pickled; what its ``tick`` raises must end it.
-        workers: number of processes.
-        rank: of this call among ``world`` of them: its workers are ``rank * workers``, ... of ``world * workers``.
-        world: number of calls.
-        tick: called in this process, twice a second or less, with the sums over all workers.
-
-    Raises:
-        DataError: if a worker dies.
-        Exception: what a worker raised; the others end at their next tick.
-    """
-    context = multiprocessing.get_context("spawn")  # fork and CUDA do not go together
-    shared = (context.Array("q", 2), context.Event())
-    seen = (0, 0)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_share, initargs=(*shared, workers)) as pool:
-        futures = [pool.submit(_work, task, rank * workers + k, world * workers) for k in range(workers)]
-        waiting: set[Future[None]] = set(futures)
-        while waiting:
-            done, waiting = wait(waiting, timeout=0.5)
-            before, seen = seen, (shared[0][0], shared[0][1])
-            tick(seen[0] - before[0], seen[1] - before[1])
-            if any(future.exception() for future in done):
-                shared[1].set()
-    errors = [error for future in futures if (error := future.exception()) and not isinstance(error, _StoppedError)]
-    if errors and isinstance(errors[0], BrokenProcessPool):
-        raise DataError(
-            "a worker died, by lack of memory or by a kill. What was finished is kept: the same command resumes"
-        ) from errors[0]
-    if errors:
-        raise errors[0]
-
-
-class _StoppedError(Exception):
-    """Another worker failed."""
-
-
-_shared: dict[str, Any] = {}
-
-
-def _share(count: Any, stop: Any, workers: int) -> None:
-    _shared.update(count=count, stop=stop)
-    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
-
-
-def _work(task: Callable[[int, int, Tick], object], rank: int, world: int) -> None:
-    def tick(first: int, second: int) -> None:
-        with _shared["count"].get_lock():
-            _shared["count"][0] += first
-            _shared["count"][1] += second
-        if _shared["stop"].is_set():
-            raise _StoppedError
-
-    task(rank, world, tick)
-
+PATIENCE = 2 * 3600.0  # seconds without a batch from any worker, however large and on however slow a machine
 
 PLAN, CORRUPT = "plan.json", "corrupt.txt"
 
@@ -105,7 +48,7 @@ class Encoding:
         side: of the images in pixels, after the centre crop.
         batch_size: images in one pass through the VAE; it moves the last bits of the latents, no more.
         threads: that decode images, in each process.
-        skip_corrupt: list images that cannot be decoded and leave them out; else the first one is an error.
+        skip_corrupt: list images that cannot be read or decoded and leave them out; else the first one is an error.
 
     Raises:
         ValueError: if ``side``, ``batch_size`` or ``threads`` is below 1.
@@ -155,13 +98,12 @@ class Encoding:
         cells = self.side // vae.factor
         plan: dict[str, Any] = {"source": self.source.identity, "vae": vae.identity, "side": self.side}
         plan |= {"shape": [vae.channels, cells, cells], "units": self.source.units}
-        path = self.folder / PLAN
-        if not path.exists():
+        store = latents_store(self.folder)
+        if PLAN not in store:
             if self.folder.is_dir() and any(_is_strange(found) for found in self.folder.iterdir()):
                 raise DataError(f"{self.folder} holds other files: give a folder that is new, empty or of latents")
-            with replacing(path) as file:
-                file.write(json.dumps(plan, indent=1).encode())
-        held = _read_json(path)
+            store.write(PLAN, plan)
+        held = store.value(PLAN)
         if other := [key for key in plan if held.get(key) != plan[key]]:
             raise DataError(
                 f"{self.folder} is of another {other[0]}: {held.get(other[0])} there, {plan[other[0]]} now. "
@@ -179,18 +121,20 @@ class Encoding:
         """Where a unit's file goes; its entry lies beside it, with the ending ``.json``."""
         return self.folder / f"latents-{unit:05d}.arrow"
 
+    def _entries(self) -> Store:
+        return latents_store(self.folder, latents_store(self.folder).value(PLAN))
+
     def missing(self) -> list[int]:
         """Units without a finished file."""
+        store = self._entries()
 
         def finished(path: Path) -> bool:
-            entry = path.with_suffix(".json")
-            return entry.exists() and path.exists() and _read_json(entry)["file"]["bytes"] == path.stat().st_size
+            name = path.with_suffix(".json").name
+            return name in store and path.exists() and store.value(name)["file"]["bytes"] == path.stat().st_size
 
         return [unit for unit in range(self.source.units) if not finished(self.file(unit))]
 
-    def run(
-        self, rank: int = 0, world: int = 1, tick: Callable[[int, int], None] = lambda images, files: None
-    ) -> Path | None:
+    def run(self, rank: int = 0, world: int = 1, tick: Tick = lambda images, files: None) -> Path | None:
         """Encode the share of process ``rank`` of ``world``: units rank, rank + world, ... that are missing.
 
         Args:
@@ -211,7 +155,7 @@ class Encoding:
                     self._encode(unit, vae, pool, tick)
         return self.finish()
 
-    def _encode(self, unit: int, vae: ImageVAE, pool: ThreadPoolExecutor, tick: Callable[[int, int], None]) -> None:
+    def _encode(self, unit: int, vae: ImageVAE, pool: ThreadPoolExecutor, tick: Tick) -> None:
         path = self.file(unit)
         for stale in self.folder.glob(f".{path.stem}.*.partial-*"):
             stale.unlink()
@@ -227,7 +171,7 @@ class Encoding:
 
         for item, pixels in decoded(self.source.read(unit), self.side, pool, 2 * self.batch_size):
             if isinstance(pixels, Exception):
-                if not self.skip_corrupt:
+                if not (self.skip_corrupt or isinstance(pixels, NoPictureError)):
                     raise DataError(
                         f"{item.name} is no image that can be decoded ({pixels}): mend or remove it, or choose to "
                         "list such images and to carry on without them (--skip-corrupt)"
@@ -246,8 +190,7 @@ class Encoding:
         written = write_file(path, rows, [y for _, y in doubled], [False, True] * len(kept), [n for n, _ in doubled])
         entry: dict[str, Any] = {"file": written, "sums": moment_sums(rows), "corrupt": corrupt}
         entry["labels"] = max((y for _, y in kept), default=-1) + 1
-        with replacing(path.with_suffix(".json")) as file:
-            file.write(json.dumps(entry).encode())
+        self._entries().write(path.with_suffix(".json").name, entry)
         tick(0, 1)
 
     def finish(self) -> Path | None:
@@ -261,8 +204,9 @@ class Encoding:
         """
         if self.missing():
             return None
-        entries = [_read_json(self.file(unit).with_suffix(".json")) for unit in range(self.source.units)]
-        plan = _read_json(self.folder / PLAN)
+        store = self._entries()
+        entries = [store.value(self.file(unit).with_suffix(".json").name) for unit in range(self.source.units)]
+        plan = latents_store(self.folder).value(PLAN)
         rows = sum(entry["file"]["rows"] for entry in entries)
         if not rows:
             raise DataError(f"{self.folder}: no image could be decoded")
@@ -270,9 +214,7 @@ class Encoding:
         corrupt = [pair for entry in entries for pair in entry["corrupt"]]
         with replacing(self.folder / CORRUPT) as file:
             file.write("".join(f"{name}\t{reason}\n" for name, reason in corrupt).encode())
-        manifest = {"format": FORMAT, "version": VERSION} | {
-            key: plan[key] for key in ("source", "vae", "side", "shape")
-        }
+        manifest = {key: plan[key] for key in ("source", "vae", "side", "shape")}
         manifest |= {"class_names": list(names), "images": rows // 2, "rows": rows, "corrupt": corrupt}
         cells = rows * plan["shape"][1] * plan["shape"][2]
         manifest["statistics"] = statistics([entry["sums"] for entry in entries], cells)
@@ -336,8 +278,28 @@ def encode(
         if workers == 1:
             job.run(rank, world, tick)
         elif todo:
-            run_workers(job.run, workers, rank, world, tick)
+            _encode_in_processes(job, workers, rank, world, tick)
     return None if job.finish() is None else read_manifest(job.folder)
+
+
+def _encode_in_processes(job: Encoding, workers: int, rank: int, world: int, tick: Tick) -> None:
+    """Let new processes do the shares ``rank * workers``, ... of ``world * workers``, on PyTorch's threads in all."""
+
+    def share(k: int, tell: Tell) -> None:
+        job.run(rank * workers + k, world * workers, lambda images, files: tell((images, files)))
+
+    try:
+        run_group(
+            share,
+            workers,
+            report=lambda k, done: tick(*done),
+            threads=max(1, torch.get_num_threads() // workers),
+            patience=PATIENCE,
+        )
+    except WorkerError as error:
+        raise DataError(
+            f"a worker died or hung: {error}. What was finished is kept: the same command resumes"
+        ) from error
 
 
 def report(folder: Path, manifest: dict[str, Any]) -> str:
@@ -370,10 +332,3 @@ def _moments(vae: ImageVAE, pixels: np.ndarray) -> np.ndarray:
 def _is_strange(path: Path) -> bool:
     """Neither the plan nor a hidden file, which another process may be writing at the moment."""
     return path.name != PLAN and not path.name.startswith(".")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_bytes()))
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}): delete it, and the same command resumes") from error

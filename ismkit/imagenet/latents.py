@@ -9,7 +9,6 @@ side by side, so that a random row is one read of 16 KiB at 4 x 32 x 32.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -22,16 +21,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ismkit.imagenet.vae import ImageVAE
-from ismkit.utils.files import DataError, json_sum, replacing, verify_sha256
+from ismkit.utils.files import DataError, replacing, verify_sha256
 from ismkit.utils.progress import progress_bar
+from ismkit.utils.store import Store
 
-FORMAT, VERSION = "ismkit latents", 2
+FORMAT, VERSION = "ismkit latents", 3
 MANIFEST = "manifest.json"
+LARGEST = 65504.0  # in float16
 REMEDY = "delete it and give the command that made the folder again, which makes the missing files again"
-#: Fields of the manifest and their types; ``sha256`` is that of all the others.
+#: Fields of the manifest and their types.
 FIELDS: dict[str, type] = {
-    "format": str,
-    "version": int,
     "source": dict,
     "vae": dict,
     "side": int,
@@ -42,7 +41,6 @@ FIELDS: dict[str, type] = {
     "corrupt": list,
     "statistics": dict,
     "files": list,
-    "sha256": str,
 }
 
 
@@ -110,8 +108,8 @@ def moment_sums(moments: np.ndarray) -> dict[str, list[float]]:
         "mean": mean.sum(axes).tolist(),
         "square": np.square(mean).sum(axes).tolist(),
         "variance": np.square(std).sum(axes).tolist(),
-        "low": mean.min(axes, initial=math.inf).tolist(),
-        "high": mean.max(axes, initial=-math.inf).tolist(),
+        "low": mean.min(axes, initial=LARGEST).tolist(),  # also of no rows: JSON knows no infinity
+        "high": mean.max(axes, initial=-LARGEST).tolist(),
     }
 
 
@@ -134,41 +132,34 @@ def statistics(sums: Sequence[dict[str, list[float]]], cells: int) -> dict[str, 
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> Path:
-    """Write the manifest, with its own sum, atomically. The same content gives the same bytes."""
-    with replacing(folder / MANIFEST) as file:
-        file.write(json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1).encode())
-    return folder / MANIFEST
+    """Write the manifest, atomically. The same content gives the same bytes."""
+    store = latents_store(folder)
+    store.write(MANIFEST, manifest)
+    return store.path(MANIFEST)
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The manifest of a folder of latents, verified.
+    """The manifest of a folder of latents, verified, and its ``sha256``.
 
     Raises:
         DataError: if it is missing, truncated, altered, of another version, or at odds with itself.
     """
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
-        started = ": encoding it is not finished, give the same command again" if path.parent.is_dir() else ""
-        raise DataError(f"{path} is missing{started}; `ismkit latents --help` says how latents are made")
-    try:
-        manifest = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path} is no JSON ({error}): {REMEDY}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise DataError(f"{path} is no manifest of latents of this kit")
-    if manifest.get("version") != VERSION:
-        raise DataError(f"{path} has version {manifest.get('version')}, and this ismkit reads version {VERSION}")
+    store = latents_store(folder)
+    if MANIFEST not in store:
+        started = ": encoding it is not finished, give the same command again" if Path(folder).is_dir() else ""
+        raise DataError(
+            f"{store.path(MANIFEST)} is missing{started}; `ismkit latents --help` says how latents are made"
+        )
+    manifest, _, digest = store.read(MANIFEST)
     for name, kind in FIELDS.items():
         if not isinstance(manifest.get(name), kind):
-            raise DataError(f"{path} holds no {name} of type {kind.__name__}: {REMEDY}")
-    if _digest(manifest) != manifest["sha256"]:
-        raise DataError(f"{path} is altered, it has not the sum that it names: {REMEDY}")
-    return manifest
+            raise DataError(f"{store.path(MANIFEST)} holds no {name} of type {kind.__name__}: {REMEDY}")
+    return {**manifest, "sha256": digest}
 
 
-def _digest(manifest: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in manifest.items() if key != "sha256"}
-    return json_sum(rest)
+def latents_store(folder: str | os.PathLike[str], plan: Any = None) -> Store:
+    """Where the manifest and the plan of a folder of latents are kept; with the plan, the entries of its files."""
+    return Store(folder, {"format": FORMAT, "version": VERSION, "plan": plan}, remedy=REMEDY)
 
 
 def check_vae(folder: Path, manifest: Mapping[str, Any], vae: ImageVAE | Mapping[str, Any]) -> None:

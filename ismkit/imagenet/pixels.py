@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,16 +9,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-#: Of the names of image files.
-ENDINGS = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
+from ismkit.data.decoding import PictureError, check_pixels, decode_picture
 
 
 class Item(NamedTuple):
-    """An image as stored, not decoded: its name in the source, its class, the bytes of its file."""
+    """An image as stored, not decoded: its name in the source, its class, the bytes of its file.
+
+    In place of the bytes stands the error that says why there are none: a link to nothing, say.
+    """
 
     name: str
     label: int
-    data: bytes
+    data: bytes | PictureError
 
 
 def center_crop(data: bytes, side: int) -> np.ndarray:
@@ -27,17 +28,20 @@ def center_crop(data: bytes, side: int) -> np.ndarray:
 
     The image is halved, by averaging blocks of 2 x 2, as long as its shorter edge stays at least ``side``; resized with
     a bicubic filter, which gives the shorter edge ``side`` pixels; and cut in the middle. As there, an orientation that
-    a camera noted is ignored.
+    a camera noted is ignored. Depths, transparency and all else that formats differ in:
+    :func:`ismkit.data.decoding.decode_picture`.
 
     Args:
-        data: the bytes of the file, in any format that Pillow reads.
+        data: the bytes of the file.
         side: of the crop in pixels.
 
     Returns:
         The crop in RGB, (3, side, side) uint8.
 
     Raises:
-        Exception: whatever Pillow raises for data that it cannot decode.
+        ValueError: if side is below 1.
+        PictureError: if the data cannot be decoded, or the picture is so narrow that resized it would have more than
+            ``MAX_PIXELS``.
 
     Example:
         A picture twice as wide as high, black on the left and white on the right, loses a quarter on each side:
@@ -56,12 +60,16 @@ def center_crop(data: bytes, side: int) -> np.ndarray:
     """
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as file:
-        image = file.convert("RGB")
+    if side < 1:
+        raise ValueError(f"side must be at least 1, got {side}")
+    image = decode_picture(data)
+    shape = f"it has {image.width} x {image.height} pixels"
     while min(image.size) >= 2 * side:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = side / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    size = (round(image.width * scale), round(image.height * scale))
+    check_pixels(f"{shape}, and resized to a shorter edge of {side} it", *size)
+    image = image.resize(size, Image.Resampling.BICUBIC)
     pixels = np.asarray(image)
     top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
     return np.ascontiguousarray(pixels[top : top + side, left : left + side].transpose(2, 0, 1))
@@ -69,21 +77,20 @@ def center_crop(data: bytes, side: int) -> np.ndarray:
 
 def decoded(
     items: Iterator[Item], side: int, pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[tuple[Item, np.ndarray | Exception]]:
-    """Items in order, each with its pixels (3, side, side) uint8, or what decoding raised; ``ahead`` of them
-    are decoded in advance by the threads of ``pool``.
+) -> Iterator[tuple[Item, np.ndarray | PictureError]]:
+    """Items in order, each with its pixels (3, side, side) uint8, or why it has none; ``ahead`` of them are decoded in
+    advance by the threads of ``pool``.
     """
-    import PIL.Image  # noqa: F401  (missing, it would make every image a corrupt one)
 
-    def pixels(item: Item) -> np.ndarray | Exception:
+    def pixels(item: Item) -> np.ndarray | PictureError:
+        if isinstance(item.data, PictureError):
+            return item.data
         try:
             return center_crop(item.data, side)
-        except MemoryError:
-            raise
-        except Exception as error:  # Pillow's formats raise many kinds
+        except PictureError as error:
             return error
 
-    queue: deque[tuple[Item, Future[np.ndarray | Exception]]] = deque()
+    queue: deque[tuple[Item, Future[np.ndarray | PictureError]]] = deque()
     for item in items:
         queue.append((item, pool.submit(pixels, item)))
         if len(queue) > ahead:

@@ -11,31 +11,53 @@ import json
 import os
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from ismkit.imagenet.pixels import ENDINGS, Item
+from ismkit.data.decoding import (
+    ENDINGS,
+    MAX_BYTES,
+    NoPictureError,
+    PictureError,
+    in_one_line,
+    is_hidden,
+    is_picture,
+    picture_files,
+    read_picture,
+    search,
+)
+from ismkit.imagenet.pixels import Item
 from ismkit.imagenet.vae import HOW_TO_PIN, check_commit
 from ismkit.utils.files import DataError
 
+# Name and reason of each file that is no picture.
+LeftAlone = tuple[tuple[str, str], ...]
+#: Classes of tar files without names for them: a label beyond is a mistake, and would be found only after all images.
+MAX_CLASSES = 1_000_000
+MAX_LABEL_BYTES = 2**24
 
-def nested_or_sharded(paths: Sequence[Path], class_names: Sequence[str] | None = None) -> NestedTar | TarShards:
+
+def nested_or_sharded(
+    paths: Sequence[Path], class_names: Sequence[str] | None = None, left_alone: LeftAlone = ()
+) -> NestedTar | TarShards:
     """A tar file of tar files, as ImageNet's own, or tar files of images with labels, whichever the first one is."""
     for path in paths:
         if not path.is_file():
             raise ValueError(f"{path} is no file")
     with _opened(paths[0]) as archive:
-        first = archive.next()
+        files = (member.name for member in _members(archive, paths[0]) if member.isfile())
+        first = next((name for name in files if name.lower().endswith((".tar", ".cls", ".json", *ENDINGS))), None)
     if first is None:
-        raise DataError(f"{paths[0]} is empty")
-    if not first.name.endswith(".tar"):
-        return TarShards(tuple(paths), None if class_names is None else tuple(class_names))
+        raise DataError(f"{paths[0]} is empty, or holds neither images nor a tar file for each class")
+    if not first.endswith(".tar"):
+        return TarShards(tuple(paths), None if class_names is None else tuple(class_names), left_alone)
     if len(paths) > 1 or class_names is not None:
         raise ValueError(f"{paths[0]} holds a tar file for each class: give it alone, without class names")
-    return NestedTar(paths[0])
+    return NestedTar(paths[0], left_alone)
 
 
 class NestedTar:
@@ -44,27 +66,32 @@ class NestedTar:
     A class is a unit.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, left_alone: LeftAlone = ()) -> None:
         self.path = path
         with _opened(path) as archive:
-            inner = sorted(member.name for member in archive if member.name.endswith(".tar"))
-        self.inner = inner
+            names = [member.name for member in _members(archive, path) if not member.isdir()]
+        self.inner = inner = sorted(name for name in names if name.endswith(".tar"))
+        others = [(_plain(name), "no tar file of a class") for name in names if not name.endswith(".tar")]
+        self.left_alone: LeftAlone = (*left_alone, *others)
         self.units, self.images = len(inner), None
         self.class_names: tuple[str, ...] | None = tuple(Path(name).stem for name in inner)
         self.identity: dict[str, Any] = {"kind": "tar of tars", "name": path.name, "bytes": path.stat().st_size}
 
     @cached_property
-    def _members(self) -> dict[str, tarfile.TarInfo]:
+    def _classes(self) -> dict[str, tarfile.TarInfo]:
         with _opened(self.path) as archive:
-            return {member.name: member for member in archive}
+            return {member.name: member for member in _members(archive, self.path)}
 
     def read(self, unit: int) -> Iterator[Item]:
-        """The images of class ``unit``."""
+        """The images of class ``unit``; among them, without its bytes, whatever is none."""
         with _opened(self.path) as archive:
-            inside = archive.extractfile(self._members[self.inner[unit]])
+            inside = archive.extractfile(self._classes[self.inner[unit]])
+            if inside is None:
+                raise DataError(f"{self.path}: {self.inner[unit]} is no regular file")
             with _opened(self.path, inside) as images:
-                for name, data in _files(images, self.path):
-                    yield Item(name, unit, data)
+                for member in _members(images, self.path):
+                    if not member.isdir():
+                        yield Item(_plain(member.name), unit, _picture(images, member, self.path))
 
 
 @dataclass
@@ -77,6 +104,7 @@ class TarShards:
 
     paths: tuple[Path, ...]
     class_names: tuple[str, ...] | None = None
+    left_alone: LeftAlone = ()
     images: None = field(default=None, init=False)
 
     @property
@@ -94,46 +122,105 @@ class TarShards:
         """The images of tar file ``unit``."""
         path, key, sample = self.paths[unit], "", {}  # type: ignore[var-annotated]
         with _opened(path) as archive:
-            for name, data in _files(archive, path):
-                folder, base = os.path.split(name)
+            for member in _members(archive, path):
+                if not member.isfile():
+                    continue
+                folder, base = os.path.split(_plain(member.name))
                 stem, dot, ending = base.partition(".")
                 if os.path.join(folder, stem) != key:
                     if sample:
                         yield self._item(path, key, sample)
                     key, sample = os.path.join(folder, stem), {}
-                sample[(dot + ending).lower()] = data
+                sample[(dot + ending).lower()] = _part(archive, member, path, (dot + ending).lower())
         if sample:
             yield self._item(path, key, sample)
 
-    def _item(self, path: Path, key: str, sample: dict[str, bytes]) -> Item:
+    def _item(self, path: Path, key: str, sample: dict[str, bytes | PictureError]) -> Item:
         images = [ending for ending in sample if ending in ENDINGS]
         if len(images) != 1:
-            raise DataError(f"{path}: {key} must be one image with its label, got {', '.join(sample)}")
+            raise DataError(
+                f"{path}: {key} must be one image with its label, got {', '.join(sample)}. Files of a sample follow "
+                "each other: `tar --sort=name` writes them so"
+            )
         try:
-            label = int(sample[".cls"]) if ".cls" in sample else json.loads(sample[".json"])["label"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: {key} has no label, neither as .cls nor as `label` in .json ({error})") from error
-        classes = "the number of a class" if self.class_names is None else f"a number in [0, {len(self.class_names)})"
-        if type(label) is not int or label < 0 or (self.class_names is not None and label >= len(self.class_names)):
-            raise DataError(f"{path}: the label of {key} must be {classes}, got {label!r}")
-        return Item(key + images[0], label, sample[images[0]])
+            label = int(sample[".cls"]) if ".cls" in sample else json.loads(sample[".json"])["label"]  # type: ignore[arg-type]
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise DataError(
+                f"{path}: {key} has no label, neither as .cls nor as `label` in .json ({error}). A tar file of class "
+                "folders must be unpacked, and the folder given"
+            ) from error
+        return Item(key + images[0], _label(f"{path}: the label of {key}", label, self.class_names), sample[images[0]])
+
+
+#: What the standard library raises for damaged archives, compressed ones too.
+_DAMAGES = (tarfile.TarError, zlib.error, EOFError, ValueError, OverflowError, OSError)
 
 
 def _opened(path: Path, file: Any = None) -> tarfile.TarFile:
     try:
         return tarfile.open(path if file is None else None, fileobj=file)
-    except tarfile.ReadError as error:
+    except _DAMAGES as error:
         raise DataError(f"{path} is no tar file, or a truncated one ({error})") from error
 
 
-def _files(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files of an archive; DataError if it ends too early."""
+def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
+    """What an archive holds, less what is hidden; DataError if it ends too early."""
+    members = iter(archive)
+    while True:
+        try:
+            member = next(members, None)
+        except _DAMAGES as error:
+            raise DataError(f"{path} is truncated or damaged ({error})") from error
+        if member is None:
+            return
+        if member.size < 0:  # the next one would be sought before this one, for ever
+            raise DataError(f"{path} is damaged: {member.name} has {member.size} bytes")
+        if not any(is_hidden(part) for part in _plain(member.name).split("/")):
+            yield member
+
+
+def _plain(name: str) -> str:
+    """A member's name without the ``./`` that ``tar -C FOLDER .`` puts first; bytes that are no UTF-8 spelt out."""
+    return os.fsencode(name.removeprefix("./")).decode(errors="backslashreplace")
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:
     try:
-        for member in archive:
-            if member.isfile():
-                yield member.name, archive.extractfile(member).read()  # type: ignore[union-attr]
-    except tarfile.ReadError as error:
+        return archive.extractfile(member).read()  # type: ignore[union-attr]
+    except _DAMAGES as error:
         raise DataError(f"{path} is truncated or damaged ({error})") from error
+
+
+def _picture(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes | PictureError:
+    """The bytes of a picture, or why there are none."""
+    if not is_picture(member.name):
+        return NoPictureError("no picture by its ending")
+    if not member.isfile():
+        return PictureError("it is no regular file, but a link or a device")
+    if member.size > MAX_BYTES:
+        return PictureError(f"it has {member.size} bytes, at most {MAX_BYTES} are read")
+    return _content(archive, member, path)
+
+
+def _part(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, ending: str) -> bytes | PictureError:
+    """The bytes of a part of a sample, which are read if it is the picture or its label."""
+    if ending in ENDINGS:
+        return _picture(archive, member, path)
+    if ending not in (".cls", ".json"):
+        return b""
+    if member.size > MAX_LABEL_BYTES:
+        raise DataError(f"{path}: {member.name} has {member.size} bytes, a label at most {MAX_LABEL_BYTES}")
+    return _content(archive, member, path)
+
+
+def _label(whose: str, label: Any, class_names: Sequence[str] | None) -> int:
+    """A label that is the number of a class; else DataError."""
+    classes = "the number of a class" if class_names is None else f"a number in [0, {len(class_names)})"
+    if type(label) is not int or label < 0 or (class_names is not None and label >= len(class_names)):
+        raise DataError(f"{whose} must be {classes}, got {label!r}")
+    if label >= MAX_CLASSES and class_names is None:
+        raise DataError(f"{whose} must be below {MAX_CLASSES}, got {label}; more classes need names (--class-names)")
+    return label
 
 
 #: Commits of data sets on the hub, by name.
@@ -148,7 +235,11 @@ class Source(Protocol):
         units: number of parts.
         images: number of images, or None where only reading all of them tells.
         class_names: one name per class, or None where only reading all of them tells how many there are.
+        left_alone: name and reason of the files that are no pictures, so far as they are known without reading all.
     """
+
+    @property
+    def left_alone(self) -> LeftAlone: ...  # noqa: D102
 
     @property
     def identity(self) -> dict[str, Any]: ...  # noqa: D102
@@ -183,7 +274,8 @@ def open_source(
         class_names: one name per class, in the order of the labels; for tar files only, where labels are numbers.
 
     Returns:
-        The source, see :class:`Source`.
+        The source, see :class:`Source`. Its ``left_alone`` says which files were found that are no pictures: hidden
+        ones are not among them. Where a folder holds class folders and tar files, the tar files are left alone.
 
     Raises:
         ValueError: if the names or options fit no source.
@@ -207,12 +299,13 @@ def open_source(
     """
     paths = [Path(name) for name in names]
     if len(paths) == 1 and paths[0].is_dir():
-        if tars := sorted(path for path in paths[0].iterdir() if path.suffix == ".tar"):
-            paths = tars
-        elif class_names is not None:
-            raise ValueError("class names are for tar files: those of a folder are the names of its folders")
-        else:
+        tars = sorted(path for path in paths[0].iterdir() if path.suffix == ".tar" and not is_hidden(path.name))
+        if not tars or any(reason is None and os.sep in name for name, reason in search(paths[0])):
+            if class_names is not None:
+                raise ValueError("class names are for tar files: those of a folder are the names of its folders")
             return ImageFolder(paths[0])
+        others = [found for found in search(paths[0]) if paths[0] / found[0] not in tars]
+        return nested_or_sharded(tars, class_names, tuple((name, reason or "no tar file") for name, reason in others))
     if paths and all(path.suffix == ".tar" for path in paths):
         return nested_or_sharded(paths, class_names)
     name = os.fspath(names[0]) if len(names) == 1 else ""
@@ -229,8 +322,8 @@ def open_source(
 class ImageFolder:
     """Folders of images, one for each class; classes and files in order of their names.
 
-    A class has the name of its folder. Images may lie in folders further down. Files with other endings than
-    ``ENDINGS`` are not read.
+    A class has the name of its folder. Images may lie in folders further down. Hidden folders are no classes, and files
+    with other endings than ``ENDINGS`` are left alone: :func:`ismkit.data.decoding.picture_files` finds the images.
 
     Args:
         folder: that holds the class folders.
@@ -241,9 +334,10 @@ class ImageFolder:
         images: number of images.
         units: number of units.
         identity: JSON that says which set it is, with a checksum of the list of files.
+        left_alone: name and reason of the files that are no pictures of a class, and of linked folders in a class.
 
     Raises:
-        DataError: if there are no class folders, or one holds no images.
+        DataError: if there are no class folders, one holds no images, or one cannot be read.
 
     Example:
         >>> import tempfile
@@ -259,24 +353,31 @@ class ImageFolder:
         self.folder, self.per_unit = Path(folder), per_unit
         self.files: list[str] = []
         self.labels: list[int] = []
-        names = sorted(entry.name for entry in os.scandir(self.folder) if entry.is_dir())
-        for label, name in enumerate(names):
-            found = [
-                os.path.relpath(os.path.join(at, file), self.folder)
-                for at, _, files in os.walk(self.folder / name)
-                for file in files
-                if file.lower().endswith(ENDINGS)
-            ]
-            if not found:
+        found = picture_files(self.folder)
+        of_classes = [name for name in found.names if os.sep in name]
+        beside = [(name, "outside of the class folders") for name in found.names if os.sep not in name]
+        self.left_alone: LeftAlone = tuple(sorted([*found.left_alone, *beside]))
+        linked = {name for name, _ in found.left_alone}  # the folder itself, say, which is no class
+        names = sorted(
+            name
+            for name in os.listdir(self.folder)
+            if not is_hidden(name) and name not in linked and (self.folder / name).is_dir()
+        )
+        by_class: dict[str, list[str]] = {name: [] for name in names}
+        for file in of_classes:
+            by_class[file.partition(os.sep)[0]].append(file)
+        for label, (name, files) in enumerate(by_class.items()):
+            if not files:
                 raise DataError(f"{self.folder / name} holds no images ({', '.join(ENDINGS)}): remove it, or fill it")
-            self.files += sorted(found)
-            self.labels += [label] * len(found)
+            self.files += sorted(files)
+            self.labels += [label] * len(files)
         if not self.files:
-            raise DataError(f"{self.folder} holds no class folders with images, and no .tar files")
+            told = f"; {in_one_line(self.left_alone)}" if self.left_alone else ""
+            raise DataError(f"{self.folder} holds no class folders with images, and no .tar files{told}")
         self.class_names: tuple[str, ...] | None = tuple(names)
         self.images: int | None = len(self.files)
         self.units = -(-len(self.files) // per_unit)
-        listing = hashlib.sha256("\n".join(self.files).encode()).hexdigest()
+        listing = hashlib.sha256(os.fsencode("\n".join(self.files))).hexdigest()
         self.identity: dict[str, Any] = {"kind": "folder", "name": self.folder.resolve().name}
         self.identity |= {"images": self.images, "listing_sha256": listing}
 
@@ -284,7 +385,15 @@ class ImageFolder:
         """Images ``unit * per_unit`` and following."""
         part = slice(unit * self.per_unit, (unit + 1) * self.per_unit)
         for file, label in zip(self.files[part], self.labels[part], strict=True):
-            yield Item(file, label, (self.folder / file).read_bytes())
+            yield Item(os.fsencode(file).decode(errors="backslashreplace"), label, _from_disk(self.folder / file))
+
+
+def _from_disk(path: Path) -> bytes | PictureError:
+    """The bytes of a picture, or why there are none; an error of the disk is none of the picture."""
+    try:
+        return read_picture(path)
+    except PictureError as error:
+        return error
 
 
 @dataclass
@@ -297,6 +406,7 @@ class HubImages:
     name: str
     revision: str
     split: str = "train"
+    left_alone: LeftAlone = ()
 
     def __post_init__(self) -> None:
         check_commit(self.revision)
@@ -353,6 +463,9 @@ class HubImages:
         image, label = self._columns
         stream = self._stream.cast_column(image, datasets.Image(decode=False))
         for row, sample in enumerate(stream.shard(num_shards=self.units, index=unit)):
-            held = sample[image]
-            data = Path(held["path"]).read_bytes() if held["bytes"] is None else held["bytes"]
-            yield Item(f"{self.split}/{unit}/{row}/{Path(held['path'] or 'image').name}", sample[label], data)
+            held = sample[image] or {"path": None, "bytes": None}
+            name = f"{self.split}/{unit}/{row}/{Path(held['path'] or 'image').name}"
+            data = held["bytes"]
+            if data is None:
+                data = _from_disk(Path(held["path"])) if held["path"] else PictureError("the row holds no image")
+            yield Item(name, _label(f"{self.name}: the label of {name}", sample[label], self.class_names), data)

@@ -21,6 +21,7 @@ from ismkit.method.guidance import Strengths
 from ismkit.method.path import Query, StepGrid
 from ismkit.method.recipes import BakedIn, Intrinsic, average_of_half_steps
 from ismkit.method.rows import Rows
+from ismkit.utils.checks import check_finite
 from ismkit.utils.seeding import stream
 
 
@@ -379,6 +380,10 @@ def guidance_applied(guided: Tensor, conditional: Tensor, unconditional: Tensor)
     Returns:
         ``<guided - c, c - u> / <c - u, c - u>`` over all rows: 0 is unguided, CFG of scale ``1 + w`` gives ``w``.
 
+    Raises:
+        TypeError: if they are not floating point.
+        ValueError: if the shapes differ, values are not finite, or ``c`` equals ``u``: guidance does nothing there.
+
     Example:
         >>> import torch
         >>> from ismkit import cfg
@@ -388,5 +393,11 @@ def guidance_applied(guided: Tensor, conditional: Tensor, unconditional: Tensor)
         >>> guidance_applied(guided, conditional, unconditional)
         0.5
     """
+    for name, x in (("guided", guided), ("conditional", conditional), ("unconditional", unconditional)):
+        check_finite(name, x)
+        if x.shape != guided.shape:
+            raise ValueError(f"{name} must have the shape of guided, {tuple(guided.shape)}, got {tuple(x.shape)}")
     gap = conditional - unconditional
+    if not gap.any():
+        raise ValueError("conditional and unconditional must differ, got equal ones: guidance does nothing there")
     return (((guided - conditional) * gap).sum() / gap.square().sum()).item()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import math
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +88,32 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any]) -> Path:
     return target
 
 
+def refresh(source: Path, timeout: int = 1800) -> None:
+    """Execute a notebook in place, from a clean kernel, so that its outputs come from its code.
+
+    Args:
+        source: the notebook; it stays as it was if a cell fails.
+        timeout: seconds for one cell.
+
+    Raises:
+        NotebookError: for a cell that fails, with the last line of its traceback.
+        TimeoutError: for one that takes longer.
+    """
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    notebook = nbformat.read(source, as_version=4)
+    how: dict[str, Any] = {"timeout": timeout, "record_timing": False, "kernel_manager_class": _patient_kernels()}
+    client = NotebookClient(notebook, resources={"metadata": {"path": str(source.parent)}}, **how)
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        raise NotebookError(f"{source.name} failed: {error.ename}: {error.evalue}; it is as it was") from None
+    with replacing(source) as file:
+        file.write((nbformat.writes(notebook) + "\n").encode())
+
+
 def _typed(value: Any, default: str, name: str) -> Any:
     """A parameter's value, read as the type of its default, which the notebook states as a literal."""
     held = ast.literal_eval(default)
@@ -119,12 +148,11 @@ def _patient_kernels() -> type:
 
     class Channel(AsyncZMQSocketChannel):
         async def get_msg(self, timeout: float | None = None) -> dict[str, Any]:  # type: ignore[override]
-            while timeout is None:
-                try:
+            end = time.monotonic() + (math.inf if timeout is None else timeout)
+            while (left := end - time.monotonic()) > 1.0:
+                with suppress(Empty):
                     return await super().get_msg(1.0)
-                except Empty:
-                    continue
-            return await super().get_msg(timeout)
+            return await super().get_msg(max(left, 0.0))
 
     class Client(AsyncKernelClient):
         shell_channel_class = Type(Channel)

@@ -9,6 +9,16 @@ import torch
 from torch import Tensor
 
 from ismkit.method.coupling import assign
+from ismkit.method.path import check_labels
+from ismkit.utils.checks import check_count, check_finite
+
+
+def _check_noise(x0: Tensor, y: Tensor) -> None:
+    """Raise unless noise is finite, (n, ...) with n >= 1, with one label per row."""
+    check_finite("x0", x0)
+    if x0.ndim < 2 or x0.numel() == 0:
+        raise ValueError(f"x0 must be (n, ...) with n >= 1, got {tuple(x0.shape)}")
+    check_labels(y, x0, "x0")
 
 
 def class_leak(x0: Tensor, y: Tensor) -> float:
@@ -20,6 +30,10 @@ def class_leak(x0: Tensor, y: Tensor) -> float:
 
     Returns:
         The mean norm, >= 0; for independent noise about ``sqrt(dim / rows per class)``.
+
+    Raises:
+        TypeError: if noise or labels are not of their types.
+        ValueError: if the noise is not finite, or labels are not one per row.
 
     Example:
         Class 0 on the left, class 1 on the right. Plain OT gives each the half of the noise on its side, whose mean is
@@ -35,6 +49,7 @@ def class_leak(x0: Tensor, y: Tensor) -> float:
         >>> round(leaks[0], 1), leaks[1] < 0.15
         (0.8, True)
     """
+    _check_noise(x0, y)
     flat = x0.flatten(1).double()
     return float(np.mean([flat[y == c].mean(0).norm().item() for c in y.unique()]))
 
@@ -56,7 +71,8 @@ def class_information(x0: Tensor, y: Tensor, k: int = 3) -> float:
         The estimate: about 0 (of either sign) for independent noise, at most about the entropy of ``y``.
 
     Raises:
-        ValueError: for a class of ``k`` rows or fewer.
+        TypeError: if noise or labels are not of their types.
+        ValueError: for a class of ``k`` rows or fewer, noise that is not finite, or labels that are not one per row.
 
     Example:
         The same noise with labels that have nothing to do with it, and with its sign, which it tells: ``ln 2 = 0.69``.
@@ -69,8 +85,10 @@ def class_information(x0: Tensor, y: Tensor, k: int = 3) -> float:
         >>> round(class_information(x0, (x0[:, 0] > 0).long()), 1)
         0.7
     """
+    _check_noise(x0, y)
+    check_count("k", k)
     classes, index, sizes = y.unique(return_inverse=True, return_counts=True)
-    if k < 1 or int(sizes.min()) <= k:
+    if int(sizes.min()) <= k:
         raise ValueError(f"k must be at least 1 and below the rows of each class, got {k} and {sizes.tolist()}")
     flat = x0.detach().flatten(1).double()
     distances = torch.cdist(flat, flat).fill_diagonal_(torch.inf)
@@ -100,7 +118,8 @@ def crossings(x0: Tensor, x1: Tensor) -> float:
         A number in [0, 1]: 1/2 on average for independent noise, 0 within one pool of exact OT.
 
     Raises:
-        ValueError: if the shapes differ, or there are fewer than two rows.
+        TypeError: if they are not floating point.
+        ValueError: if the shapes differ, there are fewer than two rows, or values are not finite.
 
     Example:
         >>> import torch
@@ -110,9 +129,11 @@ def crossings(x0: Tensor, x1: Tensor) -> float:
         >>> round(crossings(x0, x1), 1), crossings(x0[assign(x0, x1)], x1)
         (0.5, 0.0)
     """
-    noise, data = x0.flatten(1).double(), x1.flatten(1).double()
-    if noise.shape != data.shape or len(noise) < 2:
+    check_finite("x0", x0)
+    check_finite("x1", x1)
+    if x0.shape != x1.shape or x0.ndim < 2 or len(x0) < 2 or x0.numel() == 0:
         raise ValueError(f"x0 and x1 must have one shape and 2 rows or more, got {tuple(x0.shape)}, {tuple(x1.shape)}")
+    noise, data = x0.flatten(1).double(), x1.flatten(1).double()
     products = noise @ data.T  # x0_i . x1_j
     own = products.diagonal()
     gain = own[:, None] + own - products - products.T
@@ -136,7 +157,8 @@ def target_variance(x: Tensor, v: Tensor, other_x: Tensor, other_v: Tensor) -> f
         The estimate, >= 0.
 
     Raises:
-        ValueError: if places or targets are not (n, D), or do not fit each other.
+        TypeError: if they are not floating point.
+        ValueError: if places or targets are not (n, D) with n >= 1, do not fit each other, or are not finite.
 
     Example:
         At t = 0 a place is the noise itself, and the targets differ by the variance of the data alone, here 4:
@@ -152,8 +174,13 @@ def target_variance(x: Tensor, v: Tensor, other_x: Tensor, other_v: Tensor) -> f
         4
     """
     for name, a, b in (("x", x, other_x), ("v", v, other_v)):
+        check_finite(name, a)
+        check_finite(f"other_{name}", b)
         if a.ndim != 2 or a.shape[1:] != b.shape[1:]:
             raise ValueError(f"{name} and other_{name} must be (n, D), got {tuple(a.shape)} and {tuple(b.shape)}")
+    for names, a, b in (("x and v", x, v), ("other_x and other_v", other_x, other_v)):
+        if len(a) != len(b) or len(a) == 0:
+            raise ValueError(f"{names} must have one number of rows, 1 or more, got {len(a)} and {len(b)}")
     nearest = torch.cdist(x.double(), other_x.double()).argmin(1)
     return float((v.double() - other_v.double()[nearest]).square().sum(1).mean() / 2)
 
@@ -171,7 +198,9 @@ def pair_variance(probes: Tensor, pools: Iterable[tuple[Tensor, Tensor]]) -> flo
         The variance of a probe's partners over the pools (unbiased), averaged over the probes.
 
     Raises:
-        ValueError: below two pools, or for a pool of fewer rows than probes.
+        TypeError: if probes are not floating point.
+        ValueError: below two pools, for a pool of fewer rows than probes or of another shape, or values that are not
+            finite.
 
     Example:
         The larger the pool, the less a noise vector's partner varies from pool to pool; without OT it would be 1:
@@ -186,8 +215,13 @@ def pair_variance(probes: Tensor, pools: Iterable[tuple[Tensor, Tensor]]) -> flo
         >>> large < small / 2 < 1 / 2
         True
     """
+    check_finite("probes", probes)
+    if probes.ndim < 2 or probes.numel() == 0:
+        raise ValueError(f"probes must be (m, ...) with m >= 1, got {tuple(probes.shape)}")
     partners = []
     for x0, x1 in pools:
+        if x0.shape[1:] != probes.shape[1:]:
+            raise ValueError(f"a pool must hold noise like probes, {tuple(probes.shape)}, got {tuple(x0.shape)}")
         if len(x0) < len(probes):
             raise ValueError(f"a pool must hold the {len(probes)} probes, got {len(x0)} rows")
         order = assign(torch.cat([probes, x0[len(probes) :]]), x1).argsort()

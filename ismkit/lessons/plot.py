@@ -15,8 +15,8 @@ from cycler import cycler
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ismkit.data.pictures import tile
 from ismkit.utils.files import replacing
-from ismkit.utils.pictures import tile
 
 #: Okabe and Ito's palette, without its yellow (too pale on white).
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]

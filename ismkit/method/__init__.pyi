@@ -7,7 +7,7 @@ from . import recipes as recipes
 from . import rows as rows
 from . import sampling as sampling
 from . import wavelet as wavelet
-from .auction import AuctionCoupling as AuctionCoupling
+from .auction import Auction as Auction
 from .coupling import Coupling as Coupling
 from .coupling import assign as assign
 from .ema import TwinEMA as TwinEMA

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ismkit.method.coupling import Coupling, assign, checked_pair
+from ismkit.method.coupling import assign, checked_pair
 
 CHECK_EVERY = 8  # rounds between looks at how many rows are left: a look waits for the device
 
@@ -119,15 +119,12 @@ def gains(x0: Tensor, x1: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AuctionCoupling(Coupling):
-    """A :class:`~ismkit.method.coupling.Coupling` whose large assignments are made by :func:`auction`.
+class Auction:
+    """A solver for :class:`~ismkit.method.coupling.Coupling`: :func:`auction` for many points, exact for few.
 
     Source: the Jacobi auction of Bertsekas (1988, Annals of Operations Research 14). Its use here is this kit's choice.
 
     Attributes:
-        pool: K, the batches in one assignment, as in :class:`~ismkit.method.coupling.Coupling`.
-        class_aware: assign within each class only.
-        classes: in each pool, as in :class:`~ismkit.method.coupling.Coupling`.
         epsilon: the least rise of a price, as a fraction of the standard deviation of the values, 1e-4 or more.
         stop: the share of rows, in [0, 1], at which the auction ends; they are assigned exactly among themselves.
         exact: up to this many points the exact solver is used, which is faster there.
@@ -140,12 +137,12 @@ class AuctionCoupling(Coupling):
         The pairs cost nearly as little as those of the exact assignment, and every noise is used once:
 
         >>> import torch
-        >>> from ismkit import AuctionCoupling, Coupling
+        >>> from ismkit import Auction, Coupling
         >>> rng = torch.Generator().manual_seed(0)
         >>> x0, x1 = torch.randn(2, 256, 8, generator=rng)
         >>> y = torch.zeros(256).long()
         >>> exact = Coupling(pool=1).couple(x0, x1, y)
-        >>> auctioned = AuctionCoupling(pool=1, exact=0).couple(x0, x1, y)
+        >>> auctioned = Coupling(pool=1, solver=Auction(exact=0)).couple(x0, x1, y)
         >>> len(auctioned.unique(dim=0))
         256
         >>> costs = [(noise - x1).square().sum().item() for noise in (exact, auctioned, x0)]
@@ -159,7 +156,6 @@ class AuctionCoupling(Coupling):
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not 1e-4 <= self.epsilon < math.inf:
             raise ValueError(f"epsilon must be at least 1e-4 of the standard deviation, got {self.epsilon}")
         if not 0 <= self.stop <= 1:
@@ -167,7 +163,7 @@ class AuctionCoupling(Coupling):
         if self.device.partition(":")[0] not in ("cpu", "cuda"):
             raise ValueError(f"device must be cpu, cuda or cuda:N, got {self.device!r}")
 
-    def assign(self, x0: Tensor, x1: Tensor) -> Tensor:
+    def __call__(self, x0: Tensor, x1: Tensor) -> Tensor:
         """Find a permutation that couples noise to data, by an auction above ``exact`` points.
 
         Args:

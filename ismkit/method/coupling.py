@@ -17,19 +17,38 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from ismkit.method.path import check_labels
 from ismkit.utils.seeding import stream
+
+#: Assigns noise x0 (n, ...) to data x1 (n, ...) by a permutation p, (n,) long, so that ``x0[p]`` is coupled to ``x1``:
+#: :func:`assign`, :class:`ismkit.method.auction.Auction`, yours.
+Solver = Callable[[Tensor, Tensor], Tensor]
 
 # Below this dimension POT's network simplex is the quicker exact solver, above it SciPy's (tests/bench/RESULTS.md).
 LOW_DIMENSION = 6
 
 
 def checked_pair(x0: Tensor, x1: Tensor) -> None:
-    """Raise ValueError unless noise and data have one shape and are finite."""
+    """Raise ValueError unless noise and data have one shape (n, ...), are finite, and have products that are."""
     if x0.shape != x1.shape:
         raise ValueError(f"x0 and x1 must have one shape, got {tuple(x0.shape)} and {tuple(x1.shape)}")
     for name, x in (("x0", x0), ("x1", x1)):
         if not torch.isfinite(x).all():
             raise ValueError(f"{name} has {int((~torch.isfinite(x)).sum())} values that are not finite: not coupled")
+    if x0.ndim < 2 or not x0.numel():
+        raise ValueError(f"x0 and x1 must be (n, ...) with n >= 1, got {tuple(x0.shape)}")
+    if float(x0.abs().max()) * float(x1.abs().max()) * x0[0].numel() > torch.finfo(torch.float32).max:
+        raise ValueError("x0 and x1 are too large: their products, in float32, are not finite")
+
+
+def checked_permutation(p: Tensor, n: int) -> Tensor:
+    """Return ``p`` on the CPU, and raise ValueError unless it is a permutation of n rows: else noise would repeat."""
+    if isinstance(p, Tensor) and p.dtype == torch.long and p.cpu().sort().values.equal(torch.arange(n)):
+        return p.cpu()
+    got = (
+        f"{tuple(p.shape)} {p.dtype}, {len(p.unique())} of them distinct" if isinstance(p, Tensor) else type(p).__name__
+    )
+    raise ValueError(f"solver must return a permutation of {n} rows, a long tensor ({n},), got {got}")
 
 
 def assign(x0: Tensor, x1: Tensor) -> Tensor:
@@ -84,7 +103,8 @@ class Coupling:
     """How noise is paired with data.
 
     One assignment over K batches is iSM's scaling OT, over one batch the mini-batch OT of arXiv 2302.00482. This kit's
-    choices are that it is exact, and ``class_aware``: plain OT makes the noise depend on the class (arXiv 2503.10636).
+    choices are that it is exact by default, and ``class_aware``: plain OT makes the noise depend on the class (arXiv
+    2503.10636).
 
     Attributes:
         pool: K, the batches in one assignment: 0 independent noise, 1 mini-batch OT, 32 sOT as in the paper.
@@ -92,9 +112,11 @@ class Coupling:
             equal) the same as plain OT.
         classes: let each pool hold about so many classes, where there are many and few rows of each in a pool, see
             :class:`ismkit.data.batches.ClassGroups`; by default rows come in any order.
+        solver: what assigns: a function (x0, x1) -> permutation, such as an :class:`~ismkit.method.auction.Auction` for
+            large pools; by default the exact :func:`assign`.
 
     Raises:
-        ValueError: if ``pool`` is negative, or ``classes`` are given without a pool.
+        ValueError: if ``pool`` is negative, ``classes`` are given without a pool, or ``solver`` is no function.
 
     Example:
         Class 0 lies near 0, class 1 near 10. Plain OT gives class 0 the lower half of the noise, so the noise tells the
@@ -113,24 +135,15 @@ class Coupling:
     pool: int = 0
     class_aware: bool = True
     classes: int | None = None
+    solver: Solver | None = None
 
     def __post_init__(self) -> None:
         if self.pool < 0:
             raise ValueError(f"pool, the number of batches in one assignment, must be 0 or more, got {self.pool}")
         if self.classes is not None and (self.classes < 1 or not self.pool):
             raise ValueError(f"classes, those in each pool, must be 1 or more and need a pool, got {self.classes}")
-
-    def assign(self, x0: Tensor, x1: Tensor) -> Tensor:
-        """Find the permutation that couples noise to data: here the exact one, :func:`assign`.
-
-        Args:
-            x0: noise, (n, ...).
-            x1: data, (n, ...).
-
-        Returns:
-            ``p``, (n,) long: ``x0[p]`` is coupled to ``x1``.
-        """
-        return assign(x0, x1)
+        if self.solver is not None and (isinstance(self.solver, type) or not callable(self.solver)):
+            raise ValueError(f"solver must be None or a function (x0, x1) -> permutation, got {self.solver!r}")
 
     def couple(self, x0: Tensor, x1: Tensor, y: Tensor) -> Tensor:
         """Permute the noise of one pool.
@@ -144,19 +157,21 @@ class Coupling:
             ``x0`` in another order (a bijection), so that row i is paired with ``x1[i], y[i]``.
 
         Raises:
-            ValueError: for shapes that do not match, or values that are not finite.
+            TypeError: if ``y`` holds no whole numbers.
+            ValueError: for shapes that do not match, values that are not finite, or a ``solver`` that returns anything
+                but a permutation.
         """
         if x0.shape != x1.shape:
             raise ValueError(f"x0 and x1 must have one shape, got {tuple(x0.shape)} and {tuple(x1.shape)}")
-        if len(y) != len(x1):
-            raise ValueError(f"y must hold one label per row of x1, {len(x1)}, got {len(y)}")
+        check_labels(y, x1, "x1")
         if not self.pool:
             return x0
+        solve = self.solver or assign
         order = torch.empty(len(x1), dtype=torch.long)
         classes = y.unique() if self.class_aware else [None]
         for c in classes:
             rows = torch.arange(len(x1)) if c is None else (y == c).nonzero().flatten().cpu()
-            order[rows] = rows[self.assign(x0[rows], x1[rows])]
+            order[rows] = rows[checked_permutation(solve(x0[rows], x1[rows]), len(rows))]
         return x0[order.to(x0.device)]
 
     def pairs(

@@ -29,6 +29,9 @@ def cfg(conditional: Tensor, unconditional: Tensor, cfg_scale: float | Tensor) -
     Returns:
         The guided answer, (B, ...).
 
+    Raises:
+        ValueError: if the shapes do not match.
+
     Example:
         >>> import torch
         >>> from ismkit import cfg
@@ -36,7 +39,19 @@ def cfg(conditional: Tensor, unconditional: Tensor, cfg_scale: float | Tensor) -
         >>> [cfg(conditional, unconditional, scale).item() for scale in (0, 1, 1.5, 4.5)]
         [1.0, 3.0, 4.0, 10.0]
     """
+    if conditional.shape != unconditional.shape:
+        shapes = f"{tuple(conditional.shape)} and {tuple(unconditional.shape)}"
+        raise ValueError(f"conditional and unconditional must have one shape, got {shapes}")
+    if isinstance(cfg_scale, Tensor) and cfg_scale.ndim:
+        check_broadcast("cfg_scale", cfg_scale, conditional)
     return unconditional + cfg_scale * (conditional - unconditional)
+
+
+def check_broadcast(name: str, values: Tensor, x: Tensor) -> None:
+    """Raise ValueError unless ``values`` can multiply ``x`` without changing its shape."""
+    sides = list(zip(reversed(values.shape), reversed(x.shape), strict=False))
+    if values.ndim > x.ndim or any(mine not in (1, its) for mine, its in sides):
+        raise ValueError(f"{name} must broadcast to the shape {tuple(x.shape)}, got {tuple(values.shape)}")
 
 
 def in_interval(t: Tensor, t_interval: float) -> Tensor:
@@ -57,6 +72,9 @@ def intrinsic_velocity(velocity: Tensor, gap: Tensor, w: Tensor, t: Tensor, t_in
     Returns:
         The target, (B, ...).
 
+    Raises:
+        ValueError: if the shapes do not match.
+
     Example:
         The same gap with strength 2, before the interval and in it:
 
@@ -66,6 +84,12 @@ def intrinsic_velocity(velocity: Tensor, gap: Tensor, w: Tensor, t: Tensor, t_in
         >>> intrinsic_velocity(velocity, gap, w, t=torch.tensor([0.1, 0.6]), t_interval=0.3).flatten()
         tensor([1., 2.])
     """
+    if gap.shape != velocity.shape:
+        raise ValueError(f"gap must have the shape of velocity, {tuple(velocity.shape)}, got {tuple(gap.shape)}")
+    for name, values in (("w", w), ("t", t)):
+        if values.shape != velocity.shape[:1]:
+            expected = tuple(velocity.shape[:1])
+            raise ValueError(f"{name} must hold one number per row, shape {expected}, got {tuple(values.shape)}")
     return velocity + expand_as(w * in_interval(t, t_interval), velocity) * gap
 
 

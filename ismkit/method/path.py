@@ -73,6 +73,18 @@ class Query(NamedTuple):
         return Query(*(column[rows] for column in self))
 
 
+def check_labels(y: Tensor, x: Tensor, of: str) -> None:
+    """Raise unless ``y`` is a tensor with one whole number per row of ``x``, which the message calls ``of``."""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y must be a tensor of labels, got {y!r}: use torch.tensor(labels)")
+    if x.ndim < 1:
+        raise ValueError(f"{of} must be (B, ...), got {tuple(x.shape)}")
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"y must hold one label per row of {of}, shape {tuple(x.shape[:1])}, got {tuple(y.shape)}")
+    if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:
+        raise TypeError(f"y must hold whole numbers, got {y.dtype}: use y.long()")
+
+
 def expand_as(values: Tensor, x: Tensor) -> Tensor:
     """Shape ``values`` (B,) as (B, 1, ..., 1) so that it multiplies ``x`` (B, ...) row by row."""
     return values.reshape(-1, *[1] * (x.ndim - 1))
@@ -142,8 +154,8 @@ class StepGrid:
     n: int = 128
 
     def __post_init__(self) -> None:
-        if self.n < 2 or self.n & (self.n - 1):
-            raise ValueError(f"n, the number of finest steps, must be a power of two and at least 2, got {self.n}")
+        if not isinstance(self.n, int) or self.n < 2 or self.n & (self.n - 1):
+            raise ValueError(f"n, the number of finest steps, must be a power of two and at least 2, got {self.n!r}")
 
     @property
     def levels(self) -> int:
@@ -218,7 +230,13 @@ class StepGrid:
         Raises:
             ValueError: unless ``nfe`` is a power of two in 1 .. ``n``.
         """
-        if not 1 <= nfe <= self.n or nfe & (nfe - 1):
-            allowed = [2**k for k in range(self.levels + 1)]
-            raise ValueError(f"nfe must be one of {allowed} (the levels of this grid), got {nfe}")
+        allowed = [2**k for k in range(self.levels + 1)]
+        if isinstance(nfe, bool) or not hasattr(nfe, "__index__") or nfe not in allowed:
+            raise ValueError(f"nfe must be one of {allowed} (the levels of this grid), got {nfe!r}")
         return 1 / nfe
+
+
+def grid_of(net: Network) -> StepGrid | None:
+    """The grid that a network was built for, if it says so by its attribute ``grid``."""
+    grid = getattr(net, "grid", None)
+    return grid if isinstance(grid, StepGrid) else None

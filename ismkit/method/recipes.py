@@ -281,7 +281,7 @@ class Recipe:
         >>> from ismkit import RECIPES, Coupling
         >>> ism = RECIPES["ism"]
         >>> ism.coupling, ism.fast, ism.slow
-        (Coupling(pool=32, class_aware=True, classes=None), 0.95, 0.9999)
+        (Coupling(pool=32, class_aware=True, classes=None, solver=None), 0.95, 0.9999)
         >>> unpaired = replace(ism, name="ism without OT", coupling=Coupling(pool=0))
         >>> unpaired.rows.blocks(8)
         Blocks(velocity=slice(0, 4, None), guidance=slice(4, 6, None), consistency=slice(6, 8, None))

@@ -3,24 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ismkit.method.path import Network, StepGrid
+from ismkit.method.path import Network, StepGrid, check_labels, grid_of
+from ismkit.utils.checks import check_finite
 
 
-def _states(net: Network, x0: Tensor, y: Tensor, w: float | Tensor, nfe: int, grid: StepGrid) -> Iterator[Tensor]:
-    """The sampler's states from noise to data, ``nfe + 1`` of them."""
-    d = grid.check_nfe(nfe)
-    if y.shape != x0.shape[:1]:
-        raise ValueError(f"y must hold one label per row of x0, shape {tuple(x0.shape[:1])}, got {tuple(y.shape)}")
-    strength = torch.as_tensor(w, dtype=x0.dtype, device=x0.device)
-    if strength.ndim and strength.shape != y.shape:
-        raise ValueError(f"w must be a number or hold one per row, {tuple(y.shape)}, got {tuple(strength.shape)}")
+def _check(net: Network, x0: Tensor, y: Tensor) -> None:
+    """Raise unless noise and labels fit each other and the network."""
+    check_finite("x0", x0)
+    check_labels(y, x0, "x0")
+    if y.device != x0.device:
+        raise ValueError(f"y must be on the device of x0, {x0.device}, got {y.device}")
+    weights = next(net.parameters(), None) if isinstance(net, nn.Module) else None
+    if weights is not None and weights.device != x0.device:
+        raise ValueError(f"x0 must be on the device of net, {weights.device}, got {x0.device}")
+    null = getattr(net, "num_classes", None)
+    low, high = (int(y.min()), int(y.max())) if len(y) else (0, 0)
+    if low < 0 or (isinstance(null, int) and high > null):
+        labels = f"0 .. {null} ({null} leaves the class open)" if isinstance(null, int) else "0, 1, ..."
+        raise ValueError(f"y must hold labels in {labels}, got labels from {low} to {high}")
+
+
+def _strengths(w: Any, x0: Tensor) -> Tensor:
+    """Guidance strengths as one number per row, (B,), in the type of ``x0``."""
+    try:
+        strength = torch.as_tensor(w, dtype=x0.dtype, device=x0.device)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"w must be a number or hold one per row, got {w!r}") from error
+    if strength.ndim and strength.shape != x0.shape[:1]:
+        raise ValueError(f"w must be a number or hold one per row, {tuple(x0.shape[:1])}, got {tuple(strength.shape)}")
     if not (torch.isfinite(strength) & (strength >= 0)).all():
         raise ValueError(f"w, the guidance strength, must be finite and at least 0 (0 = unguided), got {w}")
-    strength = strength.expand(len(y))
+    return strength.expand(len(x0))
+
+
+def _grid(net: Network, grid: StepGrid | None) -> StepGrid:
+    """The grid given, which must be the network's if that names one; else the network's, else N = 128."""
+    own = grid_of(net)
+    if own is not None and grid not in (None, own):
+        raise ValueError(f"grid must be that of net, n = {own.n}, got {grid}")
+    return own or grid or StepGrid()
+
+
+def _states(
+    net: Network, x0: Tensor, y: Tensor, w: float | Tensor, nfe: int, grid: StepGrid | None
+) -> Iterator[Tensor]:
+    """The sampler's states from noise to data, ``nfe + 1`` of them."""
+    grid = _grid(net, grid)
+    d = grid.check_nfe(nfe)
+    _check(net, x0, y)
+    strength = _strengths(w, x0)
     ask = grid.ask(torch.full(y.shape, d, dtype=x0.dtype, device=x0.device))
     x = x0
     yield x
@@ -40,16 +76,18 @@ def sample(
     Args:
         net: a network in eval mode, usually ``state.ema.slow``.
         x0: noise, (B, ...); its device and dtype are used.
-        y: labels, (B,) long.
+        y: labels, (B,) long, in ``0 .. num_classes`` of the network; the last leaves the class open.
         w: guidance strength >= 0, one number or (B,); ignored by networks trained without it.
         nfe: NFE, a power of two in 1 .. N; N steps ask for the instantaneous velocity.
-        grid: the dyadic grid of training, N = 128 by default.
+        grid: the dyadic grid of training; by default the network's, or N = 128 where it has no attribute ``grid``.
 
     Returns:
         Samples shaped like ``x0``.
 
     Raises:
-        ValueError: if ``nfe`` is no level of the grid, or ``w`` or ``y`` do not fit.
+        TypeError: if ``x0``, ``y`` or ``w`` hold no numbers of their kind.
+        ValueError: if ``nfe`` is no level of the grid, ``w`` or ``y`` do not fit, or noise, labels and network are not
+            on one device.
 
     Example:
         A network that answers the velocity of ``dx/dt = x`` whatever the step size makes Euler steps, which need many
@@ -66,7 +104,7 @@ def sample(
         [2.7183, 2.7183, 2.7183]
     """
     x = x0
-    for state in _states(net, x0, y, w, nfe, grid or StepGrid()):
+    for state in _states(net, x0, y, w, nfe, grid):
         x = state
     return x
 
@@ -80,16 +118,18 @@ def trajectory(
     Args:
         net: a network in eval mode, usually ``state.ema.slow``.
         x0: noise, (B, ...); its device and dtype are used.
-        y: labels, (B,) long.
+        y: labels, (B,) long, in ``0 .. num_classes`` of the network; the last leaves the class open.
         w: guidance strength >= 0, one number or (B,).
         nfe: NFE, a power of two in 1 .. N.
-        grid: the dyadic grid of training, N = 128 by default.
+        grid: the dyadic grid of training; by default the network's, or N = 128 where it has no attribute ``grid``.
 
     Returns:
         The states, (nfe + 1, B, ...): the first is ``x0``, the last what :func:`sample` returns.
 
     Raises:
-        ValueError: if ``nfe`` is no level of the grid, or ``w`` or ``y`` do not fit.
+        TypeError: if ``x0``, ``y`` or ``w`` hold no numbers of their kind.
+        ValueError: if ``nfe`` is no level of the grid, ``w`` or ``y`` do not fit, or noise, labels and network are not
+            on one device.
 
     Example:
         >>> import torch
@@ -98,4 +138,4 @@ def trajectory(
         >>> states.shape, states.flatten()
         (torch.Size([3, 1, 1]), tensor([1.0000, 1.5000, 2.2500]))
     """
-    return torch.stack(list(_states(net, x0, y, w, nfe, grid or StepGrid())))
+    return torch.stack(list(_states(net, x0, y, w, nfe, grid)))

@@ -38,7 +38,7 @@ def l2(prediction: Tensor, target: Tensor) -> Tensor:
         One error per sample, (B,), in float32 at least.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes differ, or are not (B, ...).
 
     Example:
         >>> import torch
@@ -54,6 +54,8 @@ def _residual(prediction: Tensor, target: Tensor) -> Tensor:
         raise ValueError(
             f"prediction and target must have one shape, got {tuple(prediction.shape)} and {tuple(target.shape)}"
         )
+    if prediction.ndim < 2:
+        raise ValueError(f"prediction and target must be (B, ...), got {tuple(prediction.shape)}")
     dtype = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
     return prediction.to(dtype) - target.to(dtype)
 
@@ -294,6 +296,27 @@ class WaveletDistance:
         """How many levels the transform has."""
         return len(self.weights) - 1
 
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Refuse samples that have no such bands.
+
+        Args:
+            shape: of a batch, (B, C, H, W).
+
+        Raises:
+            ValueError: for other shapes, or sides too short for the levels; the message says which recipe to take.
+        """
+        if len(shape) != 4 or not shape[1]:
+            raise ValueError(
+                f"WaveletDistance needs images (B, C, H, W), got shape {tuple(shape)}; use l2, as "
+                "ismkit.training.runs.for_points(recipe) does"
+            )
+        side = min(shape[-2:])
+        if side < 1 or self.levels > (side - 1).bit_length():
+            raise ValueError(
+                f"WaveletDistance of levels={self.levels} needs sides above {2**self.levels // 2}, got shape "
+                f"{tuple(shape)}; use fewer, as ismkit.training.runs.for_side(recipe, {side}) does"
+            )
+
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Compute the distance per sample, in float32 at least, also under autocast.
 
@@ -310,15 +333,14 @@ class WaveletDistance:
             ValueError: for other shapes, or sides too short for the levels.
         """
         residual = _residual(prediction, target)
-        if residual.ndim != 4:
-            raise ValueError(f"WaveletDistance needs images (B, C, H, W), got shape {tuple(residual.shape)}; use l2")
+        self.check_shape(residual.shape)
         with torch.autocast(residual.device.type, enabled=False):
-            total = residual[0].numel()
+            total = residual.shape[1:].numel()
             bands = dwt(pad_to_power_of_two(residual), self.levels, self.wavelet)
             distance = residual.new_zeros(len(residual))
             for i, band in enumerate(bands):
                 # Padding only adds zeros, so n_b / N counts coefficients per *original* pixel: isometry kept.
-                share = self.weights[i // 3] * band[0].numel() / total
+                share = self.weights[i // 3] * band.shape[1:].numel() / total
                 distance = distance + share * self._norm(band.flatten(1))
             return distance
 
@@ -367,6 +389,18 @@ class Normalised:
     def __post_init__(self) -> None:
         if not 0 <= self.power <= 1 or not 0 < self.c < math.inf:
             raise ValueError(f"power must be in [0, 1] and c positive and finite, got {self.power} and {self.c}")
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Refuse samples that ``distance`` refuses, by its own method of this name if it has one.
+
+        Args:
+            shape: of a batch, (B, ...).
+
+        Raises:
+            ValueError: for samples that have no such distance.
+        """
+        if (check := getattr(self.distance, "check_shape", None)) is not None:
+            check(shape)
 
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Compute the distance per sample.

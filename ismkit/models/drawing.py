@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ismkit.data.fashion import CLOTHES, SHAPE, FashionAutoencoder, in_batches, load_autoencoder
+from ismkit.data.values import as_tensor
 from ismkit.method.path import Network
 from ismkit.method.sampling import sample
 from ismkit.models.saved import load_generator
@@ -41,7 +42,8 @@ def draw_clothes(
         (n, 1, 28, 28) in [-1, 1], on ``device``.
 
     Raises:
-        ValueError: for labels that are none, or what :func:`ismkit.method.sampling.sample` refuses.
+        ValueError: for labels that are none, what :func:`ismkit.method.sampling.sample` refuses, or a network that
+            draws NaN or infinity.
         CheckpointError: if a released file is missing or altered.
 
     Example:
@@ -49,8 +51,13 @@ def draw_clothes(
         >>> draw_clothes([7, 8, 9], w=1.0, nfe=1).shape
         torch.Size([3, 1, 28, 28])
     """
-    labels = torch.as_tensor(y)
-    if labels.ndim != 1 or labels.is_floating_point() or not ((labels >= 0) & (labels <= len(CLOTHES))).all():
+    labels = as_tensor(y, "y")
+    if (
+        labels.ndim != 1
+        or labels.is_floating_point()
+        or not len(labels)
+        or not ((labels >= 0) & (labels <= len(CLOTHES))).all()
+    ):
         raise ValueError(f"y must hold whole numbers in 0 .. {len(CLOTHES)}, one per image, got {y}")
     if net is None:
         net = load_generator().to(device)
@@ -60,4 +67,9 @@ def draw_clothes(
     x0 = torch.randn(len(labels), *SHAPE, generator=stream(seed, "samples")).to(device)
     parts = zip(x0.split(batch), labels.split(batch), strict=True)
     latents = torch.cat([sample(net, noise, part, w=w, nfe=nfe) for noise, part in parts])
+    if bad := int((~latents.isfinite()).flatten(1).any(1).sum()):
+        raise ValueError(
+            f"net draws NaN or infinity in {bad} of {len(latents)} images at w = {w:g}, {nfe} NFE: its weights are "
+            "broken, or w is far above what it was trained on"
+        )
     return in_batches(autoencoder.decode, latents)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ismkit.method.path import StepGrid
+from ismkit.method.path import StepGrid, check_labels
 
 FREQUENCIES = 128  # sines and cosines per embedded number: 256 features, as in DiT
 W_UNIT = 0.25  # spacing of the guidance strengths trained on, and so the unit in which w is embedded
@@ -41,6 +41,9 @@ class Conditioning(nn.Module):
 
     def forward(self, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
         """Embedding (B, width) of times, step sizes, strengths and labels, each (B,)."""
+        if not t.shape == d.shape == w.shape == y.shape:
+            shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in zip("tdwy", (t, d, w, y), strict=True))
+            raise ValueError(f"t, d, w and y must hold one number per row of x each, got {shapes}")
         n, levels = self.grid.n, self.grid.levels
         level = torch.log2((d.float() * n).clamp(min=1.0)) / levels
         dtype = self.y.weight.dtype
@@ -48,8 +51,16 @@ class Conditioning(nn.Module):
             self.t(sinusoids(1000 * t).to(dtype))
             + self.d(sinusoids(1000 * level).to(dtype))
             + self.w(sinusoids(10 * w / W_UNIT).to(dtype))
-            + self.y(y)
+            + self._label(y)
         )  # (B, width)
+
+    def _label(self, y: Tensor) -> Tensor:
+        try:
+            return self.y(y)
+        except IndexError as error:  # on a CPU; to look first would have a GPU wait in every call
+            null = self.y.num_embeddings - 1
+            found = f"labels from {int(y.min())} to {int(y.max())}"
+            raise ValueError(f"y must hold labels in 0 .. {null} ({null} is null), got {found}") from error
 
 
 def _zero_(layer: nn.Linear) -> nn.Linear:
@@ -114,9 +125,9 @@ class ToyMLP(nn.Module):
         super().__init__()
         _check_positive(dim=dim, width=width, depth=depth, num_classes=num_classes)
         self.config: dict[str, Any] = {"dim": dim, "width": width, "depth": depth, "num_classes": num_classes}
-        self.dim, self.num_classes = dim, num_classes
+        self.dim, self.num_classes, self.grid = dim, num_classes, grid or StepGrid()
         self.embed = nn.Linear(dim, width)
-        self.conditioning = Conditioning(width, num_classes, grid or StepGrid())
+        self.conditioning = Conditioning(width, num_classes, self.grid)
         self.blocks = nn.ModuleList(
             nn.ModuleDict(
                 {
@@ -148,10 +159,13 @@ class ToyMLP(nn.Module):
             The velocity, shaped like ``x``.
 
         Raises:
-            ValueError: if ``x`` has another size.
+            TypeError: if ``y`` holds no whole numbers.
+            ValueError: if ``x`` has another size, the others are not (B,), or a label is out of range (on a GPU PyTorch
+                ends the process instead).
         """
         if x.shape[1:].numel() != self.dim:
             raise ValueError(f"x must have {self.dim} numbers per sample, got shape {tuple(x.shape)}")
+        check_labels(y, x, "x")
         c = self.conditioning(t, d, w, y)  # (B, width)
         h = self.embed(x.flatten(1))  # (B, width)
         for block in self.blocks:
@@ -260,9 +274,10 @@ class DiT(nn.Module):
         if width % heads or width % 4:
             raise ValueError(f"width must be a multiple of heads={heads} and of 4, got {width}")
         self.size, self.channels, self.patch, self.num_classes = size, channels, patch, num_classes
+        self.grid = grid or StepGrid()
         self.embed = nn.Conv2d(channels, width, patch, stride=patch)
         self.register_buffer("positions", _sincos_positions(size // patch, width), persistent=False)
-        self.conditioning = Conditioning(width, num_classes, grid or StepGrid())
+        self.conditioning = Conditioning(width, num_classes, self.grid)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
@@ -291,11 +306,14 @@ class DiT(nn.Module):
             The velocity, shaped like ``x``.
 
         Raises:
-            ValueError: if ``x`` has another shape.
+            TypeError: if ``y`` holds no whole numbers.
+            ValueError: if ``x`` has another shape, the others are not (B,), or a label is out of range (on a GPU
+                PyTorch ends the process instead).
         """
         if x.shape[1:] != (self.channels, self.size, self.size):
             expected = f"(B, {self.channels}, {self.size}, {self.size})"
             raise ValueError(f"x must have shape {expected}, got {tuple(x.shape)}")
+        check_labels(y, x, "x")
         h = self.embed(x).flatten(2).mT + self.positions  # (B, T, D)
         c = self.conditioning(t, d, w, y)  # (B, D)
         for block in self.blocks:

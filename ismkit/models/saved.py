@@ -41,7 +41,7 @@ def save_model(
 
     Raises:
         TypeError: for a network of another class.
-        CheckpointError: if the file cannot be written.
+        CheckpointError: if the file cannot be written, or a weight is not finite in ``dtype``.
 
     Example:
         >>> import tempfile
@@ -58,8 +58,14 @@ def save_model(
     if NETWORKS.get(kind) is not type(net):
         raise TypeError(f"net must be one of {', '.join(NETWORKS)}, got {kind}")
     config = {"class": kind, **net.config, "grid": net.conditioning.grid.n}  # type: ignore[dict-item, union-attr]
+    stored = copy.deepcopy(net).to(dtype)
+    numbers = stored.state_dict()
+    for name, value in net.state_dict().items():
+        if value.isfinite().all() and not numbers[name].isfinite().all():
+            largest = f"{value.abs().max():g}, and {dtype} ends at {torch.finfo(dtype).max:g}"
+            raise CheckpointError(f"{path} is not written: {name} holds {largest}. Store it in torch.float32.")
     metadata = {"net": json.dumps(config), "dtype": str(dtype).removeprefix("torch."), "card": json.dumps(card)}
-    return save_weights(copy.deepcopy(net).to(dtype), path, metadata)
+    return save_weights(stored, path, metadata)
 
 
 def load_model(path: str | os.PathLike[str], sha256: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
@@ -134,7 +140,10 @@ def load_sampler(path: str | os.PathLike[str], sha256: str | None = None) -> tup
         ism ToyMLP
     """
     net, card = load_model(path, sha256)
-    if card.get("run", {}).get("recipe", {}).get("target") == velocity_target.__qualname__:
+    target: Any = card
+    for name in ("run", "recipe", "target"):  # a card is any JSON
+        target = target.get(name) if isinstance(target, dict) else None
+    if target == velocity_target.__qualname__:
         net = TwoPassCFG(net, net.num_classes).eval()  # type: ignore[arg-type]
     return net, card
 

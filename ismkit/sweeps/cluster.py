@@ -12,7 +12,8 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
 
-from ismkit.sweeps.processes import Item, Tell, do
+from ismkit.sweeps.processes import Item
+from ismkit.utils.workers import Tell, do
 
 CONNECT_SECONDS = 30.0  # Ray itself would try for minutes
 

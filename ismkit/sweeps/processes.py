@@ -1,7 +1,7 @@
 """The engine of one machine: calls in processes of their own, which end with the process that started them.
 
-It is :mod:`subprocess` and a pipe to each worker, because the process pools of joblib (loky) and
-:mod:`concurrent.futures` give up all running calls when one worker dies, cannot say whose it was, and leave their
+It has the workers of :mod:`ismkit.utils.workers`, because the process pools of joblib (loky) and
+``concurrent.futures`` give up all running calls when one worker dies, cannot say whose it was, and leave their
 workers behind when the parent is killed.
 
 An *engine*, this one or :func:`ismkit.sweeps.cluster.run`, calls ``task(item, tell)`` for each item in some worker. The
@@ -12,30 +12,22 @@ yields each item when it ends, with None or one line that says why it failed; cl
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
-import pickle
-import signal
-import subprocess
-import sys
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
-from typing import IO, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
+
+from ismkit.utils.workers import Tell, Worker
 
 Item = TypeVar("Item")
-Tell = Callable[[float], Any]
 
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 def cores() -> int:
@@ -90,11 +82,11 @@ def run(
 
     waiting = deque((item, dumps(partial(task, item))) for item in items)
     deaths: Counter[bytes] = Counter()
-    workers: dict[Connection, _Worker] = {}
+    workers: dict[Connection, Worker] = {}
     with ExitStack() as outputs:
 
         def start(environment: Mapping[str, str]) -> None:
-            worker = _Worker(environment, outputs.enter_context(tempfile.TemporaryFile()))
+            worker = Worker(environment, outputs.enter_context(tempfile.TemporaryFile()))
             workers[worker.connection] = worker
             worker.give(*waiting.popleft())
 
@@ -127,96 +119,9 @@ def run(
             _end(list(workers.values()))
 
 
-def _end(workers: list[_Worker]) -> None:
+def _end(workers: list[Worker]) -> None:
     """Kill them all first, and wait for each then."""
     for worker in workers:
         worker.process.kill()
     for worker in workers:
         worker.end()
-
-
-class _Worker:
-    """A process that does one call after another.
-
-    Args:
-        environment: variables of its environment, besides those of this process.
-        output: where what it prints goes.
-    """
-
-    item: Any
-    call: bytes
-
-    def __init__(self, environment: Mapping[str, str], output: IO[bytes]) -> None:
-        self.environment, self.output = environment, output
-        self.connection, there = Pipe()
-        program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({there.fileno()})"
-        with there:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", program],
-                env={**os.environ, **ONE_THREAD, **environment},
-                pass_fds=[there.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-
-    def give(self, item: Any, call: bytes) -> None:
-        """Let it do ``call``, which is that of ``item``."""
-        self.item, self.call = item, call
-        with suppress(OSError):  # it died already: the next attempt to receive finds that
-            self.connection.send_bytes(call)
-
-    def end(self) -> None:
-        """Kill it: what it leaves on disk is whole at any moment."""
-        self.process.kill()
-        self.process.wait()
-        self.connection.close()
-
-    def receive(self) -> tuple[bool | None, Any]:
-        """Whether its call has ended, with the reason of a failure, or how much is done; None and how if it died."""
-        try:
-            return self.connection.recv()
-        except (EOFError, OSError):
-            return None, self.died()
-
-    def died(self) -> str:
-        """How it ended of itself."""
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(5)  # its pipe closes a moment before the process ends
-        self.end()
-        status = self.process.returncode
-        how = f"with status {status}" if status >= 0 else f"by signal {-status} ({signal.strsignal(-status)})"
-        self.output.seek(0)
-        return ": ".join([how, *self.output.read().decode(errors="replace").strip().splitlines()[-1:]])
-
-
-def serve(handle: int) -> None:
-    """What a worker runs: one call after another, as long as its parent lives.
-
-    Args:
-        handle: the file descriptor of its end of the pipe.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches workers, too; the parent ends them
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # at once, whatever a worker is doing
-    connection = Connection(handle)
-    calls: SimpleQueue[bytes] = SimpleQueue()
-
-    def receive() -> None:
-        with suppress(EOFError, OSError):
-            while True:
-                calls.put(connection.recv_bytes())
-        os._exit(1)  # the parent is no more: on other systems, or when it died before prctl
-
-    Thread(target=receive, daemon=True).start()
-    while True:
-        connection.send((True, do(calls.get(), lambda done: connection.send((False, done)))))
-
-
-def do(call: bytes, tell: Tell) -> str | None:
-    """Do a pickled call in this process; returns what went wrong, in one line. Both engines run it in their workers."""
-    try:
-        pickle.loads(call)(tell)
-    except Exception as error:
-        return " ".join(f"{type(error).__name__}: {error}".split())
-    return None

@@ -18,7 +18,6 @@ of names, so that sweeps in one folder share what they have in common.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import platform
@@ -38,7 +37,6 @@ from ismkit.sweeps import cluster, processes
 from ismkit.sweeps.sweep import Trial, table
 from ismkit.training.options import Saving
 from ismkit.training.runs import train_run
-from ismkit.utils.files import replacing
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.settings import describe
 
@@ -63,8 +61,8 @@ def _fashion_judge(device: str) -> FashionJudge:
     return FashionJudge.load(device)  # it keeps the features of the reference
 
 
-def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float], Any] = lambda cost: None) -> Path:
-    """Do what is left of one trial in this process; returns its file of results.
+def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float], Any] = lambda cost: None) -> None:
+    """Do what is left of one trial in this process.
 
     Args:
         trial: what to train and to score.
@@ -72,18 +70,16 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
         report: told the share of :attr:`ismkit.sweeps.sweep.Trial.cost` that each piece of work was.
     """
     folder = Path(folder)
-    path, model = folder / "trials" / f"{trial.key}.json", folder / "models" / f"{trial.key}.safetensors"
-    for parent in (path.parent, model.parent):
-        parent.mkdir(parents=True, exist_ok=True)
+    model = folder / "models" / f"{trial.key}.safetensors"
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    done = {Setting(*setting["setting"]) for setting in _results(path)["settings"]}
+    done = {Setting(*setting["setting"]) for setting in _results(trial, folder)["settings"]}
     left = [setting for setting in trial.settings if setting not in done]
     training = trial.cost - sum(setting.cost for setting in trial.settings)
     here = {"device": device, "torch": torch.__version__.partition("+")[0], "python": platform.python_version()}
     runs = folder / "runs" / trial.key
     if not left:
         report(trial.cost)
-        return path
+        return
     if not model.exists():
         per_step = training / trial.run.steps
         began, new = time.perf_counter(), True
@@ -104,20 +100,19 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
         report(training)
     if runs.exists():  # also what a kill had left, between the model and this line
         shutil.rmtree(runs)
-    _score(trial, path, model, left, here, report)
-    return path
+    _score(trial, folder, model, left, here, report)
 
 
 def _score(
     trial: Trial,
-    path: Path,
+    folder: Path,
     model: Path,
     left: list[Setting],
     here: dict[str, str],
     report: Callable[[float], Any],
 ) -> None:
     """Score the model in the settings that are left, and write the results after each."""
-    result = _results(path)
+    result, store = _results(trial, folder), trial.results(folder)
     net, card = load_sampler(model)
     net, device = net.to(here["device"]), here["device"]
     judge: Judge = _fashion_judge(device) if trial.run.images else PointJudge(trial.run.load(), torch.device(device))
@@ -131,14 +126,14 @@ def _score(
                 {"setting": tuple(setting), "scores": scores, "seconds": seconds, "scored": scored}
             )
             about = {name: card[name] for name in ("run", "seed", "trained")}
-            with replacing(path) as file:
-                file.write(json.dumps({**about, **result}).encode())
+            store.write(f"{trial.key}.json", {**about, **result})
         report(setting.cost)
 
 
-def _results(path: Path) -> dict[str, Any]:
+def _results(trial: Trial, folder: Path) -> dict[str, Any]:
     """What is written of a trial; nothing yet where there is no file."""
-    return json.loads(path.read_text()) if path.exists() else {"settings": []}
+    store, name = trial.results(folder), f"{trial.key}.json"
+    return store.value(name) if name in store else {"settings": []}
 
 
 def attempt(trial: Trial, report: Callable[[float], Any], *, folder: Path, gpus: float) -> None:

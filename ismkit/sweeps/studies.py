@@ -5,7 +5,6 @@ The scripts are in ``book/studies/`` beside their results; notebooks read and pl
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -18,9 +17,10 @@ import torch
 from torch import Tensor
 
 from ismkit.training.runs import Run
-from ismkit.utils.files import CHECKOUT, replacing
+from ismkit.utils.files import CHECKOUT
 from ismkit.utils.keys import identity_sum
 from ismkit.utils.settings import describe
+from ismkit.utils.store import Store
 
 #: The studies of a checkout: scripts, and beside them their results.
 FOLDER = CHECKOUT / "book" / "studies"
@@ -67,7 +67,8 @@ def run_study(
         [1.0, 0.5]
     """
     path = Path(path)
-    held = {"variants": {}, "keys": {}, "results": []} | (json.loads(path.read_text()) if path.exists() else {})
+    store = _store(path.parent)
+    held = {"variants": {}, "keys": {}, "results": []} | (store.value(path.name) if path.name in store else {})
     keys = {name: identity_sum(run, name) for name, run in variants.items()}
     for name in keys.keys() & held["variants"].keys():
         if keys[name] != held["keys"].get(name):
@@ -92,14 +93,17 @@ def run_study(
                     **measured,
                 }
             )
-            with replacing(path) as file:
-                file.write((json.dumps(held, indent=1) + "\n").encode())
+            store.write(path.name, held)
     return held["results"]
 
 
 def read(name: str) -> list[dict[str, Any]]:
     """The results of the study ``name``, committed as ``book/studies/NAME.json``."""
-    return json.loads((FOLDER / f"{name}.json").read_text())["results"]
+    return _store(FOLDER).value(f"{name}.json")["results"]
+
+
+def _store(folder: Path) -> Store:
+    return Store(folder, "ismkit study", remedy="restore it, or delete it to measure again")
 
 
 def column(results: Iterable[Mapping[str, Any]], variant: str, key: str) -> Tensor:

@@ -6,7 +6,6 @@ A *trial* is one run with one seed; :mod:`ismkit.sweeps.runner` does trials side
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +19,11 @@ from ismkit.evaluation.judges import Setting
 from ismkit.method.recipes import velocity_target
 from ismkit.sweeps.studies import mean_interval
 from ismkit.training.runs import Run, change_run
-from ismkit.utils.files import replacing
-from ismkit.utils.keys import add_cells, cells, identity_sum
-from ismkit.utils.seeding import as_integer
+from ismkit.utils.checks import as_integer
+from ismkit.utils.files import json_sum, replacing
+from ismkit.utils.keys import add_cells, cells, identity
 from ismkit.utils.settings import get
+from ismkit.utils.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,9 +62,18 @@ class Trial:
         object.__setattr__(self, "seed", as_integer(self.seed))
 
     @property
+    def identity(self) -> dict[str, str]:
+        """What is trained, the run and the seed, as text; ValueError for settings that cannot be told from others."""
+        return identity({"run": self.run, "seed": self.seed})
+
+    @property
     def key(self) -> str:
-        """Checksum of what is trained (run and seed), 12 hexadecimal digits; ValueError for settings without one."""
-        return identity_sum({"run": self.run, "seed": self.seed})[:12]
+        """Checksum of what is trained, 12 hexadecimal digits."""
+        return json_sum(self.identity)[:12]
+
+    def results(self, folder: Path) -> Store:
+        """Where its results are kept in the folder of a sweep, as ``KEY.json``."""
+        return Store(folder / "trials", self.identity, remedy="delete it, and the same command does the trial again")
 
     def __getstate__(self) -> dict[str, Any]:
         self.key  # noqa: B018 - what the run needs of a notebook's cells is read here, and goes along
@@ -139,11 +148,18 @@ class Sweep:
             values = dict(zip(parameters, chosen, strict=True))
             for path, value in values.items():
                 run = change_run(run, path, value)
-                if isinstance(value, str) and path != "recipe":
-                    values[path] = get(run, path)  # the value that the text was read as
+                read = get(run, path) if isinstance(value, str) and path != "recipe" else value
+                values[path] = _label(read)
             name = ", ".join([variant, *(f"{path.rpartition('.')[2]}={value}" for path, value in values.items())])
             runs[name], labels[name] = run, {**self.labels.get(variant, {}), **values}
         return dataclasses.replace(self, runs=runs, labels=labels)
+
+
+def _label(value: Any) -> Any:
+    """A value as a table can hold it: functions by their names, dataclasses as they print."""
+    if callable(value) or dataclasses.is_dataclass(value):
+        return getattr(value, "__qualname__", str(value))
+    return value
 
 
 def settings(nfe: Iterable[int], w: Iterable[float], n: int) -> tuple[Setting, ...]:
@@ -166,7 +182,6 @@ def table(trials: Iterable[Trial], folder: str | os.PathLike[str]) -> pd.DataFra
     Example:
         One trial of which one setting is scored, and one that has not been begun:
 
-        >>> import json
         >>> import tempfile
         >>> from pathlib import Path
         >>> from ismkit import SWEEPS
@@ -174,9 +189,8 @@ def table(trials: Iterable[Trial], folder: str | os.PathLike[str]) -> pd.DataFra
         >>> trials = SWEEPS["ladder-smoke"].trials()[:2]
         >>> scored = {"setting": trials[0].settings[0], "scores": {"frechet": 2.5}, "scored": {"scored_device": "cpu"}}
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "trials" / f"{trials[0].key}.json"
-        ...     path.parent.mkdir()
-        ...     _ = path.write_text(json.dumps({"settings": [scored], "trained": {"steps": 5}}))
+        ...     store = trials[0].results(Path(folder))
+        ...     _ = store.write(f"{trials[0].key}.json", {"settings": [scored], "trained": {"steps": 5}})
         ...     frame = table(trials, folder)
         >>> print(frame[["variant", "seed", "nfe", "w", "frechet", "steps"]].to_string(index=False))
         variant  seed  nfe   w  frechet  steps
@@ -186,10 +200,10 @@ def table(trials: Iterable[Trial], folder: str | os.PathLike[str]) -> pd.DataFra
 
     rows: list[dict[str, Any]] = []
     for trial in trials:
-        path = Path(folder) / "trials" / f"{trial.key}.json"
-        if not path.exists():
+        store, name = trial.results(Path(folder)), f"{trial.key}.json"
+        if name not in store:
             continue
-        result = json.loads(path.read_text())
+        result = store.value(name)
         held = {Setting(*entry["setting"]): {**entry["scores"], **entry["scored"]} for entry in result["settings"]}
         who = {"variant": trial.variant, "recipe": trial.run.recipe.name, **dict(trial.labels), "seed": trial.seed}
         calls = 2 if trial.run.recipe.target is velocity_target else 1

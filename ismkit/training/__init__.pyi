@@ -12,7 +12,7 @@ from .distributed import Preempted as Preempted
 from .distributed import accelerator as accelerator
 from .launcher import KillAt as KillAt
 from .launcher import launch as launch
-from .launcher import worker as worker
+from .launcher import launch_processes as launch_processes
 from .loop import DivergenceError as DivergenceError
 from .loop import Optim as Optim
 from .loop import StepReport as StepReport

@@ -1,8 +1,7 @@
 """Checkpoints on disk: all that training changes, written atomically, used only after it has been verified.
 
-A checkpoint is a folder ``<run>/step_00001000/`` with ``state.safetensors`` (tensors and ``meta``) and
-``manifest.json`` (version, step, size and SHA-256 of the former, ``meta``). It is written under a hidden name,
-flushed to the disk and renamed: a kill at any moment leaves all of it or none. Nothing is overwritten.
+A checkpoint is one file of the run's folder, ``step_00001000.safetensors``, kept by :class:`ismkit.utils.store.Store`:
+a kill at any moment leaves all of it or none. Nothing is overwritten.
 
 It holds one flat table of full tensors, the same for one process, DDP and FSDP2: a sharded tensor is gathered, one at a
 time, before it is written, and sharded again after it has been read. So a run resumes with any number of processes, in
@@ -12,10 +11,8 @@ either mode. The main process alone holds the table and touches the disk; it nee
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -24,25 +21,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import extract_model_from_parallel
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ismkit.training.distributed import distribute, full_tensor, on_main_process, reshard
-from ismkit.utils.files import file_sum
-from ismkit.utils.weights import (
-    CheckpointError,
-    PathLike,
-    Tensors,
-    check_fit,
-    nbytes,
-    read_weights,
-    sync,
-    write_tensors,
-)
+from ismkit.utils.store import Store
+from ismkit.utils.weights import CheckpointError, PathLike, Tensors, check_fit
 
-VERSION = 1
-STATE, MANIFEST = "state.safetensors", "manifest.json"
+IDENTITY = {"format": "ismkit checkpoint", "version": 2}
 State = dict[str, Any]
 
 
@@ -55,58 +41,39 @@ class Checkpoint(NamedTuple):
 
 
 def save(run_dir: PathLike, step: int, tensors: Tensors, meta: Mapping[str, Any], keep: int = 2) -> Path:
-    """Write the checkpoint of ``step``, then delete all but the newest ``keep``; return its folder.
+    """Write the checkpoint of ``step``, then delete all but the newest ``keep``; return its path.
 
     ``step`` must be later than every checkpoint there (see :func:`rewind`); ``meta`` is JSON without NaN. One
-    process calls this. CheckpointError if a file cannot be written (disk full); earlier ones are intact then.
+    process calls this. CheckpointError if it cannot be written (disk full); earlier ones are intact then.
     """
     for name, value, least in (("step", step, 0), ("keep", keep, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    run_dir, earlier = Path(run_dir), saved_steps(run_dir)
+    store, earlier = _store(run_dir), saved_steps(run_dir)
     if earlier and step <= earlier[-1]:
         remedy = "take another folder, or call rewind(run_dir, step) first"
         raise CheckpointError(f"{run_dir}: step {step} would not be the latest of {earlier}; {remedy}.")
+    store.clear_partial()
     try:
-        meta = json.loads(json.dumps(meta, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"meta must be JSON without NaN: {error}") from error
-    folder, writing, needed = run_dir / f"step_{step:08d}", STATE, nbytes(tensors)
-    partial = run_dir / f".{folder.name}.partial-{os.getpid()}"
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        for leftover in run_dir.glob(".step_*.partial-*"):
-            shutil.rmtree(leftover)
-        partial.mkdir()
-        write_tensors(partial / STATE, tensors, meta)
-        text, writing = json.dumps(_facts(partial / STATE, step) | {"meta": meta}), MANIFEST
-        (partial / MANIFEST).write_text(text)
-        sync(partial / MANIFEST)
-        sync(partial)
-        os.rename(partial, folder)
-        sync(run_dir)
-    except (OSError, SafetensorError) as error:
-        problem = f"{folder / writing} cannot be written ({needed} bytes needed): {error}"
-        raise CheckpointError(f"{problem}. The earlier checkpoints {earlier} are intact.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        store.write(_name(step), meta, tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}. The earlier checkpoints {earlier} are intact.") from error
     _discard(run_dir, [*earlier, step][:-keep])
-    return folder
+    return store.path(_name(step))
 
 
 def saved_steps(run_dir: PathLike) -> list[int]:
     """Steps of the checkpoints in ``run_dir``, ascending; partial ones do not count. No folder, no steps."""
-    names = [path.name for path in Path(run_dir).glob("step_*") if path.is_dir()]
-    return sorted(int(name[5:]) for name in names if re.fullmatch(r"step_(\d{8}|[1-9]\d{8,})", name))
+    found = [re.fullmatch(r"step_(\d{8}|[1-9]\d{8,})\.safetensors", name) for name in _store(run_dir).names()]
+    return sorted(int(match[1]) for match in found if match)
 
 
 def saved_setting(run_dir: PathLike, step: int | None, name: str) -> Any:
     """A setting that the checkpoint of ``step`` (the newest, if None) was saved with; None where it cannot be read."""
     found = saved_steps(run_dir)
     try:
-        folder = Path(run_dir) / f"step_{found[-1] if step is None else step:08d}"
-        return json.loads((folder / MANIFEST).read_bytes())["meta"]["settings"][name]
-    except (IndexError, OSError, ValueError, KeyError, TypeError):
+        return _store(run_dir).value(_name(found[-1] if step is None else step))["settings"][name]
+    except (CheckpointError, IndexError, KeyError, TypeError):
         return None  # `load` says what is wrong with this checkpoint
 
 
@@ -114,7 +81,7 @@ def rewind(run_dir: PathLike, step: int) -> None:
     """Delete the checkpoints later than that of ``step``, which must exist, to resume from there."""
     if step not in (found := saved_steps(run_dir)):
         raise CheckpointError(f"{run_dir}: no checkpoint of step {step}; there are {found}.")
-    _discard(Path(run_dir), found[found.index(step) + 1 :])
+    _discard(run_dir, found[found.index(step) + 1 :])
 
 
 def load(run_dir: PathLike, step: int | None = None) -> Checkpoint:
@@ -122,44 +89,31 @@ def load(run_dir: PathLike, step: int | None = None) -> Checkpoint:
     run_dir, found = Path(run_dir), saved_steps(run_dir)
     if not found or (step is not None and step not in found):
         holds = sorted(path.name for path in run_dir.glob("*"))[:10] if run_dir.is_dir() else "no such folder"
-        wanted = "step_00001000 or the like" if step is None else f"step_{step:08d}"
+        wanted = f"{_name(1000)} or the like" if step is None else _name(step)
         raise CheckpointError(f"{run_dir}: no checkpoint {wanted} here, but: {holds}.")
     step = found[-1] if step is None else step
     try:
-        return _read(run_dir / f"step_{step:08d}", step)
-    except (CheckpointError, OSError) as error:
+        entry = _store(run_dir).read(_name(step))
+    except CheckpointError as error:
         remedy = "There is no earlier checkpoint."
         if at := found.index(step):
             call = f"load(run_dir, step={found[at - 1]}), on the command line --resume --from-step {found[at - 1]}"
             remedy = f"To resume from the one before, name it: {call}."
-        raise CheckpointError(f"{error} {remedy}") from error
+        raise CheckpointError(f"{error}. {remedy}") from error
+    return Checkpoint(step, entry.tensors, entry.value)
 
 
-def _facts(path: Path, step: int) -> State:
-    return {"version": VERSION, "step": step, "bytes": path.stat().st_size, "sha256": file_sum(path)}
+def _store(run_dir: PathLike) -> Store:
+    return Store(run_dir, IDENTITY, error=CheckpointError, remedy="it cannot be used")
 
 
-def _read(folder: Path, step: int) -> Checkpoint:
-    try:
-        stated = dict(json.loads((folder / MANIFEST).read_bytes()))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / MANIFEST} is truncated or altered: {error}.") from error
-    if stated.get("version") != VERSION:
-        raise CheckpointError(f"{folder} has format version {stated.get('version')}, expected {VERSION}.")
-    facts = {key: (value, stated.get(key)) for key, value in _facts(folder / STATE, step).items()}
-    if wrong := [f"{key} is {a}, {b} in {MANIFEST}" for key, (a, b) in facts.items() if a != b]:
-        raise CheckpointError(f"{folder / STATE} is truncated or altered: {'; '.join(wrong)}.")
-    tensors, meta = read_weights(folder / STATE)
-    if stated.get("meta") != meta:
-        raise CheckpointError(f"{folder / MANIFEST} is altered: its meta is not that of {STATE}.")
-    return Checkpoint(step, tensors, meta)
+def _name(step: int) -> str:
+    return f"step_{step:08d}.safetensors"
 
 
-def _discard(run_dir: Path, old: list[int]) -> None:
-    for step in old:  # renamed first: a kill in between must not leave half a checkpoint under a good name
-        discarded = run_dir / f".step_{step:08d}.partial-{os.getpid()}"
-        os.rename(run_dir / f"step_{step:08d}", discarded)
-        shutil.rmtree(discarded)
+def _discard(run_dir: PathLike, old: list[int]) -> None:
+    for step in old:
+        _store(run_dir).delete(_name(step))
 
 
 Modules = Mapping[str, nn.Module]

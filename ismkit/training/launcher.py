@@ -1,14 +1,14 @@
 """A run as a launcher starts it: processes, data, logs, checkpoints, and the model at the end.
 
 :func:`launch` is what ``ismkit train`` calls, under ``torchrun``, ``accelerate launch`` or Slurm's ``srun`` in each
-process, and what ``accelerate.notebook_launcher`` starts from a notebook.
+process; :func:`launch_processes` starts such processes from a notebook.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from ismkit.data.doors import admit
 from ismkit.imagenet.latents import Latents, check_vae
 from ismkit.models.nets import DiT
 from ismkit.models.saved import save_model
@@ -25,6 +26,7 @@ from ismkit.training.options import Engine, Logging, Saving
 from ismkit.training.runs import Run, train_run
 from ismkit.utils.settings import describe
 from ismkit.utils.weights import PathLike
+from ismkit.utils.workers import PATIENCE, Tell, run_group
 
 SAVE_EVERY = 5000  # steps between checkpoints, and at most so many
 LOG_EVERY = 100
@@ -115,7 +117,7 @@ def launch(
     accelerator = distributed.accelerator(engine.mode, engine.precision, cpu=not torch.cuda.is_available())
     if accelerator.num_processes > 1:  # the main process first, for it may have to make them
         distributed.on_main_process(accelerator, lambda: len(load()))
-    data = load()
+    data = admit(load())
     engine = with_micro_batches(engine, saving, accelerator)
     options: dict[str, Any] = {"data": data, "engine": engine, "saving": saving, "accelerator": accelerator}
     if trackers is None and logging.tracker == "tensorboard":
@@ -161,39 +163,44 @@ def _tracking(
     )
 
 
-def worker(run: Run, seed: int, options: Mapping[str, Any]) -> None:
-    """:func:`launch` for ``accelerate.notebook_launcher``, which starts functions without keywords.
+def launch_processes(
+    run: Run, seed: int = 0, *, processes: int, patience: float = PATIENCE, hooks: Sequence[Hook] = (), **options: Any
+) -> None:
+    """:func:`launch` in new processes of this machine, from a notebook: in a shell ``torchrun`` does that.
 
-    On a CPU each process gets one thread: one that was forked from a notebook cannot begin parallel work.
+    On a CPU each process computes on one thread, as under ``torchrun``.
 
     Args:
         run: a value of ``RUNS`` or your own.
         seed: of weights, data order and noise.
-        options: the keyword arguments of :func:`launch`.
+        processes: at least 1; one for each GPU.
+        patience: seconds without a step or a line of output, after which all are ended: more than the first step
+            takes, with data to be checked and a network to be compiled.
+        hooks: further hooks of :func:`ismkit.training.loop.fit`.
+        options: the other keyword arguments of :func:`launch`.
 
     Raises:
+        WorkerError: if a process died, was ended by a signal (status 75 once its checkpoint was written) or hung, see
+            :func:`ismkit.utils.workers.run_group`.
         ValueError: and other errors, as in :func:`launch`.
 
     Example:
         >>> import dataclasses, tempfile
         >>> from pathlib import Path
         >>> from ismkit import RUNS, Saving
-        >>> from ismkit.training import worker
+        >>> from ismkit.training import launch_processes
         >>> run = dataclasses.replace(RUNS["gaussians"], steps=2, batch_size=32)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     worker(run, 0, {"saving": Saving(folder)})  # doctest: +ELLIPSIS
+        ...     launch_processes(run, processes=2, saving=Saving(folder))  # doctest: +ELLIPSIS
         ...     sorted(path.name for path in Path(folder).iterdir())
         model: ...model.safetensors (SHA-256 ...)
-        ['model.safetensors', 'step_00000002']
-
-        From a notebook, in two processes:
-
-        >>> from accelerate import notebook_launcher
-        >>> notebook_launcher(worker, (run, 0, {"saving": Saving("two")}), num_processes=2)  # doctest: +SKIP
+        ['model.safetensors', 'step_00000002.safetensors']
     """
-    if not torch.cuda.is_available():
-        torch.set_num_threads(1)
-    launch(run, seed, **options)
+
+    def task(rank: int, tell: Tell) -> None:
+        launch(run, seed, hooks=[lambda state, report: tell(report.step), *hooks], **options)
+
+    run_group(task, processes, patience=patience)
 
 
 def _flops(run: Run, num_classes: int) -> float | None:

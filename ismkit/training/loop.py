@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
@@ -21,16 +22,18 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ismkit.data.batches import Batches
+from ismkit.method.coupling import Coupling
 from ismkit.method.ema import TwinEMA
-from ismkit.method.path import Query
+from ismkit.method.path import Query, grid_of
 from ismkit.method.recipes import Recipe, training_step
 from ismkit.training import checkpoint, distributed
 from ismkit.training.checkpoint import resume_run, save_run
 from ismkit.training.distributed import is_wrapped, on_main_process
-from ismkit.training.options import Engine, Saving, check_count
+from ismkit.training.options import Engine, Saving
+from ismkit.utils.checks import as_integer, check_count
 from ismkit.utils.keys import identity
 from ismkit.utils.progress import progress_bar
-from ismkit.utils.seeding import as_integer, stream
+from ismkit.utils.seeding import stream
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,11 @@ def check(
     engine: Engine,
     accelerator: Accelerator,
 ) -> tuple[int, int]:
-    """Steps and seed as Python's integers; ValueError unless the parts of a training fit together. Nothing is read."""
+    """Steps and seed as Python's integers; ValueError unless the parts of a training fit together."""
     steps, seed = check_count("steps", steps), as_integer(seed)
+    if not isinstance(batches, Batches):
+        remedy = "Batches(loader.dataset, batch_size, seed)" if hasattr(batches, "dataset") else "Batches(data, ...)"
+        raise ValueError(f"batches must be {remedy}, got {type(batches).__name__}")
     _check_accelerator(accelerator, engine)
     if is_wrapped(net):
         raise ValueError(
@@ -108,10 +114,39 @@ def check(
         )
     if not isinstance(getattr(net, "num_classes", None), int):
         raise ValueError(f"net must have the attribute num_classes (int), {type(net).__name__} has none")
-    if (classes := getattr(batches.data, "num_classes", 0)) > net.num_classes:  # type: ignore[operator]
+    if (classes := batches.num_classes or 0) > net.num_classes:  # type: ignore[operator]
         raise ValueError(f"net knows {net.num_classes} classes, but the data has {classes}")
     recipe.rows.blocks(batches.batch_size)
+    if (grid := grid_of(net)) not in (None, recipe.rows.grid):
+        raise ValueError(
+            f"recipe.rows.grid must be that of net, n = {grid.n}, got n = {recipe.rows.grid.n}: "
+            "build the network with grid=recipe.rows.grid"
+        )
+    shape, fits = getattr(batches.data, "shape", None), getattr(recipe.distance, "check_shape", None)
+    if shape is not None and fits is not None:
+        fits((batches.batch_size, *shape))
+    if accelerator.is_main_process:
+        _warn_of_large_assignments(recipe.coupling, batches)
     return steps, seed
+
+
+LARGE = 4096  # rows in one assignment, above which exact ones take longer than the steps that they serve
+
+
+def _warn_of_large_assignments(coupling: Coupling, batches: Batches) -> None:
+    """Warn, before the first pool, of assignments that are certain to take most of the time."""
+    labels, rows = getattr(batches.data, "y", None), coupling.pool * batches.batch_size
+    largest = 1.0
+    if coupling.class_aware and isinstance(labels, Tensor):
+        largest = max(int(labels.bincount().max()) / batches.size, 1 / (coupling.classes or math.inf))
+    if coupling.solver is None and (together := round(rows * largest)) > LARGE:
+        enough = max(1, int(LARGE / largest) // batches.batch_size)
+        warnings.warn(
+            f"about {together} rows are in one assignment (pool {coupling.pool} x batch_size {batches.batch_size}, the "
+            f"largest class {largest:.0%}): 8192 take some 28 s of a core for {coupling.pool} steps, and the time "
+            f"grows with the cube; recipe.coupling.pool {enough} has at most {LARGE}",
+            stacklevel=4,
+        )
 
 
 def _check_accelerator(accelerator: Accelerator, engine: Engine) -> None:
@@ -312,7 +347,9 @@ def fit(
         The final state.
 
     Raises:
-        ValueError: for settings that do not fit, before any work.
+        ValueError: for settings that do not fit, before any work: a network of fewer classes than the data or of
+            another grid than the recipe's, a wavelet distance on samples that it cannot split, and others.
+        UserWarning: a warning, if the assignments of the coupling are so large that they will take most of the time.
         DivergenceError: if a loss or gradient is not finite; no checkpoint is written from that step on.
         CheckpointError: if the checkpoint to resume from is missing, truncated or altered, or one cannot be written.
         Preempted: after SIGTERM or SIGUSR1, if there is a folder, when its checkpoint has been written.
@@ -426,7 +463,9 @@ class _MicroBatches:
         first, size = recipe.coupling.first_batch(state.step), max(recipe.coupling.pool, 1)
         needed = -(-steps // size) * size - first  # whole pools: the last is the same whatever ``steps`` is
         self.pairs = [
-            recipe.coupling.pairs(islice(batches.stream(first, k, count), needed), seed, state.step, k)
+            recipe.coupling.pairs(
+                islice(batches.stream(first, k, count, classes=self.null), needed), seed, state.step, k
+            )
             for k in self.local
         ]
 

@@ -6,21 +6,11 @@ shown. The command line reads them by their names (``ismkit train --help``).
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-
-def check_count(name: str, value: Any) -> int:
-    """The value as Python's int, whatever kind of integer it is; ValueError unless it is one of at least 1."""
-    try:
-        count = 0 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        count = 0
-    if count < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    return count
+from ismkit.utils.checks import check_count
 
 
 @dataclass(frozen=True)

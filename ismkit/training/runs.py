@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,17 +19,16 @@ from torch import nn
 from ismkit.data import sets
 from ismkit.data.batches import Batches, ClassGroups
 from ismkit.data.sets import Labelled
-from ismkit.method.coupling import Coupling
 from ismkit.method.recipes import RECIPES, Recipe
-from ismkit.method.wavelet import WaveletDistance, l2
+from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, l2
 from ismkit.models.nets import PRESETS, DiT, ToyMLP
 from ismkit.training import distributed
 from ismkit.training.checkpoint import saved_setting
 from ismkit.training.loop import Hook, Optim, TrainState, fit, with_micro_batches
-from ismkit.training.options import Engine, Saving, check_count
+from ismkit.training.options import Engine, Saving
+from ismkit.utils.checks import as_integer, check_count
 from ismkit.utils.files import out_dir
 from ismkit.utils.keys import UNKEYED, identity, identity_sum
-from ismkit.utils.seeding import as_integer
 from ismkit.utils.settings import change
 
 
@@ -73,7 +73,17 @@ def imagenet_latents(name: str, folder: str | os.PathLike[str] | None = None) ->
 
 def for_points(recipe: Recipe) -> Recipe:
     """The recipe for data without pixels: a wavelet distance becomes plain L2."""
-    return dataclasses.replace(recipe, distance=l2) if isinstance(recipe.distance, WaveletDistance) else recipe
+    return _with_distance(recipe, lambda wavelet: l2)
+
+
+def _with_distance(recipe: Recipe, adapt: Callable[[WaveletDistance], Distance]) -> Recipe:
+    """The recipe with its wavelet distance, which may be a normalised one, adapted; others stay as they are."""
+    distance = recipe.distance
+    if isinstance(distance, Normalised) and isinstance(distance.distance, WaveletDistance):
+        fitting: Distance = dataclasses.replace(distance, distance=adapt(distance.distance))
+    else:
+        fitting = adapt(distance) if isinstance(distance, WaveletDistance) else distance
+    return recipe if fitting == distance else dataclasses.replace(recipe, distance=fitting)
 
 
 def for_side(recipe: Recipe, side: int) -> Recipe:
@@ -82,14 +92,14 @@ def for_side(recipe: Recipe, side: int) -> Recipe:
     The levels that remain keep their weights; where some go, the low-pass band, which now holds them, gets the weight
     of the coarsest level left, so that ``geometric_weights`` stay geometric.
     """
-    distance = recipe.distance
-    if not isinstance(distance, WaveletDistance):
-        return recipe
-    levels = min(distance.levels, (side - 1).bit_length())
-    if levels == distance.levels:
-        return recipe
-    weights = (*distance.weights[:levels], distance.weights[levels - 1])
-    return dataclasses.replace(recipe, distance=dataclasses.replace(distance, weights=weights))
+
+    def fewer(distance: WaveletDistance) -> WaveletDistance:
+        levels = min(distance.levels, (side - 1).bit_length())
+        if levels == distance.levels:
+            return distance
+        return dataclasses.replace(distance, weights=(*distance.weights[:levels], distance.weights[levels - 1]))
+
+    return _with_distance(recipe, fewer)
 
 
 def for_imagenet(recipe: Recipe, side: int) -> Recipe:
@@ -98,12 +108,14 @@ def for_imagenet(recipe: Recipe, side: int) -> Recipe:
     The paper's pool of 8192 rows holds 8 of a class, among which assignment saves 1.9 % of the cost; one of 32 768
     holds 33 and saves 2.9 %, and the noise still says nothing about the class (book: pools of many classes).
     """
-    coupling = _THOUSAND_CLASSES if recipe.coupling.pool else recipe.coupling
+    coupling = recipe.coupling
+    if coupling.pool:
+        coupling = dataclasses.replace(coupling, pool=_POOL_OF_A_THOUSAND_CLASSES, class_aware=True)
     return for_side(dataclasses.replace(recipe, coupling=coupling), side)
 
 
 # [D]; K = 32 [S], and how classes enter is not said. K counts micro-batches of one process: 256 rows each are meant.
-_THOUSAND_CLASSES = Coupling(pool=128, class_aware=True)
+_POOL_OF_A_THOUSAND_CLASSES = 128
 
 
 @dataclass(frozen=True)
@@ -113,8 +125,9 @@ class Run:
     Attributes:
         name: as on the command line.
         about: one line for the list of runs.
-        load: makes the training set; that of an ImageNet run takes the folder of the latents, if not the default.
-        net: makes the network, given ``num_classes``.
+        load: makes the training set, anything that :func:`ismkit.data.doors.admit` admits; that of an ImageNet run
+            takes the folder of the latents, if not the default.
+        net: makes the network, given ``num_classes``, and the recipe's ``grid`` if it takes one.
         adapt: fits a recipe of ``RECIPES`` to this data.
         recipe: the method.
         steps: optimiser steps.
@@ -170,10 +183,15 @@ class Run:
             object.__setattr__(self, name, check_count(name, getattr(self, name)))
 
     def build(self, num_classes: int, seed: int = 0) -> nn.Module:
-        """The network with initial weights drawn from ``seed`` (the global generator is left alone)."""
+        """The network with initial weights drawn from ``seed`` (the global generator is left alone).
+
+        One that takes a ``grid`` gets that of the recipe, unless ``net`` names one.
+        """
+        open_arguments = inspect.signature(self.net).parameters.keys() - getattr(self.net, "keywords", {}).keys()
+        grid = {"grid": self.recipe.rows.grid} if "grid" in open_arguments else {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(as_integer(seed))
-            return self.net(num_classes=num_classes)
+            return self.net(num_classes=num_classes, **grid)
 
     def folder(self, seed: int = 0) -> Path:
         """Where this run's checkpoints go: ``out/runs/NAME-SEED-...``, another one for other settings.
@@ -359,7 +377,7 @@ def train_run(
     Args:
         run: a value of ``RUNS`` or your own.
         seed: of weights, data order and noise.
-        data: the training set, where it is loaded already.
+        data: the training set, where it is loaded already; anything that :func:`ismkit.data.doors.admit` admits.
         engine: as in :func:`ismkit.training.loop.fit`; the rows of a step are split into its micro-batches.
         saving: as in :func:`ismkit.training.loop.fit`, but that ``folder`` is by default ``run.folder(seed)``; by
             default the run resumes what is there, and one that is finished is loaded, not trained again.
@@ -371,8 +389,10 @@ def train_run(
         The final state; sample with ``state.ema.slow``. Its ``losses`` are those of this call alone.
 
     Raises:
-        ValueError: if the rows of a step cannot be split so, before the network is built; for settings that cannot be
-            told from others, see :func:`ismkit.utils.keys.identity`, before the data are loaded.
+        TypeError: for data of no kind that is admitted.
+        ValueError: if the rows of a step cannot be split so, or the data cannot be trained on or does not say how many
+            classes it has, before the network is built; for settings that cannot be told from others, see
+            :func:`ismkit.utils.keys.identity`, before the data are loaded.
 
     Example:
         >>> import dataclasses, tempfile
@@ -394,13 +414,16 @@ def train_run(
         )
     run.recipe.rows.blocks(size)
     identity({"recipe": run.recipe, "optim": run.optim})  # what cannot be keyed is refused before the data are loaded
-    data = run.load() if data is None else data
     coupling = run.recipe.coupling
     groups = ClassGroups(coupling.pool, coupling.classes) if coupling.classes else None
+    batches = Batches(run.load() if data is None else data, size, seed, groups=groups)
+    if batches.num_classes is None:
+        kind = type(batches.data).__name__ if data is None else type(data).__name__
+        raise ValueError(f"data must say how many classes it has: give the {kind} the attribute num_classes")
     return fit(
         run.recipe,
-        run.build(data.num_classes, seed),
-        Batches(data, size, seed, groups=groups),
+        run.build(batches.num_classes, seed),
+        batches,
         steps=run.steps,
         optim=run.optim,
         seed=seed,

@@ -1,4 +1,4 @@
-"""What every room stands on: atomic and verified files, weights, random streams, pictures, settings, progress bars."""
+"""What every room stands on: atomic and verified files, weights, random streams, settings and their keys, processes."""
 
 import lazy_loader
 

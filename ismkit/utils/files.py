@@ -59,17 +59,52 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         ...         path.read_bytes(), [entry.name for entry in path.parent.iterdir()]
         (b'first', ['table.csv'])
     """
+    with replacing_path(path) as partial, open(partial, "wb") as file:
+        yield file
+
+
+@contextmanager
+def replacing_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """As :func:`replacing`, for who writes the file by its path.
+
+    Args:
+        path: the file to write.
+
+    Yields:
+        A path in the same folder, which the block must write.
+
+    Raises:
+        OSError: if the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ismkit.utils import replacing_path
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with replacing_path(f"{folder}/notes.txt") as partial:
+        ...         _ = partial.write_text("whole")
+        ...     [(path.name, path.read_text()) for path in Path(folder).iterdir()]
+        [('notes.txt', 'whole')]
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        with open(partial, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield partial
+        sync(partial)
         os.replace(partial, path)
+        sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def file_sum(path: str | os.PathLike[str]) -> str:

@@ -3,38 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import operator
-from typing import Any
 
 import torch
 
-
-def as_integer(seed: Any, name: str = "seed") -> int:
-    """Read a seed, or another whole number, as Python's int, whose text names a stream; NumPy's have other texts.
-
-    Args:
-        seed: an integer of any kind, but no truth value.
-        name: of the argument, for the message.
-
-    Returns:
-        The number.
-
-    Raises:
-        ValueError: for anything else.
-
-    Example:
-        >>> import numpy as np
-        >>> from ismkit.utils.seeding import as_integer
-        >>> as_integer(np.int64(3))
-        3
-        >>> as_integer(3.0)
-        Traceback (most recent call last):
-        ValueError: seed must be an integer, got 3.0
-    """
-    try:
-        return operator.index(None if isinstance(seed, bool) else seed)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise ValueError(f"{name} must be an integer, got {seed!r}") from error
+from ismkit.utils.checks import as_integer
 
 
 def stream(seed: int, *place: int | str, device: torch.device | str = "cpu") -> torch.Generator:

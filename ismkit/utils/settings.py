@@ -19,6 +19,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 T = TypeVar("T")
 
+IN_PYTHON = "set in Python: a text cannot say it"  # what a setting must be whose type has no text, such as a function
+
 
 def describe(value: Any) -> Any:
     """Write settings as plain JSON values for readers: dataclasses become dicts with their class, functions names.
@@ -37,9 +39,9 @@ def describe(value: Any) -> Any:
         TypeError: for what has no such form (tensors, modules).
 
     Example:
-        >>> from ismkit import Coupling, describe, l2
-        >>> describe({"coupling": Coupling(pool=32), "distance": l2})
-        {'coupling': {'class': 'Coupling', 'pool': 32, 'class_aware': True, 'classes': None}, 'distance': 'l2'}
+        >>> from ismkit import Auction, describe, l2
+        >>> describe({"solver": Auction(), "distance": l2})
+        {'solver': {'class': 'Auction', 'epsilon': 0.1, 'stop': 0.01, 'exact': 512, 'device': 'cpu'}, 'distance': 'l2'}
         >>> describe({"clip": float("inf")})
         {'clip': 'inf'}
     """
@@ -145,7 +147,8 @@ def _change(settings: Any, path: str, value: Any, whole: str) -> Any:
     fields = [field.name for field in dataclasses.fields(settings)] if dataclasses.is_dataclass(settings) else []
     if name not in fields:
         known = f"it has {', '.join(fields)}" if fields else "it has no settings"
-        raise ValueError(f"no setting {name!r} in {type(settings).__name__}: {known}")
+        holder = None if settings is None else type(settings).__name__
+        raise ValueError(f"no setting {name!r} in {holder}: {known}")
     old = getattr(settings, name)
     new = _change(old, rest, value, whole) if rest else coerce(value, _hint(type(settings), name), whole)
     return dataclasses.replace(settings, **{name: new})
@@ -247,7 +250,7 @@ def _wanted(kind: Any) -> str:
     """What a kind is called in a message."""
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
-        return " or ".join(_wanted(part) for part in get_args(kind))
+        return " or ".join(sorted(map(_wanted, get_args(kind)), key=IN_PYTHON.__eq__))
     if origin is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     if origin is tuple:
@@ -263,4 +266,4 @@ def _wanted(kind: Any) -> str:
         Path: "a path",
         type(None): "None",
     }
-    return names.get(kind, "set in Python: a text cannot say it")
+    return names.get(kind, IN_PYTHON)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ismkit.utils.files import file_sum
+from ismkit.utils.files import file_sum, replacing_path
 
 PathLike = str | os.PathLike[str]
 Tensors = Mapping[str, Tensor]
@@ -32,14 +32,14 @@ def save_weights(module: nn.Module, path: PathLike, metadata: Mapping[str, str])
 
     Args:
         module: its ``state_dict`` is written, from any device.
-        path: of the file, which must end in ``.safetensors``; its folder must exist.
+        path: of the file, which must end in ``.safetensors``.
         metadata: texts by name, stored in the file.
 
     Returns:
         The SHA-256 of the file, for :func:`load_weights`.
 
     Raises:
-        CheckpointError: if the file has another ending or cannot be written.
+        CheckpointError: if the file has another ending or cannot be written, or a tensor is not finite.
 
     Example:
         >>> import tempfile
@@ -53,16 +53,13 @@ def save_weights(module: nn.Module, path: PathLike, metadata: Mapping[str, str])
         ({'steps': '500'}, True)
     """
     path, state = _weights_path(path), module.state_dict()
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    check_finite_weights(f"{path} is not written", state)
     try:
-        write_tensors(partial, state, metadata)
-        digest = file_sum(partial)
-        os.replace(partial, path)
-        sync(path.parent)
+        with replacing_path(path) as partial:
+            write_tensors(partial, state, metadata)
+            digest = file_sum(partial)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be written ({nbytes(state)} bytes needed): {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return digest
 
 
@@ -78,7 +75,7 @@ def load_weights(module: nn.Module, path: PathLike, sha256: str | None = None) -
         The metadata that the file was saved with.
 
     Raises:
-        CheckpointError: if the file is missing, truncated or altered, or does not fit the module.
+        CheckpointError: if the file is missing, truncated or altered, does not fit the module, or is not finite.
 
     Example:
         >>> import tempfile
@@ -96,6 +93,7 @@ def load_weights(module: nn.Module, path: PathLike, sha256: str | None = None) -
     """
     tensors, metadata = read_weights(path, sha256)
     check_fit(str(path), tensors, module.state_dict(), "Build the module as it was when it was saved.")
+    check_finite_weights(f"{path} cannot be used", tensors)
     module.load_state_dict(tensors)
     return metadata
 
@@ -147,6 +145,14 @@ def check_fit(where: str, found: Mapping[str, Any], expected: Mapping[str, Any],
         raise CheckpointError(f"{where} does not fit in {len(wrong)} names: {'; '.join(wrong[:5])}. {remedy}")
 
 
+def check_finite_weights(what: str, tensors: Tensors) -> None:
+    """Raise CheckpointError, beginning with ``what``, for the first tensor that holds NaN or infinity."""
+    for name, value in tensors.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
+            bad = int((~value.isfinite()).sum())
+            raise CheckpointError(f"{what}: {name} holds {bad} NaN or infinite of {value.numel()} numbers.")
+
+
 def _weights_path(path: PathLike) -> Path:
     if Path(path).suffix != ".safetensors":
         raise CheckpointError(f"{path} is no .safetensors file; pickle files can run code and are not read.")
@@ -161,7 +167,7 @@ def nbytes(tensors: Tensors) -> int:
 
 
 def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, Any]) -> None:
-    """Write a safetensors file with one JSON object as its metadata, and flush it to the disk."""
+    """Write a safetensors file with one JSON object as its metadata."""
     # safetensors orders several metadata entries at random, refuses shared memory and shuts out other users.
     one = {"ismkit": json.dumps(dict(metadata), sort_keys=True)}
     alone: dict[str, Tensor] = {}
@@ -174,13 +180,3 @@ def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, Any]) -> 
         seen.add(memory.data_ptr())
     save_file(alone, path, one)
     path.chmod(0o644)
-    sync(path)
-
-
-def sync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ismkit.data import fashion, sets
 from ismkit.data.batches import Batches
 from ismkit.method import coupling
-from ismkit.method.auction import AuctionCoupling, auction, gains
+from ismkit.method.auction import Auction, auction, gains
 from ismkit.method.coupling import Coupling, assign
 from ismkit.utils.seeding import stream
 from tests.bench.common import RestingFit, Row, Sizes, fresh_accelerator, latents, median, ratio, recipe, take_turns
@@ -151,9 +151,9 @@ def auctions(sizes: Sizes) -> Iterator[Row]:
         for n in (*sizes.solver_sizes, *((2 * largest,) if sizes.device == "cuda" else ())):
             for dimension in (2, 784, 4096):
                 x0, x1 = torch.randn(n, dimension, generator=stream(0, "noise", n)), _points(n, dimension)
-                held = {name: AuctionCoupling(1, exact=0, device=name) for name in {"cpu", sizes.device}}
+                solvers = {name: Auction(exact=0, device=name) for name in {"cpu", sizes.device}}
                 jobs: dict[str, Callable[[], object]] = {"exact": partial(assign, x0, x1)}
-                jobs |= {name: partial(kind.assign, x0, x1) for name, kind in held.items()}
+                jobs |= {name: partial(solver, x0, x1) for name, solver in solvers.items()}
                 if sizes.device == "cuda":
                     values = gains(x0.cuda(), x1.cuda())
                     jobs["cuda, alone"] = partial(auction, values, 0.1 * float(values.std()), 0.01)
@@ -165,7 +165,7 @@ def auctions(sizes: Sizes) -> Iterator[Row]:
                         yield ratio(
                             f"exact solver over the auction on {name}, {where}", seconds["exact"], seconds[name]
                         )
-                best, found = (_gain(x0, x1, p) for p in (assign(x0, x1), held[sizes.device].assign(x0, x1)))
+                best, found = (_gain(x0, x1, p) for p in (assign(x0, x1), solvers[sizes.device](x0, x1)))
                 yield Row(f"share of the exact gain over random pairing, {where}", 100 * found / best, "%")
     finally:
         torch.set_num_threads(threads)

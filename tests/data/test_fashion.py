@@ -23,7 +23,7 @@ from ismkit.data.fashion import (
     train_autoencoder,
 )
 from ismkit.data.sets import Labelled
-from ismkit.utils.files import weights_file
+from ismkit.utils.files import DataError, weights_file
 from ismkit.utils.weights import CheckpointError, load_weights, read_weights, save_weights
 
 WEIGHTS = weights_file("fashion_autoencoder")
@@ -204,7 +204,7 @@ def test_altered_cache_is_refused(where: str, small: Labelled, tmp_path: Path, m
             whole[flip] ^= 1
         path.write_bytes(whole if where != "truncated" else whole[:-10])
     no_encoding(monkeypatch)
-    with pytest.raises(CheckpointError, match="Delete the file: the next run makes it again") as caught:
+    with pytest.raises(DataError, match="delete the file, and the next run makes it again") as caught:
         fashion_latents(tmp_path, progress=False)
     assert str(path) in str(caught.value)
 

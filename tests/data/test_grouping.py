@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.data import TensorDataset
 
 from ismkit.data.batches import Batches, ClassGroups
 from ismkit.data.sets import Labelled
@@ -137,8 +136,8 @@ def test_what_does_not_fit_is_refused() -> None:
         Batches(data, 4, 0, groups=ClassGroups(6, 1))
     with pytest.raises(ValueError, match=r"x micro_batches 2 = 32 exceeds the 20"):
         Batches(data, 4, 0, groups=ClassGroups(4, 1)).stream(0, 0, 2)
-    with pytest.raises(ValueError, match=r"classes of all rows as y \(n,\), TensorDataset has none"):
-        Batches(TensorDataset(data.x, data.y), 4, 0, groups=ClassGroups(2, 1))
+    with pytest.raises(ValueError, match=r"classes of all rows as y \(n,\), list has none"):
+        Batches(list(zip(data.x, data.y, strict=True)), 4, 0, groups=ClassGroups(2, 1))
     for settings_ in ({"pool": 0, "classes": 1}, {"pool": 1, "classes": 1.5}):
         with pytest.raises(ValueError, match="must be an integer of at least 1"):
             ClassGroups(**settings_)  # type: ignore[arg-type]

@@ -2,7 +2,10 @@
 
 import math
 import re
+import subprocess
+import sys
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +17,8 @@ from torch.utils.data import Dataset
 from ismkit.data import sets
 from ismkit.data.batches import Batches
 from ismkit.data.sets import Labelled
+from tests.conftest import ROOT
+from tests.waiting import gone, wait_until
 
 TOYS = [sets.eight_gaussians, sets.two_moons, sets.checkerboard, sets.spirals]
 
@@ -157,27 +162,64 @@ def test_x_and_y_stay_together() -> None:
         assert torch.equal(x[:, 0], y.float())
 
 
-class Squares(Dataset[tuple[Tensor, int]]):
-    """A map-style set that is not in memory."""
+def squares() -> Dataset[tuple[Tensor, int]]:
+    """A map-style set that is not in memory, of a class that no other process could import."""
 
-    def __len__(self) -> int:
-        return 10
+    class Squares(Dataset[tuple[Tensor, int]]):
+        transform = staticmethod(lambda number: torch.tensor([float(number)]))
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return torch.tensor([float(index)]), index
+        def __len__(self) -> int:
+            return 10
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            assert not hasattr(sys, "seen_by_forked_processes")
+            return self.transform(index), index
+
+    return Squares()
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12, where a thread is running
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_dataset_read_by_a_loader_gives_the_same_batches(num_workers: int) -> None:
+def test_a_dataset_read_by_a_loader_gives_the_same_batches(num_workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = Batches(squares(), 3, 5, num_workers=num_workers)  # reads row 0 here
+    if num_workers:
+        monkeypatch.setattr(sys, "seen_by_forked_processes", True, raising=False)
     before = torch.get_rng_state()
-    stream = Batches(Squares(), 3, 5, num_workers=num_workers).stream(step=2, micro_batch=1, micro_batches=2)
+    stream = batches.stream(step=2, micro_batch=1, micro_batches=2)
     read = list(islice(stream, 6))
     assert torch.equal(torch.get_rng_state(), before), "reading must not touch the global random stream"
     kept = list(islice(Batches(numbered(10), 3, 5).stream(step=2, micro_batch=1, micro_batches=2), 6))
     for (x, y), (x_kept, y_kept) in zip(read, kept, strict=True):
         assert torch.equal(x, x_kept)
         assert torch.equal(y, y_kept)
+
+
+READER = """
+import sys, time
+import torch
+from ismkit.data.batches import Batches
+
+class Slow(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+    def __getitem__(self, index):
+        import os, pathlib
+        pathlib.Path(folder, str(os.getpid())).touch()
+        time.sleep(0.2)
+        return torch.zeros(1), 0
+
+if __name__ == "__main__":
+    folder = sys.argv[1]
+    for _ in Batches(Slow(), 1, 0, num_workers=2).stream():
+        pass
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_read_end_with_their_parent(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", READER, str(tmp_path)], cwd=ROOT) as parent:
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 3)  # the parent has read row 0
+        parent.kill()
+    wait_until(lambda: gone(int(path.name) for path in tmp_path.iterdir()))
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import math
 import os
 import signal
-import socket
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,7 @@ import pytest
 import scipy.linalg
 import torch
 from accelerate import PartialState
-from accelerate.state import AcceleratorState
 from torch import Tensor
-from torch.multiprocessing import ProcessExitedException, start_processes
 
 from ismkit.evaluation.extractors import Extractor, load_extractor
 from ismkit.evaluation.fidelity import METRICS, ImageJudge, choose, embed, inception_score
@@ -23,6 +21,7 @@ from ismkit.evaluation.judges import Setting
 from ismkit.evaluation.metrics import Gaussian, Moments, frechet, precision_recall
 from ismkit.evaluation.reference import Reference, make_reference
 from ismkit.evaluation.samples import SampleError, SampleSet
+from ismkit.utils.workers import Tell, WorkerError, run_group
 from tests.evaluation.test_samples import contents, flip
 from tests.images import MODEL, Doubled, drawn, pictures, tiny_dit
 
@@ -76,13 +75,13 @@ def test_features_that_are_altered_or_of_other_samples_are_refused(tmp_path: Pat
     features = embed(drawn(tmp_path / "s"), small)
     before = contents(features.folder)
     flip(features.folder)
-    with pytest.raises(SampleError, match=r"00001\.safetensors is altered or of other samples \(its sha256"):
+    with pytest.raises(SampleError, match=r"00001\.safetensors is altered, its contents have not the sum"):
         features.moments("pool")
     (features.folder / "00001.safetensors").write_bytes(before["00001.safetensors"][:-1])
-    with pytest.raises(SampleError, match=r"truncated.* Delete it: the next call makes it again"):
+    with pytest.raises(SampleError, match=r"truncated.*: delete it, and the next call makes it again"):
         features.moments("pool")
     (features.folder / "00001.safetensors").write_bytes(before["00000.safetensors"])
-    with pytest.raises(SampleError, match=r"its samples is another"):
+    with pytest.raises(SampleError, match=r"00001\.safetensors is of something else \(samples is \w+ there, \w+ now\)"):
         features.moments("pool")
 
 
@@ -217,33 +216,19 @@ class Killed(Doubled):
         return super().decode(latents)
 
 
-def _worker(rank: int, port: int, folder: str, kill: bool) -> None:
-    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in environment.items()}, CI="1")
-    torch.set_num_threads(1)
-    AcceleratorState._reset_state(True)
-    state = PartialState(cpu=True)
-    assert state.num_processes == 2
+def score_share(folder: Path, kill: bool, rank: int, tell: Tell) -> None:
+    assert PartialState(cpu=True).num_processes == 2
     from ismkit.evaluation.reference import load_reference
 
     scorer = judge(
-        Path(folder) / "two",
+        folder / "two",
         load_extractor("small"),
-        load_reference(Path(folder) / "reference.safetensors"),
+        load_reference(folder / "reference.safetensors"),
         Killed() if kill and rank == 1 else Doubled(),
     )
     net = tiny_dit()
     scores = scorer.score(net, Setting(1, 1.0, 90))
-    torch.save((scores, len(scorer.vae.decoded)), Path(folder) / f"rank{rank}.pt")  # type: ignore[attr-defined]
-    state.destroy_process_group()
-
-
-def two_processes(folder: Path, *, kill: bool) -> None:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    # Forked: nothing here has started autograd's threads, and torch need not be imported again.
-    start_processes(_worker, (port, str(folder), kill), nprocs=2, start_method="fork")
+    torch.save((scores, len(scorer.vae.decoded)), folder / f"rank{rank}.pt")  # type: ignore[attr-defined]
 
 
 def test_two_processes_one_of_them_killed_then_gone_on_with_find_what_one_finds(
@@ -252,15 +237,15 @@ def test_two_processes_one_of_them_killed_then_gone_on_with_find_what_one_finds(
     one = judge(tmp_path / "one", small, reference)
     scores = one.score(tiny_dit(), Setting(1, 1.0, 90))
     whole = one.place(Setting(1, 1.0, 90))
-    with pytest.raises(ProcessExitedException, match="SIGKILL"):
-        two_processes(tmp_path, kill=True)
+    with pytest.raises(WorkerError, match=r"process 1 of 2 ended by signal 9"):
+        run_group(partial(score_share, tmp_path, True), 2)
     cut = judge(tmp_path / "two", small, reference).place(Setting(1, 1.0, 90))
     left = contents(cut)
     assert 0 < len(left) < 5  # the second process wrote its first file, of 1 and 3, and no more
     assert "00003.safetensors" not in left
     with pytest.raises(SampleError, match="no complete set"):
         SampleSet.open(cut)
-    two_processes(tmp_path, kill=False)
+    run_group(partial(score_share, tmp_path, False), 2)
     assert contents(cut) == contents(whole)
     found = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
     assert found[0][0] == found[1][0]

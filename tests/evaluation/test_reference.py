@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ismkit.data.decoding import picture_files
 from ismkit.evaluation.extractors import Extractor
 from ismkit.evaluation.metrics import Moments
 from ismkit.evaluation.reference import (
     folder_images,
-    image_files,
     load_reference,
     make_reference,
     npz_images,
@@ -141,7 +141,7 @@ def test_pictures_are_cropped_at_the_centre_and_halved_by_areas(tmp_path: Path) 
     (tmp_path / "b").mkdir()
     for name, pixels in (("a0", exact), ("a1", wide), ("b/c", large)):
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
-    files = image_files(tmp_path)
+    files = picture_files(tmp_path).paths
     assert [file.name for file in files] == ["a0.png", "a1.png", "c.png"]
     batches = list(folder_images(files, 16, batch=2))
     assert [len(batch) for batch in batches] == [2, 1]
@@ -153,11 +153,12 @@ def test_pictures_are_cropped_at_the_centre_and_halved_by_areas(tmp_path: Path) 
 
 
 def test_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no pictures"):
-        image_files(tmp_path)
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"bad\.png cannot be read"):
-        list(folder_images(image_files(tmp_path), 16))
+    (tmp_path / "dangling.png").symlink_to("nothing.png")
+    os.mkfifo(tmp_path / "fifo.png")
+    for name, reason in (("bad", "it is none of"), ("dangling", "it is a link"), ("fifo", "it is no regular file")):
+        with pytest.raises(DataError, match=rf"{name}\.png is no picture that can be used: {reason}"):
+            list(folder_images([tmp_path / f"{name}.png"], 16))
 
 
 # ---------------------------------------------------------------- made here

@@ -18,6 +18,7 @@ from ismkit.evaluation.samples import MANIFEST, PROTOCOL, SampleError, SampleSet
 from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.sampling import sample
 from ismkit.models.nets import ToyMLP
+from ismkit.utils import store
 from tests.images import MODEL, Doubled, drawn, tiny_dit
 
 pytestmark = pytest.mark.usefixtures("own_folder")
@@ -126,11 +127,11 @@ def test_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.Mon
         drawn(tmp_path / "s", vae=Cut(2))
     before = contents(tmp_path / "s")
 
-    def full(*_: Any) -> bytes:
+    def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(samples, "to_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(store, "write_tensors", full)
+    with pytest.raises(SampleError, match=r"\.safetensors cannot be written \(\d+ bytes needed\): .*No space left"):
         drawn(tmp_path / "s")
     assert contents(tmp_path / "s") == before
     assert not list((tmp_path / "s").glob(".*"))
@@ -170,7 +171,7 @@ def swap(folder: Path) -> None:
 
 def edit(folder: Path) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
-    manifest["set"]["w"] = 2.0
+    manifest["value"]["set"]["w"] = 2.0
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
@@ -180,9 +181,9 @@ def cut_manifest(folder: Path) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated file": (truncate, r"00001\.safetensors is (missing, )?truncated"),
-    "altered file": (flip, r"00001\.safetensors is altered"),
-    "files swapped": (swap, r"00000\.safetensors belongs to another set"),
-    "altered manifest": (edit, r"manifest\.json is truncated or altered \(its sum is another\)"),
+    "altered file": (flip, r"00001\.safetensors is altered, its contents have not the sum"),
+    "files swapped": (swap, r"00000\.safetensors was written as 00001\.safetensors"),
+    "altered manifest": (edit, r"manifest\.json is altered, its contents have not the sum"),
     "truncated manifest": (cut_manifest, r"manifest\.json is truncated or altered"),
 }
 
@@ -217,13 +218,13 @@ def test_folder_of_other_samples_is_refused_and_kept(tmp_path: Path, change: dic
         with pytest.raises(SampleError, match=message):
             drawn(tmp_path / "s", **change)
         (tmp_path / "s" / MANIFEST).unlink(missing_ok=True)
-        message = "belongs to another set of samples"
+        message = r"00000\.safetensors is of something else \(\w+ is .* there, .* now\)"
     assert contents(tmp_path / "s") == before
 
 
 def test_complete_set_whose_manifest_names_other_files_is_refused(tmp_path: Path) -> None:
     manifest = drawn(tmp_path / "s").manifest
-    samples._complete(tmp_path / "s", manifest["set"], [manifest["files"][0]] * 3, manifest["made"])
+    samples._manifest(tmp_path / "s").write(MANIFEST, manifest | {"files": [manifest["files"][0]] * 3})
     for use in (lambda: list(SampleSet.open(tmp_path / "s")), lambda: drawn(tmp_path / "s")):
         with pytest.raises(SampleError, match=r"00001\.safetensors is not the file that manifest\.json names"):
             use()

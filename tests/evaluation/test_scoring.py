@@ -28,6 +28,8 @@ def setting(tmp_path: Path) -> dict[str, Path]:
     (tmp_path / "real").mkdir()
     for i, image in enumerate(pictures(60)):
         Image.fromarray(image.movedim(0, 2).numpy()).save(tmp_path / "real" / f"{i:02}.png")
+    (tmp_path / "real" / "notes.txt").touch()
+    (tmp_path / "real" / "._00.png").touch()
     return {"model": tmp_path / "model.safetensors", "vae": vae, "real": tmp_path / "real"}
 
 
@@ -37,7 +39,7 @@ def test_images_are_drawn_scored_and_kept(setting: dict[str, Path], ismkit_: Ism
     answer = ismkit_(*command)
     assert answer.status == 0, answer.err
     assert "slow EMA, decay 0.9999, 30 steps" in answer.out
-    assert "60 pictures of the folder real" in answer.out
+    assert "60 pictures of the folder real (1 left alone: notes.txt (no picture by its ending))" in answer.out
     assert "FID [small]" in answer.out
     held = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert [(row["nfe"], row["w"], row["n"]) for row in held["rows"]] == [(1, 0.5, 40), (2, 0.5, 40)]

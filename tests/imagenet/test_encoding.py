@@ -1,9 +1,11 @@
-"""Encoding: rows are those of the VAE called directly; one process, two, and a killed one gone on with, equal bytes."""
+"""Encoding: rows are those of the VAE called directly; one process, two, and a resumed one, equal bytes."""
 
 import errno
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,14 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ismkit.data.photos import photo_folder
 from ismkit.imagenet.encoding import Encoding, encode, row_bytes
 from ismkit.imagenet.latents import Latents, read_manifest
 from ismkit.imagenet.pixels import Item, center_crop
-from ismkit.imagenet.sources import ImageFolder
+from ismkit.imagenet.sources import ImageFolder, open_source
 from ismkit.imagenet.vae import ImageVAE, write_tiny_vae
 from ismkit.utils.files import DataError
+from tests.conftest import ROOT
+from tests.imagenet.test_tars import write_tar
+from tests.waiting import gone, wait_until
 
 pytest.importorskip("diffusers")
 pytest.importorskip("pyarrow")
@@ -173,6 +179,53 @@ def test_two_processes_of_which_one_is_killed_give_the_same_bytes(
     assert contents(this.folder) == contents(made)
 
 
+@pytest.mark.slow
+def test_processes_share_the_units_of_one_call_of_several(
+    made: Path, photos: Path, vae: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    this = job(photos, vae, tmp_path / "latents")
+    assert encode(this, workers=2, rank=1, world=2, progress=False) is None
+    assert this.missing() == [0, 1]
+    assert encode(this, workers=2, rank=0, world=2, progress=False) is not None
+    assert contents(this.folder) == contents(made)
+
+
+def test_what_a_process_cannot_read_is_the_error_of_one(photos: Path, vae: str, tmp_path: Path) -> None:
+    this = job(spoilt(photos, tmp_path / "photos"), vae, tmp_path / "latents")
+    with pytest.raises(DataError, match=r"^\S+ is no image that can be decoded .*--skip-corrupt"):
+        encode(this, workers=2, progress=False)
+
+
+SLOW = """
+import os, sys, time
+from pathlib import Path
+from ismkit.imagenet.encoding import Encoding, encode
+from ismkit.imagenet.sources import ImageFolder
+
+photos, vae, latents, pids = map(Path, sys.argv[1:])
+
+class Slow(ImageFolder):
+    def read(self, unit):
+        (pids / str(os.getpid())).touch()
+        time.sleep(600)
+
+encode(Encoding(Slow(photos, per_unit=6), str(vae), latents, side=32, threads=1), workers=2, progress=False)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_their_parent(number: int, photos: Path, vae: str, tmp_path: Path) -> None:
+    """Else they hold their memory, and do the job beside a new call of the same command."""
+    (pids := tmp_path / "pids").mkdir()
+    command = [sys.executable, "-c", SLOW, *map(str, (photos, vae, tmp_path / "latents", pids))]
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}) as parent:
+        wait_until(lambda: len(list(pids.iterdir())) == 2)
+        parent.send_signal(number)
+        assert parent.wait(60) == -number
+    wait_until(lambda: gone(int(path.name) for path in pids.iterdir()))
+
+
 def spoilt(photos: Path, into: Path) -> Path:
     """A copy with a truncated and an empty file."""
     shutil.copytree(photos, into)
@@ -197,6 +250,33 @@ def test_corrupt_images_are_an_error_or_listed(made: Path, photos: Path, vae: st
     torch.testing.assert_close(data[:][0], whole[kept][0], rtol=1e-3, atol=1e-4)
 
 
+def test_hostile_files_are_listed_and_never_waited_for(photos: Path, vae: str, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    os.mkfifo(tmp_path / "photos" / "cat" / "fifo.png")
+    (tmp_path / "photos" / "cat" / "dangling.png").symlink_to("nothing.png")
+    Image.fromarray(np.zeros((20_000_000, 1), np.uint8)).save(tmp_path / "photos" / "cat" / "narrow.png")
+    this = job(tmp_path / "photos", vae, tmp_path / "latents")
+    with pytest.raises(
+        DataError, match=r"cat/dangling\.png is no image that can be decoded \(it is a link to nothing\)"
+    ):
+        encode(this, progress=False)
+    manifest = encode(replace(this, skip_corrupt=True), progress=False)
+    assert manifest["images"] == 20
+    reasons = dict(manifest["corrupt"])
+    assert set(reasons) == {"cat/dangling.png", "cat/fifo.png", "cat/narrow.png"}
+    assert "1 x 20000000 pixels, and resized to a shorter edge of 32 it has" in reasons["cat/narrow.png"]
+
+
+def test_what_is_no_picture_is_listed_without_being_an_error(photos: Path, vae: str, tmp_path: Path) -> None:
+    inner = tmp_path / "cat.tar"
+    picture = sorted(photos.rglob("*.png"))[0].read_bytes()
+    write_tar(inner, [("0.png", picture), ("notes.txt", b"")])
+    write_tar(tmp_path / "train.tar", [("cat.tar", inner.read_bytes())])
+    this = replace(job(photos, vae, tmp_path / "latents"), source=open_source([tmp_path / "train.tar"]))
+    manifest = encode(this, progress=False)
+    assert (manifest["images"], manifest["corrupt"]) == (1, [["notes.txt", "no picture by its ending"]])
+
+
 def test_a_set_of_nothing_but_corrupt_images_is_refused(vae: str, tmp_path: Path) -> None:
     (tmp_path / "photos" / "cat").mkdir(parents=True)
     (tmp_path / "photos" / "cat" / "0.png").write_bytes(b"")
@@ -213,7 +293,7 @@ def test_a_full_disk_leaves_whole_files_only(
 
     def full(descriptor: int) -> None:
         synced.append(descriptor)
-        if len(synced) > 2:  # file 0 and its entry
+        if len(synced) > 4:  # file 0 and its entry, and the folder after each
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(descriptor)
 

@@ -17,6 +17,7 @@ from ismkit.imagenet import latents
 from ismkit.imagenet.latents import Latents, moment_sums, read_manifest, statistics, write_file, write_manifest
 from ismkit.utils.files import DataError
 from ismkit.utils.seeding import stream
+from ismkit.utils.store import Store
 
 pa = pytest.importorskip("pyarrow")
 SHAPE = (4, 2, 3)
@@ -40,7 +41,7 @@ def fabricate(folder: Path, sizes: tuple[int, ...] = (5, 1, 8), seed: int = 0) -
         )
         sums.append(moment_sums(moments[part]))
         start += size
-    fields: dict[str, Any] = {"format": latents.FORMAT, "version": latents.VERSION, "source": {"kind": "random"}}
+    fields: dict[str, Any] = {"source": {"kind": "random"}}
     fields |= {"vae": IDENTITY, "side": 16, "shape": list(SHAPE), "class_names": CLASSES, "images": rows, "rows": rows}
     fields |= {"corrupt": [], "statistics": statistics(sums, rows * SHAPE[1] * SHAPE[2]), "files": entries}
     write_manifest(folder, fields)
@@ -160,23 +161,33 @@ def test_a_folder_vae_is_known_by_its_weights(held: tuple[Path, np.ndarray, np.n
 def test_an_altered_manifest_is_refused(held: tuple[Path, np.ndarray, np.ndarray], key: str, value: Any) -> None:
     path = held[0] / "manifest.json"
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {key: value}))
-    with pytest.raises(DataError, match="is altered, it has not the sum that it names"):
+    path.write_text(json.dumps(content | {"value": content["value"] | {key: value}}))
+    with pytest.raises(DataError, match="is altered, its contents have not the sum that it states"):
         Latents(held[0])
 
 
 def test_manifests_that_cannot_be_used_are_refused(held: tuple[Path, np.ndarray, np.ndarray]) -> None:
     folder, path = held[0], held[0] / "manifest.json"
-    content = json.loads(path.read_text())
-    for text, message in [
-        (path.read_text()[:-20], "is no JSON"),
-        ("[]", "is no manifest of latents"),
-        (json.dumps(content | {"format": "other"}), "is no manifest of latents"),
-        (json.dumps(content | {"version": 1}), "has version 1, and this ismkit reads version 2"),
-        (json.dumps({k: v for k, v in content.items() if k != "vae"}), "holds no vae of type dict"),
-        (json.dumps(content | {"files": "all"}), "holds no files of type list"),
+    manifest, text = read_manifest(folder), path.read_text()
+    store = latents.latents_store(folder)
+    for change, message in [
+        (lambda: path.write_text(text[:-20]), r"manifest\.json is truncated or altered"),
+        (lambda: path.write_text("[]"), r"manifest\.json is no file of this kit"),
+        (
+            lambda: path.write_text(json.dumps(manifest)),
+            r"manifest\.json is no file of this kit, or of another version",
+        ),
+        (
+            lambda: Store(folder, store.identity | {"version": 1}).write(path.name, manifest),
+            r"manifest\.json is of something else \(version is 1 there, 3 now\): delete it and give the command",
+        ),
+        (
+            lambda: write_manifest(folder, {k: v for k, v in manifest.items() if k != "vae"}),
+            "holds no vae of type dict",
+        ),
+        (lambda: write_manifest(folder, manifest | {"files": "all"}), "holds no files of type list"),
     ]:
-        path.write_text(text)
+        change()
         with pytest.raises(DataError, match=message):
             Latents(folder)
     path.unlink()
@@ -187,7 +198,7 @@ def test_manifests_that_cannot_be_used_are_refused(held: tuple[Path, np.ndarray,
 
 
 def test_manifests_at_odds_with_the_files_are_refused(held: tuple[Path, np.ndarray, np.ndarray]) -> None:
-    content = json.loads((held[0] / "manifest.json").read_text())
+    content = read_manifest(held[0])
     write_manifest(held[0], content | {"rows": 13})
     with pytest.raises(DataError, match="holds 14 rows, its manifest says 13"):
         Latents(held[0])

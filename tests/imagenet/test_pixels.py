@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from ismkit.data.decoding import PictureError
 from ismkit.imagenet.pixels import Item, center_crop, decoded
 
 Image = pytest.importorskip("PIL.Image")
@@ -78,12 +79,40 @@ def test_crop_of_its_own_size_is_the_image() -> None:
     np.testing.assert_array_equal(center_crop(png(image), 32), image.transpose(2, 0, 1))
 
 
-def test_grey_palette_and_transparent_files_become_rgb() -> None:
+def test_grey_and_transparent_files_become_rgb() -> None:
     grey = picture(16, 16)[:, :, 0]
     np.testing.assert_array_equal(center_crop(png(grey), 16), np.stack([grey] * 3))
     rgb = picture(16, 16)
-    with_alpha = np.concatenate([rgb, np.full((16, 16, 1), 7, np.uint8)], axis=2)
-    np.testing.assert_array_equal(center_crop(png(with_alpha), 16), rgb.transpose(2, 0, 1))
+    for alpha, wanted in ((255, rgb), (0, np.full_like(rgb, 255))):  # what is transparent lies on white
+        with_alpha = np.concatenate([rgb, np.full((16, 16, 1), alpha, np.uint8)], axis=2)
+        np.testing.assert_array_equal(center_crop(png(with_alpha), 16), wanted.transpose(2, 0, 1))
+
+
+def test_plain_pictures_are_cropped_as_before() -> None:
+    """Bit by bit what Pillow makes of them by ADM's lines: latents and references stay as they are."""
+    for size in ((40, 40), (75, 50), (133, 64)):
+        for kind in ("JPEG", "PNG", "BMP"):
+            file = io.BytesIO()
+            Image.fromarray(picture(*size)).save(file, kind)
+            image = Image.open(file).convert("RGB")
+            while min(image.size) >= 2 * 16:
+                image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+            scale = 16 / min(image.size)
+            image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+            left, top = (image.width - 16) // 2, (image.height - 16) // 2
+            wanted = np.asarray(image.crop((left, top, left + 16, top + 16))).transpose(2, 0, 1)
+            np.testing.assert_array_equal(center_crop(file.getvalue(), 16), wanted)
+
+
+def test_a_picture_too_narrow_to_resize_is_refused_and_a_side_below_one() -> None:
+    narrow = png(np.zeros((5000, 1), np.uint8))
+    with pytest.raises(
+        PictureError, match="1 x 5000 pixels, and resized to a shorter edge of 256 it has 256 x 1280000"
+    ):
+        center_crop(narrow, 256)
+    assert center_crop(narrow, 8).shape == (3, 8, 8)
+    with pytest.raises(ValueError, match="side must be at least 1, got 0"):
+        center_crop(narrow, 0)
 
 
 def test_decoding_ahead_keeps_the_order_and_hands_on_what_failed() -> None:
@@ -96,6 +125,6 @@ def test_decoding_ahead_keeps_the_order_and_hands_on_what_failed() -> None:
         assert [item.label for item, _ in out] == list(range(7))
         for k, (_, pixels) in enumerate(out):
             if k in (2, 5):
-                assert isinstance(pixels, Exception)
+                assert isinstance(pixels, PictureError)
             else:
                 np.testing.assert_array_equal(pixels, picture(16, 16, k).transpose(2, 0, 1))

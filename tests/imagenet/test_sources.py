@@ -1,10 +1,12 @@
 """Sources: images, labels and order from folders and the hub; what is wrong is named."""
 
+import os
 import pickle
 from pathlib import Path
 
 import pytest
 
+from ismkit.data.decoding import PictureError
 from ismkit.imagenet.pixels import Item
 from ismkit.imagenet.sources import REVISIONS, HubImages, ImageFolder, Source, open_source
 from ismkit.utils.files import DataError
@@ -106,3 +108,56 @@ def test_names_on_the_hub_need_a_commit() -> None:
 def test_names_of_nothing_are_refused(names: list[str]) -> None:
     with pytest.raises(ValueError, match=r"a source is a folder, \.tar files, or OWNER/NAME on the hub, and not: "):
         open_source(names)
+
+
+def test_hidden_files_are_no_images_and_hidden_folders_no_classes(folder: Path) -> None:
+    before = ImageFolder(folder)
+    hidden = (".ipynb_checkpoints/9.png", "__MACOSX/a/9.png", "a/._9.png", "a/.ipynb_checkpoints/9.png", ".DS_Store")
+    for name in hidden:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    after = ImageFolder(folder)
+    assert (after.class_names, after.identity) == (("a", "b"), before.identity)
+    assert everything(after) == everything(before)
+    assert after.left_alone == before.left_alone == (("readme.txt", "no picture by its ending"),)
+
+
+def test_images_of_all_endings_are_read_and_what_is_left_alone_is_named(folder: Path) -> None:
+    for name in ("a/1.gif", "a/2.tif", "a/3.TIFF", "a/4.webp", "a/5.bmp", "a/notes.txt", "top.png"):
+        (folder / name).write_bytes(content(7))
+    (folder / "a" / "more").symlink_to(folder / "b")
+    (folder / "c").symlink_to(folder / "b")
+    (folder / "all").symlink_to(".")
+    source = open_source([folder])
+    assert source.class_names == ("a", "b", "c")
+    assert source.images == 13
+    assert dict(source.left_alone) == {
+        "a/more": "a linked folder",
+        "a/notes.txt": "no picture by its ending",
+        "all": "a linked folder",
+        "readme.txt": "no picture by its ending",
+        "top.png": "outside of the class folders",
+    }
+
+
+def test_a_tar_file_beside_class_folders_is_left_alone(folder: Path) -> None:
+    (folder / "train.tar").write_bytes(b"")
+    source = open_source([folder])
+    assert isinstance(source, ImageFolder)
+    assert ("train.tar", "no picture by its ending") in source.left_alone
+    with pytest.raises(ValueError, match="class names are for tar files"):
+        open_source([folder], class_names=["a"])
+
+
+def test_links_to_nothing_and_fifos_have_a_reason_in_place_of_bytes(folder: Path) -> None:
+    (folder / "a" / "dangling.png").symlink_to("nothing.png")
+    os.mkfifo(folder / "a" / "fifo.png")
+    found = {item.name: item.data for item in everything(open_source([folder]))}
+    assert str(found["a/dangling.png"]) == "it is a link to nothing"
+    assert str(found["a/fifo.png"]) == "it is no regular file"
+    (folder / "a" / "9.png").unlink()
+    source = ImageFolder(folder)
+    (folder / "b" / "2.png").unlink()
+    with pytest.raises(DataError, match=r"b/2\.png cannot be read: No such file") as error:
+        everything(source)  # it was there: no fault of the picture
+    assert not isinstance(error.value, PictureError)

@@ -1,4 +1,4 @@
-"""The auction: always a permutation, within n epsilon of the best, alike on every run; and its coupling."""
+"""The auction: always a permutation, within n epsilon of the best, alike on every run; and as a solver."""
 
 import itertools
 import math
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from ismkit.data.batches import Batches
 from ismkit.data.sets import Labelled
-from ismkit.method.auction import AuctionCoupling, auction, duality_gap, gains
+from ismkit.method.auction import Auction, auction, duality_gap, gains
 from ismkit.method.coupling import Coupling, assign
+from ismkit.sweeps.sweep import Trial
+from ismkit.training.runs import RUNS, change_run
 from ismkit.utils.seeding import stream
 from ismkit.utils.settings import describe
 
@@ -121,9 +123,10 @@ def test_of_nothing() -> None:
     assert auction(torch.zeros(1, 1), 0.1)[0].tolist() == [0]
 
 
-# --------------------------------------------------------------------------------------------- the coupling
+# --------------------------------------------------------------------------------------------- the solver
 
-COUPLING = AuctionCoupling(pool=4, exact=16)
+SOLVER = Auction(exact=16)
+COUPLING = Coupling(pool=4, solver=SOLVER)
 
 
 def test_couples_within_classes_and_repeats_itself() -> None:
@@ -141,22 +144,22 @@ def test_couples_within_classes_and_repeats_itself() -> None:
 
 def test_small_pools_are_solved_exactly() -> None:
     x0, x1 = normal(16, 5, seed=0), normal(16, 5, seed=1)
-    assert COUPLING.assign(x0, x1).equal(assign(x0, x1))
+    assert SOLVER(x0, x1).equal(assign(x0, x1))
     one_more = torch.cat([x0, x0[:1]]), torch.cat([x1, x1[:1]])
-    assert sorted(COUPLING.assign(*one_more).tolist()) == list(range(17))
+    assert sorted(SOLVER(*one_more).tolist()) == list(range(17))
 
 
 def test_equal_rows_are_coupled_by_any_permutation() -> None:
-    assert sorted(COUPLING.assign(normal(40, 3, seed=0), torch.ones(40, 3)).tolist()) == list(range(40))
+    assert sorted(SOLVER(normal(40, 3, seed=0), torch.ones(40, 3)).tolist()) == list(range(40))
 
 
 def test_values_that_are_not_finite_are_refused() -> None:
     bad = normal(40, 3, seed=0)
     bad[3, 1] = math.nan
     with pytest.raises(ValueError, match="x1 has 1 values that are not finite: not coupled"):
-        COUPLING.assign(normal(40, 3, seed=1), bad)
+        SOLVER(normal(40, 3, seed=1), bad)
     with pytest.raises(ValueError, match="x0 and x1 must have one shape"):
-        COUPLING.assign(normal(40, 3, seed=1), normal(40, 4, seed=1))
+        SOLVER(normal(40, 3, seed=1), normal(40, 4, seed=1))
 
 
 def test_a_stream_goes_on_as_if_it_had_not_stopped() -> None:
@@ -172,17 +175,22 @@ def test_a_stream_goes_on_as_if_it_had_not_stopped() -> None:
     assert not whole[0].equal(torch.randn(80, 6, generator=stream(0, "noise", 0, 0))[:20])
 
 
-def test_settings_of_a_coupling_are_described_with_its_kind() -> None:
-    # The keys of trials hold it.
-    assert describe(Coupling(32)) == {"class": "Coupling", "pool": 32, "class_aware": True, "classes": None}
-    assert describe(AuctionCoupling(32))["class"] == "AuctionCoupling"
-    assert describe(AuctionCoupling(32)) | {"class": "Coupling"} != describe(Coupling(32))
+def test_an_auction_is_a_coupling_but_for_its_solver() -> None:
+    # What a description tells apart, the keys of trials and the settings of checkpoints do.
+    exact = {"class": "Coupling", "pool": 32, "class_aware": True, "classes": None, "solver": None}
+    auction = {"class": "Auction", "epsilon": 0.1, "stop": 0.01, "exact": 512, "device": "cpu"}
+    assert describe(Coupling(32)) == exact
+    assert describe(Coupling(32, solver=Auction())) == exact | {"solver": auction}
+    others = [Auction(epsilon=0.2), Auction(stop=0.0), Auction(exact=0), Auction(device="cuda:1")]
+    runs = [
+        change_run(RUNS["gaussians"], "recipe.coupling.solver", each) for each in (None, assign, Auction(), *others)
+    ]
+    assert len({Trial("", run, 0, ()).key for run in runs}) == len({run.folder() for run in runs}) == len(runs)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pool": -1}, "pool, the number of batches"),
         ({"epsilon": 1e-6}, "epsilon must be at least 1e-4 of the standard deviation, got 1e-06"),
         ({"stop": -0.1}, r"stop must be a share in \[0, 1\], got -0.1"),
         ({"device": "gpu"}, "device must be cpu, cuda"),
@@ -190,4 +198,4 @@ def test_settings_of_a_coupling_are_described_with_its_kind() -> None:
 )
 def test_settings_without_sense_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        AuctionCoupling(**settings)  # type: ignore[arg-type]
+        Auction(**settings)  # type: ignore[arg-type]

@@ -2,9 +2,9 @@
 
 import itertools
 import math
+import re
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import ot
 import pytest
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from ismkit.lessons.pairings import class_information, class_leak, crossings, pair_variance, target_variance
 from ismkit.method import coupling as module
+from ismkit.method.auction import Auction
 from ismkit.method.coupling import LOW_DIMENSION, Coupling, assign
+from tests.waiting import wait_until
 
 # Both solvers: POT's up to LOW_DIMENSION, SciPy's above.
 DIMENSIONS = [1, 2, LOW_DIMENSION, LOW_DIMENSION + 1, 30]
@@ -417,13 +419,6 @@ def coupling_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("coupling")]
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert condition()
-
-
 def test_the_consumer_does_not_wait_for_the_next_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     solved: list[str] = []
@@ -521,13 +516,50 @@ def test_noise_and_data_of_two_shapes_are_refused(coupling: Coupling, shape: tup
 
 
 def test_labels_that_are_not_one_per_row_are_refused() -> None:
-    with pytest.raises(ValueError, match="y must hold one label per row of x1, 4, got 3"):
-        Coupling(1).couple(torch.zeros(4, 2), torch.zeros(4, 2), torch.zeros(3, dtype=torch.long))
+    x = torch.zeros(4, 2)
+    for shape in ((3,), (4, 1), (4, 3), ()):  # (n, 1) and one-hot labels coupled to noise that was no permutation
+        expected = rf"y must hold one label per row of x1, shape \(4,\), got {re.escape(str(shape))}"
+        with pytest.raises(ValueError, match=expected):
+            Coupling(1).couple(x, x, torch.zeros(shape, dtype=torch.long))
+    with pytest.raises(TypeError, match=r"y must hold whole numbers, got torch\.float32: use y\.long\(\)"):
+        Coupling(1).couple(x, x, torch.zeros(4))
 
 
 def test_a_negative_pool_is_refused() -> None:
     with pytest.raises(ValueError, match="pool, the number of batches in one assignment, must be 0 or more, got -1"):
         Coupling(-1)
+
+
+def backwards(x0: Tensor, x1: Tensor) -> Tensor:
+    return torch.arange(len(x0)).flip(0)
+
+
+def test_a_solver_of_ones_own_pairs_the_noise() -> None:
+    x0, x1 = points(6, 2, 0)
+    y = torch.tensor([0, 0, 1, 0, 1, 0])
+    assert torch.equal(Coupling(1, class_aware=False, solver=backwards).couple(x0, x1, y), x0.flip(0))
+    assert torch.equal(Coupling(1, solver=backwards).couple(x0, x1, y), x0[[5, 3, 4, 1, 2, 0]])
+    assert Coupling(0, solver=backwards).couple(x0, x1, y) is x0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [[0, 0, 1, 2], [1, 2, 3, 4], [0, 1, 2], [0], [0.0, 1.0, 2.0, 3.0], [True] * 4, [[0, 1], [2, 3]]],
+    ids=str,
+)
+def test_a_solver_that_returns_no_permutation_is_an_error(answer: list[object]) -> None:
+    coupling = Coupling(1, class_aware=False, solver=lambda x0, x1: torch.tensor(answer))
+    with pytest.raises(ValueError, match=r"solver must return a permutation of 4 rows, a long tensor \(4,\), got \("):
+        coupling.couple(*points(4, 2, 0), torch.zeros(4, dtype=torch.long))
+    coupling = Coupling(1, class_aware=False, solver=lambda x0, x1: answer)  # type: ignore[arg-type, return-value]
+    with pytest.raises(ValueError, match=r"a long tensor \(4,\), got list$"):
+        coupling.couple(*points(4, 2, 0), torch.zeros(4, dtype=torch.long))
+
+
+@pytest.mark.parametrize("solver", ["auction", 3, Auction])
+def test_a_solver_that_is_no_function_is_refused(solver: object) -> None:
+    with pytest.raises(ValueError, match=r"solver must be None or a function \(x0, x1\) -> permutation, got "):
+        Coupling(32, solver=solver)  # type: ignore[arg-type]
 
 
 def test_a_solver_that_does_not_end_in_a_permutation_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

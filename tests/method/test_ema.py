@@ -197,7 +197,7 @@ def test_a_state_dict_carries_everything_that_the_next_update_needs() -> None:
     restored = TwinEMA(Number(-5.0), 0.95, 0.9999)
     restored.load_state_dict(copy.deepcopy(ema.state_dict()))
     for one in (ema, restored):
-        follow(one, Number(), [4.0, 5.0])  # the ramp goes on where it was, not from its start
+        follow(one, Number(), [4.0, 5.0])  # the ramp continues, not from its start
     assert value(restored.fast) == value(ema.fast)
     assert value(restored.slow) == value(ema.slow)
     assert restored.state_dict().keys() == ema.state_dict().keys()

@@ -50,3 +50,18 @@ def test_labels_that_are_none_are_refused_before_anything_is_loaded(y: Any, monk
     monkeypatch.setattr("ismkit.models.drawing.load_generator", lambda: pytest.fail("loaded"))
     with pytest.raises(ValueError, match=r"y must hold whole numbers in 0 \.\. 10, one per image, got"):
         draw_clothes(y)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_no_blank_sheet(bad: float) -> None:
+    def net(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        return torch.where((y == 3)[:, None, None, None], bad, x)
+
+    with pytest.raises(ValueError, match=r"net draws NaN or infinity in 1 of 3 images at w = 1, 1 NFE: its weights"):
+        draw_clothes([1, 2, 3], net)
+    assert draw_clothes([1, 2], net).isfinite().all()
+
+
+def test_a_strength_that_overflows_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"net draws NaN or infinity in 10 of 10 images at w = 1e\+38"):
+        draw_clothes(range(10), w=1e38)

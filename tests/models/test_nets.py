@@ -4,6 +4,7 @@ A fresh network answers 0 (AdaLN-Zero), which would hide any mistake.
 """
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -386,3 +387,31 @@ def test_points_of_another_dimension_are_refused(shape: tuple[int, ...]) -> None
     rest = torch.zeros(3, shape[0])
     with pytest.raises(ValueError, match=r"x must have 3 numbers per sample, got shape \("):
         ToyMLP(dim=3)(torch.zeros(shape), *rest, torch.zeros(shape[0], dtype=torch.long))
+
+
+NETS = {
+    "ToyMLP": lambda: ToyMLP(dim=16, width=8, depth=1, num_classes=3),
+    "DiT": lambda: DiT(size=4, channels=1, patch=2, width=8, depth=1, heads=2, num_classes=3),
+}
+
+
+@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize(
+    ("y", "error", "message"),
+    [
+        (torch.tensor([0, 4]), ValueError, r"y must hold labels in 0 \.\. 3 \(3 is null\), got labels from 0 to 4"),
+        (torch.tensor([-1, 2]), ValueError, r"y must hold labels in 0 \.\. 3 \(3 is null\), got labels from -1 to 2"),
+        (torch.zeros(2), TypeError, r"y must hold whole numbers, got torch\.float32"),
+        (torch.tensor([1]), ValueError, r"y must hold one label per row of x, shape \(2,\), got \(1,\)"),
+        (torch.eye(2).long(), ValueError, r"y must hold one label per row of x, shape \(2,\), got \(2, 2\)"),
+        ([0, 1], TypeError, r"y must be a tensor of labels, got \[0, 1\]"),
+    ],
+)
+def test_labels_that_do_not_fit_are_named(kind: str, y: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        NETS[kind]()(torch.zeros(2, 1, 4, 4), *torch.zeros(3, 2), y)
+
+
+def test_times_and_strengths_that_are_not_one_per_row_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"one number per row of x each, got t \(2,\), d \(2,\), w \(1,\), y \(2,\)"):
+        NETS["ToyMLP"]()(torch.zeros(2, 16), *torch.zeros(2, 2), torch.zeros(1), torch.tensor([0, 1]))

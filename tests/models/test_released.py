@@ -158,7 +158,7 @@ def test_generator_of_anything_else_is_refused(other: Callable[[], torch.nn.Modu
         load_generator(tmp_path / "none.safetensors")
 
 
-# ---------------------------------------------------------------- training anew
+# ---------------------------------------------------------------- training again
 
 
 class Half(FashionAutoencoder):

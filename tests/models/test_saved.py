@@ -26,7 +26,7 @@ from ismkit.training import checkpoint
 from ismkit.training.loop import StepReport, TrainState
 from ismkit.training.runs import RUNS, Run
 from ismkit.utils.settings import describe
-from ismkit.utils.weights import CheckpointError, save_weights
+from ismkit.utils.weights import CheckpointError, read_weights, save_weights
 from tests.options import fit, train_run
 
 CARD = {"run": {"name": "test", "steps": 7, "lr": 1e-3, "clip": "inf"}, "seed": 3, "note": "ü", "nested": [1, [2.5]]}
@@ -287,3 +287,49 @@ def test_train_run_goes_on_and_repeats_nothing(tiny: Run, tmp_path: Path) -> Non
     assert torch.equal(weights(resumed), weights(whole))
     with pytest.raises(ValueError, match="holds checkpoints up to step 4"):
         train_run(tiny, folder=tmp_path / "cut", resume=False, progress=False)
+
+
+# ---------------------------------------------------------------- numbers that are not finite
+
+
+def _with_weight(value: float) -> ToyMLP:
+    net = mlp()
+    with torch.no_grad():
+        net.embed.weight[0, 0] = value
+    return net
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_broken_weights_are_neither_saved_nor_loaded(value: float, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    for save in (save_model, save_weights):
+        with pytest.raises(
+            CheckpointError, match=r"is not written: embed\.weight holds 1 NaN or infinite of 48 numbers"
+        ):
+            save(_with_weight(value), path, {})
+    assert not path.exists()
+    save_model(mlp(), path, {})
+    tensors, metadata = read_weights(path)
+    tensors["embed.weight"][0, 0] = value
+    save_file(tensors, path, {"ismkit": json.dumps(metadata)})  # by other software, or of an earlier version
+    with pytest.raises(CheckpointError, match=r"cannot be used: embed\.weight holds 1 NaN or infinite of 48 numbers"):
+        load_model(path)
+
+
+def test_a_weight_too_large_for_the_type_it_is_stored_in_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    with pytest.raises(
+        CheckpointError,
+        match=r"embed\.weight holds 1e\+06, and torch\.float16 ends at 65504\. Store it in torch\.float32",
+    ):
+        save_model(_with_weight(1e6), path, {}, torch.float16)
+    assert not path.exists()
+    save_model(_with_weight(1e6), path, {}, torch.bfloat16)
+    assert load_model(path)[0].embed.weight[0, 0].item() == pytest.approx(1e6, rel=1e-2)
+
+
+@pytest.mark.parametrize("card", [{"run": "mine"}, {"run": {"recipe": "flow"}}, ["a", "list"], None, 3])
+def test_a_card_of_any_form_is_loaded_for_the_sampler(card: Any, tmp_path: Path) -> None:
+    save_model(mlp(), tmp_path / "net.safetensors", card)
+    net, found = load_sampler(tmp_path / "net.safetensors")
+    assert (type(net), found) == (ToyMLP, card)

@@ -2,11 +2,9 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +12,16 @@ import psutil
 import pytest
 
 from ismkit.sweeps import processes
-from ismkit.sweeps.processes import Tell, cores, share_devices
-from tests.conftest import ROOT
-
-SECONDS = 60  # for what takes a moment, unless the machine is busy
+from ismkit.sweeps.processes import cores, share_devices
+from ismkit.utils import workers
+from ismkit.utils.workers import Tell
+from tests.waiting import ENDS, check_that_workers_end_with_their_parent, gone
 
 
 def outcomes(task: Callable[[Any, Tell], Any], items: list[Any], workers: int = 2, **options: Any) -> dict[Any, Any]:
     environments = options.pop("environments", [{}] * workers)
     report = options.pop("report", lambda item, done: None)
     return dict(processes.run(task, items, report, restarts=2, environments=environments, **options))
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def gone(pids: list[int]) -> bool:
-    for pid in pids:
-        with suppress(psutil.NoSuchProcess):
-            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                return False
-    return True
 
 
 # ---------------------------------------------------------------- outcomes
@@ -81,17 +64,18 @@ def test_what_a_worker_cannot_read_fails(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_workers_compute_on_one_thread_and_see_their_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in processes.ONE_THREAD:
+    names = workers.thread_limit(1)
+    for name in names:
         monkeypatch.setenv(name, "7")
 
     def task(item: int, tell: Tell) -> None:
-        tell([os.environ[name] for name in (*processes.ONE_THREAD, "DEVICE")])  # type: ignore[arg-type]
+        tell([os.environ[name] for name in (*names, "DEVICE")])  # type: ignore[arg-type]
         time.sleep(0.5)  # so that the other worker takes the other item
 
     seen: list[Any] = []
     environments = [{"DEVICE": "a"}, {"DEVICE": "b"}]
     outcomes(task, [0, 1], environments=environments, report=lambda item, done: seen.append(done))
-    assert [row[:-1] for row in seen] == [["1"] * len(processes.ONE_THREAD)] * 2
+    assert [row[:-1] for row in seen] == [["1"] * len(names)] * 2
     assert {row[-1] for row in seen} <= {"a", "b"}
 
 
@@ -156,52 +140,15 @@ def test_an_item_whose_worker_always_dies_fails_by_name_and_the_rest_is_done() -
 
 # ---------------------------------------------------------------- the end
 
-PARENT = """
-import ctypes, os, sys, time
+START = """
 from ismkit.sweeps import processes
-
-def task(item, tell):
-    open(os.path.join(sys_argv[1], str(os.getpid())), "w").close()
-    if sys_argv[2] == "without prctl" and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(processes.PR_SET_PDEATHSIG, 0)
-    if sys_argv[2] == "busy":
-        ctypes.PyDLL(None).sleep(600)  # as a long call in C that keeps other threads of Python waiting
-    time.sleep(600)
-
-sys_argv = sys.argv
-list(processes.run(task, [0, 1, 2], lambda item, done: None, restarts=0, environments=[{}] * 2))
+list(processes.run(work, [0, 1, 2], lambda item, done: None, restarts=0, environments=[{}] * 2))
 """
 
 
-@pytest.mark.parametrize(
-    ("number", "how"),
-    [
-        (signal.SIGKILL, "without prctl"),
-        pytest.param(signal.SIGKILL, "busy", marks=pytest.mark.skipif(sys.platform != "linux", reason="prctl")),
-        (signal.SIGTERM, ""),
-        (signal.SIGINT, ""),
-    ],
-)
+@ENDS
 def test_workers_end_with_their_parent(number: int, how: str, tmp_path: Path) -> None:
-    """However it ends: nothing is left behind. SIGINT reaches all of the group, as Ctrl-C in a terminal does."""
-    started = tmp_path / "started"
-    started.mkdir()
-    command = [sys.executable, "-c", PARENT, str(started), how]
-    pipes: dict[str, Any] = {"cwd": ROOT, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    with subprocess.Popen(command, **pipes) as parent:
-        wait_until(lambda: len(list(started.iterdir())) == 2)
-        time.sleep(0.2)
-        workers = [int(path.name) for path in started.iterdir()]
-        assert {child.pid for child in psutil.Process(parent.pid).children(recursive=True)} == {*workers}
-        if number == signal.SIGINT:
-            os.killpg(parent.pid, number)
-        else:
-            os.kill(parent.pid, number)
-        _, err = parent.communicate(timeout=SECONDS)
-    wait_until(lambda: gone(workers))
-    assert parent.returncode == -number
-    assert ("KeyboardInterrupt" in err) == (number == signal.SIGINT)
-    assert len(list(started.iterdir())) == 2  # nothing was started again
+    check_that_workers_end_with_their_parent(START, tmp_path, number, how)
 
 
 def test_closed_early_nothing_is_left() -> None:
@@ -209,9 +156,10 @@ def test_closed_early_nothing_is_left() -> None:
         if item:
             time.sleep(600)
 
+    before = set(psutil.Process().children())  # others' tests may have left one that still ends
     engine = processes.run(task, [0, 1, 2], lambda item, done: None, restarts=0, environments=[{}] * 2)
     assert next(engine) == (0, None)
-    workers = psutil.Process().children()
+    workers = set(psutil.Process().children()) - before
     assert len(workers) == 2
     engine.close()
     assert gone([worker.pid for worker in workers])

@@ -34,6 +34,7 @@ from ismkit.training.runs import RUNS, Run, for_points
 from ismkit.utils.progress import progress_bar
 from tests.conftest import ROOT
 from tests.options import train_run
+from tests.waiting import SECONDS, wait_until
 
 SETTINGS = (Setting(1, 0.0, 64), Setting(4, 1.0, 64, 3))
 
@@ -88,7 +89,8 @@ def test_flow_is_sampled_with_two_calls_a_step(tmp_path: Path) -> None:
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = Trial("ism", tiny(), 0, SETTINGS[:1])
-    path = runner.work(trial, tmp_path)
+    runner.work(trial, tmp_path)
+    path = tmp_path / "trials" / f"{trial.key}.json"
     before = path.read_bytes()
     monkeypatch.setattr(runner, "train_run", lambda *_, **__: pytest.fail("trained again"))
     runner.work(trial, tmp_path)
@@ -96,8 +98,8 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     told: list[float] = []
     more = replace(trial, settings=SETTINGS)
     runner.work(more, tmp_path, told.append)  # a longer protocol: the new setting only
-    held = json.loads(path.read_text())["settings"]
-    assert held[0] == json.loads(before)["settings"][0]
+    held = json.loads(path.read_text())["value"]["settings"]
+    assert held[0] == json.loads(before)["value"]["settings"][0]
     assert [Setting(*setting["setting"]) for setting in held] == list(SETTINGS)
     assert sum(told) == pytest.approx(more.cost)
 
@@ -128,7 +130,7 @@ def test_progress_adds_up_to_the_cost_after_an_interruption(tmp_path: Path, monk
         patch.setattr(runner, "train_run", cut)
         with pytest.raises(KeyboardInterrupt):
             runner.work(trial, tmp_path)
-    runner.work(trial, tmp_path, told.append)  # goes on from the checkpoint of step 12
+    runner.work(trial, tmp_path, told.append)  # resumes from the checkpoint of step 12
     assert sum(told) == pytest.approx(trial.cost)
     assert len(told) == 8 + len(SETTINGS)
 
@@ -221,8 +223,6 @@ def test_progress_comes_to_the_whole_cost_and_the_folder_is_free_again(
 
 # ---------------------------------------------------------------- both engines
 
-SECONDS = 200  # for what takes a moment, unless the machine is busy
-
 
 def plan(name: str) -> list[Trial]:
     """Trials by name, for the script."""
@@ -260,13 +260,6 @@ RAY = {
     "RAY_raylet_start_wait_time_s": "120",
     "RAY_worker_niceness": "0",
 }
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def name_of(process: psutil.Process) -> str:
@@ -347,7 +340,8 @@ def by_hand(name: str, folder: Path) -> pd.DataFrame:
 
 def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
     """Trained networks, and results that are complete, with the times of writing."""
-    done = [path for path in folder.glob("trials/*") if len(json.loads(path.read_text())["settings"]) == len(SETTINGS)]
+    results = {path: json.loads(path.read_text())["value"] for path in folder.glob("trials/*")}
+    done = [path for path, result in results.items() if len(result["settings"]) == len(SETTINGS)]
     return {
         path: (path.stat().st_mtime_ns, path.read_bytes()) for path in [*folder.glob("models/*.safetensors"), *done]
     }

@@ -28,11 +28,11 @@ def test_runs_once_each_seed_by_seed_and_goes_on(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_study(path, VARIANTS, range(2), work)
     assert done == [(1, 0), (2, 0), (1, 1)]
-    assert len(json.loads(path.read_text())["results"]) == 3
+    assert len(json.loads(path.read_text())["value"]["results"]) == 3
     done[:] = done[:2]
     results = run_study(path, VARIANTS, range(2), work)
     assert done == [(1, 0), (2, 0), (2, 1)]  # only what was missing
-    assert results == json.loads(path.read_text())["results"]
+    assert results == json.loads(path.read_text())["value"]["results"]
     assert [list(path.parent.iterdir())] == [[path]]
     torch.testing.assert_close(column(results, "long", "score"), torch.tensor([20.0, 21.0], dtype=torch.float64))
     assert {"device", "torch", "python", "cpu_seconds"} <= results[0].keys()
@@ -54,7 +54,7 @@ def test_other_settings_are_refused_before_any_work(tmp_path: Path) -> None:
         run_study(path, changed, [1], lambda run, seed: pytest.fail("worked"))
     assert path.read_bytes() == before
     run_study(path, {"third": changed["long"]}, [0], lambda run, seed: {})  # another variant may join
-    assert json.loads(path.read_text())["variants"].keys() == {"short", "long", "third"}
+    assert json.loads(path.read_text())["value"]["variants"].keys() == {"short", "long", "third"}
 
 
 def test_interval_of_five_values() -> None:

@@ -5,9 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from ismkit.evaluation.judges import Setting
+from ismkit.method.auction import Auction
+from ismkit.method.coupling import assign
 from ismkit.method.recipes import RECIPES
 from ismkit.models.nets import ToyMLP
 from ismkit.sweeps.sweep import (
@@ -104,6 +107,17 @@ def test_parameters_make_all_combinations_and_columns() -> None:
     assert [(run.recipe.fast, run.steps) for run in varied.runs.values()] == [(0.5, 3), (0.5, 4), (0.9, 3), (0.9, 4)]
     assert varied.trials()[1].labels == (("sweep", "test"), ("recipe.fast", 0.5), ("steps", 4))
     assert sweep().vary({}).trials() == sweep().trials()
+
+
+def test_functions_and_parts_are_varied_and_their_table_can_be_written(tmp_path: Path) -> None:
+    varied = sweep().vary({"recipe.coupling.solver": [None, assign, Auction(exact=64)]})
+    solvers = ["None", "assign", "Auction(epsilon=0.1, stop=0.01, exact=64, device='cpu')"]
+    assert list(varied.runs) == [f"ism, solver={solver}" for solver in solvers]
+    assert [run.recipe.coupling.solver for run in varied.runs.values()] == [None, assign, Auction(exact=64)]
+    assert len({trial.key for trial in varied.trials()}) == 6
+    frame = pd.DataFrame([dict(trial.labels) for trial in varied.trials()])
+    again = read_table(write_table(frame, tmp_path / "table.parquet"))
+    assert again["recipe.coupling.solver"].dropna().tolist() == solvers[1:] * 2
 
 
 def test_a_parameter_without_values_is_refused() -> None:

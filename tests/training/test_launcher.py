@@ -1,6 +1,5 @@
 """A run as a launcher starts it: logs, micro-batches, kills and resumes; the command line in several processes."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from ismkit.data.sets import eight_gaussians
-from ismkit.imagenet.latents import VERSION, moment_sums, statistics, write_file, write_manifest
+from ismkit.imagenet.latents import moment_sums, read_manifest, statistics, write_file, write_manifest
 from ismkit.method.coupling import Coupling
 from ismkit.models.nets import DiT, ToyMLP
 from ismkit.models.saved import load_model
@@ -43,8 +43,6 @@ def latents(tmp_path: Path) -> Path:
     moments = np.stack([rng.standard_normal((N, 4, 32, 32)), np.full((N, 4, 32, 32), 0.05)], 1).astype(np.float16)
     file = write_file(folder / "latents-00000.arrow", moments, [i % 4 for i in range(N)], [False] * N, ["x"] * N)
     manifest = {
-        "format": "ismkit latents",
-        "version": VERSION,
         "source": {},
         "vae": {"name": "test", "revision": None, "sha256": "0" * 64, "scaling_factor": 1.0},
         "side": 256,
@@ -101,14 +99,14 @@ def test_micro_batches_stay_when_a_run_is_resumed(tmp_path: Path, capsys: pytest
     assert torch.equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "without settings", "missing"])
+@pytest.mark.parametrize("damage", ["truncated", "without settings"])
 def test_a_damaged_checkpoint_is_told_by_fit(damage: str, tmp_path: Path) -> None:
     launch(toy(), folder=tmp_path, save_every=6)
-    manifest = tmp_path / "step_00000012" / checkpoint.MANIFEST
-    if damage == "missing":
-        manifest.unlink()
+    path = tmp_path / "step_00000012.safetensors"
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-1])
     else:
-        manifest.write_text("{" if damage == "truncated" else "{}")
+        save_file({"net.weight": torch.ones(1)}, path)
     with pytest.raises(CheckpointError, match="step_00000012"):
         launch(toy(steps=13), folder=tmp_path, resume=True)
 
@@ -159,7 +157,7 @@ def test_the_full_runs_code_in_seconds(latents: Path, tmp_path: Path, ismkit_: I
     meta = checkpoint.load(tmp_path / "run").meta
     assert (meta["settings"]["micro_batches"], meta["settings"]["data.batch_size"]) == (2, "4")
     assert "data.groups" not in meta["settings"]
-    assert meta["settings"]["data.set.identity"] == repr(json.loads((latents / "manifest.json").read_text())["sha256"])
+    assert meta["settings"]["data.set.identity"] == repr(read_manifest(latents)["sha256"])
 
 
 def test_coupling_is_chosen_by_its_settings_and_by_the_classes_of_a_pool(latents: Path, ismkit_: Ismkit) -> None:
@@ -249,8 +247,7 @@ def test_slurm_job_is_queued_again_and_goes_on_with_other_processes(latents: Pat
     assert (run / "scontrol.txt").read_text() == "requeue 7\n"
     step = checkpoint.saved_steps(run)[-1]
     assert f"ended by a signal at step {step}" in done.stderr
-    manifest = json.loads((run / f"step_{step:08d}" / checkpoint.MANIFEST).read_text())
-    assert manifest["meta"]["settings"]["micro_batches"] == 2
+    assert checkpoint.saved_setting(run, step, "micro_batches") == 2
 
     alone = [sys.executable, "-m", "ismkit", "train", *map(str, options), "--steps", str(step + 2), "--resume"]
     began = time.time()

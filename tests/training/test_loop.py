@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,25 +19,29 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from ismkit.data.batches import Batches
 from ismkit.data.sets import EIGHT_GAUSSIANS_MEANS, EIGHT_GAUSSIANS_STD, Labelled, eight_gaussians
+from ismkit.method.auction import Auction
 from ismkit.method.coupling import Coupling
 from ismkit.method.ema import TwinEMA, ramped
-from ismkit.method.path import Network, Query, interpolate
+from ismkit.method.path import Network, Query, StepGrid, interpolate
 from ismkit.method.recipes import RECIPES, Recipe, training_step
 from ismkit.method.rows import Rows
-from ismkit.method.wavelet import WaveletDistance, geometric_weights, l2
+from ismkit.method.wavelet import Normalised, WaveletDistance, geometric_weights, l2
 from ismkit.models.nets import DiT, ToyMLP
-from ismkit.training import checkpoint, distributed
+from ismkit.training import checkpoint, distributed, loop
 from ismkit.training.checkpoint import collect
 from ismkit.training.distributed import REQUEUE, Preempted
 from ismkit.training.loop import FLUSH_EVERY, DivergenceError, Optim, StepReport, TrainState
+from ismkit.training.options import Engine
 from ismkit.training.runs import for_points, for_side
+from ismkit.utils import store
 from ismkit.utils.seeding import stream
 from ismkit.utils.weights import CheckpointError
+from ismkit.utils.workers import Tell, run_group
 from tests.options import fit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -368,7 +373,7 @@ def test_missing_step_is_named(step: int, tmp_path: Path) -> None:
 
 def test_truncated_checkpoint_is_named_and_left(tmp_path: Path) -> None:
     train("toy", 4, folder=tmp_path, save_every=2)
-    state = tmp_path / "step_00000004" / "state.safetensors"
+    state = tmp_path / "step_00000004.safetensors"
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"step_00000004.*truncated.*step=2"):
         train("toy", 6, folder=tmp_path, save_every=2, resume=True)
@@ -507,9 +512,10 @@ def test_divergence_is_found_without_checkpoints(steps: int) -> None:
 
 
 def _data_with_a_bad_row(value: float) -> Batches:
-    data = eight_gaussians(256, 0)
-    data.x[100] = value
-    return Batches(data, 16, seed=1)
+    """It turned bad after it was admitted, where NaN is refused."""
+    batches = Batches(eight_gaussians(256, 0), 16, seed=1)
+    batches.data.x[100] = value
+    return batches
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -574,12 +580,8 @@ def full_disk(*_: Any) -> None:
     raise OSError(28, "No space left on device")
 
 
-def _worker(rank: int, port: int, folder: str) -> None:
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "yes", "CI": "1",
-    }  # fmt: skip
-    torch.set_num_threads(1)
+def _worker(folder: str, rank: int, tell: Tell) -> None:
+    os.environ |= {"ACCELERATE_USE_CPU": "yes", "CI": "1"}
     results: dict[str, Any] = {}
     for name, run in RUNS.items():
         results[name] = in_default_dtype(partial(run, f"{folder}/two"))
@@ -628,14 +630,14 @@ def _worker(rank: int, port: int, folder: str) -> None:
     results["ended, then resumed"] = contents(multi(images, 6, folder=f"{folder}/ended", resume=True))
 
     # What fails on the main process alone is told to both.
-    write = checkpoint.write_tensors
+    write = store.write_tensors
     if rank == 0:
-        checkpoint.write_tensors = full_disk
+        store.write_tensors = full_disk
     try:
         multi(images, 6, save_every=2, folder=f"{folder}/full")
     except CheckpointError as error:
         results["full disk"] = str(error)
-    checkpoint.write_tensors = write
+    store.write_tensors = write
 
     # The wrapped network is called, once per micro-batch, and gradients meet in the last one only.
     synced = []
@@ -681,11 +683,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Two:
     folder = tmp_path_factory.mktemp("two")
     AcceleratorState._reset_state(True)
     one = {name: in_default_dtype(partial(run, f"{folder}/one")) for name, run in RUNS.items()}
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    shutil.copytree(folder / "one", folder / "one-again")  # FSDP goes on from there
-    start_processes(_worker, (port, str(folder)), nprocs=2, start_method="spawn")
+    shutil.copytree(folder / "one", folder / "one-again")  # FSDP resumes from there
+    run_group(partial(_worker, str(folder)), 2)
     return Two(folder, [torch.load(folder / f"rank{rank}.pt") for rank in range(2)], one)
 
 
@@ -814,7 +813,7 @@ def test_a_signal_to_one_process_ends_all_after_one_step_more(two: Two) -> None:
 
 def test_a_disk_that_is_full_on_the_main_process_is_told_to_all(two: Two) -> None:
     for rank in two.ranks:
-        assert "step_00000002/state.safetensors cannot be written" in rank["full disk"]
+        assert "step_00000002.safetensors cannot be written" in rank["full disk"]
         assert "No space left on device" in rank["full disk"]
     assert checkpoint.saved_steps(two.folder / "full") == []
 
@@ -1100,8 +1099,11 @@ def test_progress_bar_is_off_under_ci_unless_asked_for(
 class Untouched(Batches):
     """Data that must not be read."""
 
-    def stream(self, step: int = 0, micro_batch: int = 0, micro_batches: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    def stream(self, *args: Any, **options: Any) -> Iterator[tuple[Tensor, Tensor]]:
         pytest.fail("a batch was read before the settings were checked")
+
+
+POINTS = for_points(RECIPES["ism"])
 
 
 class NoClasses(nn.Module):
@@ -1130,14 +1132,30 @@ class NoClasses(nn.Module):
         ({"net": NoClasses()}, r"net must have the attribute num_classes \(int\), NoClasses has none"),
         ({"net": ToyMLP(width=8, num_classes=5)}, "net knows 5 classes, but the data has 8"),
         ({"batch_size": 3}, "a batch of 3 gives no guidance row at fraction 0.25: use a batch of at least 4"),
-        ({"recipe": replace(RECIPES["ism"], fast=1.0)}, r"fast decay must be in \[0, 1\), got 1.0"),
+        ({"recipe": replace(POINTS, fast=1.0)}, r"fast decay must be in \[0, 1\), got 1.0"),
         (
-            {"recipe": replace(RECIPES["ism"], fast=0.99, slow=0.9)},
+            {"recipe": replace(POINTS, fast=0.99, slow=0.9)},
             "the fast decay must not exceed the slow one, got fast=0.99, slow=0.9",
         ),
         ({"accumulate": 2}, "gradient_accumulation_steps=1, got 2: accumulate by Engine"),
         ({"recompute": True}, "recompute needs a network with blocks, such as DiT"),
         ({"net": torch.compile(ToyMLP(width=8))}, "net must be the plain network, got a OptimizedModule"),
+        (
+            {"net": ToyMLP(width=8, grid=StepGrid(512))},
+            r"recipe\.rows\.grid must be that of net, n = 512, got n = 128: build the network with grid=",
+        ),
+        (
+            {"recipe": RECIPES["ism"]},
+            r"needs images \(B, C, H, W\), got shape \(16, 2\); use l2, .*for_points\(recipe\)",
+        ),
+        (
+            {"recipe": replace(POINTS, distance=Normalised(WaveletDistance((1.0, 1.0))))},
+            r"needs images .*for_points\(recipe\)",
+        ),
+        (
+            {"recipe": RECIPES["ism"], "data": Labelled.of(torch.zeros(32, 1, 8, 8))},
+            r"levels=5 needs sides above 16, got shape \(16, 1, 8, 8\); use fewer, .*for_side\(recipe, 8\)",
+        ),
     ],
 )
 def test_settings_are_refused_before_any_work(
@@ -1145,13 +1163,65 @@ def test_settings_are_refused_before_any_work(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = dict(options)
-    recipe, net = options.pop("recipe", RECIPES["ism"]), options.pop("net", ToyMLP(width=8))
-    batches = Untouched(eight_gaussians(64, 0), options.pop("batch_size", 16), seed=0)
+    recipe, net = options.pop("recipe", POINTS), options.pop("net", ToyMLP(width=8))
+    batches = Untouched(options.pop("data", eight_gaussians(64, 0)), options.pop("batch_size", 16), seed=0)
     if "accumulate" in options:
         options["accelerator"] = Accelerator(gradient_accumulation_steps=options.pop("accumulate"))
     with pytest.raises(ValueError, match=message):
         fit(recipe, net, batches, progress=False, **{"steps": 4} | options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("batches", [DataLoader(eight_gaussians(64, 0), 16), eight_gaussians(64, 0)])
+def test_data_without_an_order_is_refused(batches: Any) -> None:
+    with pytest.raises(ValueError, match=rf"batches must be Batches\(.*\), got {type(batches).__name__}"):
+        fit(POINTS, ToyMLP(width=8), batches, steps=1, progress=False)
+
+
+def _pairs(labels: list[int]) -> list[tuple[Tensor, int]]:
+    return [(torch.zeros(2), label) for label in labels]
+
+
+def test_labels_of_a_data_set_that_says_no_classes_are_compared_with_the_network() -> None:
+    recipe, data = replace(POINTS, coupling=Coupling()), _pairs([1, 2, 1, 2] * 4)
+    state = fit(recipe, ToyMLP(width=8, num_classes=3), Batches(data, 16, 0), steps=1, progress=False)
+    assert state.step == 1
+    # Class 2 of a network of two classes is the null label: it was trained as such without a word.
+    with pytest.raises(ValueError, match=r"data must give labels in \[0, 2\), got 2 in row "):
+        fit(recipe, ToyMLP(width=8, num_classes=2), Batches(data, 16, 0), steps=1, progress=False)
+
+
+def test_a_small_field_trains_with_the_remedy_that_the_message_names() -> None:
+    data, net = Labelled.of(torch.randn(32, 1, 4, 4)), ToyMLP(dim=16, width=8, num_classes=1)
+    recipe = replace(RECIPES["ism"], distance=Normalised(RECIPES["ism"].distance), coupling=Coupling())
+    for remedy in (for_side(recipe, 4), for_points(recipe)):
+        assert fit(remedy, net, Batches(data, 16, 0), steps=1, progress=False).step == 1
+
+
+@pytest.mark.parametrize(
+    ("coupling", "classes", "rows"),
+    [
+        (Coupling(pool=32), 1, 8192),
+        (Coupling(pool=32), 8, None),
+        (Coupling(pool=32, class_aware=False), 8, 8192),
+        (Coupling(pool=0), 1, None),
+        (Coupling(pool=32, solver=Auction()), 1, None),
+    ],
+)
+def test_assignments_that_take_most_of_the_time_are_said_once_before_the_first_pool(
+    coupling: Coupling, classes: int, rows: int | None
+) -> None:
+    batches = Untouched(Labelled.of(torch.zeros(8192, 2), torch.arange(8192) % classes), 256, 0)
+    recipe, net = replace(POINTS, coupling=coupling), ToyMLP(width=8, num_classes=classes)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(2):
+            loop.check(recipe, net, batches, 1, 0, Engine(), Accelerator(cpu=True))
+    said = [str(warning.message) for warning in caught]
+    assert len(said) == (rows is not None)
+    if rows:
+        assert said[0].startswith(f"about {rows} rows are in one assignment (pool 32 x batch_size 256, the largest")
+        assert said[0].endswith("recipe.coupling.pool 16 has at most 4096")
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1210,24 +1280,24 @@ def _data(x: Tensor, y: Tensor | None = None) -> Batches:
     return Batches(Labelled(x, torch.arange(len(x)) % 2 if y is None else y, 2, ("a", "b")), 8, seed=1)
 
 
-POINTS = torch.linspace(-1, 1, 64).view(32, 2)
+GIVEN = torch.linspace(-1, 1, 64).view(32, 2)
 
 
 @pytest.mark.parametrize(
     ("net", "data", "options", "named"),
     [
-        (Own(), POINTS * 2, {}, r"data\.set\.x: saved torch\.float32 \(32, 2\) .*, now torch\.float32 \(32, 2\) "),
-        (Own(), POINTS.double().float().flip(0), {}, r"data\.set\.x: "),
-        (OtherOwn(), POINTS, {}, r"net\.class: saved .*\.Own, .*, now .*\.OtherOwn, "),
-        (Own(0.5), POINTS, {}, r"net\.config: "),
-        (Own(), POINTS, {"precision": "bf16"}, "precision: saved 'no', now 'bf16'"),
+        (Own(), GIVEN * 2, {}, r"data\.set\.x: saved torch\.float32 \(32, 2\) .*, now torch\.float32 \(32, 2\) "),
+        (Own(), GIVEN.double().float().flip(0), {}, r"data\.set\.x: "),
+        (OtherOwn(), GIVEN, {}, r"net\.class: saved .*\.Own, .*, now .*\.OtherOwn, "),
+        (Own(0.5), GIVEN, {}, r"net\.config: "),
+        (Own(), GIVEN, {"precision": "bf16"}, "precision: saved 'no', now 'bf16'"),
     ],
 )
 def test_other_data_networks_and_precision_are_refused(
     net: nn.Module, data: Tensor, options: dict[str, Any], named: str, tmp_path: Path
 ) -> None:
     """faults A3: a run went on with other numbers of equal size."""
-    fit(RECIPES["flow"], Own(), _data(POINTS), steps=1, folder=tmp_path, progress=False)
+    fit(RECIPES["flow"], Own(), _data(GIVEN), steps=1, folder=tmp_path, progress=False)
     AcceleratorState._reset_state(True)
     with pytest.raises(ValueError, match=f"was trained with other settings; .*{named}"):
         fit(RECIPES["flow"], net, _data(data), steps=2, folder=tmp_path, resume=True, progress=False, **options)
@@ -1236,12 +1306,12 @@ def test_other_data_networks_and_precision_are_refused(
 
 def test_other_labels_are_refused_and_other_names_are_not(tmp_path: Path) -> None:
     y = torch.arange(32) % 2
-    fit(RECIPES["flow"], Own(), _data(POINTS, y), steps=1, folder=tmp_path, progress=False)
-    renamed = Batches(Labelled(POINTS.clone(), y, 2, ("left", "right")), 8, seed=1, num_workers=2)
+    fit(RECIPES["flow"], Own(), _data(GIVEN, y), steps=1, folder=tmp_path, progress=False)
+    renamed = Batches(Labelled(GIVEN.clone(), y, 2, ("left", "right")), 8, seed=1, num_workers=2)
     recipe = replace(RECIPES["flow"], name="renamed")
     assert fit(recipe, Own(), renamed, steps=2, folder=tmp_path, resume=True, progress=False).step == 2
     with pytest.raises(ValueError, match=r"was trained with other settings; .*data\.set\.y: "):
-        fit(RECIPES["flow"], Own(), _data(POINTS, 1 - y), steps=3, folder=tmp_path, resume=True, progress=False)
+        fit(RECIPES["flow"], Own(), _data(GIVEN, 1 - y), steps=3, folder=tmp_path, resume=True, progress=False)
 
 
 class Listed(torch.utils.data.Dataset[tuple[Tensor, int]]):
@@ -1251,18 +1321,18 @@ class Listed(torch.utils.data.Dataset[tuple[Tensor, int]]):
         return 32
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return POINTS[index], index % 2
+        return GIVEN[index], index % 2
 
 
 def test_a_data_set_of_another_class_says_what_it_holds(tmp_path: Path) -> None:
     data: Any = Listed()
-    with pytest.raises(ValueError, match=r"^data\.set is an object \(Listed\), which has no identity.*`identity`"):
+    with pytest.raises(ValueError, match=r"^data\.set\.data is an object \(Listed\).*attribute `identity`"):
         fit(RECIPES["flow"], Own(), Batches(data, 8, 1), steps=1, folder=tmp_path, progress=False)
     assert fit(RECIPES["flow"], Own(), Batches(data, 8, 1), steps=1, progress=False).step == 1
     data.identity = "v1"
     fit(RECIPES["flow"], Own(), Batches(data, 8, 1), steps=1, folder=tmp_path, progress=False)
     data.identity = "v2"
-    with pytest.raises(ValueError, match=r"data\.set\.identity: saved 'v1', now 'v2'"):
+    with pytest.raises(ValueError, match=r"data\.set\.data\.identity: saved 'v1', now 'v2'"):
         fit(RECIPES["flow"], Own(), Batches(data, 8, 1), steps=2, folder=tmp_path, resume=True, progress=False)
 
 

@@ -13,16 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from ismkit.data.sets import eight_gaussians
+from ismkit.method.auction import Auction
 from ismkit.method.coupling import Coupling
+from ismkit.method.path import StepGrid
 from ismkit.method.recipes import RECIPES, Intrinsic
 from ismkit.method.rows import Rows
 from ismkit.method.wavelet import WaveletDistance, geometric_weights, l2
 from ismkit.models.nets import PRESETS, DiT, ToyMLP
 from ismkit.training.loop import Optim
-from ismkit.training.runs import RUNS, Run, for_imagenet, for_points, for_side, imagenet_latents
+from ismkit.training.runs import RUNS, Run, change_run, for_imagenet, for_points, for_side, imagenet_latents
 from ismkit.utils.files import DataError, out_dir
 from ismkit.utils.settings import describe
 from tests.conftest import ROOT
+from tests.options import train_run
 
 FULL = ("imagenet256-s2", "imagenet256-b2", "imagenet256-l2", "imagenet256-xl2", "imagenet512-xl2")
 IMAGENET = ("imagenet-smoke", *FULL)
@@ -278,7 +282,10 @@ def test_coupling_at_a_thousand_classes_is_the_recipes_choice_only_where_it_coup
         assert for_imagenet(RECIPES["flow"], side).coupling == Coupling()
         ism = for_imagenet(RECIPES["ism"], side)
         assert ism == replace(RECIPES["ism"], coupling=ism.coupling)
-        assert (ism.coupling.pool, ism.coupling.class_aware) == (128, True)
+        assert ism.coupling == Coupling(pool=128, class_aware=True)
+        own = Coupling(pool=32, class_aware=False, classes=8, solver=Auction(exact=64))
+        adapted = for_imagenet(replace(RECIPES["ism"], coupling=own), side).coupling
+        assert adapted == replace(own, pool=128, class_aware=True)  # it settles nothing else
     assert for_imagenet(RECIPES["ism"], 8).distance == for_side(RECIPES["ism"], 8).distance
 
 
@@ -297,3 +304,35 @@ def test_missing_latents_are_told_with_the_way_to_make_them(
     with pytest.raises(DataError) as error:
         imagenet_latents("imagenet256", folder)
     assert f"no latents of imagenet256 at {expected}: make them with `ismkit latents " in str(error.value)
+
+
+# ---------------------------------------------------------------- data and grid
+
+TINY = Run("tiny", "", partial(eight_gaussians, 64, 0), partial(ToyMLP, width=8, depth=1), for_points,
+           for_points(RECIPES["flow"]), steps=1, batch_size=16)  # fmt: skip
+
+
+@pytest.mark.parametrize("data", [torch.zeros(32, 2), np.zeros((32, 2)), [torch.zeros(2)] * 32])
+def test_a_run_trains_on_whatever_is_admitted(data: Any, tmp_path: Path) -> None:
+    assert train_run(TINY, data=data, folder=tmp_path, progress=False).net.num_classes == 1
+
+
+def test_a_run_needs_the_number_of_classes_before_its_network(tmp_path: Path) -> None:
+    data = [(torch.zeros(2), 0)] * 32
+    run = replace(TINY, net=lambda **_: pytest.fail("built"))
+    with pytest.raises(
+        ValueError, match="data must say how many classes it has: give the list the attribute num_classes"
+    ):
+        train_run(run, data=data, folder=tmp_path, progress=False)
+
+
+def test_a_run_builds_its_network_for_the_grid_of_its_recipe(tmp_path: Path) -> None:
+    run = change_run(TINY, "recipe.rows.grid.n", "512")
+    assert run.build(8).grid == StepGrid(512)
+    assert TINY.build(8).grid == StepGrid(128)
+    assert replace(run, net=lambda num_classes: num_classes).build(8) == 8
+    other = replace(run, net=partial(ToyMLP, width=8, depth=1, grid=StepGrid(64)))
+    with pytest.raises(ValueError, match=r"recipe\.rows\.grid must be that of net, n = 64, got n = 512"):
+        train_run(other, folder=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="no setting 'n' in None: it has no settings"):
+        change_run(TINY, "net.grid.n", "256")

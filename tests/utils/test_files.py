@@ -59,4 +59,4 @@ def test_what_is_replaced_is_on_the_disk_before(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (calls.append(name), real(*args))[1])
     with replacing(tmp_path / "file") as file:
         file.write(b"x")
-    assert calls == ["fsync", "replace"]
+    assert calls == ["fsync", "replace", "fsync"]  # the file, then the folder

@@ -1,5 +1,6 @@
 """Settings described, changed by their path, and read from text by the type they have."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
+from ismkit.method.auction import Auction
 from ismkit.method.recipes import RECIPES
 from ismkit.models.nets import ToyMLP
 from ismkit.training.runs import RUNS, change_run
@@ -60,6 +62,7 @@ def test_a_value_is_read_by_its_type(value: Any, kind: Any, want: Any) -> None:
         ("1,2,3", tuple[float, float], r"x must be a tuple \(a number, a number\), got"),
         ("1,a", tuple[int, ...], "x must be a tuple, each part an integer, got"),
         ("zero", Literal["ddp", "fsdp"], "x must be one of ddp, fsdp, got 'zero'"),
+        ("fast", Callable[[int], int] | None, "x must be None or set in Python: a text cannot say it, got 'fast'"),
         ("l2", type(RECIPES["ism"]), "x must be set in Python: a text cannot say it, got 'l2'"),
     ],
 )
@@ -76,6 +79,9 @@ def test_another_type_is_refused(value: Any, kind: Any, message: str) -> None:
         ("net.width", "64.0", r"net\.width must be an integer, got '64\.0'"),
         ("recipe.coupling.pool", "2.0", r"recipe\.coupling\.pool must be an integer, got '2\.0'"),
         ("recipe.coupling.class_aware", "no", r"recipe\.coupling\.class_aware must be true or false, got 'no'"),
+        ("recipe.coupling.solver", "auction", r"recipe\.coupling\.solver must be None or set in Python: a text cannot"),
+        ("recipe.coupling.solver", 3, r"solver must be None or a function \(x0, x1\) -> permutation, got 3"),
+        ("recipe.coupling.solver.exact", "0", "no setting 'exact' in None: it has no settings"),
         ("recipe.gap", "medium", r"recipe\.gap must be one of fast, slow, got 'medium'"),
         ("recipe.distance", "l2", r"recipe\.distance must be set in Python"),
         ("steps", "0", "steps must be an integer of at least 1, got 0"),
@@ -83,7 +89,7 @@ def test_another_type_is_refused(value: Any, kind: Any, message: str) -> None:
         ("steps.few", "3", "no setting 'few' in int: it has no settings"),
     ],
 )
-def test_a_run_refuses_what_its_settings_cannot_be(path: str, text: str, message: str) -> None:
+def test_a_run_refuses_what_its_settings_cannot_be(path: str, text: Any, message: str) -> None:
     """faults A2: text was taken for truth, and ended in tracebacks or late errors."""
     with pytest.raises(ValueError, match=message):
         change_run(RUNS["gaussians"], path, text)
@@ -92,6 +98,9 @@ def test_a_run_refuses_what_its_settings_cannot_be(path: str, text: str, message
 def test_a_run_is_changed_by_text() -> None:
     run = RUNS["gaussians"]
     assert change_run(run, "recipe.coupling.class_aware", "false").recipe.coupling.class_aware is False
+    auctioned = change_run(run, "recipe.coupling.solver", Auction())
+    assert change_run(auctioned, "recipe.coupling.solver.exact", "64").recipe.coupling.solver == Auction(exact=64)
+    assert change_run(auctioned, "recipe.coupling.solver", "None") == run
     assert change_run(run, "optim.clip", "inf").optim.clip == float("inf")
     assert change_run(run, "optim.betas", "0.9,0.95").optim.betas == (0.9, 0.95)
     assert change_run(run, "net.width", "64").build(8).config["width"] == 64  # type: ignore[index, operator, union-attr]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from ismkit.utils.checks import check_finite
 from ismkit.utils.files import replacing
 
 
@@ -22,16 +23,18 @@ def tile(images: Tensor, columns: int) -> np.ndarray:
         The picture, (H', W') in [0, 1].
 
     Raises:
-        ValueError: for other shapes, or columns that do not divide n.
+        TypeError: if they are not floating point.
+        ValueError: for other shapes, images that are not finite, or columns that do not divide n.
 
     Example:
         >>> import torch
-        >>> from ismkit.utils import tile
+        >>> from ismkit.data import tile
         >>> tile(torch.zeros(4, 1, 2, 2), columns=2).shape
         (5, 5)
     """
     if images.ndim != 4 or images.shape[1] != 1 or len(images) == 0:
         raise ValueError(f"images must be (n, 1, H, W) with n >= 1, got {tuple(images.shape)}")
+    check_finite("images", images)  # NaN would be drawn as a blank sheet
     if columns < 1 or len(images) % columns:
         raise ValueError(f"columns must divide the {len(images)} images, got {columns}")
     n, _, h, w = images.shape
@@ -53,7 +56,8 @@ def write_png(images: Tensor, path: str | os.PathLike[str], columns: int | None 
         The path.
 
     Raises:
-        ValueError: before anything is written, if an argument is not as it should be.
+        TypeError: if images are not floating point.
+        ValueError: before anything is written, if an argument is not as it should be, or images are not finite.
 
     Example:
         >>> import tempfile
@@ -70,6 +74,7 @@ def write_png(images: Tensor, path: str | os.PathLike[str], columns: int | None 
         raise ValueError(f"path must end in .png, got {path}")
     if scale < 1:
         raise ValueError(f"scale must be at least 1, got {scale}")
+    check_finite("images", images)  # a clamp would hide infinity
     sheet = tile(images.clamp(-1, 1), len(images) if columns is None else columns)
     pixels = (255 * sheet).round().astype(np.uint8).repeat(scale, 0).repeat(scale, 1)
     with replacing(path) as file:

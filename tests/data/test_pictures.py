@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ismkit.utils.pictures import tile, write_png
+from ismkit.data.pictures import tile, write_png
 
 
 def images(n: int, height: int = 3, width: int = 4) -> Tensor:
@@ -81,3 +81,12 @@ def test_no_file_is_left_by_what_cannot_be(name: str, options: dict[str, int], m
     with pytest.raises(ValueError, match=message):
         write_png(images(6), tmp_path / name, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_images_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
+    images = torch.zeros(2, 1, 4, 4)
+    images[1, 0, 0, 0] = value
+    with pytest.raises(ValueError, match="images must be finite, got 1 NaN or infinite of 32 values"):
+        write_png(images, tmp_path / "sheet.png")
+    assert not list(tmp_path.iterdir())
