@@ -1,0 +1,304 @@
+"""Kill each long command at random moments, give it again, and compare what it ends with.
+
+``python -m tests.kills [JOB ...] [--kills N] [--seed S] [--append FILE]`` does the full counts by hand (half an hour of
+two idle cores); ``tests/test_kills.py`` does a few of each. A job is run once without a kill. Then it is started and
+killed by SIGKILL again and again, each time after a random time, and given the same command again, until it ends by
+itself: a *round*. A round passes if
+
+* after each kill every file that carries a final name can be read, and no process is left;
+* at its end all results are, bit for bit, those of the run without a kill, and no partial file is left.
+
+Rounds go on until there were enough kills. Only kills of a process that had begun to work count: from the moment at
+which it can have written a file of its own (the time to import is left out).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pyarrow as pa
+import torch
+from safetensors.torch import load_file
+
+from ismkit.data.photos import photo_folder
+from ismkit.imagenet.vae import write_tiny_vae
+from ismkit.utils.files import replacing
+
+ROOT = Path(__file__).parents[1]
+ISMKIT = [sys.executable, "-m", "ismkit"]
+SECONDS = 600  # that one start of a command may take, on a busy machine too
+TIMED = ["seconds_per_step"]  # column of a table that no two runs share
+#: Of a checkpoint: the state of the global generators, which start differently in every process. No step of the kit draws from them.
+GLOBAL = "random."
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command that can be killed.
+
+    Attributes:
+        command: given the folder of the inputs and the one of the results, its arguments.
+        results: given the folder of the results, what must be equal.
+        kills: of a run of all counts.
+        victim: the process that was started ("main"), one that it started ("worker"), or any of them ("any").
+        inputs: writes what the command reads, once.
+    """
+
+    command: Callable[[Path, Path], list[str]]
+    results: Callable[[Path], Iterable[Path]]
+    kills: int = 20
+    victim: str = "main"
+    inputs: Callable[[Path], Any] = lambda folder: None
+
+
+@dataclass
+class Count:
+    """What came out of one job.
+
+    Attributes:
+        kills: of a process that was at work.
+        early: kills before that, which are not counted.
+        rounds: ended by themselves, with the results of a run without a kill.
+        unread: files that could not be read after a kill.
+        differ: results that were others.
+    """
+
+    kills: int = 0
+    early: int = 0
+    rounds: int = 0
+    unread: tuple[str, ...] = ()
+    differ: tuple[str, ...] = ()
+
+
+def _train(folder: Path, steps: int) -> list[str]:
+    options = ["--steps", str(steps), "--batch-size", "64", "--save-every", "10", "--tracker", "none", "--resume"]
+    return ["train", "gaussians", *options, "--folder", str(folder / "run")]
+
+
+def _models(folder: Path) -> Iterator[Path]:
+    yield folder / "run" / "model.safetensors"
+    yield max((folder / "run").glob("step_*"))
+
+
+def _pictures(folder: Path) -> None:
+    photo_folder(folder / "photographs", 12, seed=0)
+    write_tiny_vae(folder / "vae", 0)
+
+
+def _image_model(folder: Path) -> None:
+    _pictures(folder)
+    command = ["train", "imagenet-smoke", "--folder", str(folder / "model"), "--steps", "2"]
+    call([*ISMKIT, *command], folder)
+
+
+def _evaluate(inputs: Path, folder: Path) -> list[str]:
+    options = ["--reference", str(inputs / "photographs"), "--features", "small", "--nfe", "1", "2", "--w", "0", "1"]
+    sizes = ["-n", "24", "--batch", "4", "--out", str(folder / "scores")]
+    vae = ["--vae", str(inputs / "out" / "latents" / "imagenet-smoke-vae")]
+    return [*ISMKIT, "evaluate", str(inputs / "model" / "model.safetensors"), *vae, *options, *sizes]
+
+
+def _found(*patterns: str) -> Callable[[Path], Iterator[Path]]:
+    return lambda folder: (path for pattern in patterns for path in folder.glob(pattern))
+
+
+JOBS = {
+    "training": Job(lambda inputs, folder: [*ISMKIT, *_train(folder, 300)], _models, kills=100),
+    "training of two processes": Job(
+        lambda inputs, folder: [
+            *[sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ismkit"],
+            *_train(folder, 150),
+        ],
+        _models,
+        victim="worker",
+    ),
+    "sweep": Job(
+        lambda inputs, folder: [
+            *[*ISMKIT, "sweep", "gaussians", "-p", "steps", "60", "-p", "recipe.fast", "0.5", "0.95", "--seeds", "3"],
+            *["--nfe", "1", "--w", "0", "-n", "200", "--workers", "2", "--out", str(folder / "sweep")],
+        ],
+        _found("sweep/*.parquet", "sweep/models/*.safetensors"),
+    ),
+    "latents": Job(
+        lambda inputs, folder: [
+            *[*ISMKIT, "latents", str(inputs / "photographs"), "--vae", str(inputs / "vae"), "--side", "64"],
+            *["--batch-size", "2", "--workers", "2", "--threads", "1", "--out", str(folder / "latents")],
+        ],
+        _found("latents/*"),
+        victim="any",
+        inputs=_pictures,
+    ),
+    "evaluation": Job(_evaluate, _found("scores/*.csv", "scores/**/*.safetensors"), inputs=_image_model),
+    "notebook": Job(
+        lambda inputs, folder: [*ISMKIT, "notebook", "08", "--profile", "smoke", "--out", str(folder / "out")],
+        _found("out/*.parquet", "out/sweeps/models/*.safetensors"),
+    ),
+}
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """That of a command: its outputs in the folder, one thread, no progress bars."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**os.environ, **threads, "ISMKIT_OUT": str(folder / "out"), "CI": "true", "PYTHONPATH": str(ROOT)}
+
+
+def call(command: list[str], folder: Path) -> float:
+    """Do a command to its end, and say how many seconds it took; RuntimeError if it fails."""
+    began = time.monotonic()
+    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=SECONDS)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stdout}\n{done.stderr}")
+    return time.monotonic() - began
+
+
+def contents(path: Path) -> str:
+    """SHA-256 of what a file holds; an error if it cannot be read. Durations are left out."""
+    if path.suffix == ".safetensors":
+        parts = [(name, tensor.numpy().tobytes()) for name, tensor in sorted(load_file(path).items())]
+        parts = [part for part in parts if not part[0].startswith(GLOBAL)]
+    elif path.suffix == ".parquet":
+        table = pd.read_parquet(path).drop(columns=TIMED, errors="ignore")
+        parts = [("table", table.to_csv(index=False).encode())]
+    elif path.suffix == ".arrow":
+        with pa.memory_map(str(path)) as file:
+            pa.ipc.open_file(file).read_all()
+        parts = [("bytes", path.read_bytes())]
+    else:
+        if path.suffix in (".json", ".ipynb"):
+            json.loads(path.read_bytes())
+        parts = [("bytes", path.read_bytes())]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def unreadable(folder: Path) -> list[str]:
+    """The files with a final name that cannot be read."""
+    bad = []
+    for path in folder.rglob("*"):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            try:
+                contents(path)
+            except Exception as error:  # whatever a damaged file raises
+                bad.append(f"{path.relative_to(folder)}: {error}")
+    return bad
+
+
+def results(job: Job, folder: Path) -> dict[str, str]:
+    """What a job has come to."""
+    return {str(path.relative_to(folder)): contents(path) for path in job.results(folder) if path.is_file()}
+
+
+def kill_after(command: list[str], folder: Path, seconds: float, victim: str, rng: random.Random) -> int | None:
+    """Start a command and kill one of its processes after some time, if it is still running.
+
+    Returns:
+        None if the process was killed; else the status with which the command ended by itself.
+    """
+    with open(folder / ".log", "ab") as log:
+        started = subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=log, stderr=log)
+        main = psutil.Process(started.pid)
+        with suppress(subprocess.TimeoutExpired):
+            return started.wait(seconds)
+        family = main.children(recursive=True)
+        victims = {"main": [main], "worker": family, "any": [main, *family]}[victim]
+        chosen = rng.choice(victims or [main])
+        with suppress(psutil.NoSuchProcess):
+            chosen.send_signal(signal.SIGKILL)
+        started.wait(SECONDS)  # where a worker was killed, the command ends by itself, well or not
+        _, left = psutil.wait_procs(family, timeout=60)
+        if left:
+            raise RuntimeError(f"{' '.join(command)} was killed and left {[process.cmdline() for process in left]}")
+    return None
+
+
+def try_job(job: Job, kills: int, rng: random.Random, report: Callable[[Count], Any] = lambda count: None) -> Count:
+    """Kill a job until there were so many kills, and the last round has ended."""
+    count = Count()
+    with tempfile.TemporaryDirectory() as temporary:
+        inputs, whole = Path(temporary) / "inputs", Path(temporary) / "whole"
+        inputs.mkdir()
+        whole.mkdir()
+        job.inputs(inputs)
+        start = call([sys.executable, "-c", "import ismkit.training.loop, ismkit.evaluation.scoring"], whole)
+        duration = call(job.command(inputs, whole), whole)
+        expected = results(job, whole)
+        if not expected:
+            raise RuntimeError("the job without a kill has no results")
+        while count.kills < kills:
+            folder = Path(temporary) / f"round{count.rounds}"
+            folder.mkdir()
+            ended = None
+            while ended is None:
+                # Once there were enough, it may end. The time to start varies most: some kills come too early.
+                after = rng.uniform(0.8 * start, 1.1 * duration) if count.kills < kills else SECONDS
+                ended = kill_after(job.command(inputs, folder), folder, after, job.victim, rng)
+                count.unread += tuple(unreadable(folder))
+                if ended is None:
+                    count.early += after < start
+                    count.kills += after >= start
+                    report(count)
+            if ended:
+                raise RuntimeError(
+                    f"a command after a kill ended with {ended}: {(folder / '.log').read_text()[-2000:]}"
+                )
+            found = results(job, folder)
+            count.differ += tuple(name for name in {**expected, **found} if found.get(name) != expected.get(name))
+            count.differ += tuple(str(path) for path in folder.rglob(".*.partial-*"))
+            count.rounds += 1
+            shutil.rmtree(folder)
+    return count
+
+
+def main() -> None:
+    """The full counts, each appended to a JSON file as it ends."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("jobs", nargs="*", choices=[*JOBS, []], help="default: all", metavar="JOB")
+    parser.add_argument("--kills", type=int, help="of each job (default: 100 of a training, 20 of the others)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--append", type=Path, help="JSON file of the counts")
+    options = parser.parse_args()
+    for name in options.jobs or JOBS:
+        job = JOBS[name]
+        began, load = time.monotonic(), os.getloadavg()[0]
+        count = try_job(
+            job,
+            options.kills or job.kills,
+            random.Random(f"{name} {options.seed}"),
+            lambda count, name=name: print(f"\r{name}: {count.kills} kills", end="", flush=True),
+        )
+        minutes = (time.monotonic() - began) / 60
+        row = {
+            "job": name,
+            **vars(count),
+            "seed": options.seed,
+            "minutes": round(minutes, 1),
+            "load": round(load, 1),
+            "machine": f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, "
+            f"torch {torch.__version__.partition('+')[0]}",
+        }
+        print(f"\r{row}")
+        if options.append:
+            rows = json.loads(options.append.read_text()) if options.append.exists() else []
+            with replacing(options.append) as file:
+                file.write((json.dumps([*rows, row], indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
