@@ -348,8 +348,12 @@ def _alike(a: types.CodeType, b: types.CodeType) -> bool:
 @functools.lru_cache(maxsize=32)
 def _read(text: str) -> tuple[list[types.CodeType], dict[tuple[int, str], tuple[str, set[str]]]]:
     """The functions of a file: as code; and by first line and name as text, with the names in their decorators."""
-    compiled = list(_codes(compile(text, "<source>", "exec", dont_inherit=True)))
-    found = list(ast.walk(ast.parse(text)))
+    # A notebook compiles each statement by itself: then its functions do not know what its cell imports, and call it
+    # by other instructions.
+    tree = ast.parse(text)
+    parts = [tree, *(ast.Module([statement], []) for statement in tree.body)]
+    compiled = [code for part in parts for code in _codes(compile(part, "<source>", "exec", dont_inherit=True))]
+    found = list(ast.walk(tree))
     for node in found:
         kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
         if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None:

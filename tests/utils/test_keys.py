@@ -1,5 +1,6 @@
 """Keys: what changes a result changes its key, nothing else does, and what cannot be told apart is refused."""
 
+import ast
 import dataclasses
 import importlib
 import linecache
@@ -329,15 +330,22 @@ def test_a_function_inside_another_that_takes_nothing_from_it_has_a_key() -> Non
     assert identity_sum(lru_cache(inner)) == identity_sum(inner)
 
 
-def test_functions_of_a_notebook_have_keys_in_the_processes_of_a_sweep_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their source is in the memory of one process."""
+@pytest.mark.parametrize("by_statement", [False, True])
+def test_functions_of_a_notebook_have_keys_in_the_processes_of_a_sweep_too(
+    by_statement: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their source is in the memory of one process; a notebook compiles each statement of a cell by itself."""
     import cloudpickle
 
-    text = "def mine(prediction, target):\n    return (prediction - target).abs().flatten(1).mean(1)\n"
+    text = (
+        "import torch.nn.functional as F\n\ndef mine(prediction, target):\n    return F.mse_loss(prediction, target)\n"
+    )
     file = "/nowhere/cell.py"
     monkeypatch.setitem(linecache.cache, file, (len(text), None, text.splitlines(True), file))
     cell: dict[str, Any] = {"__name__": "__main__"}
-    exec(compile(text, file, "exec"), cell)
+    whole = ast.parse(text)
+    for part in [ast.Module([statement], []) for statement in whole.body] if by_statement else [whole]:
+        exec(compile(part, file, "exec"), cell)
     run = replace(RUNS["gaussians"], recipe=replace(RECIPES["ism"], distance=cell["mine"]))
     trial = Trial("mine", run, 0, ())
     key, sent = trial.key, cloudpickle.dumps(trial)
