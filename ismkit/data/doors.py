@@ -147,12 +147,12 @@ def admit(data: Any) -> Admitted:
     if isinstance(data, Labelled):
         x = as_samples(data.x)
         return data if x.dtype == data.x.dtype else replace(data, x=x)
+    _refuse_by_name(data)
     if isinstance(data, StochasticDataset | Mapped) and not isinstance(data, type):
         return data
     arrays = data.tensors if isinstance(data, TensorDataset) else data
     if isinstance(arrays, tuple) and 1 <= len(arrays) <= 2 and all(isinstance(a, Tensor | np.ndarray) for a in arrays):
         return Labelled.of(*arrays)
-    _refuse_by_name(data)
     if len(data) == 0:
         raise ValueError(f"data must have one row or more, the {type(data).__name__} has none")
     return _subset(data) if isinstance(data, Subset) else _mapped(data)
@@ -169,6 +169,8 @@ def _refuse_by_name(data: Any) -> None:
             "step must be able to resume"
         )
     mapped = hasattr(data, "__len__") and hasattr(data, "__getitem__")
+    if type(data).__module__.partition(".")[0] == "pandas":  # its frames have a ``take`` of another kind
+        raise TypeError(f"data must hold numbers, got a {type(data).__name__} of pandas: give frame.to_numpy()")
     if not mapped or isinstance(data, Mapping | str | bytes | os.PathLike | type):
         raise TypeError(
             "data must be a Labelled set, an array, a tuple (x, y) of arrays or a data set with len(data) and data[i], "
