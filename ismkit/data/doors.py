@@ -147,12 +147,13 @@ def admit(data: Any) -> Admitted:
     if isinstance(data, Labelled):
         x = as_samples(data.x)
         return data if x.dtype == data.x.dtype else replace(data, x=x)
-    _refuse_by_name(data)
-    if isinstance(data, StochasticDataset | Mapped) and not isinstance(data, type):
+    own_take = type(data).__module__.partition(".")[0] not in ("numpy", "pandas")  # whose ``take`` is another
+    if isinstance(data, StochasticDataset | Mapped) and not isinstance(data, type) and own_take:
         return data
     arrays = data.tensors if isinstance(data, TensorDataset) else data
     if isinstance(arrays, tuple) and 1 <= len(arrays) <= 2 and all(isinstance(a, Tensor | np.ndarray) for a in arrays):
         return Labelled.of(*arrays)
+    _refuse_by_name(data)
     if len(data) == 0:
         raise ValueError(f"data must have one row or more, the {type(data).__name__} has none")
     return _subset(data) if isinstance(data, Subset) else _mapped(data)
@@ -169,7 +170,7 @@ def _refuse_by_name(data: Any) -> None:
             "step must be able to resume"
         )
     mapped = hasattr(data, "__len__") and hasattr(data, "__getitem__")
-    if type(data).__module__.partition(".")[0] == "pandas":  # its frames have a ``take`` of another kind
+    if type(data).__module__.partition(".")[0] == "pandas":
         raise TypeError(f"data must hold numbers, got a {type(data).__name__} of pandas: give frame.to_numpy()")
     if not mapped or isinstance(data, Mapping | str | bytes | os.PathLike | type):
         raise TypeError(

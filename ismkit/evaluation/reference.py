@@ -225,6 +225,8 @@ def make_reference(
         The statistics.
 
     Raises:
+        TypeError: for images of another form, or ``about`` that is no dict.
+        ValueError: for images without pixels, or ``keep`` below 1.
         DataError: for fewer than two images.
 
     Example:

@@ -64,6 +64,9 @@ def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple,
     Returns:
         Whether it is solved. Errors in ``answer`` are printed, not raised, so that the notebook runs on.
 
+    Raises:
+        TypeError: if ``answer`` is no function, or ``cases`` are no pairs.
+
     Example:
         >>> from ismkit.lessons import exercise
         >>> def compounded(scale, doublings):

@@ -356,7 +356,8 @@ def paired(frame: pd.DataFrame, variants: Sequence[str], metric: str, **where: A
         A pandas table: one row per seed, one column for each of the variants.
 
     Raises:
-        ValueError: unless every variant has exactly one value per seed there, with the same seeds.
+        TypeError: if ``frame`` is no table, or ``variants`` are no names.
+        ValueError: for columns that are not there, or unless every variant has exactly one value per seed there, with the same seeds.
 
     Example:
         >>> import pandas as pd

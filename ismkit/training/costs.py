@@ -62,6 +62,7 @@ def passes(recipe: Recipe, batch: int) -> Passes:
         The number of rows with gradient, of rows that make targets, and of calls for these.
 
     Raises:
+        TypeError: if ``recipe`` is none.
         ValueError: if the batch cannot be divided as the recipe's ``Rows`` say.
 
     Example:

@@ -303,7 +303,7 @@ def wanted(kind: Any) -> str:
     Example:
         >>> from ismkit.utils.settings import wanted
         >>> wanted(int | None)
-        'None or an integer'
+        'an integer or None'
     """
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
