@@ -7,6 +7,7 @@ What a command does is a call of the library, which Python can make too.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -14,10 +15,11 @@ import io
 import os
 import re
 import sys
+import types
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ismkit import __version__
 
@@ -55,8 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not (isinstance(error, ValueError | OSError) or type(error).__module__.startswith("ismkit.")):
             raise
         message = str(error)
-    print(f"ismkit {name}: {message}", file=sys.stderr)
+    print(f"ismkit {name}: {in_one_line(message)}", file=sys.stderr)
     return 2
+
+
+def in_one_line(message: str) -> str:
+    """A message without line ends and what else cannot be printed, which file names and values may hold."""
+    joined = " ".join(message.split("\n"))
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in joined)
 
 
 def run(command: ModuleType, arguments: list[str]) -> int:
@@ -76,7 +84,8 @@ def run(command: ModuleType, arguments: list[str]) -> int:
         if not end.code:
             print(details(command))
             return 0
-        raise UsageError(f"{one_line(said.getvalue())} (more: ismkit {name} --help)") from end
+        message = plainly(one_line(said.getvalue()), command, arguments)
+        raise UsageError(f"{message} (more: ismkit {name} --help)") from end
     return int(command.command(**options) or 0)
 
 
@@ -95,6 +104,45 @@ def parse(command: ModuleType, arguments: list[str]) -> dict[str, Any]:
         description=summary(command),
         config=(tyro.conf.OmitArgPrefixes,),
     )
+
+
+def plainly(message: str, command: ModuleType, arguments: Sequence[str]) -> str:
+    """A message of the parser about a value as one that names the option, what it must be, and the value."""
+    found = re.match(r"(?:Error parsing |invalid choice .* for argument \'?)([^\s:\']+)", message)
+    options = found[1].split("/") if found else []
+    kind = kinds(command).get(options[-1].lstrip("-").replace("-", "_")) if options else None
+    if kind is None:
+        return message
+    from ismkit.utils.settings import wanted
+
+    parts = get_args(kind)
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = Union[tuple(part for part in parts if part is not type(None))]  # noqa: UP007
+    many = get_origin(kind) is tuple
+    values = list(_values(options, arguments))
+    got = " ".join(values) if len(values) != 1 else values[0]
+    return f"{'each of ' * many}{options[-1]} must be {wanted(parts[0] if many else kind)}, got {got!r}"
+
+
+def kinds(command: ModuleType) -> dict[str, Any]:
+    """The type of each option, those of its groups among them."""
+    found: dict[str, Any] = {}
+    for name, kind in get_type_hints(command.command).items():
+        found |= get_type_hints(kind) if dataclasses.is_dataclass(kind) else {name: kind}
+    return found
+
+
+def _values(options: Sequence[str], arguments: Sequence[str]) -> Iterator[str]:
+    """What follows an option, where it is given last."""
+    given = [argument.partition("=") for argument in arguments]
+    at = max((i for i, (name, _, _) in enumerate(given) if name.replace("_", "-") in options), default=len(given))
+    if at < len(given) and given[at][1]:
+        yield given[at][2]
+        return
+    for value in arguments[at + 1 :]:
+        if re.match(r"--?[a-zA-Z]", value):
+            return
+        yield value
 
 
 @contextlib.contextmanager

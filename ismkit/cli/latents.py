@@ -67,7 +67,7 @@ def command(
         return 0
     for name, value in (("batch_size", batch_size), ("workers", workers), ("threads", threads or 1)):
         check_count(name, value)
-    listed = class_names.read_text().splitlines() if class_names else None
+    listed = _names_in(class_names) if class_names else None
     images = open_source(list(source), revision=revision, split=split, class_names=listed)
     folder = Path(out or os.environ.get("ISMKIT_LATENTS") or out_dir() / "latents" / f"imagenet{side}").expanduser()
     job = Encoding(images, vae, folder, vae_revision, side=side, batch_size=batch_size, skip_corrupt=skip_corrupt)
@@ -80,3 +80,11 @@ def command(
     manifest = encode(job, workers=workers, rank=rank, world=world)
     print(report(folder, manifest) if manifest else f"process {rank} of {world} is done; others are at work")
     return 0
+
+
+def _names_in(path: Path) -> list[str]:
+    """The lines of a file."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--class-names {path} is no text in UTF-8: {error.reason} at byte {error.start}") from error

@@ -15,6 +15,9 @@ EXAMPLES = (
 )
 
 
+LARGEST = 10_000  # images in one picture
+
+
 def names() -> dict[str, dict[str, str]]:
     """The released models."""
     from ismkit.models.saved import RELEASED
@@ -57,6 +60,10 @@ def command(
         raise UsageError(f"--out must end in .png, got {str(path)!r}")
     check_count("n", n)
     Setting(nfe, w, n, seed).check()
+    if not classes or len(classes) * n > LARGEST:
+        raise UsageError(
+            f"--classes must be one label or more, and images {LARGEST} or fewer, got {len(classes)} x {n}"
+        )
     if wrong := [label for label in classes if not 0 <= label < 10]:
         raise UsageError(f"--classes must be labels 0 .. 9, got {wrong[0]}")
     where = device_at_hand(device)

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from ismkit.data.doors import StochasticDataset, admit
 from ismkit.data.sets import Labelled
 from ismkit.data.values import missing_classes, warn_of_missing
-from ismkit.utils.checks import as_integer
+from ismkit.utils.checks import as_integer, check_count, shown
 from ismkit.utils.seeding import stream
 
 READ_SECONDS = 600  # that a batch may take in the processes that read
@@ -76,10 +76,11 @@ class Batches:
     def __init__(
         self, data: Any, batch_size: int, seed: int, *, num_workers: int = 0, groups: ClassGroups | None = None
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if num_workers < 0:
-            raise ValueError(f"num_workers must be at least 0, got {num_workers}")
+        self.batch_size = check_count("batch_size", batch_size)
+        self.num_workers = check_count("num_workers", num_workers, 0)
+        self.seed = as_integer(seed)
+        if groups is not None and not isinstance(groups, ClassGroups):
+            raise TypeError(f"groups must be ClassGroups or None, got {shown(groups)}")
         self.data = admit(data)
         self.size = len(self.data)
         self.num_classes: int | None = getattr(self.data, "num_classes", None)
@@ -92,9 +93,6 @@ class Batches:
                 missing, self.num_classes, "they are never trained, and what is drawn of them means nothing"
             )
         self.groups = groups
-        self.batch_size = as_integer(batch_size, "batch_size")
-        self.seed = as_integer(seed)
-        self.num_workers = num_workers
         self._check_fits(micro_batches=1)
 
     @property
@@ -124,8 +122,11 @@ class Batches:
         Raises:
             ValueError: for a step or micro-batch out of range, or if a step would hold a sample twice.
         """
-        if step < 0:
-            raise ValueError(f"step must be at least 0, got {step}")
+        step = check_count("step", step, 0)
+        micro_batches = check_count("micro_batches", micro_batches)
+        micro_batch = check_count("micro_batch", micro_batch, 0)
+        if classes is not None:
+            check_count("classes", classes)
         if not 0 <= micro_batch < micro_batches:
             raise ValueError(f"micro_batch must lie in [0, micro_batches = {micro_batches}), got {micro_batch}")
         self._check_fits(micro_batches)
@@ -241,8 +242,7 @@ class ClassGroups:
 
     def __post_init__(self) -> None:
         for name in ("pool", "classes"):
-            if type(value := getattr(self, name)) is not int or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+            object.__setattr__(self, name, check_count(name, getattr(self, name)))
 
     def order(self, y: Tensor, rows: int, seed: int, epoch: int) -> Tensor:
         """The order of one epoch: a permutation in which pieces of one class stand together.

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ismkit.utils.checks import shown
 from ismkit.utils.files import DataError
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def decode_picture(data: bytes) -> Image:
     Raises:
         PictureError: if they are no such picture, a damaged one, one of more than ``MAX_PIXELS``, or one whose numbers
             do not say which value is white: floating point, signed, integers of 32 bits.
+        TypeError: if ``data`` are no bytes.
         MemoryError: if there is too little for a picture of ``MAX_PIXELS``.
 
     Example:
@@ -92,6 +94,8 @@ def decode_picture(data: bytes) -> Image:
     """
     from PIL import Image, UnidentifiedImageError
 
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(f"data must be the bytes of a picture file, got {shown(data)}")
     try:
         if data[:2] == b"\xff\xd8":
             _check_scans(data)

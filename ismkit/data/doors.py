@@ -147,7 +147,8 @@ def admit(data: Any) -> Admitted:
     if isinstance(data, Labelled):
         x = as_samples(data.x)
         return data if x.dtype == data.x.dtype else replace(data, x=x)
-    if isinstance(data, StochasticDataset | Mapped) and not isinstance(data, type):
+    own_take = type(data).__module__.partition(".")[0] not in ("numpy", "pandas")  # whose ``take`` is another
+    if isinstance(data, StochasticDataset | Mapped) and not isinstance(data, type) and own_take:
         return data
     arrays = data.tensors if isinstance(data, TensorDataset) else data
     if isinstance(arrays, tuple) and 1 <= len(arrays) <= 2 and all(isinstance(a, Tensor | np.ndarray) for a in arrays):
@@ -169,6 +170,8 @@ def _refuse_by_name(data: Any) -> None:
             "step must be able to resume"
         )
     mapped = hasattr(data, "__len__") and hasattr(data, "__getitem__")
+    if type(data).__module__.partition(".")[0] == "pandas":
+        raise TypeError(f"data must hold numbers, got a {type(data).__name__} of pandas: give frame.to_numpy()")
     if not mapped or isinstance(data, Mapping | str | bytes | os.PathLike | type):
         raise TypeError(
             "data must be a Labelled set, an array, a tuple (x, y) of arrays or a data set with len(data) and data[i], "

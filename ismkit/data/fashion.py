@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ismkit.data.sets import Labelled
+from ismkit.utils.checks import check_count, check_name, check_tensor, shown
 from ismkit.utils.files import WEIGHT_SUMS, DataError, data_folders, replacing, weights_file
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.store import Store
@@ -85,8 +86,7 @@ def fashion_mnist(split: Split, root: Path | None = None, *, download: bool = Fa
         >>> [data.class_names[label] for label in data.y[:3]]
         ['Ankle boot', 'Pullover', 'Trouser']
     """
-    if split not in get_args(Split):
-        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+    check_name("split", split, get_args(Split))
     folder = find_fashion_mnist(root, download=download)
     prefix = {"train": "train", "test": "t10k"}[split]
 
@@ -233,8 +233,11 @@ class FashionAutoencoder(nn.Module):
         Raises:
             ValueError: for another shape.
         """
-        if images.shape[1:] != (1, SIDE, SIDE):
-            raise ValueError(f"images must have shape (B, 1, {SIDE}, {SIDE}), got {tuple(images.shape)}")
+        check_tensor("images", images, ("the autoencoder", self.mean))
+        if images.dtype != self.mean.dtype:
+            raise TypeError(f"images must be of the autoencoder's type, {self.mean.dtype}, got {images.dtype}")
+        if images.shape[1:] != (1, SIDE, SIDE) or not len(images):
+            raise ValueError(f"images must have shape (B, 1, {SIDE}, {SIDE}) with B >= 1, got {tuple(images.shape)}")
         margin = (PADDED - SIDE) // 2
         padded = F.pad(images, (margin,) * 4, value=-1.0)
         return self.vae.encode(F.pixel_unshuffle(padded, 2)).latent_dist
@@ -278,8 +281,13 @@ class FashionAutoencoder(nn.Module):
         Raises:
             ValueError: for another shape.
         """
-        if latents.shape[1:] != SHAPE:
-            raise ValueError(f"latents must have shape (B, {', '.join(map(str, SHAPE))}), got {tuple(latents.shape)}")
+        check_tensor("latents", latents, ("the autoencoder", self.mean))
+        if latents.dtype != self.mean.dtype:
+            raise TypeError(f"latents must be of the autoencoder's type, {self.mean.dtype}, got {latents.dtype}")
+        if latents.shape[1:] != SHAPE or not len(latents):
+            raise ValueError(
+                f"latents must have shape (B, {', '.join(map(str, SHAPE))}) with B >= 1, got {tuple(latents.shape)}"
+            )
         return self.reconstruct(latents * self.std[:, None, None] + self.mean[:, None, None]).clamp(-1, 1)
 
 
@@ -297,6 +305,10 @@ def in_batches(function: Any, x: Tensor, *, batch: int = 250, label: str = "", p
     Returns:
         The results, joined, (n, ...).
 
+    Raises:
+        TypeError: if ``function`` is none, or ``x`` no tensor.
+        ValueError: if ``x`` has no rows, or ``batch`` is no integer of at least 1.
+
     Example:
         >>> import torch
         >>> from ismkit.data import in_batches
@@ -309,6 +321,11 @@ def in_batches(function: Any, x: Tensor, *, batch: int = 250, label: str = "", p
         1 rows
         tensor([ 0,  1,  4,  9, 16])
     """
+    check_count("batch", batch)
+    if not isinstance(x, Tensor) or x.layout != torch.strided or not callable(function):
+        raise TypeError(f"function and x must be a function and a dense tensor, got {shown(function)} and {shown(x)}")
+    if x.ndim < 1 or len(x) == 0:
+        raise ValueError(f"x must be (n, ...) with n >= 1, got {tuple(x.shape)}")
     parts = progress_bar(x.split(batch), show=progress, desc=label, unit="batch")
     return torch.cat([function(part) for part in parts])
 

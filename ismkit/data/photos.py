@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ismkit.data.decoding import PictureError, decode_picture, read_picture
 from ismkit.data.sets import Labelled
+from ismkit.utils.checks import as_integer, check_count, check_name
 from ismkit.utils.files import DataError
 from ismkit.utils.seeding import stream
 
@@ -43,7 +44,6 @@ PHOTOGRAPHS = {
 COLOURED = ("astronaut", "cat", "coffee", "rocket")
 
 
-@cache
 def photograph(name: str) -> Tensor:
     """Read a photograph of scikit-image's wheel as grey values.
 
@@ -63,6 +63,12 @@ def photograph(name: str) -> Tensor:
         >>> picture.shape, (picture.min().item(), picture.max().item())
         (torch.Size([512, 512]), (-1.0, 1.0))
     """
+    check_name("name", name, PHOTOGRAPHS)
+    return _grey(name)
+
+
+@cache
+def _grey(name: str) -> Tensor:
     grey = np.asarray(_picture(name).convert("L"), dtype=np.float32)  # luma, ITU-R 601
     return torch.from_numpy(grey / 127.5 - 1)
 
@@ -77,8 +83,7 @@ def _picture(name: str) -> Image:
 
 
 def _path(name: str) -> Path:
-    if name not in PHOTOGRAPHS:
-        raise ValueError(f"name must be one of {', '.join(PHOTOGRAPHS)}, got {name!r}")
+    check_name("name", name, PHOTOGRAPHS)
     package = find_spec("skimage")
     if package is None or not package.submodule_search_locations:
         raise DataError("the photographs are those inside scikit-image, which is missing: pip install scikit-image")
@@ -118,9 +123,7 @@ def photographs(n: int, side: int, seed: int, shrink: int = 2) -> Labelled:
         >>> (power[1] > 20 * power[8]).item()
         True
     """
-    for what, value in (("n", n), ("side", side), ("shrink", shrink)):
-        if value < 1:
-            raise ValueError(f"{what} must be at least 1, got {value}")
+    n, side, shrink = check_count("n", n), check_count("side", side), check_count("shrink", shrink)
     window = shrink * side
     sheets = [photograph(name) for name in PHOTOGRAPHS]
     smallest = min(min(sheet.shape) for sheet in sheets)
@@ -173,9 +176,8 @@ def photo_folder(folder: str | os.PathLike[str], per_class: int, side: int = 256
         coffee/0000.png
         coffee/0001.png
     """
-    for what, value in (("per_class", per_class), ("side", side)):
-        if value < 1:
-            raise ValueError(f"{what} must be at least 1, got {value}")
+    per_class, side = check_count("per_class", per_class), check_count("side", side)
+    seed = as_integer(seed)
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty: give a new folder")

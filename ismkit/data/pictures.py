@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ismkit.utils.checks import check_finite
+from ismkit.utils.checks import check_count, check_finite, shown
 from ismkit.utils.files import replacing
 
 
@@ -32,10 +32,11 @@ def tile(images: Tensor, columns: int) -> np.ndarray:
         >>> tile(torch.zeros(4, 1, 2, 2), columns=2).shape
         (5, 5)
     """
-    if images.ndim != 4 or images.shape[1] != 1 or len(images) == 0:
-        raise ValueError(f"images must be (n, 1, H, W) with n >= 1, got {tuple(images.shape)}")
     check_finite("images", images)  # NaN would be drawn as a blank sheet
-    if columns < 1 or len(images) % columns:
+    if images.ndim != 4 or images.shape[1] != 1 or images.numel() == 0:
+        raise ValueError(f"images must be (n, 1, H, W) with n, H and W >= 1, got {tuple(images.shape)}")
+    check_count("columns", columns)
+    if len(images) % columns:
         raise ValueError(f"columns must divide the {len(images)} images, got {columns}")
     n, _, h, w = images.shape
     canvas = np.ones((n // columns, columns, h + 1, w + 1))
@@ -69,11 +70,12 @@ def write_png(images: Tensor, path: str | os.PathLike[str], columns: int | None 
     """
     from PIL import Image
 
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a path, got {shown(path)}")
     path = Path(path)
     if path.suffix != ".png":
         raise ValueError(f"path must end in .png, got {path}")
-    if scale < 1:
-        raise ValueError(f"scale must be at least 1, got {scale}")
+    check_count("scale", scale)
     check_finite("images", images)  # a clamp would hide infinity
     sheet = tile(images.clamp(-1, 1), len(images) if columns is None else columns)
     pixels = (255 * sheet).round().astype(np.uint8).repeat(scale, 0).repeat(scale, 1)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ismkit.data.values import as_labels, as_samples, missing_classes
+from ismkit.utils.checks import check_count, check_tensor, shown
 from ismkit.utils.keys import UNKEYED
 from ismkit.utils.seeding import stream
 
@@ -54,14 +55,22 @@ class Labelled(Dataset[tuple[Tensor, Tensor]]):
 
     def __post_init__(self) -> None:
         """Refuse sets that cannot be trained on."""
-        if not self.x.is_floating_point():
-            raise TypeError(f"x must be floating point, got {self.x.dtype}")
+        check_tensor("x", self.x)
+        if not isinstance(self.y, Tensor):
+            raise TypeError(f"y must be a tensor of labels, got {shown(self.y)}: Labelled.of converts them")
         if self.y.dtype != torch.int64:
             raise TypeError(f"y must be int64, got {self.y.dtype}")
         if self.x.ndim < 2 or self.y.shape != self.x.shape[:1] or len(self.y) == 0:
             raise ValueError(
                 f"x must be (n, ...) and y (n,) with n >= 1, got {tuple(self.x.shape)} and {tuple(self.y.shape)}"
             )
+        if self.y.device != self.x.device or self.y.is_meta or self.y.layout != torch.strided:
+            raise ValueError(
+                f"y must be dense and on the device of x, which has numbers, got {self.y.device} and {self.x.device}"
+            )
+        check_count("num_classes", self.num_classes)
+        if not isinstance(self.class_names, tuple | list):
+            raise TypeError(f"class_names must be a tuple of names, got {shown(self.class_names)}")
         low, high = int(self.y.min()), int(self.y.max())
         if low < 0 or high >= self.num_classes:
             remedy = ": classes are numbered from 0 on, take y - 1" if (low, high) == (1, self.num_classes) else ""
@@ -108,6 +117,8 @@ class Labelled(Dataset[tuple[Tensor, Tensor]]):
         x = as_samples(x)
         if isinstance(names, str):
             raise TypeError(f"names must be one text per class, got the single text {names!r}")
+        if names is not None and (not isinstance(names, Sequence) or not len(names)):
+            raise TypeError(f"names must be one text per class, got {shown(names)}")
         if y is None:
             y, names = torch.zeros(len(x), dtype=torch.long), ("all",) if names is None else names
         y = as_labels(y, len(x)).to(x.device)
@@ -169,7 +180,7 @@ def eight_gaussians(n: int, seed: int) -> Labelled:
         >>> [round(value, 1) + 0.0 for value in x[y == 2].mean(0).tolist()], data.class_names[2]
         ([0.0, 1.4], '90 degrees')
     """
-    generator = _generator("eight_gaussians", n, seed)
+    n, generator = _generator("eight_gaussians", n, seed)
     y = torch.randint(8, (n,), generator=generator)
     x = EIGHT_GAUSSIANS_MEANS[y] + EIGHT_GAUSSIANS_STD * torch.randn(n, 2, generator=generator)
     return Labelled(x, y, 8, tuple(f"{45 * k} degrees" for k in range(8)))
@@ -196,7 +207,7 @@ def two_moons(n: int, seed: int) -> Labelled:
         >>> (x[y == 0].mean(0) + x[y == 1].mean(0)).abs().max().item() < 0.1  # each moon is the other one turned
         True
     """
-    generator = _generator("two_moons", n, seed)
+    n, generator = _generator("two_moons", n, seed)
     y = torch.randint(2, (n,), generator=generator)
     angle = math.pi * torch.rand(n, generator=generator)
     upper = torch.stack([angle.cos() - 0.5, angle.sin() - 0.25], dim=1)
@@ -228,7 +239,7 @@ def checkerboard(n: int, seed: int) -> Labelled:
         >>> (squares[:, 1] % 2).equal(y)
         True
     """
-    generator = _generator("checkerboard", n, seed)
+    n, generator = _generator("checkerboard", n, seed)
     row = torch.randint(4, (n,), generator=generator)
     column = 2 * torch.randint(2, (n,), generator=generator) + row % 2
     x = torch.stack([column, row], dim=1) + torch.rand(n, 2, generator=generator) - 2
@@ -257,7 +268,7 @@ def spirals(n: int, seed: int) -> Labelled:
         >>> [y[near & ((x[:, 0] - r).abs() < 0.1)].unique().tolist() for r in (2 / 3, 4 / 3, 2)]
         [[1], [0], [1]]
     """
-    generator = _generator("spirals", n, seed)
+    n, generator = _generator("spirals", n, seed)
     y = torch.randint(2, (n,), generator=generator)
     reach = torch.rand(n, generator=generator).sqrt()  # the root keeps the density even along the arm
     angle = 3 * math.pi * reach + math.pi * y
@@ -265,7 +276,5 @@ def spirals(n: int, seed: int) -> Labelled:
     return Labelled(arm + 0.05 * torch.randn(n, 2, generator=generator), y, 2, ("first arm", "second arm"))
 
 
-def _generator(name: str, n: int, seed: int) -> torch.Generator:
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    return stream(seed, name)
+def _generator(name: str, n: int, seed: int) -> tuple[int, torch.Generator]:
+    return check_count("n", n), stream(seed, name)

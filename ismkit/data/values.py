@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ismkit.utils.checks import shown
+
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32)
 _REMEDIES = {
     torch.uint8: "pictures are scaled first, by x.astype('float32') / 127.5 - 1 or x.float() / 127.5 - 1",
@@ -41,6 +43,8 @@ def as_tensor(value: Any, name: str) -> Tensor:
     if isinstance(value, Tensor):
         if value.layout != torch.strided or value.is_quantized or value.is_nested:
             raise TypeError(f"{name} must be a dense tensor, got {value.layout}, {value.dtype}")
+        if value.is_meta:
+            raise TypeError(f"{name} must hold numbers, got a tensor on the device meta, which has none")
         return value.detach()
     if not isinstance(value, np.ndarray | np.generic | int | float | complex | Sequence) or isinstance(
         value, np.ma.MaskedArray | str | bytes
@@ -106,6 +110,8 @@ def as_samples(x: Any, name: str = "x", rows: Sequence[int] | None = None) -> Te
         remedy = f": one number per sample is {name}[:, None]" if given.ndim == 1 and len(given) else ""
         raise ValueError(
             f"{name} must be (n, ...) with n >= 1 samples of 1 number or more, got {tuple(given.shape)}{remedy}"
+            if given.ndim
+            else f"{name} must be (n, ...) with n >= 1 samples, got the number {shown(x)}"
         )
     if not given.is_floating_point() and given.dtype not in _INTEGERS:
         remedy = _REMEDIES.get(given.dtype, "take its real part, or its parts as channels")
@@ -162,12 +168,12 @@ def as_labels(y: Any, n: int, name: str = "y") -> Tensor:
     """
     given = as_tensor(y, name)
     if given.shape != (n,):
-        remedy = ""
+        remedy, got = "", tuple(given.shape) if given.ndim else f"the number {shown(y)}"
         if given.shape == (n, 1):
             remedy = f": take {name}[:, 0]"
         elif given.ndim == 2 and len(given) == n:
             remedy = f": of one-hot rows take {name}.argmax(1)"
-        raise ValueError(f"{name} must hold one label per sample, shape ({n},), got {tuple(given.shape)}{remedy}")
+        raise ValueError(f"{name} must hold one label per sample, shape ({n},), got {got}{remedy}")
     if given.dtype not in (*_INTEGERS, torch.uint8, torch.bool):
         raise TypeError(f"{name} must hold integers, got {given.dtype}: convert it, by {name}.astype('int64')")
     return given.long()

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ismkit.utils.checks import check_name
 from ismkit.utils.files import DataError, file_sum
 from ismkit.utils.seeding import stream
 
@@ -262,8 +263,7 @@ def load_extractor(name: str, device: torch.device | str = "cpu", *, download: b
 
         >>> inception = load_extractor("inception", download=True)  # doctest: +SKIP
     """
-    if name not in EXTRACTORS:
-        raise ValueError(f"extractor must be one of {', '.join(EXTRACTORS)}, got {name!r}")
+    check_name("extractor", name, EXTRACTORS)
     kind = EXTRACTORS[name]
     options: dict[str, Any] = {}
     if kind.weights is not None:

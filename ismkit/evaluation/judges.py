@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypedDict
 
@@ -36,6 +37,7 @@ from ismkit.evaluation.metrics import (
 from ismkit.method.path import Network, StepGrid
 from ismkit.method.sampling import trajectory
 from ismkit.models.drawing import draw_clothes
+from ismkit.utils.checks import as_integer, check_count, check_kind, shown
 from ismkit.utils.files import WEIGHT_SUMS, replacing, weights_file
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.seeding import stream
@@ -212,10 +214,10 @@ class Setting(NamedTuple):
             ValueError: unless the sampler knows the number of evaluations and the strength, and there are samples.
         """
         StepGrid().check_nfe(self.nfe)
-        if not 0 <= self.w < math.inf:
-            raise ValueError(f"w, the guidance strength, must be finite and at least 0, got {self.w}")
-        if self.n < 1:
-            raise ValueError(f"n must be 1 or more samples, got {self.n}")
+        if not isinstance(self.w, Real) or isinstance(self.w, bool) or not 0 <= self.w < math.inf:
+            raise ValueError(f"w, the guidance strength, must be finite and at least 0, got {shown(self.w)}")
+        check_count("n", self.n)
+        as_integer(self.seed)
 
 
 class Judge(Protocol):
@@ -280,6 +282,8 @@ class PointJudge:
         Raises:
             ValueError: for fewer samples than classes.
         """
+        check_kind("setting", setting, Setting)
+        setting.check()
         classes = [c for c in range(self.data.num_classes) if c not in self.data.missing]
         if setting.n < len(classes):
             raise ValueError(f"n must be at least {len(classes)} samples, one of each class, got {setting.n}")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ismkit.method.path import check_labels
-from ismkit.utils.checks import check_count, check_finite
+from ismkit.utils.checks import as_integer, check_count, check_finite, check_kind, shown
 from ismkit.utils.seeding import stream
 
 
@@ -116,8 +116,10 @@ class Moments:
             other: of features of as many dimensions.
 
         Raises:
+            TypeError: if the other is something else.
             ValueError: if the numbers of dimensions differ.
         """
+        check_kind("other", other, Moments)
         if other.n == 0:
             return
         if self.n == 0:
@@ -181,6 +183,8 @@ ROUGH = 1e-4  # what published statistics in float32 may be off by, relative to 
 
 def _moments(name: str, given: HasMoments) -> tuple[Tensor, Tensor]:
     """Mean (F,) and covariance (F, F) in float64, checked but for its eigenvalues."""
+    if not isinstance(given, Moments) and not (hasattr(given, "mean") and hasattr(given, "cov")):
+        raise TypeError(f"{name} must have a mean and a cov, as Moments and a Gaussian, got {shown(given)}")
     mean, cov = given.mean, given.cov
     check_finite(f"{name}.mean", mean)
     _check_covariance(f"{name}.cov", cov)
@@ -246,7 +250,7 @@ def precision_recall(generated: Tensor, real: Tensor, k: int = 3) -> tuple[float
         )
     if type(k) is not int or not 1 <= k < min(len(generated), len(real)):
         raise ValueError(
-            f"k must be at least 1 and below both numbers of samples, {len(generated)} and {len(real)}, got {k}"
+            f"k must be at least 1 and below both numbers of samples, {len(generated)} and {len(real)}, got {shown(k)}"
         )
     generated, real = generated.detach().double(), real.detach().double()
     return _covered(generated, real, k), _covered(real, generated, k)
@@ -360,9 +364,9 @@ def curvature(trajectory: Tensor) -> Tensor:
         >>> curvature(torch.tensor([[[0.0], [0.0]], [[1.0], [0.0]], [[2.0], [2.0]]]))
         tensor([0., 1.], dtype=torch.float64)
     """
+    check_finite("trajectory", trajectory)
     if trajectory.ndim < 3 or len(trajectory) < 2:
         raise ValueError(f"trajectory must be (K + 1, B, ...) with K >= 1, got {tuple(trajectory.shape)}")
-    check_finite("trajectory", trajectory)
     states = trajectory.detach().double().flatten(start_dim=2)  # (K + 1, B, D)
     path = states.diff(dim=0).square().sum(dim=(0, 2)) * (len(states) - 1)
     straight = (states[-1] - states[0]).square().sum(dim=1)
@@ -432,12 +436,15 @@ def class_agreement(logits: Tensor, y: Tensor) -> float:
         >>> class_agreement(torch.tensor([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0], [5.0, 4.0]]), torch.tensor([0, 1, 1, 0]))
         0.75
     """
+    check_finite("logits", logits)
+    check_kind("y", y, Tensor)
     if logits.ndim != 2 or y.shape != logits.shape[:1] or len(y) == 0:
         raise ValueError(
             f"logits must be (n, classes) and y (n,) with n >= 1, got {tuple(logits.shape)} and {tuple(y.shape)}"
         )
-    check_finite("logits", logits)
     check_labels(y, logits, "logits")
+    if y.device != logits.device:
+        raise ValueError(f"y must be on the device of logits, {logits.device}, got {y.device}")
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= logits.shape[1]:
         raise ValueError(f"y must lie in [0, {logits.shape[1]}), the classes of logits, got {low} to {high}")
@@ -445,15 +452,15 @@ def class_agreement(logits: Tensor, y: Tensor) -> float:
 
 
 def _require_features(name: str, features: Tensor) -> None:
+    check_finite(name, features)
     if features.ndim != 2 or features.numel() == 0:
         raise ValueError(f"{name} must be (n, F) with n, F >= 1, got {tuple(features.shape)}")
-    check_finite(name, features)
 
 
 def _require_images(name: str, x: Tensor) -> None:
+    check_finite(name, x)
     if x.ndim != 4 or x.shape[2] != x.shape[3] or x.numel() == 0:
         raise ValueError(f"{name} must be square images (B, C, N, N), got {tuple(x.shape)}")
-    check_finite(name, x)
 
 
 class Bias(NamedTuple):
@@ -505,9 +512,13 @@ def bias(
     """
     _require_features("features", features)
     check_count("repeats", repeats)
+    as_integer(seed)
+    _moments("reference", reference)
+    if not isinstance(parts, Sequence) or isinstance(parts, str | bytes):
+        raise ValueError(f"parts must be two or more different numbers of at least 1, got {shown(parts)}")
     n, size = features.shape
     if len(parts) < 2 or len(set(parts)) < len(parts) or not all(type(part) is int and part > 0 for part in parts):
-        raise ValueError(f"parts must be two or more different numbers of at least 1, got {tuple(parts)}")
+        raise ValueError(f"parts must be two or more different numbers of at least 1, got {shown(parts)}")
     if n // max(parts) <= size:
         raise ValueError(f"the smallest subset, {n} / {max(parts)}, must have more samples than the {size} features")
     order = torch.randperm(n, generator=stream(seed, "bias"))

@@ -24,10 +24,11 @@ from ismkit.data.decoding import PictureError, read_picture
 from ismkit.evaluation.extractors import Extractor
 from ismkit.evaluation.metrics import Gaussian, Moments
 from ismkit.imagenet.pixels import center_crop
+from ismkit.utils.checks import check_count, check_kind, shown
 from ismkit.utils.files import DataError, file_sum, replacing
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.seeding import stream
-from ismkit.utils.weights import CheckpointError, read_weights
+from ismkit.utils.weights import SUM, CheckpointError, contents_sum, read_weights
 
 ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256/"
 ADM += "VIRTUAL_imagenet256_labeled.npz"
@@ -134,8 +135,10 @@ def _load_adm(path: Path) -> Reference:
                 mean, cov = (torch.from_numpy(np.array(file[name], dtype=np.float64)) for name in names)
                 moments[layer] = _checked(path, names[1], mean, cov)
             images = "arr_0" in file.files
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"{path} cannot be read without pickles, or is truncated: {error}") from error
+    except DataError:
+        raise
+    except Exception as error:  # NumPy and zipfile raise many kinds
+        raise DataError(f"{path} cannot be read without pickles, or is truncated: {shown(error)}") from error
     about = {"source": "ADM's statistics of ImageNet's training set", "images": bool(images)}
     return Reference(path, digest, "inception", moments, None, about)
 
@@ -174,8 +177,10 @@ def npz_images(path: str | os.PathLike[str], batch: int = 100) -> Iterator[Tenso
                 if len(data) < rows * each:
                     raise DataError(f"{path} is truncated: arr_0 ends after {start} of {shape[0]} images")
                 yield torch.frombuffer(bytearray(data), dtype=torch.uint8).view(rows, *shape[1:]).movedim(3, 1)
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"{path} holds no images arr_0 that can be read: {error}") from error
+    except DataError:
+        raise
+    except Exception as error:  # NumPy and zipfile raise many kinds
+        raise DataError(f"{path} holds no images arr_0 that can be read: {shown(error)}") from error
 
 
 def folder_images(files: Sequence[Path], side: int, batch: int = 100) -> Iterator[Tensor]:
@@ -220,6 +225,8 @@ def make_reference(
         The statistics.
 
     Raises:
+        TypeError: for images of another form, or ``about`` that is no dict.
+        ValueError: for images without pixels, or ``keep`` below 1.
         DataError: for fewer than two images.
 
     Example:
@@ -234,10 +241,17 @@ def make_reference(
         >>> reference.about["images"], reference.moments["pool"].cov.shape, reference.features.shape
         (30, torch.Size([48, 48]), torch.Size([30, 48]))
     """
+    check_kind("about", about, dict)
+    keep = check_count("keep", keep)
     moments: dict[str, Moments] = {}
     kept: list[Tensor] = []
     n, rng = 0, stream(0, "reference")
     for batch in progress_bar(images, show=progress, total=total, desc=f"statistics in {extractor.name}", unit="batch"):
+        if not isinstance(batch, Tensor) or batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[1] != 3:
+            what = f"{tuple(batch.shape)} {batch.dtype}" if isinstance(batch, Tensor) else shown(batch)
+            raise TypeError(f"images must be tensors (b, 3, H, W) of uint8, got {what}")
+        if not batch.numel():
+            raise ValueError(f"images must have pixels, got {tuple(batch.shape)}")
         # Reservoir sampling (Vitter 1985): image i takes the place of a kept one with probability keep / (i + 1).
         places = [i if i < keep else int(torch.randint(i + 1, (), generator=rng)) for i in range(n, n + len(batch))]
         found = extractor(batch)
@@ -253,6 +267,7 @@ def make_reference(
     tensors |= {f"cov.{layer}": found.cov for layer, found in moments.items()}
     tensors["features.pool"] = torch.stack(kept)
     text = {**about, "images": n, "layers": sorted(moments), "extractor": extractor.identity}
+    text[SUM] = contents_sum(text, tensors)
     with replacing(path) as file:
         file.write(to_bytes(tensors, {"ismkit": json.dumps(text, sort_keys=True)}))
     return load_reference(path)

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from ismkit.evaluation.judges import Setting
 from ismkit.method.sampling import sample
+from ismkit.utils.checks import check_count, check_kind
 from ismkit.utils.files import replacing
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.seeding import stream
@@ -211,9 +212,9 @@ def draw(
         >>> len(few), len(many), few.equal(many[:4])
         (4, 8, True)
     """
+    check_kind("setting", setting, Setting)
     setting.check()
-    if min(batch, per_file) < 1:
-        raise ValueError(f"batch and per_file must be 1 or more samples, got {batch} and {per_file}")
+    batch, per_file = check_count("batch", batch), check_count("per_file", per_file)
     folder, state, shape = Path(folder), PartialState(), latent_shape(net)
     num_classes, size = int(net.num_classes), (3, *(side * vae.factor for side in shape[1:]))  # type: ignore[arg-type]
     wanted = {

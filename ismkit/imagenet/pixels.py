@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ismkit.data.decoding import PictureError, check_pixels, decode_picture
+from ismkit.utils.checks import check_count
 
 
 class Item(NamedTuple):
@@ -60,8 +61,7 @@ def center_crop(data: bytes, side: int) -> np.ndarray:
     """
     from PIL import Image
 
-    if side < 1:
-        raise ValueError(f"side must be at least 1, got {side}")
+    side = check_count("side", side)
     image = decode_picture(data)
     shape = f"it has {image.width} x {image.height} pixels"
     while min(image.size) >= 2 * side:

@@ -32,6 +32,7 @@ from ismkit.data.decoding import (
 )
 from ismkit.imagenet.pixels import Item
 from ismkit.imagenet.vae import HOW_TO_PIN, check_commit
+from ismkit.utils.checks import shown
 from ismkit.utils.files import DataError
 
 # Name and reason of each file that is no picture.
@@ -160,7 +161,7 @@ def _opened(path: Path, file: Any = None) -> tarfile.TarFile:
     try:
         return tarfile.open(path if file is None else None, fileobj=file)
     except _DAMAGES as error:
-        raise DataError(f"{path} is no tar file, or a truncated one ({error})") from error
+        raise DataError(f"{path} is no tar file, or a truncated one ({shown(error)})") from error
 
 
 def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
@@ -170,7 +171,7 @@ def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
         try:
             member = next(members, None)
         except _DAMAGES as error:
-            raise DataError(f"{path} is truncated or damaged ({error})") from error
+            raise DataError(f"{path} is truncated or damaged ({shown(error)})") from error
         if member is None:
             return
         if member.size < 0:  # the next one would be sought before this one, for ever
@@ -188,7 +189,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> b
     try:
         return archive.extractfile(member).read()  # type: ignore[union-attr]
     except _DAMAGES as error:
-        raise DataError(f"{path} is truncated or damaged ({error})") from error
+        raise DataError(f"{path} is truncated or damaged ({shown(error)})") from error
 
 
 def _picture(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes | PictureError:

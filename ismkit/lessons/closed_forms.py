@@ -18,11 +18,12 @@ from torch import Tensor
 
 from ismkit.data.sets import EIGHT_GAUSSIANS_MEANS, EIGHT_GAUSSIANS_STD, Labelled
 from ismkit.method.guidance import Strengths
-from ismkit.method.path import Query, StepGrid
+from ismkit.method.path import Query, StepGrid, check_labels
 from ismkit.method.recipes import BakedIn, Intrinsic, average_of_half_steps
 from ismkit.method.rows import Rows
-from ismkit.utils.checks import check_finite
+from ismkit.utils.checks import check_count, check_finite, check_number, check_tensor, shown
 from ismkit.utils.seeding import stream
+from ismkit.utils.settings import check_types
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,8 @@ class Mixture:
         std: of every component in every direction, > 0.
 
     Raises:
-        ValueError: for means of another shape, or a ``std`` that is not positive and finite.
+        TypeError: if the means hold no floating point numbers.
+        ValueError: for means of another shape or not finite, or a ``std`` that is not positive and finite.
 
     Example:
         One Euler step from noise gives the mean of the data, here (0, 0), from any noise; small steps reach the modes:
@@ -59,8 +61,10 @@ class Mixture:
     std: float
 
     def __post_init__(self) -> None:
-        if self.means.ndim != 2 or len(self.means) == 0:
-            raise ValueError(f"means must be (K, D) with K >= 1, got {tuple(self.means.shape)}")
+        check_types(self)
+        check_finite("means", self.means)
+        if self.means.ndim != 2 or self.means.numel() == 0:
+            raise ValueError(f"means must be (K, D) with K, D >= 1, got {tuple(self.means.shape)}")
         if not 0 < self.std < math.inf:
             raise ValueError(f"std must be positive and finite, got {self.std}")
 
@@ -89,6 +93,8 @@ class Mixture:
 
     def _offsets(self, x: Tensor, t: Tensor) -> Tensor:
         """How far x_t is from the mean of each component at that time, (B, K, D)."""
+        check_tensor("x", x)
+        check_tensor("t", t, ("x", x))
         if x.ndim != 2 or x.shape[1] != self.means.shape[1] or t.shape != x.shape[:1]:
             expected = f"(B, {self.means.shape[1]}) and (B,)"
             raise ValueError(f"x and t must be {expected}, got {tuple(x.shape)} and {tuple(t.shape)}")
@@ -103,8 +109,10 @@ class Mixture:
 
     def _component_velocities(self, x: Tensor, t: Tensor) -> Tensor:
         """E[x1 - x0 | x_t, component], (B, K, D): mean plus (t std^2 - (1 - t)) / s_t^2 times the offset."""
+        offsets = self._offsets(x, t)
+        t = t.to(x)
         slope = (t * self.std**2 - (1 - t)) / self._variance(t)
-        return self.means.to(x) + slope[:, None, None] * self._offsets(x, t)
+        return self.means.to(x) + slope[:, None, None] * offsets
 
 
 #: The mixture of :func:`ismkit.data.sets.eight_gaussians`.
@@ -133,8 +141,10 @@ def turned(x: Tensor, turns: int = 8) -> Tensor:
         >>> turned(torch.tensor([[2.0, 1.0]]), turns=4).round().long().tolist()
         [[2, 1], [-1, 2], [-2, -1], [1, -2]]
     """
-    if x.ndim != 2 or x.shape[1] != 2 or turns < 1:
-        raise ValueError(f"x must be (n, 2) and turns at least 1, got {tuple(x.shape)} and {turns}")
+    check_tensor("x", x)
+    turns = check_count("turns", turns)
+    if x.ndim != 2 or x.shape[1] != 2:
+        raise ValueError(f"x must be (n, 2), got {tuple(x.shape)}")
     angle = 2 * math.pi / turns * torch.arange(turns, device=x.device, dtype=torch.float64)
     rows = [torch.stack([angle.cos(), -angle.sin()], 1), torch.stack([angle.sin(), angle.cos()], 1)]
     rotations = torch.stack(rows, 1).to(x)  # (turns, 2, 2)
@@ -151,11 +161,16 @@ def ring(modes: int, radius: float) -> tuple[tuple[float, float], ...]:
     Returns:
         One pair of coordinates for each point, such as the ``means`` of a :class:`ClassMixture`.
 
+    Raises:
+        ValueError: if ``modes`` is no integer of at least 1, or ``radius`` not finite.
+
     Example:
         >>> from ismkit.lessons import ring
         >>> [(round(x, 3) + 0.0, round(y, 3) + 0.0) for x, y in ring(modes=4, radius=2.0)]
         [(0.0, 2.0), (-2.0, 0.0), (0.0, -2.0), (2.0, 0.0)]
     """
+    modes = check_count("modes", modes)
+    check_number("radius", radius, "of at least 0", 0)
     angles = [math.tau * (0.25 + k / modes) for k in range(modes)]
     return tuple((radius * math.cos(angle), radius * math.sin(angle)) for angle in angles)
 
@@ -203,6 +218,10 @@ class ClassMixture:
     std: float
 
     def __post_init__(self) -> None:
+        check_types(self)
+        for mean in self.means:
+            if len(mean) != len(self.means[0]) or not mean or not all(map(math.isfinite, mean)):
+                raise ValueError(f"means must be finite and of one length, got {shown(mean)} beside {self.means[0]}")
         if len(self.means) != len(self.classes):
             raise ValueError(f"classes must hold one class for each of the {len(self.means)} means: {self.classes}")
         if not self.classes or set(self.classes) != set(range(self.num_classes)):
@@ -228,8 +247,7 @@ class ClassMixture:
         Raises:
             ValueError: if ``n`` is below 1.
         """
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
+        n = check_count("n", n)
         generator = stream(seed, "class_mixture")
         mode = torch.randint(len(self.means), (n,), generator=generator)
         x = self._means.float()[mode]
@@ -247,11 +265,25 @@ class ClassMixture:
 
         Returns:
             Probabilities, (B, modes).
+
+        Raises:
+            TypeError: if states or times hold no floating point numbers, or labels no whole ones.
+            ValueError: for other shapes, or labels that are no class.
         """
+        check_tensor("x", x)
+        check_tensor("t", t, ("x", x))
+        t = t.to(x)
+        check_labels(y, x, "x")
+        if x.ndim != 2 or x.shape[1] != self._means.shape[1] or t.shape != x.shape[:1] or y.device != x.device:
+            wanted = f"(B, {self._means.shape[1]}), (B,) and (B,) on one device"
+            got = f"{tuple(x.shape)}, {tuple(t.shape)} and {tuple(y.shape)} on {x.device} and {y.device}"
+            raise ValueError(f"x, t and y must be {wanted}, got {got}")
+        if len(y) and not y.is_meta and not 0 <= int(y.min()) <= int(y.max()) <= self.num_classes:
+            raise ValueError(f"y must hold labels in 0 .. {self.num_classes}, got {int(y.min())} to {int(y.max())}")
         means, members = self._means.to(x), self._members.to(x)
         # The squared distance from t m, without the term |x|^2 that is common to all modes.
         closeness = x @ means.T - t[:, None] / 2 * means.square().sum(1)
-        return (closeness * (t / self._variance(t))[:, None] + members[y]).softmax(1)
+        return (closeness * (t / self._variance(t))[:, None] + members[y.long()]).softmax(1)
 
     def velocity(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """Compute the exact velocity ``E[x1 - x0 | x_t = x, y]``.
@@ -268,6 +300,7 @@ class ClassMixture:
             Velocities, (B, D).
         """
         mean = self.responsibilities(x, t, y) @ self._means.to(x)
+        t = t.to(x)
         slope = (self.std**2 * t - (1 - t)) / self._variance(t)
         return mean + slope[:, None] * (x - t[:, None] * mean)
 
@@ -395,9 +428,13 @@ def guidance_applied(guided: Tensor, conditional: Tensor, unconditional: Tensor)
     """
     for name, x in (("guided", guided), ("conditional", conditional), ("unconditional", unconditional)):
         check_finite(name, x)
+        check_tensor(name, x, ("guided", guided))
         if x.shape != guided.shape:
             raise ValueError(f"{name} must have the shape of guided, {tuple(guided.shape)}, got {tuple(x.shape)}")
     gap = conditional - unconditional
     if not gap.any():
         raise ValueError("conditional and unconditional must differ, got equal ones: guidance does nothing there")
-    return (((guided - conditional) * gap).sum() / gap.square().sum()).item()
+    fitted = (((guided - conditional) * gap).sum() / gap.square().sum()).item()
+    if not math.isfinite(fitted):
+        raise ValueError(f"conditional and unconditional must differ by numbers whose squares {gap.dtype} can hold")
+    return fitted

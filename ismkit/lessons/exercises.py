@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from ismkit.utils.checks import as_number, shown
+
 
 def score_guess(guess: float | None, measured: float, what: str, *, scale: float | None = None) -> None:
     """Compare the reader's prediction with what was measured, and print 0 to 3 points.
@@ -28,6 +30,9 @@ def score_guess(guess: float | None, measured: float, what: str, *, scale: float
         >>> score_guess(0.9, 0.87, "class agreement", scale=0.5)
         class agreement: measured 0.87; you guessed 0.9, off by 0.03: 3 of 3 points.
     """
+    measured = as_number("measured", measured)
+    guess = None if guess is None else as_number("guess", guess)
+    scale = None if scale is None else as_number("scale", scale)
     found = f"{what}: measured {measured:.3g}"
     if guess is None:
         print(f"{found}. No guess was made: write one in the cell above (guess = ...), and run both again.")
@@ -59,6 +64,9 @@ def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple,
     Returns:
         Whether it is solved. Errors in ``answer`` are printed, not raised, so that the notebook runs on.
 
+    Raises:
+        TypeError: if ``answer`` is no function, or ``cases`` are no pairs.
+
     Example:
         >>> from ismkit.lessons import exercise
         >>> def compounded(scale, doublings):
@@ -70,22 +78,25 @@ def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple,
         exercise 03.1: solved
         True
     """
+    if not callable(answer):
+        raise TypeError(f"answer must be a function, got {shown(answer)}")
+    if not isinstance(cases, Sequence) or not all(isinstance(case, tuple | list) and len(case) == 2 for case in cases):
+        raise TypeError(f"cases must be pairs of arguments and result, got {shown(cases)}")
+    called = getattr(answer, "__name__", "answer")
     for arguments, want in cases:
-        shown = ", ".join(_short(argument) for argument in arguments)
+        given = ", ".join(_short(argument) for argument in arguments)
         try:
             got = answer(*arguments)
             if got is ...:
-                print(f"exercise {name}: to do. Write the body of {answer.__name__}, and run the cell again.")
+                print(f"exercise {name}: to do. Write the body of {called}, and run the cell again.")
                 return False
             got, want = (torch.as_tensor(value, dtype=torch.float64) for value in (got, want))
         except Exception as error:
-            print(f"exercise {name}: {answer.__name__}({shown}) raised {type(error).__name__}: {error}")
+            print(f"exercise {name}: {called}({given}) raised {type(error).__name__}: {error}")
             return False
         if got.shape != want.shape or not torch.allclose(got, want, rtol=1e-5, atol=1e-7):
             told = f" Hint: {hint}" if hint else ""
-            print(
-                f"exercise {name}: not yet. {answer.__name__}({shown}) gave {_short(got)}, want {_short(want)}.{told}"
-            )
+            print(f"exercise {name}: not yet. {called}({given}) gave {_short(got)}, want {_short(want)}.{told}")
             return False
     print(f"exercise {name}: solved")
     return True

@@ -18,7 +18,9 @@ from typing import Any, Literal, get_args
 import torch
 
 from ismkit.lessons.claims import CLAIMS
+from ismkit.utils.checks import as_integer, as_number, check_name, check_number, shown
 from ismkit.utils.files import CHECKOUT, out_dir, replacing
+from ismkit.utils.settings import check_types
 
 #: verified: holds exactly or in closed form. toy only: measured, on small data. unresolved: less than its spread over
 #: the seeds. contradicted: the opposite was measured. needs GPU: not tested yet.
@@ -111,8 +113,9 @@ class Ledger:
     rows: dict[str, Entry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.profile not in PROFILES:
-            raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {self.profile!r}")
+        check_types(self)
+        as_integer(self.seed)
+        check_name("profile", self.profile, PROFILES)
 
     @property
     def path(self) -> Path:
@@ -145,16 +148,18 @@ class Ledger:
             ValueError: for a claim that is not listed or is another notebook's.
             ClaimError: if the check fails.
         """
-        if claim not in CLAIMS or not claim.startswith(f"C{self.notebook}."):
+        if not isinstance(claim, str) or claim not in CLAIMS or not claim.startswith(f"C{self.notebook}."):
             known = ", ".join(key for key in CLAIMS if key.startswith(f"C{self.notebook}.")) or "none"
-            raise ValueError(f"claim must be one of notebook {self.notebook}'s ({known}), got {claim!r}")
-        if tolerance < 0:
-            raise ValueError(f"tolerance must be at least 0, got {tolerance}")
+            raise ValueError(f"claim must be one of notebook {self.notebook}'s ({known}), got {shown(claim)}")
+        measured, expected = as_number("measured", measured), as_number("expected", expected)
+        check_number("tolerance", tolerance, "of at least 0", 0)
+        check_name("relation", relation, SIGNS)
+        check_name("verdict", verdict, get_args(Verdict))
+        check_name("at", at, PROFILES)
         want = f"want {SIGNS[relation]} {expected:.6g}" + (f" within {tolerance:.2g}" if tolerance else "")
         if PROFILES.index(self.profile) < PROFILES.index(at):
             print(f"LATER {claim}: {want}, judged from profile {at} on")
             return
-        measured, expected = float(measured), float(expected)
         if not holds(measured, relation, expected, tolerance):
             raise ClaimError(f"{claim}: measured {measured:.6g}, {want} ({CLAIMS[claim].statement})")
         self.rows[claim] = Entry(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ismkit.method.coupling import assign
 from ismkit.method.path import check_labels
-from ismkit.utils.checks import check_count, check_finite
+from ismkit.utils.checks import check_count, check_finite, check_tensor
 
 
 def _check_noise(x0: Tensor, y: Tensor) -> None:
@@ -19,6 +19,8 @@ def _check_noise(x0: Tensor, y: Tensor) -> None:
     if x0.ndim < 2 or x0.numel() == 0:
         raise ValueError(f"x0 must be (n, ...) with n >= 1, got {tuple(x0.shape)}")
     check_labels(y, x0, "x0")
+    if y.device != x0.device:
+        raise ValueError(f"y must be on the device of x0, {x0.device}, got {y.device}")
 
 
 def class_leak(x0: Tensor, y: Tensor) -> float:
@@ -86,7 +88,7 @@ def class_information(x0: Tensor, y: Tensor, k: int = 3) -> float:
         0.7
     """
     _check_noise(x0, y)
-    check_count("k", k)
+    k = check_count("k", k)
     classes, index, sizes = y.unique(return_inverse=True, return_counts=True)
     if int(sizes.min()) <= k:
         raise ValueError(f"k must be at least 1 and below the rows of each class, got {k} and {sizes.tolist()}")
@@ -131,6 +133,7 @@ def crossings(x0: Tensor, x1: Tensor) -> float:
     """
     check_finite("x0", x0)
     check_finite("x1", x1)
+    check_tensor("x1", x1, ("x0", x0))
     if x0.shape != x1.shape or x0.ndim < 2 or len(x0) < 2 or x0.numel() == 0:
         raise ValueError(f"x0 and x1 must have one shape and 2 rows or more, got {tuple(x0.shape)}, {tuple(x1.shape)}")
     noise, data = x0.flatten(1).double(), x1.flatten(1).double()
@@ -176,6 +179,7 @@ def target_variance(x: Tensor, v: Tensor, other_x: Tensor, other_v: Tensor) -> f
     for name, a, b in (("x", x, other_x), ("v", v, other_v)):
         check_finite(name, a)
         check_finite(f"other_{name}", b)
+        check_tensor(f"other_{name}", b, (name, a))
         if a.ndim != 2 or a.shape[1:] != b.shape[1:]:
             raise ValueError(f"{name} and other_{name} must be (n, D), got {tuple(a.shape)} and {tuple(b.shape)}")
     for names, a, b in (("x and v", x, v), ("other_x and other_v", other_x, other_v)):
@@ -220,6 +224,8 @@ def pair_variance(probes: Tensor, pools: Iterable[tuple[Tensor, Tensor]]) -> flo
         raise ValueError(f"probes must be (m, ...) with m >= 1, got {tuple(probes.shape)}")
     partners = []
     for x0, x1 in pools:
+        check_tensor("the noise x0 of a pool", x0, ("probes", probes))
+        check_tensor("the data x1 of a pool", x1, ("probes", probes))
         if x0.shape[1:] != probes.shape[1:]:
             raise ValueError(f"a pool must hold noise like probes, {tuple(probes.shape)}, got {tuple(x0.shape)}")
         if len(x0) < len(probes):

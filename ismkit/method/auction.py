@@ -8,6 +8,7 @@ for a number once in ``CHECK_EVERY`` rounds only.
 from __future__ import annotations
 
 import math
+import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ismkit.method.coupling import assign, checked_pair
+from ismkit.utils.settings import check_types
 
 CHECK_EVERY = 8  # rounds between looks at how many rows are left: a look waits for the device
 
@@ -156,11 +158,12 @@ class Auction:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 1e-4 <= self.epsilon < math.inf:
             raise ValueError(f"epsilon must be at least 1e-4 of the standard deviation, got {self.epsilon}")
         if not 0 <= self.stop <= 1:
             raise ValueError(f"stop must be a share in [0, 1], got {self.stop}")
-        if self.device.partition(":")[0] not in ("cpu", "cuda"):
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device must be cpu, cuda or cuda:N, got {self.device!r}")
 
     def __call__(self, x0: Tensor, x1: Tensor) -> Tensor:
@@ -174,11 +177,12 @@ class Auction:
             ``p``, (n,) long on the CPU: ``x0[p]`` is coupled to ``x1``.
 
         Raises:
-            ValueError: if the shapes differ or anything is not finite.
+            TypeError: if one of them holds no floating point numbers.
+            ValueError: if the shapes or devices differ, or anything is not finite.
         """
+        checked_pair(x0, x1)
         if len(x1) <= self.exact:
             return assign(x0, x1)
-        checked_pair(x0, x1)
         with own_stream(self.device):
             values = gains(x0.to(self.device), x1.to(self.device))
             spread = float(values.std()) or 1.0  # all equal: any permutation will do

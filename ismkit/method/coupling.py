@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from ismkit.method.path import check_labels
+from ismkit.utils.checks import check_count, check_tensor, shown
 from ismkit.utils.seeding import stream
+from ismkit.utils.settings import check_types
 
 #: Assigns noise x0 (n, ...) to data x1 (n, ...) by a permutation p, (n,) long, so that ``x0[p]`` is coupled to ``x1``:
 #: :func:`assign`, :class:`ismkit.method.auction.Auction`, yours.
@@ -29,7 +31,11 @@ LOW_DIMENSION = 6
 
 
 def checked_pair(x0: Tensor, x1: Tensor) -> None:
-    """Raise ValueError unless noise and data have one shape (n, ...), are finite, and have products that are."""
+    """Raise unless noise and data are tensors of one shape (n, ...), finite, and have products that are."""
+    check_tensor("x0", x0)
+    check_tensor("x1", x1, ("x0", x0))
+    if x0.is_meta:
+        raise ValueError("x0 and x1 must hold numbers, got tensors on the device meta, which have none")
     if x0.shape != x1.shape:
         raise ValueError(f"x0 and x1 must have one shape, got {tuple(x0.shape)} and {tuple(x1.shape)}")
     for name, x in (("x0", x0), ("x1", x1)):
@@ -37,7 +43,7 @@ def checked_pair(x0: Tensor, x1: Tensor) -> None:
             raise ValueError(f"{name} has {int((~torch.isfinite(x)).sum())} values that are not finite: not coupled")
     if x0.ndim < 2 or not x0.numel():
         raise ValueError(f"x0 and x1 must be (n, ...) with n >= 1, got {tuple(x0.shape)}")
-    if float(x0.abs().max()) * float(x1.abs().max()) * x0[0].numel() > torch.finfo(torch.float32).max:
+    if x0.detach().abs().max().item() * x1.detach().abs().max().item() * x0[0].numel() > torch.finfo(torch.float32).max:
         raise ValueError("x0 and x1 are too large: their products, in float32, are not finite")
 
 
@@ -64,7 +70,8 @@ def assign(x0: Tensor, x1: Tensor) -> Tensor:
         ``p``, (n,) long on the CPU: ``x0[p]`` is coupled to ``x1``.
 
     Raises:
-        ValueError: if the shapes differ or anything is not finite.
+        TypeError: if one of them holds no floating point numbers.
+        ValueError: if the shapes or devices differ, or anything is not finite.
         RuntimeError: if the solver of POT stops before it has a permutation.
 
     Example:
@@ -138,12 +145,13 @@ class Coupling:
     solver: Solver | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.pool < 0:
             raise ValueError(f"pool, the number of batches in one assignment, must be 0 or more, got {self.pool}")
         if self.classes is not None and (self.classes < 1 or not self.pool):
             raise ValueError(f"classes, those in each pool, must be 1 or more and need a pool, got {self.classes}")
         if self.solver is not None and (isinstance(self.solver, type) or not callable(self.solver)):
-            raise ValueError(f"solver must be None or a function (x0, x1) -> permutation, got {self.solver!r}")
+            raise ValueError(f"solver must be None or a function (x0, x1) -> permutation, got {shown(self.solver)}")
 
     def couple(self, x0: Tensor, x1: Tensor, y: Tensor) -> Tensor:
         """Permute the noise of one pool.
@@ -157,13 +165,17 @@ class Coupling:
             ``x0`` in another order (a bijection), so that row i is paired with ``x1[i], y[i]``.
 
         Raises:
-            TypeError: if ``y`` holds no whole numbers.
-            ValueError: for shapes that do not match, values that are not finite, or a ``solver`` that returns anything
-                but a permutation.
+            TypeError: if ``y`` holds no whole numbers, or one of the others no floating point numbers.
+            ValueError: for shapes or devices that do not match, values that are not finite, or a ``solver`` that
+                returns anything but a permutation.
         """
+        check_tensor("x0", x0)
+        check_tensor("x1", x1, ("x0", x0))
         if x0.shape != x1.shape:
             raise ValueError(f"x0 and x1 must have one shape, got {tuple(x0.shape)} and {tuple(x1.shape)}")
         check_labels(y, x1, "x1")
+        if y.device != x1.device:
+            raise ValueError(f"y must be on the device of x1, {x1.device}, got {y.device}")
         if not self.pool:
             return x0
         solve = self.solver or assign
@@ -218,7 +230,11 @@ class Coupling:
 
         Returns:
             The number of the batch, at most ``step``.
+
+        Raises:
+            ValueError: if ``step`` is no integer of at least 0.
         """
+        step = check_count("step", step, 0)
         size = max(self.pool, 1)
         return step - step % size
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+
+from ismkit.utils.checks import check_count, shown
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
@@ -34,6 +37,9 @@ def shares(decay: float, updates: int) -> Tensor:
         update number k. ``sum_k share_k (updates - k)``, the mean age, is the lag in steps behind a linear drift:
         ``updates / 10`` while the ramp lasts, ``decay / (1 - decay)`` long after it.
 
+    Raises:
+        ValueError: for a decay outside [0, 1), or a number of updates that is none.
+
     Example:
         >>> import torch
         >>> from ismkit.method import shares
@@ -44,10 +50,21 @@ def shares(decay: float, updates: int) -> Tensor:
         >>> lag(0.95, 2000), lag(0.9999, 2000)
         (19.0, 200.0)
     """
+    check_decays(decay, decay)
+    check_count("updates", updates, 0)
     kept = torch.tensor([ramped(decay, k) for k in range(updates)], dtype=torch.float64)
     later = kept.flip(0).cumprod(0).flip(0)  # entry k: what updates k, k + 1, ... leave of all that was there before
     one = torch.ones(1, dtype=torch.float64)
     return torch.cat([one, 1 - kept]) * torch.cat([later, one])
+
+
+def check_decays(fast: float, slow: float) -> None:
+    """Raise ValueError unless both decays are numbers in [0, 1), and the fast one does not exceed the slow one."""
+    for name, decay in (("fast", fast), ("slow", slow)):
+        if not isinstance(decay, Real) or isinstance(decay, bool) or not 0 <= decay < 1:
+            raise ValueError(f"{name} decay must be in [0, 1), got {shown(decay)}")
+    if fast > slow:
+        raise ValueError(f"the fast decay must not exceed the slow one, got fast={fast}, slow={slow}")
 
 
 class TwinEMA(nn.Module):
@@ -71,6 +88,7 @@ class TwinEMA(nn.Module):
         slow: samples; ``fast`` itself where both decays are equal (a single EMA, as in SM).
 
     Raises:
+        TypeError: if ``net`` is no module.
         ValueError: for a decay outside [0, 1), or a fast one above the slow one.
 
     Example:
@@ -91,11 +109,9 @@ class TwinEMA(nn.Module):
     """
 
     def __init__(self, net: nn.Module, fast: float = 0.95, slow: float = 0.9999) -> None:
-        for name, decay in (("fast", fast), ("slow", slow)):
-            if not 0 <= decay < 1:
-                raise ValueError(f"{name} decay must be in [0, 1), got {decay}")
-        if fast > slow:
-            raise ValueError(f"the fast decay must not exceed the slow one, got fast={fast}, slow={slow}")
+        check_decays(fast, slow)
+        if not isinstance(net, nn.Module):
+            raise TypeError(f"net must be a torch.nn.Module, got {shown(net)}")
         super().__init__()
         net = extract_model_from_parallel(net, keep_torch_compile=False)
         decays = {fast: None, slow: None}  # one average where the two are equal
@@ -116,7 +132,12 @@ class TwinEMA(nn.Module):
 
         Args:
             net: the network that is trained, wrapped or not.
+
+        Raises:
+            TypeError: if ``net`` is no module.
         """
+        if not isinstance(net, nn.Module):
+            raise TypeError(f"net must be a torch.nn.Module, got {shown(net)}")
         net = extract_model_from_parallel(net, keep_torch_compile=False)
         for average in self.averages:
             average.update_parameters(net)  # type: ignore[operator]

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ismkit.method.path import Network, expand_as
+from ismkit.utils.checks import check_count, check_number, check_tensor, shown
+from ismkit.utils.settings import check_types
 
 
 def cfg(conditional: Tensor, unconditional: Tensor, cfg_scale: float | Tensor) -> Tensor:
@@ -30,7 +32,8 @@ def cfg(conditional: Tensor, unconditional: Tensor, cfg_scale: float | Tensor) -
         The guided answer, (B, ...).
 
     Raises:
-        ValueError: if the shapes do not match.
+        TypeError: if an answer is no tensor of floating point numbers, or the scale no number.
+        ValueError: if the shapes or devices do not match.
 
     Example:
         >>> import torch
@@ -39,11 +42,16 @@ def cfg(conditional: Tensor, unconditional: Tensor, cfg_scale: float | Tensor) -
         >>> [cfg(conditional, unconditional, scale).item() for scale in (0, 1, 1.5, 4.5)]
         [1.0, 3.0, 4.0, 10.0]
     """
+    check_tensor("conditional", conditional)
+    check_tensor("unconditional", unconditional, ("conditional", conditional))
     if conditional.shape != unconditional.shape:
         shapes = f"{tuple(conditional.shape)} and {tuple(unconditional.shape)}"
         raise ValueError(f"conditional and unconditional must have one shape, got {shapes}")
-    if isinstance(cfg_scale, Tensor) and cfg_scale.ndim:
+    if isinstance(cfg_scale, Tensor):
+        check_tensor("cfg_scale", cfg_scale, ("conditional", conditional))
         check_broadcast("cfg_scale", cfg_scale, conditional)
+    else:
+        check_number("cfg_scale", cfg_scale, "that is finite", -math.inf)
     return unconditional + cfg_scale * (conditional - unconditional)
 
 
@@ -73,7 +81,8 @@ def intrinsic_velocity(velocity: Tensor, gap: Tensor, w: Tensor, t: Tensor, t_in
         The target, (B, ...).
 
     Raises:
-        ValueError: if the shapes do not match.
+        TypeError: if one of them holds no floating point numbers.
+        ValueError: if the shapes or devices do not match, or ``t_interval`` is no number.
 
     Example:
         The same gap with strength 2, before the interval and in it:
@@ -84,12 +93,18 @@ def intrinsic_velocity(velocity: Tensor, gap: Tensor, w: Tensor, t: Tensor, t_in
         >>> intrinsic_velocity(velocity, gap, w, t=torch.tensor([0.1, 0.6]), t_interval=0.3).flatten()
         tensor([1., 2.])
     """
+    check_tensor("velocity", velocity)
+    for name, values in (("gap", gap), ("w", w), ("t", t)):
+        check_tensor(name, values, ("velocity", velocity))
+    check_number("t_interval", t_interval, "that is finite", -math.inf)
     if gap.shape != velocity.shape:
         raise ValueError(f"gap must have the shape of velocity, {tuple(velocity.shape)}, got {tuple(gap.shape)}")
     for name, values in (("w", w), ("t", t)):
         if values.shape != velocity.shape[:1]:
             expected = tuple(velocity.shape[:1])
             raise ValueError(f"{name} must hold one number per row, shape {expected}, got {tuple(values.shape)}")
+    if velocity.ndim < 1:
+        raise ValueError(f"velocity must be (B, ...), got {tuple(velocity.shape)}")
     return velocity + expand_as(w * in_interval(t, t_interval), velocity) * gap
 
 
@@ -121,6 +136,7 @@ class Strengths:
     step: float = 0.25
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0 < self.step < math.inf:
             raise ValueError(f"step between guidance strengths must be positive and finite, got {self.step}")
         count = self.w_max / self.step
@@ -145,8 +161,14 @@ class Strengths:
             Strengths, (n,) float.
 
         Raises:
-            ValueError: if ``guided`` and there are none above zero.
+            TypeError: if ``guided`` is no truth value, or ``generator`` none.
+            ValueError: if ``n`` is no count, or ``guided`` and there are none above zero.
         """
+        check_count("n", n, 0)
+        if not isinstance(guided, bool):
+            raise TypeError(f"guided must be True or False, got {shown(guided)}")
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator must be a torch.Generator or None, got {shown(generator)}")
         low = int(guided)
         if low > self.count:
             raise ValueError(f"no guidance strength above zero to draw: w_max={self.w_max}")
@@ -164,6 +186,10 @@ class TwoPassCFG(nn.Module):
         net: the network, asked twice per step; each sampler step then costs two network evaluations.
         null: the null label, ``num_classes``.
 
+    Raises:
+        TypeError: if ``net`` is no function.
+        ValueError: if ``null`` is no integer of at least 0.
+
     Example:
         >>> import torch
         >>> from ismkit import TwoPassCFG
@@ -177,8 +203,10 @@ class TwoPassCFG(nn.Module):
 
     def __init__(self, net: Network, null: int) -> None:
         super().__init__()
+        if not callable(net) or isinstance(net, type):
+            raise TypeError(f"net must be a network, a function (x, t, d, w, y) -> s, got {shown(net)}")
         self.net = net
-        self.null = self.num_classes = null
+        self.null = self.num_classes = check_count("null", null, 0)
 
     def forward(self, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
         """Compute the guided velocity.

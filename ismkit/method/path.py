@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ismkit.utils.checks import as_integer, check_number, check_tensor, shown
+
 
 class Network(Protocol):
     """The one call signature of the kit: ``net(x, t, d, w, y) -> s`` with ``s`` shaped like ``x``.
@@ -69,14 +71,21 @@ class Query(NamedTuple):
 
         Returns:
             The same query for these rows.
+
+        Raises:
+            TypeError: if ``rows`` is no slice.
         """
+        if not isinstance(rows, slice):
+            raise TypeError(f"rows must be a slice, got {shown(rows)}")
         return Query(*(column[rows] for column in self))
 
 
 def check_labels(y: Tensor, x: Tensor, of: str) -> None:
     """Raise unless ``y`` is a tensor with one whole number per row of ``x``, which the message calls ``of``."""
     if not isinstance(y, Tensor):
-        raise TypeError(f"y must be a tensor of labels, got {y!r}: use torch.tensor(labels)")
+        raise TypeError(f"y must be a tensor of labels, got {shown(y)}: use torch.tensor(labels)")
+    if y.layout != torch.strided:
+        raise TypeError(f"y must be a dense tensor, got {y.layout}")
     if x.ndim < 1:
         raise ValueError(f"{of} must be (B, ...), got {tuple(x.shape)}")
     if y.shape != x.shape[:1]:
@@ -102,7 +111,8 @@ def interpolate(x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         ``x_t = (1 - t) x0 + t x1`` and ``v = x1 - x0``, both (B, ...).
 
     Raises:
-        ValueError: if the shapes do not match.
+        TypeError: if one of them holds no floating point numbers.
+        ValueError: if the shapes or devices do not match.
 
     Example:
         The velocity is constant along the path, so following it for the time that is left ends at the data:
@@ -116,8 +126,13 @@ def interpolate(x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         >>> (x_t + (1 - t)[:, None] * v).equal(x1)
         True
     """
-    if x0.shape != x1.shape:
-        raise ValueError(f"x0 and x1 must have one shape, got {tuple(x0.shape)} and {tuple(x1.shape)}")
+    check_tensor("x1", x1)
+    for name, values in (("x0", x0), ("t", t)):
+        check_tensor(name, values, ("x1", x1))
+    if x0.shape != x1.shape or x1.ndim < 1:
+        raise ValueError(f"x0 and x1 must have one shape (B, ...), got {tuple(x0.shape)} and {tuple(x1.shape)}")
+    if not x0.dtype == x1.dtype == t.dtype:
+        raise TypeError(f"x0, x1 and t must be of one floating point type, got {x0.dtype}, {x1.dtype} and {t.dtype}")
     if t.shape != x1.shape[:1]:
         raise ValueError(f"t must hold one time per row, shape {tuple(x1.shape[:1])}, got {tuple(t.shape)}")
     return torch.lerp(x0, x1, expand_as(t, x1)), x1 - x0
@@ -154,8 +169,10 @@ class StepGrid:
     n: int = 128
 
     def __post_init__(self) -> None:
-        if not isinstance(self.n, int) or self.n < 2 or self.n & (self.n - 1):
-            raise ValueError(f"n, the number of finest steps, must be a power of two and at least 2, got {self.n!r}")
+        if type(self.n) is not int or self.n < 2 or self.n & (self.n - 1):
+            raise ValueError(
+                f"n, the number of finest steps, must be a power of two and at least 2, got {shown(self.n)}"
+            )
 
     @property
     def levels(self) -> int:
@@ -170,7 +187,12 @@ class StepGrid:
 
         Returns:
             Step sizes of that shape, in the default dtype.
+
+        Raises:
+            TypeError: if ``level`` is no tensor of numbers.
         """
+        if not isinstance(level, Tensor) or level.layout != torch.strided or level.is_complex():
+            raise TypeError(f"level must be a tensor of whole numbers, got {shown(level)}")
         return torch.exp2(level.to(torch.get_default_dtype())) / self.n
 
     def half(self, d: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,7 +205,11 @@ class StepGrid:
 
         Returns:
             Lengths and what to ask, both (B,).
+
+        Raises:
+            TypeError: if ``d`` holds no floating point numbers.
         """
+        check_tensor("d", d)
         length = d / 2
         return length, self.ask(length)
 
@@ -211,7 +237,15 @@ class StepGrid:
 
         Returns:
             Times, (B,).
+
+        Raises:
+            TypeError: if ``d`` holds no floating point numbers, or ``generator`` is none.
+            ValueError: if ``power`` is not positive and finite.
         """
+        check_tensor("d", d)
+        check_number("power", power, "above 0", 1e-300)
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator must be a torch.Generator or None, got {shown(generator)}")
         length = d.clamp(min=1 / self.n)
         u = torch.rand(d.shape, generator=generator, device=d.device, dtype=d.dtype)
         # The clamp changes no grid point, but keeps a root from rounding up to 1.
@@ -231,8 +265,12 @@ class StepGrid:
             ValueError: unless ``nfe`` is a power of two in 1 .. ``n``.
         """
         allowed = [2**k for k in range(self.levels + 1)]
-        if isinstance(nfe, bool) or not hasattr(nfe, "__index__") or nfe not in allowed:
-            raise ValueError(f"nfe must be one of {allowed} (the levels of this grid), got {nfe!r}")
+        try:
+            known = as_integer(nfe, "nfe") in allowed
+        except ValueError:
+            known = False
+        if not known:
+            raise ValueError(f"nfe must be one of {allowed} (the levels of this grid), got {shown(nfe)}")
         return 1 / nfe
 
 

@@ -23,6 +23,7 @@ ism ['fast']
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
@@ -31,12 +32,14 @@ import torch
 from torch import Tensor, nn
 
 from ismkit.method.coupling import Coupling
-from ismkit.method.ema import TwinEMA
+from ismkit.method.ema import TwinEMA, check_decays
 from ismkit.method.guidance import Strengths, cfg, intrinsic_velocity
 from ismkit.method.path import Network, Query, StepGrid, expand_as
 from ismkit.method.rows import Rows
 from ismkit.method.wavelet import Distance, WaveletDistance, geometric_weights, l2, unit_weights
+from ismkit.utils.checks import check_number, check_tensor, shown
 from ismkit.utils.keys import UNKEYED
+from ismkit.utils.settings import check_types
 
 
 class TargetRule(Protocol):
@@ -93,6 +96,10 @@ def average_of_half_steps(
     Returns:
         ``(s_1 + s_2) / 2``, (B, ...).
 
+    Raises:
+        TypeError: if states, times or sizes hold no floating point numbers.
+        ValueError: if their shapes or devices do not match, or ``clip`` is not positive.
+
     Example:
         One step by the target ends where two half steps end, for ``dx/dt = x`` at ``(1 + 1/2)^2``:
 
@@ -104,6 +111,16 @@ def average_of_half_steps(
         >>> target.item(), (x + d * target).item()
         (1.25, 2.25)
     """
+    check_tensor("x", x)
+    for name, values in (("t", t), ("d", d)):
+        check_tensor(name, values, ("x", x))
+        if values.shape != x.shape[:1]:
+            raise ValueError(
+                f"{name} must hold one number per row of x, {tuple(x.shape[:1])}, got {tuple(values.shape)}"
+            )
+    if not callable(field) or not isinstance(grid, StepGrid):
+        raise TypeError(f"field must be a function and grid a StepGrid, got {shown(field)} and {shown(grid)}")
+    check_clip(clip)
     length, ask = grid.half(d)
     first = field(x, t, ask)
     middle = x + expand_as(length, x) * first
@@ -111,6 +128,12 @@ def average_of_half_steps(
         middle = middle.clamp(-clip, clip)
     average = (first + field(middle, t + length, ask)) / 2
     return average if clip is None else average.clamp(-clip, clip)
+
+
+def check_clip(clip: float | None) -> None:
+    """Raise ValueError unless ``clip`` is None or a positive finite number."""
+    if clip is not None:
+        check_number("clip", clip, "above 0, or None for no bound", 1e-300)
 
 
 def velocity_target(
@@ -152,6 +175,9 @@ class BakedIn:
             which coarser levels inherit unmultiplied.
         clip: bound on middle states and targets (SM code: 4), or None.
 
+    Raises:
+        ValueError: if ``cfg_scale`` is not finite, or ``clip`` not positive.
+
     Example:
         A field that is constant, 1 for the class and 0 for the null label, and the network that answers each query with
         its target. In one step it has the guidance of all seven doublings, ``1.5^7``, or of one:
@@ -172,6 +198,11 @@ class BakedIn:
     cfg_scale: float = 1.5
     every_level: bool = True
     clip: float | None = 4.0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_number("cfg_scale", self.cfg_scale, "that is finite", -math.inf)
+        check_clip(self.clip)
 
     def __call__(
         self, net: Network, query: Query, velocity: Tensor, rows: Rows, null: int, guide: Network | None = None
@@ -204,7 +235,7 @@ class Intrinsic:
             (iSM): equal on average once trained, and without the sample's noise.
 
     Raises:
-        ValueError: if ``t_interval`` is no time in [0, 1].
+        ValueError: if ``t_interval`` is no time in [0, 1], or ``clip`` not positive.
 
     Example:
         A field that is constant, 1 for the class and 0 for the null label, and the network that answers each query with
@@ -231,6 +262,8 @@ class Intrinsic:
     predicted: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
+        check_clip(self.clip)
         if not 0 <= self.t_interval <= 1:
             raise ValueError(f"t_interval must be a time in [0, 1], got {self.t_interval}")
 
@@ -270,7 +303,8 @@ class Recipe:
         gap: the average that makes the guidance gap; the paper does not say (this kit: ``fast``).
 
     Raises:
-        ValueError: if ``target`` or ``distance`` is no function, or ``gap`` no average.
+        ValueError: if ``target`` or ``distance`` is no function, ``gap`` no average, a weight is negative or not
+            finite, or a decay outside [0, 1).
 
     Example:
         An ablation of the paper's full method, without scaling OT, and how the loss weighs the rows of its three
@@ -300,11 +334,15 @@ class Recipe:
     gap: Literal["fast", "slow"] = "fast"
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("target", "distance"):
-            if not callable(getattr(self, name)):
-                raise ValueError(f"{name} must be a function, such as those of RECIPES, got {getattr(self, name)!r}")
-        if self.gap not in ("fast", "slow"):
-            raise ValueError(f"gap must name an average, 'fast' or 'slow', got {self.gap!r}")
+            if not callable(getattr(self, name)) or isinstance(getattr(self, name), type):
+                raise ValueError(
+                    f"{name} must be a function, such as those of RECIPES, got {shown(getattr(self, name))}"
+                )
+        for weight in self.weights:
+            check_number("each of the weights", weight, "of at least 0", 0)
+        check_decays(self.fast, self.slow)
 
     def loss(self, distance: Tensor) -> Tensor:
         """Compute the loss of one batch: the weighted sum of the blocks' means.
@@ -316,8 +354,12 @@ class Recipe:
             A scalar.
 
         Raises:
-            ValueError: if a block with a fraction above zero gets no row.
+            TypeError: if distances are no floating point numbers.
+            ValueError: if they are not (B,), or a block with a fraction above zero gets no row.
         """
+        check_tensor("distance", distance)
+        if distance.ndim != 1:
+            raise ValueError(f"distance must hold one number per row, (B,), got {tuple(distance.shape)}")
         blocks = self.rows.blocks(len(distance))
         parts = [
             weight * distance[rows].mean()

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ismkit.method.guidance import Strengths
-from ismkit.method.path import Query, StepGrid, interpolate
+from ismkit.method.path import Query, StepGrid, check_labels, interpolate
+from ismkit.utils.checks import check_count, check_tensor, shown
+from ismkit.utils.settings import check_types
 
 
 class Blocks(NamedTuple):
@@ -71,6 +73,7 @@ class Rows:
     time_power: float = 1.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("guidance", "consistency", "label_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a fraction in [0, 1], got {getattr(self, name)}")
@@ -92,8 +95,9 @@ class Rows:
             Three slices that partition the rows.
 
         Raises:
-            ValueError: if a block with a fraction above zero gets no row.
+            ValueError: if ``batch`` is no integer of at least 0, or a block with a fraction above zero gets no row.
         """
+        batch = check_count("batch", batch, 0)
         # A fraction such as 1/49 is rounded down in binary: without the allowance 49 rows would hold none of it.
         guidance, consistency = (int(fraction * batch + 1e-9) for fraction in (self.guidance, self.consistency))
         for name, rows in (("guidance", guidance), ("consistency", consistency)):
@@ -119,7 +123,20 @@ class Rows:
 
         Returns:
             The query, and the velocity ``x1 - x0`` (B, ...).
+
+        Raises:
+            TypeError: if noise or data hold no floating point numbers, or labels no whole ones.
+            ValueError: for shapes or devices that do not match, or a batch too small for its blocks.
         """
+        check_tensor("x1", x1)
+        check_labels(y, x1, "x1")
+        if y.device != x1.device:
+            raise ValueError(f"y must be on the device of x1, {x1.device}, got {y.device}")
+        if y.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"y must hold int64, got {y.dtype}: use y.long()")
+        check_count("null", null, 0)
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator must be a torch.Generator, got {shown(generator)}")
         rows = self.blocks(len(x1))
         device = x1.device
         d = torch.zeros(len(x1), device=device)

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from ismkit.method.path import Network, StepGrid, check_labels, grid_of
-from ismkit.utils.checks import check_finite
+from ismkit.utils.checks import check_finite, shown
 
 
 def _check(net: Network, x0: Tensor, y: Tensor) -> None:
     """Raise unless noise and labels fit each other and the network."""
+    if not callable(net) or isinstance(net, type):
+        raise TypeError(f"net must be a network, a function (x, t, d, w, y) -> s, got {shown(net)}")
     check_finite("x0", x0)
     check_labels(y, x0, "x0")
     if y.device != x0.device:
@@ -31,18 +33,22 @@ def _check(net: Network, x0: Tensor, y: Tensor) -> None:
 def _strengths(w: Any, x0: Tensor) -> Tensor:
     """Guidance strengths as one number per row, (B,), in the type of ``x0``."""
     try:
+        if isinstance(w, Tensor) and (w.is_complex() or w.layout != torch.strided or w.is_meta):
+            raise TypeError(f"got {w.dtype}, {w.layout} on {w.device}")
         strength = torch.as_tensor(w, dtype=x0.dtype, device=x0.device)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise TypeError(f"w must be a number or hold one per row, got {w!r}") from error
+        raise TypeError(f"w must be a number or hold one per row, got {shown(w)}") from error
     if strength.ndim and strength.shape != x0.shape[:1]:
         raise ValueError(f"w must be a number or hold one per row, {tuple(x0.shape[:1])}, got {tuple(strength.shape)}")
     if not (torch.isfinite(strength) & (strength >= 0)).all():
-        raise ValueError(f"w, the guidance strength, must be finite and at least 0 (0 = unguided), got {w}")
+        raise ValueError(f"w, the guidance strength, must be finite and at least 0 (0 = unguided), got {shown(w)}")
     return strength.expand(len(x0))
 
 
 def _grid(net: Network, grid: StepGrid | None) -> StepGrid:
     """The grid given, which must be the network's if that names one; else the network's, else N = 128."""
+    if grid is not None and not isinstance(grid, StepGrid):
+        raise TypeError(f"grid must be a StepGrid, got {shown(grid)}")
     own = grid_of(net)
     if own is not None and grid not in (None, own):
         raise ValueError(f"grid must be that of net, n = {own.n}, got {grid}")

@@ -20,6 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ismkit.utils.checks import check_count, check_number, check_tensor, shown
+from ismkit.utils.settings import check_types
+
 Norm = Literal["square", "root", "abs", "huber"]
 #: An error per sample, of prediction (B, ...) and target (B, ...): (B,). :func:`l2`, :class:`WaveletDistance`, yours.
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -38,7 +41,8 @@ def l2(prediction: Tensor, target: Tensor) -> Tensor:
         One error per sample, (B,), in float32 at least.
 
     Raises:
-        ValueError: if the shapes differ, or are not (B, ...).
+        TypeError: if one of them holds no floating point numbers.
+        ValueError: if the shapes or devices differ, or are not (B, ...).
 
     Example:
         >>> import torch
@@ -50,12 +54,16 @@ def l2(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def _residual(prediction: Tensor, target: Tensor) -> Tensor:
+    check_tensor("prediction", prediction)
+    check_tensor("target", target, ("prediction", prediction))
     if prediction.shape != target.shape:
         raise ValueError(
             f"prediction and target must have one shape, got {tuple(prediction.shape)} and {tuple(target.shape)}"
         )
-    if prediction.ndim < 2:
-        raise ValueError(f"prediction and target must be (B, ...), got {tuple(prediction.shape)}")
+    if prediction.ndim < 2 or (not prediction[:1].numel() and len(prediction)):
+        raise ValueError(
+            f"prediction and target must be (B, ...) with 1 number a row or more, got {tuple(prediction.shape)}"
+        )
     dtype = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
     return prediction.to(dtype) - target.to(dtype)
 
@@ -124,6 +132,7 @@ def dwt(x: Tensor, levels: int, wavelet: str = "haar") -> list[Tensor]:
         2^l).
 
     Raises:
+        TypeError: if ``x`` holds no floating point numbers.
         ValueError: if a side of ``x`` cannot be halved ``levels`` times, or the wavelet is not orthogonal.
 
     Example:
@@ -137,7 +146,10 @@ def dwt(x: Tensor, levels: int, wavelet: str = "haar") -> list[Tensor]:
         >>> [band.square().sum().item() for band in bands]
         [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 16.0]
     """
+    check_tensor("x", x)
+    levels = check_count("levels", levels, 0)
     _check_levels(x.shape, levels)
+    _check_wavelet(wavelet)
     bands: list[Tensor] = []
     for _ in range(levels):
         x, *details = _split_haar(x) if wavelet == "haar" else _split_matrix(x, wavelet)
@@ -156,7 +168,8 @@ def idwt(bands: Sequence[Tensor], wavelet: str = "haar") -> Tensor:
         The field, (..., H, W).
 
     Raises:
-        ValueError: unless there are 3 bands per level and one low-pass band.
+        TypeError: if a band holds no floating point numbers.
+        ValueError: unless there are 3 bands per level and one low-pass band, of shapes that fit each other.
 
     Example:
         Without the finest bands a field becomes blocks of means:
@@ -171,19 +184,33 @@ def idwt(bands: Sequence[Tensor], wavelet: str = "haar") -> Tensor:
         tensor([[4., 4., 2., 2.],
                 [4., 4., 2., 2.]])
     """
+    _check_wavelet(wavelet)
+    if not isinstance(bands, Sequence) or isinstance(bands, str | bytes):
+        raise TypeError(f"bands must be a list of tensors, got {shown(bands)}")
     if len(bands) % 3 != 1:
         raise ValueError(f"bands must be 3 per level and one low-pass, 3 L + 1 in all, got {len(bands)}")
+    for band in bands:
+        check_tensor("each of the bands", band)
+        check_tensor("each of the bands", band, ("the first", bands[0]))
     x = bands[-1]
     for i in range(len(bands) - 4, -1, -3):
         details = bands[i : i + 3]
+        if x.ndim < 2 or any(band.shape != x.shape or band.dtype != x.dtype for band in details):
+            shapes = ", ".join(f"{tuple(band.shape)} {band.dtype}" for band in (x, *details))
+            raise ValueError(f"bands of a level must have one shape (..., H, W) and type, got {shapes}")
         x = _merge_haar(x, details) if wavelet == "haar" else _merge_matrix(x, details, wavelet)
     return x
 
 
+def _check_wavelet(wavelet: str) -> None:
+    if not isinstance(wavelet, str):
+        raise ValueError(f"wavelet must be the name of an orthogonal one, such as haar, got {shown(wavelet)}")
+    if wavelet != "haar":
+        _analysis_matrix(wavelet, 32, torch.float64, torch.device("cpu"))  # refuses other wavelets
+
+
 def _check_levels(shape: torch.Size, levels: int) -> None:
-    if levels < 0:
-        raise ValueError(f"levels must be 0 or more, got {levels}")
-    if len(shape) < 2 or any(side % 2**levels or not side for side in shape[-2:]):
+    if levels > 62 or len(shape) < 2 or any(side % 2**levels or not side for side in shape[-2:]):
         raise ValueError(f"levels={levels} needs sides that can be halved so often, got shape {tuple(shape)}")
 
 
@@ -206,6 +233,9 @@ def geometric_weights(levels: int, ratio: float) -> tuple[float, ...]:
     Returns:
         Weights of the levels 1 to L, fine to coarse, then of the low-pass band.
 
+    Raises:
+        ValueError: if ``levels`` is no integer of at least 0, ``ratio`` not positive, or a weight not finite.
+
     Example:
         >>> from ismkit import geometric_weights
         >>> geometric_weights(3, 0.5)
@@ -213,7 +243,13 @@ def geometric_weights(levels: int, ratio: float) -> tuple[float, ...]:
         >>> geometric_weights(2, 4.0)
         (4.0, 16.0, 16.0)
     """
-    return (*(ratio**level for level in range(1, levels + 1)), ratio**levels)
+    check_count("levels", levels, 0)
+    check_number("ratio", ratio, "above 0", 1e-300)
+    try:
+        weights = (*(ratio**level for level in range(1, levels + 1)), ratio**levels)
+    except OverflowError as error:
+        raise ValueError(f"ratio must be less far from 1 for {levels} levels, got {ratio}") from error
+    return weights
 
 
 def unit_weights(weights: Sequence[float]) -> tuple[float, ...]:
@@ -228,15 +264,28 @@ def unit_weights(weights: Sequence[float]) -> tuple[float, ...]:
     Returns:
         As many weights, in the same ratios.
 
+    Raises:
+        ValueError: for weights that are negative, all zero or none.
+
     Example:
         >>> from ismkit import unit_weights
         >>> [round(weight, 4) for weight in unit_weights((1.0, 0.5, 0.5))]  # 3/4 * 1 + 1/4 * 0.5 = 7/8
         [1.1429, 0.5714, 0.5714]
     """
+    check_weights(weights)
     levels = len(weights) - 1
     shares = [3 / 4**level for level in range(1, levels + 1)] + [1 / 4**levels]
     mean = sum(weight * share for weight, share in zip(weights, shares, strict=True))
     return tuple(weight / mean for weight in weights)
+
+
+def check_weights(weights: Sequence[float]) -> None:
+    """Raise ValueError unless ``weights`` are numbers of at least 0, one or more, and not all 0."""
+    numbers = isinstance(weights, tuple | list) and all(
+        isinstance(w, int | float) and 0 <= w < math.inf for w in weights
+    )
+    if not numbers or not any(weights):
+        raise ValueError(f"weights must be non-negative, one per level and one low-pass, got {shown(weights)}")
 
 
 @dataclass(frozen=True)
@@ -282,14 +331,11 @@ class WaveletDistance:
     huber_c: float = 0.03
 
     def __post_init__(self) -> None:
-        if not self.weights or any(not weight >= 0 for weight in self.weights) or not any(self.weights):
-            raise ValueError(f"weights must be non-negative, one per level and one low-pass, got {self.weights}")
-        if self.norm not in ("square", "root", "abs", "huber"):
-            raise ValueError(f"norm must be square, root, abs or huber, got {self.norm!r}")
-        if self.norm == "huber" and not self.huber_c > 0:
+        check_types(self)
+        check_weights(self.weights)
+        if not 0 < self.huber_c < math.inf:
             raise ValueError(f"huber_c must be positive, got {self.huber_c}")
-        if self.wavelet != "haar":
-            _analysis_matrix(self.wavelet, 32, torch.float64, torch.device("cpu"))  # refuses other wavelets
+        _check_wavelet(self.wavelet)
 
     @property
     def levels(self) -> int:
@@ -387,6 +433,9 @@ class Normalised:
     c: float = 1e-3
 
     def __post_init__(self) -> None:
+        check_types(self)
+        if not callable(self.distance) or isinstance(self.distance, type):
+            raise ValueError(f"distance must be a function, such as l2, got {shown(self.distance)}")
         if not 0 <= self.power <= 1 or not 0 < self.c < math.inf:
             raise ValueError(f"power must be in [0, 1] and c positive and finite, got {self.power} and {self.c}")
 

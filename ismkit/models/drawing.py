@@ -12,6 +12,7 @@ from ismkit.data.values import as_tensor
 from ismkit.method.path import Network
 from ismkit.method.sampling import sample
 from ismkit.models.saved import load_generator
+from ismkit.utils.checks import check_count, shown
 from ismkit.utils.seeding import stream
 
 
@@ -52,13 +53,14 @@ def draw_clothes(
         torch.Size([3, 1, 28, 28])
     """
     labels = as_tensor(y, "y")
+    check_count("batch", batch)
     if (
         labels.ndim != 1
         or labels.is_floating_point()
         or not len(labels)
         or not ((labels >= 0) & (labels <= len(CLOTHES))).all()
     ):
-        raise ValueError(f"y must hold whole numbers in 0 .. {len(CLOTHES)}, one per image, got {y}")
+        raise ValueError(f"y must hold whole numbers in 0 .. {len(CLOTHES)}, one per image, got {shown(y)}")
     if net is None:
         net = load_generator().to(device)
     if autoencoder is None:

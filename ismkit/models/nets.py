@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ismkit.method.path import StepGrid, check_labels
+from ismkit.utils.checks import shown
 
 FREQUENCIES = 128  # sines and cosines per embedded number: 256 features, as in DiT
 W_UNIT = 0.25  # spacing of the guidance strengths trained on, and so the unit in which w is embedded
@@ -123,7 +124,7 @@ class ToyMLP(nn.Module):
         self, dim: int = 2, width: int = 128, depth: int = 3, num_classes: int = 8, grid: StepGrid | None = None
     ) -> None:
         super().__init__()
-        _check_positive(dim=dim, width=width, depth=depth, num_classes=num_classes)
+        _check_shape(grid, dim=dim, width=width, depth=depth, num_classes=num_classes)
         self.config: dict[str, Any] = {"dim": dim, "width": width, "depth": depth, "num_classes": num_classes}
         self.dim, self.num_classes, self.grid = dim, num_classes, grid or StepGrid()
         self.embed = nn.Linear(dim, width)
@@ -268,7 +269,7 @@ class DiT(nn.Module):
         super().__init__()
         config = {"size": size, "channels": channels, "patch": patch, "width": width, "depth": depth, "heads": heads}
         self.config: dict[str, Any] = config | {"num_classes": num_classes}
-        _check_positive(**self.config)
+        _check_shape(grid, **self.config)
         if size % patch:
             raise ValueError(f"size must be a multiple of patch={patch}, got {size}")
         if width % heads or width % 4:
@@ -334,10 +335,12 @@ def _sincos_positions(side: int, width: int) -> Tensor:
     return torch.cat([rows, columns], -1).flatten(0, 1).float()
 
 
-def _check_positive(**sizes: int) -> None:
+def _check_shape(grid: StepGrid | None, **sizes: int) -> None:
     for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        if type(value) is not int or value < 1:  # NumPy's would not go into a card
+            raise ValueError(f"{name} must be an integer of at least 1, got {shown(value)}")
+    if grid is not None and not isinstance(grid, StepGrid):
+        raise TypeError(f"grid must be a StepGrid or None, got {shown(grid)}")
 
 
 #: Shapes of the published transformers (DiT, SiT); S/2 means ``DiT(..., patch=2, **PRESETS["S"])``.

@@ -19,6 +19,7 @@ from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.path import StepGrid
 from ismkit.method.recipes import velocity_target
 from ismkit.models.nets import DiT, ToyMLP
+from ismkit.utils.checks import check_name, shown
 from ismkit.utils.files import WEIGHT_SUMS, weights_file
 from ismkit.utils.weights import CheckpointError, load_weights, read_weights, save_weights
 
@@ -57,6 +58,8 @@ def save_model(
     kind = type(net).__name__
     if NETWORKS.get(kind) is not type(net):
         raise TypeError(f"net must be one of {', '.join(NETWORKS)}, got {kind}")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating point type, such as torch.float16, got {shown(dtype)}")
     config = {"class": kind, **net.config, "grid": net.conditioning.grid.n}  # type: ignore[dict-item, union-attr]
     stored = copy.deepcopy(net).to(dtype)
     numbers = stored.state_dict()
@@ -64,8 +67,15 @@ def save_model(
         if value.isfinite().all() and not numbers[name].isfinite().all():
             largest = f"{value.abs().max():g}, and {dtype} ends at {torch.finfo(dtype).max:g}"
             raise CheckpointError(f"{path} is not written: {name} holds {largest}. Store it in torch.float32.")
-    metadata = {"net": json.dumps(config), "dtype": str(dtype).removeprefix("torch."), "card": json.dumps(card)}
+    metadata = {"net": json.dumps(config), "dtype": str(dtype).removeprefix("torch."), "card": _as_json(card)}
     return save_weights(stored, path, metadata)
+
+
+def _as_json(card: dict[str, Any]) -> str:
+    try:
+        return json.dumps(card)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"card must be JSON, got {shown(card)}: {error}") from error
 
 
 def load_model(path: str | os.PathLike[str], sha256: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
@@ -73,7 +83,7 @@ def load_model(path: str | os.PathLike[str], sha256: str | None = None) -> tuple
 
     Args:
         path: of the file.
-        sha256: the checksum that the file must have. Without it, altered numbers go unnoticed.
+        sha256: the checksum that the file must have; that of its contents is in the file, and always compared.
 
     Returns:
         The network, in float32 and eval mode, without gradients; and the card.
@@ -119,7 +129,7 @@ def load_sampler(path: str | os.PathLike[str], sha256: str | None = None) -> tup
 
     Args:
         path: of a file of :func:`save_model`.
-        sha256: the checksum that the file must have. Without it, altered numbers go unnoticed.
+        sha256: the checksum that the file must have; that of its contents is in the file, and always compared.
 
     Returns:
         The network, or :class:`~ismkit.method.guidance.TwoPassCFG` around it, in eval mode; and the card.
@@ -178,8 +188,7 @@ def released(recipe: str = "ism_plus") -> tuple[nn.Module, dict[str, Any]]:
         >>> {setting: round(scores["frechet"], 2) for setting, scores in card["scores"].items() if "w = 1" in setting}
         {'1 NFE, w = 1': 2.25, '4 NFE, w = 1': 1.99, '128 NFE, w = 1': 1.86}
     """
-    if recipe not in RELEASED:
-        raise ValueError(f"recipe must be one of {', '.join(RELEASED)}, got {recipe!r}")
+    check_name("recipe", recipe, RELEASED)
     return load_sampler(weights_file(f"fashion_{recipe}"), RELEASED[recipe])
 
 

@@ -15,6 +15,7 @@ from ismkit.method.recipes import RECIPES, Intrinsic, Recipe
 from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, geometric_weights, l2, unit_weights
 from ismkit.sweeps.sweep import Sweep, settings
 from ismkit.training.runs import RUNS, Run
+from ismkit.utils.checks import check_name, shown
 from ismkit.utils.settings import change
 
 NFE = (1, 2, 4, 8, 128)
@@ -176,14 +177,16 @@ def named_sweep(name: str, recipes: Sequence[str] = ()) -> Sweep:
         >>> named_sweep("gaussians", ["flow", "ism"]).runs.keys()
         dict_keys(['flow', 'ism'])
     """
-    if name in SWEEPS:
+    if isinstance(recipes, str) or not isinstance(recipes, Sequence):
+        raise ValueError(f"recipes must be a list of names, got {shown(recipes)}")
+    if isinstance(name, str) and name in SWEEPS:
         if recipes:
             raise ValueError(f"{name} has its own recipes; --recipe goes with a run: {', '.join(RUNS)}")
         return SWEEPS[name]
-    if name not in RUNS:
+    if not isinstance(name, str) or name not in RUNS:
         raise ValueError(
-            f"name must be a prepared sweep ({', '.join(SWEEPS)}) or a run ({', '.join(RUNS)}), got {name!r}"
+            f"name must be a prepared sweep ({', '.join(SWEEPS)}) or a run ({', '.join(RUNS)}), got {shown(name)}"
         )
-    if wrong := [recipe for recipe in recipes if recipe not in RECIPES]:
-        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {wrong[0]!r}")
+    for recipe in recipes:
+        check_name("recipe", recipe, RECIPES)
     return of_run(RUNS[name], recipes or ["ism"])

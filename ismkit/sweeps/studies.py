@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ismkit.training.runs import Run
+from ismkit.utils.checks import check_finite, shown
 from ismkit.utils.files import CHECKOUT
 from ismkit.utils.keys import identity_sum
 from ismkit.utils.settings import describe
@@ -131,7 +132,8 @@ def mean_interval(values: Tensor, level: float = 0.95) -> tuple[float, float]:
         The mean, and half the width, both in the unit of the values.
 
     Raises:
-        ValueError: for another shape, or fewer than two values.
+        TypeError: if the values are no floating point numbers.
+        ValueError: for another shape, fewer than two values, some that are not finite, or a level outside (0, 1).
 
     Example:
         For three values the interval is 4.303 standard errors to each side:
@@ -142,6 +144,9 @@ def mean_interval(values: Tensor, level: float = 0.95) -> tuple[float, float]:
         >>> mean, round(half, 3)
         (2.0, 2.484)
     """
+    check_finite("values", values)
+    if not isinstance(level, float) or not 0 < level < 1:
+        raise ValueError(f"level must be a number in (0, 1), got {shown(level)}")
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"values must be (n,) with n >= 2, got {tuple(values.shape)}")
     from scipy.stats import t as student  # here: half a second that the workers of a sweep can do without

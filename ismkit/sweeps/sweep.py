@@ -6,6 +6,8 @@ A *trial* is one run with one seed; :mod:`ismkit.sweeps.runner` does trials side
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +21,12 @@ from ismkit.evaluation.judges import Setting
 from ismkit.method.recipes import velocity_target
 from ismkit.sweeps.studies import mean_interval
 from ismkit.training.runs import Run, change_run
-from ismkit.utils.checks import as_integer
-from ismkit.utils.files import json_sum, replacing
+from ismkit.utils.checks import as_integer, check_kind, shown
+from ismkit.utils.files import DataError, json_sum, replacing
 from ismkit.utils.keys import add_cells, cells, identity
 from ismkit.utils.settings import get
 from ismkit.utils.store import Store
+from ismkit.utils.weights import SUM
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -242,8 +245,15 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
         ...     read_table(write_table(frame, f"{folder}/scores.parquet")).equals(frame)
         True
     """
+    import pandas as pd
+
+    check_kind("frame", frame, pd.DataFrame)
+    written = io.BytesIO()
+    frame.to_parquet(written, index=False)
+    stated = frame.copy(deep=False)
+    stated.attrs = {SUM: _table_sum(pd.read_parquet(written))}  # as it comes back
     with replacing(path) as file:
-        frame.to_parquet(file, index=False)
+        stated.to_parquet(file, index=False)
     return Path(path)
 
 
@@ -257,7 +267,8 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
         The pandas table.
 
     Raises:
-        OSError: if the file is missing or no Parquet file.
+        OSError: if the file is missing or cannot be opened.
+        DataError: if it is no Parquet file, truncated or altered.
 
     Example:
         The table behind notebook 08 is committed beside the studies:
@@ -270,7 +281,42 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    return pd.read_parquet(path)
+    try:
+        with open(path, "rb") as file:
+            content = io.BytesIO(file.read())
+        frame = pd.read_parquet(content)
+        stated = frame.attrs.pop(SUM, None)
+        altered = stated is not None and stated != _table_sum(frame)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise DataError(f"{path} is no Parquet file, truncated or altered: {shown(error)}") from error
+    except Exception as error:  # Arrow's readers raise many kinds
+        raise DataError(f"{path} is no Parquet file, truncated or altered: {shown(error)}") from error
+    if altered:
+        raise DataError(f"{path} is altered, its contents have not the sum that it states: make the table again")
+    return frame
+
+
+def _table_sum(frame: pd.DataFrame) -> str:
+    """SHA-256 of the names, types and values of a table."""
+    import pandas as pd
+
+    rows = pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes()
+    names = [[str(name), str(kind)] for name, kind in frame.dtypes.items()]
+    return json_sum([names, len(frame), hashlib.sha256(rows).hexdigest()])
+
+
+def _check_columns(frame: pd.DataFrame, metric: str, *columns: str) -> None:
+    """Raise unless a table has these columns, and numbers as its metric."""
+    import pandas as pd
+
+    check_kind("frame", frame, pd.DataFrame)
+    check_kind("metric", metric, str)
+    if lacking := [name for name in (metric, *columns) if name not in frame.columns]:
+        raise ValueError(f"frame must have a column {lacking[0]!r}, it has {', '.join(map(str, frame.columns))}")
+    if not pd.api.types.is_numeric_dtype(frame[metric]):
+        raise ValueError(f"metric must name a column of numbers, got {metric!r}, of {frame[metric].dtype}")
 
 
 def summary(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -291,6 +337,7 @@ def summary(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
         >>> summary(frame, "frechet")[1, 1.0].to_dict()
         {'flow': '7 ± 1.4', 'ism': '2.5 ± 0.71'}
     """
+    _check_columns(frame, metric, "variant", "nfe", "w")
     grouped = frame.groupby(["variant", "nfe", "w"], sort=False)[metric]
     text = grouped.agg(lambda values: f"{values.mean():.3g}" + (f" ± {values.std():.2g}" if len(values) > 1 else ""))
     return text.unstack(["nfe", "w"])
@@ -309,7 +356,8 @@ def paired(frame: pd.DataFrame, variants: Sequence[str], metric: str, **where: A
         A pandas table: one row per seed, one column for each of the variants.
 
     Raises:
-        ValueError: unless every variant has exactly one value per seed there, with the same seeds.
+        TypeError: if ``frame`` is no table, or ``variants`` are no names.
+        ValueError: for columns that are not there, or unless every variant has exactly one value per seed there, with the same seeds.
 
     Example:
         >>> import pandas as pd
@@ -320,6 +368,9 @@ def paired(frame: pd.DataFrame, variants: Sequence[str], metric: str, **where: A
         >>> wide.to_dict("index")
         {0: {'ism': 2, 'flow': 6}, 1: {'ism': 3, 'flow': 8}}
     """
+    _check_columns(frame, metric, "variant", "seed", *where)
+    if not isinstance(variants, list | tuple) or not all(isinstance(name, str) for name in variants):
+        raise TypeError(f"variants must be a list of names, got {shown(variants)}")
     chosen = frame[frame.variant.isin(variants)]
     for column, value in where.items():
         chosen = chosen[chosen[column] == value]
@@ -385,6 +436,7 @@ def at_best(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
         >>> at_best(frame, "frechet")[["nfe", "w", "frechet"]].to_dict("records")
         [{'nfe': 1, 'w': 2.0, 'frechet': 2}, {'nfe': 4, 'w': 0.0, 'frechet': 3}]
     """
+    _check_columns(frame, metric, "variant", "nfe", "w")
     mean = frame.groupby(["variant", "nfe", "w"])[metric].mean()
     best = mean.groupby(["variant", "nfe"]).idxmin()
     return frame[frame.set_index(["variant", "nfe", "w"]).index.isin(best)]

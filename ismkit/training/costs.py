@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ismkit.method.recipes import Recipe
 from ismkit.models.nets import FREQUENCIES
+from ismkit.utils.checks import check_count, shown
 
 
 def forward_flops(config: Mapping[str, Any]) -> float:
@@ -26,6 +27,10 @@ def forward_flops(config: Mapping[str, Any]) -> float:
         ``depth (24 T D^2 + 4 T^2 D + 12 D^2)`` for T tokens of width D, and the layers around the blocks. The
         published count of DiT-XL/2, 118.64 G multiply-adds, is half of this to 2 in 10^4.
     """
+    if not isinstance(config, Mapping) or not {"size", "patch", "channels", "width", "depth"} <= config.keys():
+        raise ValueError(
+            f"config must be that of a DiT, with size, patch, channels, width and depth, got {shown(config)}"
+        )
     tokens, pixels = (config["size"] // config["patch"]) ** 2, config["patch"] ** 2 * config["channels"]
     D = config["width"]
     projections = 24 * tokens * D**2  # qkv 6, output 2, MLP 16
@@ -57,6 +62,7 @@ def passes(recipe: Recipe, batch: int) -> Passes:
         The number of rows with gradient, of rows that make targets, and of calls for these.
 
     Raises:
+        TypeError: if ``recipe`` is none.
         ValueError: if the batch cannot be divided as the recipe's ``Rows`` say.
 
     Example:
@@ -75,6 +81,9 @@ def passes(recipe: Recipe, batch: int) -> Passes:
         counted.append(len(x))
         return torch.zeros_like(x)
 
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"recipe must be a Recipe, such as one of RECIPES, got {shown(recipe)}")
+    batch = check_count("batch", batch)
     x = torch.zeros(batch, 1)
     query, velocity = recipe.rows(x, x, torch.zeros(batch, dtype=torch.long), 1, torch.Generator().manual_seed(0))
     recipe.target(net, query, velocity, recipe.rows, 1, net)

@@ -30,10 +30,11 @@ from ismkit.training import checkpoint, distributed
 from ismkit.training.checkpoint import resume_run, save_run
 from ismkit.training.distributed import is_wrapped, on_main_process
 from ismkit.training.options import Engine, Saving
-from ismkit.utils.checks import as_integer, check_count
+from ismkit.utils.checks import as_integer, check_count, check_kind, shown
 from ismkit.utils.keys import identity
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.seeding import stream
+from ismkit.utils.settings import check_types
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Optim:
     clip: float = float("inf")
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive and finite, got {self.lr}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
@@ -104,6 +106,8 @@ def check(
 ) -> tuple[int, int]:
     """Steps and seed as Python's integers; ValueError unless the parts of a training fit together."""
     steps, seed = check_count("steps", steps), as_integer(seed)
+    check_kind("recipe", recipe, Recipe)
+    check_kind("net", net, nn.Module)
     if not isinstance(batches, Batches):
         remedy = "Batches(loader.dataset, batch_size, seed)" if hasattr(batches, "dataset") else "Batches(data, ...)"
         raise ValueError(f"batches must be {remedy}, got {type(batches).__name__}")
@@ -125,21 +129,42 @@ def check(
     shape, fits = getattr(batches.data, "shape", None), getattr(recipe.distance, "check_shape", None)
     if shape is not None and fits is not None:
         fits((batches.batch_size, *shape))
-    if accelerator.is_main_process:
-        _warn_of_large_assignments(recipe.coupling, batches)
+    _check_assignments(recipe.coupling, batches, accelerator.is_main_process)
     return steps, seed
 
 
 LARGE = 4096  # rows in one assignment, above which exact ones take longer than the steps that they serve
 
 
-def _warn_of_large_assignments(coupling: Coupling, batches: Batches) -> None:
-    """Warn, before the first pool, of assignments that are certain to take most of the time."""
+def _groups(
+    optim: Optim | None, engine: Engine | None, saving: Saving | None, hooks: Any
+) -> tuple[Optim, Engine, Saving]:
+    """The groups of options, by default as they come; TypeError for other types."""
+    found: list[Any] = []
+    for name, given, kind in (("optim", optim, Optim), ("engine", engine, Engine), ("saving", saving, Saving)):
+        found.append(kind() if given is None else given)
+        check_kind(name, found[-1], kind)
+    if not isinstance(hooks, Sequence) or not all(map(callable, hooks)):
+        raise TypeError(f"hooks must be functions (state, report), got {shown(hooks)}")
+    return found[0], found[1], found[2]
+
+
+MOST = 65_536  # rows in one assignment, above which the products of all pairs take more than 17 GB
+
+
+def _check_assignments(coupling: Coupling, batches: Batches, warn: bool) -> None:
+    """Refuse assignments that no machine can make, and warn of those that are certain to take most of the time."""
     labels, rows = getattr(batches.data, "y", None), coupling.pool * batches.batch_size
     largest = 1.0
     if coupling.class_aware and isinstance(labels, Tensor):
         largest = max(int(labels.bincount().max()) / batches.size, 1 / (coupling.classes or math.inf))
-    if coupling.solver is None and (together := round(rows * largest)) > LARGE:
+    if coupling.pool and (together := round(rows * largest)) > MOST:
+        enough = int(MOST / largest) // batches.batch_size
+        raise ValueError(
+            f"recipe.coupling.pool must be at most {enough} with a batch_size of {batches.batch_size}, got "
+            f"{coupling.pool}: {together} rows would be in one assignment, and at most {MOST} can be"
+        )
+    if warn and coupling.solver is None and (together := round(rows * largest)) > LARGE:
         enough = max(1, int(LARGE / largest) // batches.batch_size)
         warnings.warn(
             f"about {together} rows are in one assignment (pool {coupling.pool} x batch_size {batches.batch_size}, the "
@@ -361,7 +386,7 @@ def fit(
         >>> state.step, len(state.losses)
         (3, 3)
     """
-    optim, engine, saving = optim or Optim(), engine or Engine(), saving or Saving()
+    optim, engine, saving = _groups(optim, engine, saving, hooks)
     accelerator = accelerator or distributed.accelerator(engine.mode, engine.precision)
     engine = with_micro_batches(engine, saving, accelerator)
     steps, seed = check(recipe, net, batches, steps, seed, engine, accelerator)

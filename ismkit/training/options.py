@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from ismkit.utils.checks import check_count
+from ismkit.utils.settings import check_types
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,7 @@ class Engine:
     micro_batches: int | None = None
 
     def __post_init__(self) -> None:
-        for name, kinds in (("mode", ("ddp", "fsdp")), ("precision", ("no", "bf16"))):
-            if (value := getattr(self, name)) not in kinds:
-                raise ValueError(f"{name} must be one of {', '.join(kinds)}, got {value!r}")
+        check_types(self)
         if self.micro_batches is not None:
             object.__setattr__(self, "micro_batches", check_count("micro_batches", self.micro_batches))
 
@@ -75,6 +74,7 @@ class Saving:
     from_step: int | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.folder is not None:
             object.__setattr__(self, "folder", Path(self.folder).expanduser())
         for name in ("save_every", "from_step"):
@@ -111,6 +111,7 @@ class Logging:
     samples_every: int | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.tracker not in ("tensorboard", "none", None):
             raise ValueError(f"tracker must be one of tensorboard, none, got {self.tracker!r}")
         for name in ("log_every", "samples_every"):

@@ -26,10 +26,10 @@ from ismkit.training import distributed
 from ismkit.training.checkpoint import saved_setting
 from ismkit.training.loop import Hook, Optim, TrainState, fit, with_micro_batches
 from ismkit.training.options import Engine, Saving
-from ismkit.utils.checks import as_integer, check_count
+from ismkit.utils.checks import as_integer, check_count, check_kind, check_name, shown
 from ismkit.utils.files import out_dir
 from ismkit.utils.keys import UNKEYED, identity, identity_sum
-from ismkit.utils.settings import change
+from ismkit.utils.settings import change, check_types
 
 
 def _fashion_latents(count: int | None = None) -> Labelled:
@@ -179,6 +179,10 @@ class Run:
     images: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("load", "net", "adapt"):
+            if not callable(getattr(self, name)):
+                raise ValueError(f"{name} must be a function, as in RUNS, got {shown(getattr(self, name))}")
         for name in ("steps", "batch_size"):
             object.__setattr__(self, name, check_count(name, getattr(self, name)))
 
@@ -328,8 +332,7 @@ def named_run(name: str) -> Run:
         >>> named_run("gaussians").steps
         2000
     """
-    if name not in RUNS:
-        raise ValueError(f"run must be one of {', '.join(RUNS)}, got {name!r}")
+    check_name("run", name, RUNS)
     return RUNS[name]
 
 
@@ -354,9 +357,9 @@ def change_run(run: Run, path: str, value: Any) -> Run:
         >>> change_run(run, "optim.lr", "1e-3").optim.lr, run.recipe.name
         (0.001, 'ism_plus')
     """
-    if path == "recipe" and isinstance(value, str):
-        if value not in RECIPES:
-            raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {value!r}")
+    check_kind("run", run, Run)
+    if isinstance(path, str) and path == "recipe" and isinstance(value, str):
+        check_name("recipe", value, RECIPES)
         return dataclasses.replace(run, recipe=run.adapt(RECIPES[value]))
     return change(run, path, value)
 

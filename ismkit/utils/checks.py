@@ -3,7 +3,65 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
+from numbers import Real
 from typing import Any
+
+
+def shown(value: Any) -> str:
+    """Write a value for a message: as Python does, but in one line that is not too long; of arrays what they are.
+
+    Args:
+        value: of any kind.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> import numpy as np
+        >>> from ismkit.utils.checks import shown
+        >>> shown("3"), shown(np.zeros((2, 2)))
+        ("'3'", 'ndarray (2, 2) float64')
+    """
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape:
+        return f"{type(value).__name__} {tuple(shape)} {getattr(value, 'dtype', '')}".rstrip()
+    text = " ".join((f"{value}" if isinstance(value, Exception) else repr(value)).split())
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def check_tensor(name: str, x: Any, beside: tuple[str, Any] | None = None) -> None:
+    """Refuse what is no dense floating point tensor, or not on the device of another one; no value is read.
+
+    Args:
+        name: of the argument, for the message.
+        x: the argument.
+        beside: the other tensor, after its name.
+
+    Raises:
+        TypeError: if it is no tensor, not dense, or not floating point.
+        ValueError: if it is on another device than the other one.
+
+    Example:
+        >>> import torch
+        >>> from ismkit.utils.checks import check_tensor
+        >>> check_tensor("x1", torch.zeros(2).long())
+        Traceback (most recent call last):
+        TypeError: x1 must be floating point, got torch.int64
+        >>> check_tensor("x1", torch.zeros(2, device="meta"), ("x0", torch.zeros(2)))
+        Traceback (most recent call last):
+        ValueError: x1 must be on the device of x0, cpu, got meta
+    """
+    import torch  # the command line's help counts without torch
+
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got {x.layout}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {x.dtype}")
+    if beside is not None and x.device != beside[1].device:
+        raise ValueError(f"{name} must be on the device of {beside[0]}, {beside[1].device}, got {x.device}")
 
 
 def check_finite(name: str, x: Any) -> None:
@@ -14,8 +72,8 @@ def check_finite(name: str, x: Any) -> None:
         x: the argument.
 
     Raises:
-        TypeError: if it is no tensor, or not floating point.
-        ValueError: if it has NaN or infinite values.
+        TypeError: if it is no tensor, not dense, or not floating point.
+        ValueError: if it has NaN or infinite values, or none at all, on the device meta.
 
     Example:
         >>> import torch
@@ -24,12 +82,9 @@ def check_finite(name: str, x: Any) -> None:
         Traceback (most recent call last):
         ValueError: x0 must be finite, got 1 NaN or infinite of 2 values
     """
-    from torch import Tensor  # the command line's help counts without torch
-
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
-    if not x.is_floating_point():
-        raise TypeError(f"{name} must be floating point, got {x.dtype}")
+    check_tensor(name, x)
+    if x.is_meta:
+        raise ValueError(f"{name} must hold numbers, got a tensor on the device meta, which has none")
     if bad := x.numel() - int(x.isfinite().sum()):
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite of {x.numel()} values")
 
@@ -57,9 +112,10 @@ def as_integer(value: Any, name: str = "seed") -> int:
         ValueError: seed must be an integer, got 3.0
     """
     try:
-        return operator.index(None if isinstance(value, bool) else value)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise ValueError(f"{name} must be an integer, got {value!r}") from error
+        truth = isinstance(value, bool) or str(getattr(value, "dtype", "")) == "torch.bool"
+        return operator.index(None if truth or getattr(value, "shape", ()) != () else value)  # type: ignore[arg-type]
+    except (TypeError, RuntimeError) as error:  # the second of a tensor without numbers, or on the device meta
+        raise ValueError(f"{name} must be an integer, got {shown(value)}") from error
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
@@ -86,6 +142,102 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
         count = as_integer(value, name)
     except ValueError:
         count = least - 1
-    if count < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    if not least <= count < 2**63:
+        raise ValueError(
+            f"{name} must be an integer of at least {least}{' and below 2^63' * (count > 0)}, got {shown(value)}"
+        )
     return count
+
+
+def check_name(name: str, value: Any, known: Collection[str]) -> None:
+    """Refuse what is none of some names.
+
+    Args:
+        name: of the argument, for the message.
+        value: the argument.
+        known: the names that there are.
+
+    Raises:
+        ValueError: for anything else; the message lists the names.
+
+    Example:
+        >>> from ismkit.utils.checks import check_name
+        >>> check_name("split", "tests", ("train", "test"))
+        Traceback (most recent call last):
+        ValueError: split must be one of train, test, got 'tests'
+    """
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {shown(value)}")
+
+
+def as_number(name: str, value: Any) -> float:
+    """Read what was measured as Python's number: also one of NumPy's, or the only one of a tensor.
+
+    Args:
+        name: of the argument, for the message.
+        value: the argument.
+
+    Returns:
+        The number, which may be infinite or NaN.
+
+    Raises:
+        ValueError: for texts and what is no number.
+
+    Example:
+        >>> import torch
+        >>> from ismkit.utils.checks import as_number
+        >>> as_number("measured", torch.tensor(0.5))
+        0.5
+        >>> as_number("measured", "0.5")
+        Traceback (most recent call last):
+        ValueError: measured must be a number, got '0.5'
+    """
+    try:
+        return float(None if isinstance(value, str | bytes) else value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{name} must be a number, got {shown(value)}") from error
+
+
+def check_kind(name: str, value: Any, *kinds: type) -> None:
+    """Refuse what is of none of some types.
+
+    Args:
+        name: of the argument, for the message.
+        value: the argument.
+        kinds: its types.
+
+    Raises:
+        TypeError: for another one.
+
+    Example:
+        >>> from ismkit.utils.checks import check_kind
+        >>> check_kind("card", ["seed", 0], dict)
+        Traceback (most recent call last):
+        TypeError: card must be a dict, got ['seed', 0]
+    """
+    if not isinstance(value, kinds):
+        raise TypeError(f"{name} must be a {' or a '.join(kind.__name__ for kind in kinds)}, got {shown(value)}")
+
+
+def check_number(name: str, value: Any, rule: str, low: float, high: float = float("inf")) -> None:
+    """Refuse what is no number of Python or NumPy, or one that is not between two others; bounds are allowed values.
+
+    Args:
+        name: of the argument, for the message.
+        value: the argument.
+        rule: what it must be, for the message.
+        low: the least value allowed.
+        high: the largest; by default all finite ones are.
+
+    Raises:
+        ValueError: for NaN, infinity, a truth value, a text and a number that is out of range.
+
+    Example:
+        >>> from ismkit.utils.checks import check_number
+        >>> check_number("level", "high", "in [0, 1]", 0, 1)
+        Traceback (most recent call last):
+        ValueError: level must be a number in [0, 1], got 'high'
+    """
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if not real or not low <= value <= high or value == float("inf"):
+        raise ValueError(f"{name} must be a number {rule}, got {shown(value)}")

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ismkit.utils.checks import shown
+
 #: The folder that holds the package: the top of a checkout, or site-packages.
 CHECKOUT = Path(__file__).resolve().parents[2]
 #: The released networks: a part of the package.
@@ -152,7 +154,11 @@ def json_sum(value: Any) -> str:
         >>> json_sum({"steps": 500}) == json_sum({"steps": 500.0})  # written differently in JSON
         False
     """
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    try:
+        text = json.dumps(value, sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"value must be JSON, got {shown(value)}: {error}") from error
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class DataError(Exception):

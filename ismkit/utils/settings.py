@@ -13,9 +13,12 @@ import re
 import sys
 import types
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from ismkit.utils.checks import shown
 
 T = TypeVar("T")
 
@@ -114,6 +117,8 @@ def change(settings: T, path: str, value: Any) -> T:
         >>> change(RUNS["gaussians"], "recipe.coupling.class_aware", "false").recipe.coupling.class_aware
         False
     """
+    if not isinstance(path, str):
+        raise ValueError(f"path must be the names of settings joined by points, got {shown(path)}")
     return _change(settings, path, value, path)
 
 
@@ -189,7 +194,7 @@ def coerce(value: Any, kind: Any, name: str) -> Any:
     try:
         return _coerce(value, kind)
     except (ValueError, TypeError, KeyError, StopIteration) as error:
-        raise ValueError(f"{name} must be {_wanted(kind)}, got {value!r}") from error
+        raise ValueError(f"{name} must be {wanted(kind)}, got {shown(value)}") from error
 
 
 def _coerce(value: Any, kind: Any) -> Any:
@@ -223,6 +228,52 @@ def _coerce(value: Any, kind: Any) -> Any:
     return value
 
 
+def check_types(settings: Any) -> None:
+    """Refuse a dataclass whose fields hold other types than they say: the first call of its ``__post_init__``.
+
+    Numbers, truth values, texts, paths, None, tuples and unions of them are compared, and parts that are dataclasses;
+    fields of other types, such as functions, are left to the class. NumPy's numbers count as Python's.
+
+    Args:
+        settings: the dataclass.
+
+    Raises:
+        ValueError: for the first field of another type; the message names it, its value and what it should be.
+
+    Example:
+        >>> from ismkit import Strengths
+        >>> Strengths(w_max="3.5")
+        Traceback (most recent call last):
+        ValueError: w_max must be a number, got '3.5'
+    """
+    for name, kind in _hints(type(settings)).items():  # type: ignore[arg-type]
+        if not _fits(value := getattr(settings, name), kind):
+            rule = f"a {_called(kind)}" if dataclasses.is_dataclass(kind) else wanted(kind)
+            raise ValueError(f"{name} must be {rule}, got {shown(value)}")
+
+
+@cache
+def _hints(owner: type) -> dict[str, Any]:
+    return {field.name: _hint(owner, field.name) for field in dataclasses.fields(owner)}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a kind that can be compared; of any other kind all are."""
+    origin, kinds = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, each) for each in kinds)
+    if origin is Literal:
+        return isinstance(value, str) and value in kinds
+    if origin is tuple:
+        sized = isinstance(value, tuple | list) and (kinds[1:] == (...,) or len(value) == len(kinds))
+        return sized and all(map(_fits, value, kinds[:1] * len(value) if kinds[1:] == (...,) else kinds))
+    value = plain(value)
+    if kind in (int, float):
+        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    known = kind in (bool, str, Path, type(None)) or (isinstance(kind, type) and dataclasses.is_dataclass(kind))
+    return not known or isinstance(value, str | Path if kind is Path else kind)
+
+
 def _one_of(value: Any, kinds: tuple[Any, ...]) -> Any:
     """Convert to the first kind that fits: None, then the narrow ones, then text."""
     order = [type(None), bool, int, float]
@@ -246,18 +297,24 @@ def _not(value: Any, *kinds: type) -> Any:
     return value
 
 
-def _wanted(kind: Any) -> str:
-    """What a kind is called in a message."""
+def wanted(kind: Any) -> str:
+    """What a value of a type is called in a message.
+
+    Example:
+        >>> from ismkit.utils.settings import wanted
+        >>> wanted(int | None)
+        'an integer or None'
+    """
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
-        return " or ".join(sorted(map(_wanted, get_args(kind)), key=IN_PYTHON.__eq__))
+        return " or ".join(sorted(map(wanted, get_args(kind)), key=IN_PYTHON.__eq__))
     if origin is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     if origin is tuple:
         kinds = get_args(kind)
         if kinds[1:] == (...,):
-            return f"a tuple, each part {_wanted(kinds[0])}"
-        return f"a tuple ({', '.join(map(_wanted, kinds))})"
+            return f"a tuple, each part {wanted(kinds[0])}"
+        return f"a tuple ({', '.join(map(wanted, kinds))})"
     names: Mapping[Any, str] = {
         bool: "true or false",
         int: "an integer",

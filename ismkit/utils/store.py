@@ -6,7 +6,6 @@ is killed at any moment loses the piece that it was making, and the next one mak
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -14,12 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ismkit.utils.files import DataError, json_sum, replacing, replacing_path
-from ismkit.utils.weights import CheckpointError, nbytes, read_weights, write_tensors
+from ismkit.utils.checks import check_kind, shown
+from ismkit.utils.files import DataError, replacing, replacing_path
+from ismkit.utils.weights import CheckpointError, contents_sum, nbytes, read_weights, write_tensors
 
 JSON, TENSORS = ".json", ".safetensors"
 
@@ -83,8 +82,8 @@ class Store:
 
     def path(self, name: str) -> Path:
         """Say where the file ``name`` is, or would be; ValueError unless it ends in .json or .safetensors."""
-        if Path(name).suffix not in (JSON, TENSORS) or Path(name).name != name:
-            raise ValueError(f"name must be that of a file, with the ending {JSON} or {TENSORS}, got {name!r}")
+        if not isinstance(name, str) or Path(name).suffix not in (JSON, TENSORS) or Path(name).name != name:
+            raise ValueError(f"name must be that of a file, with the ending {JSON} or {TENSORS}, got {shown(name)}")
         return self.folder / name
 
     def __contains__(self, name: str) -> bool:
@@ -111,14 +110,18 @@ class Store:
             DataError: or the store's own error, if the disk takes no more; an earlier file of this name is as it was.
         """
         path = self.path(name)
+        if tensors is not None:
+            check_kind("tensors", tensors, Mapping)
         if (path.suffix == TENSORS) != (tensors is not None):
-            raise ValueError(f"name must end in {JSON if tensors is None else TENSORS}, got {name!r}")
+            raise ValueError(
+                f"name must end in {JSON if tensors is None else TENSORS}, got {name!r}, tensors {shown(tensors)}"
+            )
         try:
             text = json.dumps(value, allow_nan=False, indent=1)
         except (TypeError, ValueError) as error:
             raise ValueError(f"the value of {name} must be JSON without NaN: {error}") from error
         value, size = json.loads(text), len(text) + nbytes(tensors or {})  # as it comes back
-        digest = _sum(value, tensors or {})
+        digest = contents_sum(value, tensors or {})
         head = {"store": {"identity": self.identity, "name": name, "sum": digest}, "value": value}
         try:
             if tensors is None:
@@ -143,7 +146,7 @@ class Store:
             except CheckpointError as error:
                 raise self.error(f"{str(error).rstrip('.')}: {self.remedy}") from error
             self._check(path, head)
-        if (digest := _sum(head["value"], tensors)) != head["store"]["sum"]:
+        if (digest := contents_sum(head["value"], tensors)) != head["store"]["sum"]:
             raise self.error(f"{path} is altered, its contents have not the sum that it states: {self.remedy}")
         return Entry(head["value"], tensors, digest)
 
@@ -189,13 +192,3 @@ class Store:
             raise self.error(f"{path} is of something else{f' ({told})' if told else ''}: {self.remedy}")
         if stated["name"] != path.name:
             raise self.error(f"{path} was written as {stated['name']}: {self.remedy}")
-
-
-def _sum(value: Any, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a JSON value and of the names, types, shapes and numbers of tensors."""
-    digest = hashlib.sha256(json_sum(value).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -5,18 +5,22 @@ Pickle files are refused, since they can run code.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ismkit.utils.files import file_sum, replacing_path
+from ismkit.utils.checks import check_kind, shown
+from ismkit.utils.files import file_sum, json_sum, replacing_path
 
+SUM = "contents_sha256"  # the entry of the metadata with the sum of all others and of the tensors
 PathLike = str | os.PathLike[str]
 Tensors = Mapping[str, Tensor]
 
@@ -39,6 +43,7 @@ def save_weights(module: nn.Module, path: PathLike, metadata: Mapping[str, str])
         The SHA-256 of the file, for :func:`load_weights`.
 
     Raises:
+        TypeError: if ``module`` is none, or ``metadata`` no dict.
         CheckpointError: if the file has another ending or cannot be written, or a tensor is not finite.
 
     Example:
@@ -52,11 +57,13 @@ def save_weights(module: nn.Module, path: PathLike, metadata: Mapping[str, str])
         >>> metadata, fresh.weight.equal(trained.weight)
         ({'steps': '500'}, True)
     """
+    check_kind("module", module, nn.Module)
+    check_kind("metadata", metadata, dict)
     path, state = _weights_path(path), module.state_dict()
     check_finite_weights(f"{path} is not written", state)
     try:
         with replacing_path(path) as partial:
-            write_tensors(partial, state, metadata)
+            write_tensors(partial, state, {**metadata, SUM: contents_sum(dict(metadata), state)})
             digest = file_sum(partial)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be written ({nbytes(state)} bytes needed): {error}") from error
@@ -69,7 +76,7 @@ def load_weights(module: nn.Module, path: PathLike, sha256: str | None = None) -
     Args:
         module: takes the tensors; after an error it is as it was.
         path: of the file.
-        sha256: the checksum that the file must have. Without it, altered numbers go unnoticed.
+        sha256: the checksum that the file must have; that of its contents is in the file, and always compared.
 
     Returns:
         The metadata that the file was saved with.
@@ -103,7 +110,8 @@ def read_weights(path: PathLike, sha256: str | None = None) -> tuple[dict[str, T
 
     Args:
         path: of the file, which must end in ``.safetensors``.
-        sha256: the checksum that the file must have. Without it, altered numbers go unnoticed.
+        sha256: the checksum that the file must have. Without it, altered numbers are noticed only in files of
+            :func:`save_weights`, which state the sum of their contents.
 
     Returns:
         The tensors by name, on the CPU, and the metadata.
@@ -127,9 +135,15 @@ def read_weights(path: PathLike, sha256: str | None = None) -> tuple[dict[str, T
             raise CheckpointError(f"{path} is altered or truncated: SHA-256 is {digest}, expected {sha256}.")
         with safe_open(path, framework="pt") as file:  # clones, because the tensors are windows on the file
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads((file.metadata() or {}).get("ismkit", "{}"))
+            metadata = json.loads((file.metadata() or {}).get("ismkit", "{}"))
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path} is missing, truncated or no safetensors file: {error}.") from error
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path} was not written by this kit: its metadata is {shown(metadata)}.")
+    stated = metadata.pop(SUM, None)
+    if stated is not None and stated != contents_sum(metadata, tensors):
+        raise CheckpointError(f"{path} is altered, its contents have not the sum that it states.")
+    return tensors, metadata
 
 
 def check_fit(where: str, found: Mapping[str, Any], expected: Mapping[str, Any], remedy: str) -> None:
@@ -160,10 +174,25 @@ def _weights_path(path: PathLike) -> Path:
 
 
 def nbytes(tensors: Tensors) -> int:
-    """Bytes that the numbers of ``tensors`` take on disk; TypeError if one is no tensor."""
-    if wrong := [name for name, value in tensors.items() if not isinstance(value, Tensor)]:
-        raise TypeError(f"tensors must hold tensors only, {wrong[0]} is a {type(tensors[wrong[0]]).__name__}")
+    """Bytes that the numbers of ``tensors`` take on disk; TypeError if one is no dense tensor with numbers."""
+    check_kind("tensors", tensors, Mapping)
+    if wrong := [name for name, value in tensors.items() if not _has_numbers(value)]:
+        raise TypeError(f"tensors must hold dense tensors only, {wrong[0]} is a {type(tensors[wrong[0]]).__name__}")
     return sum(value.nbytes for value in tensors.values())
+
+
+def _has_numbers(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+
+
+def contents_sum(value: Any, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a JSON value and of the names, types, shapes and numbers of tensors."""
+    digest = hashlib.sha256(json_sum(value).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, Any]) -> None:

@@ -121,10 +121,10 @@ def test_decode_inverts_encode_around_an_invertible_network(stubbed: FashionAuto
 
 def test_wrong_shapes_are_refused(fresh: FashionAutoencoder) -> None:
     for bad in (torch.zeros(2, 1, 32, 32), torch.zeros(2, 3, 28, 28), torch.zeros(1, 28, 28)):
-        with pytest.raises(ValueError, match=r"images must have shape \(B, 1, 28, 28\), got"):
+        with pytest.raises(ValueError, match=r"images must have shape \(B, 1, 28, 28\) with B >= 1, got"):
             fresh.encode(bad)
     for bad in (torch.zeros(2, 4, 16, 16), torch.zeros(2, 1, 8, 8), torch.zeros(4, 8, 8)):
-        with pytest.raises(ValueError, match=r"latents must have shape \(B, 4, 8, 8\), got"):
+        with pytest.raises(ValueError, match=r"latents must have shape \(B, 4, 8, 8\) with B >= 1, got"):
             fresh.decode(bad)
 
 

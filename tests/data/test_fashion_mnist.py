@@ -124,7 +124,7 @@ def test_one_altered_byte_in_a_sound_archive_is_noticed_and_both_sums_are_shown(
 
 
 def test_wrong_split_is_refused() -> None:
-    with pytest.raises(ValueError, match="split must be 'train' or 'test', got 'val'"):
+    with pytest.raises(ValueError, match="split must be one of train, test, got 'val'"):
         fashion_mnist("val")  # type: ignore[arg-type]
 
 

@@ -78,9 +78,9 @@ def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match=r"name must be one of astronaut, .*got 'moon'"):
         photograph("moon")
     for arguments, message in [
-        ((0, 8, 0), "n must be at least 1, got 0"),
-        ((1, 0, 0), "side must be at least 1, got 0"),
-        ((1, 8, 0, 0), "shrink must be at least 1, got 0"),
+        ((0, 8, 0), "n must be an integer of at least 1, got 0"),
+        ((1, 0, 0), "side must be an integer of at least 1, got 0"),
+        ((1, 8, 0, 0), "shrink must be an integer of at least 1, got 0"),
     ]:
         with pytest.raises(ValueError, match=message):
             photographs(*arguments)
@@ -89,11 +89,11 @@ def test_bad_arguments_are_named() -> None:
 def test_without_the_wheel_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(photos, "find_spec", lambda name: None)
     with pytest.raises(DataError, match="pip install scikit-image"):
-        photograph.__wrapped__("camera")
+        photos._grey.__wrapped__("camera")
     spec = type("Spec", (), {"submodule_search_locations": [str(tmp_path)]})
     monkeypatch.setattr(photos, "find_spec", lambda name: spec)
     with pytest.raises(DataError, match=r"camera\.png is missing: install the wheel"):
-        photograph.__wrapped__("camera")
+        photos._grey.__wrapped__("camera")
 
 
 def test_importing_and_reading_load_no_scikit_image() -> None:
@@ -112,7 +112,7 @@ def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(builtins, "__import__", no_pooch)
     for name in PHOTOGRAPHS:
-        photograph.__wrapped__(name)
+        photos._grey.__wrapped__(name)
 
 
 def test_photo_folder_is_pictures_in_class_folders(tmp_path: Path) -> None:
@@ -143,6 +143,6 @@ def test_photo_folder_overwrites_nothing_and_refuses_nonsense(tmp_path: Path) ->
         photo_folder(tmp_path, per_class=1)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     for options in ({"per_class": 0}, {"per_class": 1, "side": 0}):
-        with pytest.raises(ValueError, match="must be at least 1, got 0"):
+        with pytest.raises(ValueError, match="must be an integer of at least 1, got 0"):
             photo_folder(tmp_path / "new", **options)
     assert not (tmp_path / "new").exists()

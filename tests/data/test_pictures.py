@@ -38,9 +38,9 @@ def test_tile_maps_the_range_exactly() -> None:
     ("batch", "columns", "message"),
     [
         (images(6), 4, "columns must divide the 6 images, got 4"),
-        (images(6), 0, "columns must divide the 6 images, got 0"),
+        (images(6), 0, "columns must be an integer of at least 1, got 0"),
         (images(6), -3, "got -3"),
-        (images(6).expand(6, 3, 3, 4), 3, r"images must be \(n, 1, H, W\) with n >= 1, got \(6, 3, 3, 4\)"),
+        (images(6).expand(6, 3, 3, 4), 3, r"images must be \(n, 1, H, W\) with n, H and W >= 1, got \(6, 3, 3, 4\)"),
         (images(6)[0], 1, r"got \(1, 3, 4\)"),
         (images(6)[:0], 1, r"got \(0, 1, 3, 4\)"),
     ],
@@ -74,7 +74,7 @@ def test_file_holds_the_tile_enlarged(columns: int | None, rows: int, scale: int
     [
         ("six.jpg", {}, r"path must end in \.png, got .*six\.jpg"),
         ("six.png", {"columns": 4}, "columns must divide the 6 images, got 4"),
-        ("six.png", {"scale": 0}, "scale must be at least 1, got 0"),
+        ("six.png", {"scale": 0}, "scale must be an integer of at least 1, got 0"),
     ],
 )
 def test_no_file_is_left_by_what_cannot_be(name: str, options: dict[str, int], message: str, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_moons_and_spirals_are_their_curves_and_symmetric() -> None:
 
 @pytest.mark.parametrize("toy", TOYS)
 def test_toys_refuse_no_points(toy: type) -> None:
-    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n must be an integer of at least 1, got 0"):
         toy(0, 0)
 
 
@@ -225,12 +225,12 @@ def test_processes_that_read_end_with_their_parent(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
         (
             {"batch_size": 11},
             "batch_size 11 x micro_batches 1 exceeds the 10 samples: a step would hold a sample twice",
         ),
-        ({"batch_size": 4, "num_workers": -1}, "num_workers must be at least 0, got -1"),
+        ({"batch_size": 4, "num_workers": -1}, "num_workers must be an integer of at least 0, got -1"),
     ],
 )
 def test_batches_refuse(arguments: dict[str, int], message: str) -> None:
@@ -241,7 +241,7 @@ def test_batches_refuse(arguments: dict[str, int], message: str) -> None:
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        ({"step": -1}, "step must be at least 0, got -1"),
+        ({"step": -1}, "step must be an integer of at least 0, got -1"),
         ({"micro_batch": 2, "micro_batches": 2}, "micro_batch must lie in [0, micro_batches = 2), got 2"),
         ({"micro_batches": 3}, "batch_size 4 x micro_batches 3 exceeds the 10 samples"),
     ],

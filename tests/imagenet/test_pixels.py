@@ -111,7 +111,7 @@ def test_a_picture_too_narrow_to_resize_is_refused_and_a_side_below_one() -> Non
     ):
         center_crop(narrow, 256)
     assert center_crop(narrow, 8).shape == (3, 8, 8)
-    with pytest.raises(ValueError, match="side must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="side must be an integer of at least 1, got 0"):
         center_crop(narrow, 0)
 
 

@@ -106,7 +106,7 @@ def test_a_mixture_that_is_none_is_refused(means: tuple, classes: tuple, std: fl
 
 
 def test_an_empty_draw_is_refused() -> None:
-    with pytest.raises(ValueError, match="n must be at least 1"):
+    with pytest.raises(ValueError, match="n must be an integer of at least 1"):
         NINE.draw(0, 0)
 
 

@@ -111,7 +111,7 @@ def test_claims_of_others_are_refused(claim: str) -> None:
 def test_profile_and_tolerance_are_checked() -> None:
     with pytest.raises(ValueError, match="profile must be one of smoke, laptop, gpu, paper, got 'fast'"):
         Ledger("03", "fast", 0)
-    with pytest.raises(ValueError, match="tolerance must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="tolerance must be a number of at least 0, got -1"):
         Ledger("03", "laptop", 0).check(LAW, 1.0, 1.0, -1.0)
 
 

@@ -158,7 +158,7 @@ def test_guidance_keeps_the_shape_or_names_what_does_not_fit(c: Tensor, u: Tenso
 @given(*[normal_or(tensors(dtypes=FLOAT), 3, 2)] * 2, *[normal_or(tensors(dtypes=FLOAT), 3)] * 2)
 @settings(max_examples=200)
 def test_guided_targets_keep_the_shape_or_name_what_does_not_fit(v: Tensor, gap: Tensor, w: Tensor, t: Tensor) -> None:
-    target = outcome(lambda: intrinsic_velocity(v, gap, w, t, 0.3), "gap", "w", "t")
+    target = outcome(lambda: intrinsic_velocity(v, gap, w, t, 0.3), "velocity", "gap", "w", "t")
     if target is not REFUSED:
         assert target.shape == v.shape == gap.shape
         assert w.shape == t.shape == v.shape[:1]

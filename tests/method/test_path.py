@@ -191,7 +191,7 @@ def test_a_grid_that_is_not_dyadic_is_refused(n: int) -> None:
 
 
 def test_noise_and_data_of_two_shapes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"x0 and x1 must have one shape, got \(2, 3\) and \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"x0 and x1 must have one shape \(B, ...\), got \(2, 3\) and \(2, 4\)"):
         interpolate(torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(2))
 
 

@@ -339,7 +339,7 @@ def test_the_gap_comes_from_the_guide_and_all_else_from_the_target_network(predi
 
 
 def test_an_average_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ValueError, match="gap must name an average, 'fast' or 'slow', got 'online'"):
+    with pytest.raises(ValueError, match="gap must be one of fast, slow, got 'online'"):
         dataclasses.replace(RECIPES["ism"], gap="online")  # type: ignore[arg-type]
 
 

@@ -397,7 +397,7 @@ def test_weights_that_weigh_nothing_or_less_are_refused(weights: tuple[float, ..
 
 
 def test_an_unknown_norm_is_refused() -> None:
-    with pytest.raises(ValueError, match="norm must be square, root, abs or huber, got 'l1'"):
+    with pytest.raises(ValueError, match="norm must be one of square, root, abs, huber, got 'l1'"):
         WaveletDistance((1.0, 1.0), "l1")  # type: ignore[arg-type]
 
 
@@ -438,7 +438,7 @@ def test_more_levels_than_the_padded_image_has_are_refused() -> None:
 
 
 def test_negative_levels_are_refused() -> None:
-    with pytest.raises(ValueError, match="levels must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match="levels must be an integer of at least 0, got -1"):
         dwt(torch.zeros(4, 4), -1)
 
 

@@ -356,13 +356,13 @@ def test_a_toy_mlp_is_rebuilt_from_its_config() -> None:
 @pytest.mark.parametrize("name", ["size", "channels", "patch", "width", "depth", "heads", "num_classes"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_sizes_of_a_transformer_below_one_are_refused(name: str, value: int) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, got {value}"):
+    with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1, got {value}"):
         small_dit(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["dim", "width", "depth", "num_classes"])
 def test_sizes_of_a_toy_below_one_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1, got 0"):
         ToyMLP(**{name: 0})  # type: ignore[arg-type]
 
 

@@ -1,0 +1,638 @@
+"""Every public name, called with what does not fit: a right result, or an error of the kit's own that says what.
+
+Of an ordinary call one argument or two are mistaken: of another type, shape, value or device. ``CALLS`` holds the
+ordinary calls, ``ELSEWHERE`` says of the other public names why they are not among them.
+"""
+
+import inspect
+import io
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+import ismkit
+from ismkit import data, evaluation, lessons, method, models, sweeps, training, utils
+from ismkit.evaluation.judges import PointJudge, Setting
+from ismkit.evaluation.metrics import Gaussian, Moments
+from ismkit.lessons.closed_forms import ClassMixture, Mixture
+from ismkit.method.guidance import TwoPassCFG
+from ismkit.method.recipes import RECIPES
+from ismkit.method.wavelet import l2
+from ismkit.models.nets import ToyMLP
+from ismkit.training.runs import RUNS
+from tests.hostile import REFUSED, TRIES, outcome, says, spoilt
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+X0, X1, Y = normal(4, 3), normal(4, 3, seed=1), torch.tensor([0, 1, 0, 1])
+IMAGES, OTHERS = normal(2, 1, 4, 4), normal(2, 1, 4, 4, seed=1)
+FEATURES = normal(8, 2)
+T, D, W = torch.tensor([0.0, 0.25, 0.5, 0.75]), torch.full((4,), 0.25), torch.tensor([0.0, 0.5, 1.0, 2.0])
+POINTS = data.Labelled(X0, Y, 2, ("a", "b"))
+EYE = Gaussian(torch.zeros(2).double(), torch.eye(2).double())
+GRID, ROWS = method.StepGrid(8), method.Rows(guidance=0.25, consistency=0.25, strengths=method.Strengths(1.0))
+NET = ToyMLP(dim=3, width=8, depth=1, num_classes=2)
+CPU = torch.device("cpu")
+
+
+FRAME = pd.DataFrame(
+    [
+        {"variant": v, "seed": k, "nfe": 1, "w": w, "n": 100, "noise": 0, "w2": k + w + 1.0}
+        for v in "ab"
+        for k in range(3)
+        for w in (0.0, 1.0)
+    ]
+)
+DRAWS = models.DiT(size=4, channels=1, patch=2, width=8, depth=1, heads=2, num_classes=2).eval()
+with io.BytesIO() as file:
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(file, "PNG")
+    PICTURE = file.getvalue()
+
+
+class Decoded:
+    """A decoder of latents of one channel, the grey values of images."""
+
+    identity: ClassVar = {"sha256": "0", "name": "none", "revision": None, "scaling_factor": 1.0}
+    factor = 1
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents.tanh().repeat(1, 3, 1, 1)
+
+
+def still(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+    """A network that answers 1."""
+    return torch.ones_like(x)
+
+
+def rng() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+Right = Callable[[Any, dict[str, Any]], Any]
+
+
+class Call(NamedTuple):
+    """An ordinary call: what is called, its arguments, and what must hold of the result; what else names them."""
+
+    what: Callable[..., Any]
+    given: dict[str, Any]
+    right: Right = lambda found, given: True
+    names: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()  # arguments that are never mistaken
+
+
+def like(name: str) -> Right:
+    """The result is a tensor of the shape and the device of an argument."""
+    return lambda found, given: found.shape == given[name].shape and found.device == given[name].device
+
+
+def per_row(name: str) -> Right:
+    return lambda found, given: found.shape == given[name].shape[:1]
+
+
+def finite(found: Any, given: dict[str, Any]) -> bool:
+    return math.isfinite(found)
+
+
+def share(found: Any, given: dict[str, Any]) -> bool:
+    return all(0 <= part <= 1 for part in (found if isinstance(found, tuple) else (found,)))
+
+
+def kept(found: Any, given: dict[str, Any]) -> bool:
+    """The settings of a value are those given."""
+    return all(getattr(found, name) is value or getattr(found, name) == value for name, value in given.items())
+
+
+def store(**options: Any) -> utils.Store:
+    return utils.Store(Path(options.pop("folder", "there")), {"model": "a"}, **options)
+
+
+def kept_and_read(name: str, value: Any, tensors: Any) -> Any:
+    kept = store()
+    kept.write(name, value, tensors)
+    return kept.read(name)
+
+
+def moved(net: torch.nn.Module) -> torch.nn.Module:
+    return net
+
+
+def step(recipe: Any, net: Any, ema: Any, x0: Any, x1: Any, y: Any, null: Any, rng: Any) -> Any:
+    return method.training_step(recipe, net, ema, (x0, x1, y), null, rng)
+
+
+def rows_of(batches: data.Batches, **options: Any) -> Any:
+    return next(batches.stream(**options))
+
+
+CALLS: dict[str, Call] = {
+    # ------------------------------------------------------------ method
+    "Auction": Call(method.Auction, {"epsilon": 0.1, "stop": 0.01, "exact": 512, "device": "cpu"}, kept),
+    "Auction()": Call(method.Auction(exact=0), {"x0": X0, "x1": X1}, lambda found, _: sorted(found) == [0, 1, 2, 3]),
+    "BakedIn": Call(method.BakedIn, {"cfg_scale": 1.5, "every_level": True, "clip": 4.0}, kept),
+    "Coupling": Call(method.Coupling, {"pool": 2, "class_aware": True, "classes": 2, "solver": method.assign}, kept),
+    "Coupling.couple": Call(method.Coupling(1).couple, {"x0": X0, "x1": X1, "y": Y}, like("x0")),
+    "Coupling.first_batch": Call(method.Coupling(2).first_batch, {"step": 3}, lambda found, _: found % 2 == 0),
+    "Intrinsic": Call(method.Intrinsic, {"t_interval": 0.3, "clip": 4.0, "predicted": False}, kept),
+    "Normalised": Call(method.Normalised, {"distance": l2, "power": 0.5, "c": 1e-3}, kept),
+    "Normalised()": Call(method.Normalised(l2), {"prediction": X0, "target": X1}, per_row("prediction")),
+    "Query.take": Call(method.Query(X0, T, D, W, Y).take, {"rows": slice(0, 2)}, lambda found, _: len(found.x) < 5),
+    "Recipe": Call(
+        method.Recipe,
+        {
+            "name": "own",
+            "rows": ROWS,
+            "target": method.Intrinsic(),
+            "weights": (1.0, 1.0, 1.0),
+            "coupling": method.Coupling(),
+            "distance": l2,
+            "fast": 0.9,
+            "slow": 0.99,
+            "gap": "fast",
+        },
+        kept,
+    ),
+    "Recipe.loss": Call(
+        RECIPES["ism"].loss, {"distance": torch.ones(8)}, lambda found, _: found.ndim == 0, names=("a batch",)
+    ),
+    "Rows": Call(
+        method.Rows,
+        {
+            "guidance": 0.25,
+            "consistency": 0.25,
+            "label_dropout": 0.1,
+            "drop_consistency": False,
+            "strengths": method.Strengths(),
+            "grid": GRID,
+            "level_ratio": 1.0,
+            "time_power": 1.0,
+        },
+        kept,
+        names=("w_max",),
+    ),
+    "Rows()": Call(
+        ROWS,
+        {"x0": X0, "x1": X1, "y": Y, "null": 2, "generator": None},
+        lambda found, given: found[0].x.shape == found[1].shape == given["x0"].shape,
+        names=("a batch",),
+    ),
+    "Rows.blocks": Call(ROWS.blocks, {"batch": 8}, lambda found, given: found[2].stop == given["batch"]),
+    "StepGrid": Call(method.StepGrid, {"n": 128}, kept),
+    "StepGrid.step_size": Call(GRID.step_size, {"level": torch.tensor([1, 2, 3])}, like("level")),
+    "StepGrid.half": Call(GRID.half, {"d": D}, lambda found, given: found[0].shape == given["d"].shape),
+    "StepGrid.random_times": Call(GRID.random_times, {"d": D, "generator": None, "power": 1.0}, like("d")),
+    "StepGrid.check_nfe": Call(GRID.check_nfe, {"nfe": 4}, lambda found, given: found * given["nfe"] == 1),
+    "Strengths": Call(method.Strengths, {"w_max": 1.0, "step": 0.25}, kept),
+    "Strengths.draw": Call(
+        method.Strengths().draw,
+        {"n": 4, "generator": None, "device": CPU, "guided": True},
+        lambda found, given: found.shape == (given["n"],),
+        keep=("device",),
+    ),
+    "TwinEMA": Call(method.TwinEMA, {"net": NET, "fast": 0.5, "slow": 0.9}),
+    "TwinEMA.update": Call(method.TwinEMA(NET).update, {"net": NET}),
+    "TwoPassCFG": Call(TwoPassCFG, {"net": still, "null": 2}),
+    "WaveletDistance": Call(
+        method.WaveletDistance, {"weights": (1.0, 1.0), "norm": "huber", "wavelet": "haar", "huber_c": 0.03}, kept
+    ),
+    "WaveletDistance()": Call(
+        method.WaveletDistance((1.0, 0.5)),
+        {"prediction": IMAGES, "target": OTHERS},
+        per_row("prediction"),
+        names=("WaveletDistance",),
+    ),
+    "assign": Call(method.assign, {"x0": X0, "x1": X1}, lambda found, given: len(found.unique()) == len(given["x0"])),
+    "average_of_half_steps": Call(
+        method.average_of_half_steps,
+        {"field": lambda x, t, d: x, "x": X0, "t": T, "d": D, "grid": GRID, "clip": 4.0},
+        like("x"),
+    ),
+    "cfg": Call(method.cfg, {"conditional": X0, "unconditional": X1, "cfg_scale": 1.5}, like("conditional")),
+    "cfg of rows": Call(
+        method.cfg, {"conditional": X0, "unconditional": X1, "cfg_scale": normal(4, 1)}, like("conditional")
+    ),
+    "dwt": Call(
+        method.dwt,
+        {"x": IMAGES, "levels": 2, "wavelet": "db2"},
+        lambda found, given: len(found) % 3 == 1,
+        names=("shape",),
+    ),
+    "geometric_weights": Call(
+        method.geometric_weights, {"levels": 2, "ratio": 0.5}, lambda found, given: len(found) == given["levels"] + 1
+    ),
+    "idwt": Call(
+        lambda low, bands, wavelet: method.idwt([*bands, low], wavelet),
+        {"low": normal(1, 2, 2), "bands": [normal(1, 2, 2)] * 3, "wavelet": "haar"},
+        lambda found, _: found.ndim >= 2,
+        names=("bands",),
+        keep=("bands",),
+    ),
+    "idwt of anything": Call(method.idwt, {"bands": [normal(1, 2, 2)] * 4, "wavelet": "haar"}),
+    "interpolate": Call(
+        method.interpolate, {"x0": X0, "x1": X1, "t": T}, lambda found, given: found[0].shape == given["x0"].shape
+    ),
+    "intrinsic_velocity": Call(
+        method.intrinsic_velocity,
+        {"velocity": X0, "gap": X1, "w": W, "t": T, "t_interval": 0.3},
+        like("velocity"),
+    ),
+    "l2": Call(l2, {"prediction": X0, "target": X1}, per_row("prediction")),
+    "sample": Call(method.sample, {"net": still, "x0": X0, "y": Y, "w": W, "nfe": 2, "grid": GRID}, like("x0")),
+    "shares": Call(
+        method.shares, {"decay": 0.9, "updates": 3}, lambda found, given: len(found) == given["updates"] + 1
+    ),
+    "training_step": Call(
+        step,
+        {
+            "recipe": RECIPES["ism_plus"],
+            "net": NET,
+            "ema": method.TwinEMA(NET),
+            "x0": X0,
+            "x1": X1,
+            "y": Y,
+            "null": 2,
+            "rng": None,
+        },
+        lambda found, _: found[0].ndim == 0,
+        names=("generator", "a batch", "row"),
+        keep=("recipe", "net", "ema"),  # objects, which `fit` makes; the step is as short as the book shows it
+    ),
+    "trajectory": Call(
+        method.trajectory,
+        {"net": still, "x0": X0, "y": Y, "w": 1.0, "nfe": 2, "grid": GRID},
+        lambda found, given: found.shape == (given["nfe"] + 1, *given["x0"].shape),
+    ),
+    "unit_weights": Call(
+        method.unit_weights, {"weights": (1.0, 0.5, 0.5)}, lambda found, given: len(found) == len(given["weights"])
+    ),
+    # ------------------------------------------------------------ data
+    "Batches": Call(
+        data.Batches,
+        {"data": POINTS, "batch_size": 2, "seed": 0, "num_workers": 0, "groups": data.ClassGroups(1, 2)},
+        lambda found, given: found.batch_size == given["batch_size"],
+        names=("x", "row"),
+    ),
+    "Batches.stream": Call(
+        partial(rows_of, data.Batches(POINTS, 1, 0)),
+        {"step": 1, "micro_batch": 0, "micro_batches": 2, "classes": 2},
+        lambda found, _: len(found[0]) == 1,
+    ),
+    "ClassGroups": Call(data.ClassGroups, {"pool": 2, "classes": 2}, kept),
+    "FashionAutoencoder.encode": Call(
+        data.FashionAutoencoder().encode,
+        {"images": normal(1, 1, 28, 28)},
+        lambda found, _: found.shape[1:] == (4, 8, 8),
+    ),
+    "FashionAutoencoder.decode": Call(
+        data.FashionAutoencoder().decode, {"latents": normal(1, 4, 8, 8)}, lambda found, _: found.shape[1] == 1
+    ),
+    "Labelled": Call(
+        data.Labelled, {"x": X0, "y": Y, "num_classes": 2, "class_names": ("a", "b")}, kept, names=("y", "class_names")
+    ),
+    "Labelled.of": Call(
+        data.Labelled.of,
+        {"x": X0, "y": Y, "names": ("a", "b")},
+        lambda found, given: len(found) == len(given["x"]) and found.x.isfinite().all(),
+        names=("y",),
+    ),
+    "admit": Call(data.admit, {"data": X0}, lambda found, given: len(found) > 0, names=("x", "row")),
+    "checkerboard": Call(data.checkerboard, {"n": 3, "seed": 0}, lambda found, given: len(found) == given["n"]),
+    "eight_gaussians": Call(data.eight_gaussians, {"n": 3, "seed": 0}, lambda found, given: len(found) == given["n"]),
+    "spirals": Call(data.spirals, {"n": 3, "seed": 0}, lambda found, given: len(found) == given["n"]),
+    "two_moons": Call(data.two_moons, {"n": 3, "seed": 0}, lambda found, given: len(found) == given["n"]),
+    "decode_picture": Call(data.decode_picture, {"data": b"none"}, names=("it",)),
+    "fashion_mnist": Call(data.fashion_mnist, {"split": "tests"}),
+    "in_batches": Call(
+        data.in_batches,
+        {"function": torch.clone, "x": X0, "batch": 3, "progress": False},
+        lambda found, _: len(found),
+        keep=("progress",),
+    ),
+    "photograph": Call(data.photograph, {"name": "moon"}),
+    "photographs": Call(
+        data.photographs,
+        {"n": 2, "side": 4, "seed": 0, "shrink": 2},
+        lambda found, given: found.shape == (1, given["side"], given["side"]),
+    ),
+    "tile": Call(data.tile, {"images": IMAGES, "columns": 2}, lambda found, _: np.isfinite(found).all()),
+    "write_png": Call(
+        data.write_png,
+        {"images": IMAGES, "path": "a.png", "columns": 2, "scale": 1},
+        lambda found, _: Path(found).is_file(),
+    ),
+    # ------------------------------------------------------------ models
+    "DiT": Call(
+        models.DiT,
+        {"size": 4, "channels": 1, "patch": 2, "width": 8, "depth": 1, "heads": 2, "num_classes": 2, "grid": GRID},
+    ),
+    "ToyMLP": Call(models.ToyMLP, {"dim": 2, "width": 8, "depth": 1, "num_classes": 2, "grid": GRID}),
+    "draw_clothes": Call(
+        models.draw_clothes,
+        {"y": torch.tensor([0, 1]), "net": still, "w": 1.0, "nfe": 1, "seed": 0, "batch": 2},
+        lambda found, given: found.shape == (len(given["y"]), 1, 28, 28),
+    ),
+    "released": Call(models.released, {"recipe": "ism"}),
+    "save_model": Call(
+        lambda **options: models.load_model("m.safetensors", models.save_model(path="m.safetensors", **options)),
+        {"net": NET, "card": {"seed": 0}, "dtype": torch.float32},
+        lambda found, given: found[1] == given["card"],
+    ),
+    "save_weights": Call(
+        lambda module, metadata: utils.save_weights(module, "w.safetensors", metadata), {"module": NET, "metadata": {}}
+    ),
+    "center_crop": Call(
+        ismkit.imagenet.center_crop, {"data": PICTURE, "side": 4}, lambda found, given: found.shape[2] == given["side"]
+    ),
+    "photo_folder": Call(
+        data.photo_folder, {"folder": "photos", "per_class": 1, "side": 16, "seed": 0}, keep=("folder",)
+    ),
+    # ------------------------------------------------------------ training
+    "Engine": Call(
+        training.Engine,
+        {"mode": "ddp", "precision": "no", "compile": False, "recompute": False, "micro_batches": 2},
+        kept,
+    ),
+    "Logging": Call(
+        training.Logging, {"tracker": "none", "log_every": 10, "vae": "sd-vae-ft-mse", "samples_every": 20}, kept
+    ),
+    "Optim": Call(
+        training.Optim,
+        {"lr": 1e-3, "betas": (0.9, 0.99), "weight_decay": 0.1, "warmup": 2, "cooldown": 0.5, "clip": 1.0},
+        kept,
+    ),
+    "Run": Call(
+        training.Run,
+        {
+            "name": "own",
+            "about": "",
+            "load": lambda: POINTS,
+            "net": partial(ToyMLP, dim=3),
+            "adapt": lambda recipe: recipe,
+            "recipe": RECIPES["ism_plus"],
+            "steps": 2,
+            "batch_size": 8,
+            "optim": training.Optim(),
+            "images": False,
+        },
+        kept,
+    ),
+    "Saving": Call(
+        training.Saving,
+        {"folder": "out", "save_every": 2, "resume": True, "from_step": 2},
+        lambda found, given: found.save_every == given["save_every"],
+    ),
+    "named_run": Call(training.named_run, {"name": "gaussians"}, names=("run",)),
+    "passes": Call(training.passes, {"recipe": RECIPES["ism"], "batch": 8}, names=("a batch",)),
+    "step_flops": Call(
+        training.step_flops,
+        {
+            "config": {"size": 8, "patch": 2, "channels": 4, "width": 16, "depth": 1},
+            "recipe": RECIPES["ism"],
+            "batch": 8,
+        },
+        finite,
+        names=("a batch",),
+    ),
+    "change_run": Call(
+        training.change_run, {"run": RUNS["gaussians"], "path": "steps", "value": "3"}, names=("steps", "setting")
+    ),
+    "fit": Call(
+        partial(training.fit, progress=False),
+        {
+            "recipe": RECIPES["flow"],
+            "net": NET,
+            "batches": data.Batches(POINTS, 4, 0),
+            "steps": 1,
+            "optim": training.Optim(),
+            "seed": 0,
+            "engine": training.Engine(),
+            "hooks": (),
+        },
+        lambda found, given: found.step == given["steps"],
+    ),
+    # ------------------------------------------------------------ evaluation
+    "Moments": Call(
+        evaluation.Moments, {"features": FEATURES}, lambda found, given: found.n == 0 or found.mean.isfinite().all()
+    ),
+    "Moments.merge": Call(lambda other: Moments(FEATURES).merge(other), {"other": Moments(FEATURES)}),
+    "PointJudge": Call(evaluation.PointJudge, {"data": POINTS, "device": CPU}, keep=("device",), names=("x", "row")),
+    "PointJudge.score": Call(
+        PointJudge(POINTS, CPU).score, {"net": still, "setting": Setting(1, 0.0, 4)}, lambda found, _: found["w2"] >= 0
+    ),
+    "Setting.check": Call(lambda **setting: Setting(**setting).check(), {"nfe": 2, "w": 1.0, "n": 100, "seed": 0}),
+    "bias": Call(
+        evaluation.bias,
+        {"features": FEATURES, "reference": EYE, "parts": (2, 1), "repeats": 2, "seed": 0},
+        lambda found, _: math.isfinite(found.infinity),
+        names=("subset",),
+    ),
+    "class_agreement": Call(evaluation.class_agreement, {"logits": X0, "y": Y}, share),
+    "curvature": Call(evaluation.curvature, {"trajectory": normal(3, 2, 2)}, lambda found, _: (found > -1e-9).all()),
+    "expected_bias": Call(evaluation.expected_bias, {"cov": torch.eye(2), "n": 10}, finite),
+    "frechet": Call(evaluation.frechet, {"a": Moments(FEATURES), "b": EYE}, finite),
+    "frechet of statistics": Call(
+        lambda mean, cov: evaluation.frechet(Gaussian(mean, cov), EYE),
+        {"mean": EYE.mean, "cov": EYE.cov},
+        finite,
+        names=("a.mean", "a.cov", "a"),
+    ),
+    "load_extractor": Call(evaluation.load_extractor, {"name": "large"}, names=("extractor",)),
+    "precision_recall": Call(evaluation.precision_recall, {"generated": FEATURES, "real": FEATURES + 1, "k": 1}, share),
+    "radial_spectrum": Call(evaluation.radial_spectrum, {"x": IMAGES}, lambda found, _: (found[1] >= 0).all()),
+    "spectrum_error": Call(evaluation.spectrum_error, {"a": IMAGES, "b": OTHERS}, finite),
+    "wasserstein2": Call(evaluation.wasserstein2, {"a": FEATURES, "b": FEATURES + 1}, finite),
+    "draw": Call(
+        lambda **options: len(evaluation.draw(DRAWS, Decoded(), folder="set", model={}, progress=False, **options)),
+        {"setting": Setting(1, 0.0, 4), "batch": 2, "per_file": 3},
+        lambda found, given: found == given["setting"].n,
+        names=("nfe", "w", "n", "seed"),
+    ),
+    "make_reference": Call(
+        lambda images, about, keep: evaluation.make_reference(
+            [images], evaluation.load_extractor("small"), "r.safetensors", about, keep=keep, progress=False
+        ),
+        {"images": torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "about": {}, "keep": 10},
+        lambda found, given: found.about["images"] == len(given["images"]),
+    ),
+    # ------------------------------------------------------------ sweeps
+    "Sweep": Call(
+        sweeps.Sweep,
+        {
+            "name": "own",
+            "about": "",
+            "runs": {"own": RUNS["gaussians"]},
+            "seeds": (0,),
+            "settings": (Setting(1, 0.0, 9),),
+        },
+    ),
+    "at_best": Call(sweeps.at_best, {"frame": FRAME, "metric": "w2"}, names=("frame",)),
+    "change_in_percent": Call(
+        partial(sweeps.change_in_percent, w=1.0),
+        {"frame": FRAME, "variant": "a", "reference": "b", "metric": "w2"},
+        names=("frame", "w2", "variants"),
+    ),
+    "paired": Call(
+        partial(sweeps.paired, w=1.0), {"frame": FRAME, "variants": ("a", "b"), "metric": "w2"}, names=("frame", "w2")
+    ),
+    "summary": Call(sweeps.summary, {"frame": FRAME, "metric": "w2"}, names=("frame",)),
+    "Trial": Call(
+        sweeps.Trial, {"variant": "own", "run": RUNS["gaussians"], "seed": 0, "settings": (Setting(1, 0.0, 100),)}
+    ),
+    "mean_interval": Call(
+        sweeps.mean_interval,
+        {"values": torch.arange(3.0), "level": 0.95},
+        lambda found, _: all(map(math.isfinite, found)),
+    ),
+    "named_sweep": Call(sweeps.named_sweep, {"name": "gaussians", "recipes": ("ism",)}, names=("recipe", "recipes")),
+    # ------------------------------------------------------------ lessons
+    "ClassMixture": Call(lessons.ClassMixture, {"means": ((0.0, 1.0), (1.0, 0.0)), "classes": (0, 1), "std": 0.1}),
+    "ClassMixture.draw": Call(
+        ClassMixture(((0.0,), (1.0,)), (0, 1), 0.1).draw,
+        {"n": 3, "seed": 0},
+        lambda found, given: len(found) == given["n"],
+    ),
+    "ClassMixture.velocity": Call(
+        ClassMixture(((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), (0, 1), 0.1).velocity, {"x": X0, "t": T, "y": Y}, like("x")
+    ),
+    "Ideal": Call(lessons.Ideal, {"velocity": still, "rule": method.Intrinsic(), "null": 2, "grid": GRID}),
+    "Mixture": Call(lessons.Mixture, {"means": X0, "std": 0.1}),
+    "Mixture.velocity": Call(Mixture(X0, 0.1).velocity, {"x": X1, "t": T}, like("x")),
+    "class_information": Call(lessons.class_information, {"x0": X0, "y": Y, "k": 1}, finite, names=("k",)),
+    "class_leak": Call(lessons.class_leak, {"x0": X0, "y": Y}, finite),
+    "crossings": Call(lessons.crossings, {"x0": X0, "x1": X1}, share),
+    "guidance_applied": Call(
+        lessons.guidance_applied, {"guided": X0 + X1, "conditional": X0, "unconditional": X1}, finite
+    ),
+    "pair_variance": Call(
+        lambda probes, x0, x1: lessons.pair_variance(probes, [(x0, x1), (X1, X0)]),
+        {"probes": normal(2, 3), "x0": X0, "x1": X1},
+        finite,
+        names=("a pool", "pools"),
+    ),
+    "ring": Call(lessons.ring, {"modes": 3, "radius": 1.0}, lambda found, given: len(found) == given["modes"]),
+    "target_variance": Call(lessons.target_variance, {"x": X0, "v": X1, "other_x": X1, "other_v": X0}, finite),
+    "turned": Call(
+        lessons.turned, {"x": FEATURES, "turns": 3}, lambda found, given: len(found) % int(given["turns"]) == 0
+    ),
+    "Ledger": Call(lessons.Ledger, {"notebook": "03", "profile": "smoke", "seed": 0, "device": "cpu"}),
+    "Ledger.check": Call(
+        lessons.Ledger("03", "smoke", 0).check,
+        {
+            "claim": "C03.law",
+            "measured": 1.0,
+            "expected": 1.0,
+            "tolerance": 0.1,
+            "relation": "==",
+            "verdict": "toy only",
+        },
+        names=("C03.law",),
+    ),
+    "exercise": Call(lessons.exercise, {"name": "own", "answer": abs, "cases": [((-1,), 1)], "hint": ""}),
+    "score_guess": Call(lessons.score_guess, {"guess": 1.0, "measured": 2.0, "what": "it", "scale": 1.0}),
+    # ------------------------------------------------------------ utils
+    "Store.write": Call(
+        kept_and_read,
+        {"name": "0.safetensors", "value": {"a": 1}, "tensors": {"x": X0}},
+        names=("name", "0.safetensors"),
+    ),
+    "change": Call(
+        utils.change, {"settings": RUNS["gaussians"], "path": "optim.lr", "value": 0.1}, names=("optim.lr", "lr")
+    ),
+    "change of many": Call(
+        lambda path, value: utils.change(RUNS["gaussians"], path, value),
+        {"path": "recipe.coupling.pool", "value": 4},
+        names=("recipe.coupling.pool", "pool", "setting"),
+    ),
+    "coerce": Call(utils.coerce, {"value": "3", "kind": int, "name": "n"}, names=("n",), keep=("kind", "name")),
+    "describe": Call(utils.describe, {"value": training.Optim()}, names=("settings",)),
+    "identity": Call(utils.identity, {"value": training.Optim(), "name": "optim"}, keep=("name",), names=("optim",)),
+    "json_sum": Call(utils.json_sum, {"value": {"a": 1}}, lambda found, _: len(found) == 64),
+    "stream": Call(
+        lambda seed, place: utils.stream(seed, place),
+        {"seed": 0, "place": 1},
+        lambda found, _: found.initial_seed() >= 0,
+    ),
+}
+TYPED = "a type or a protocol: nothing to call"
+ERROR = "an error"
+FILE = "its arguments are paths: what lies there is damaged in test_hostile_files"
+RECORD = "a record that the kit fills itself"
+NOTHING = "it has no argument, or uses none"
+PARTS = "what it is made of is called above; trained and run as a whole in tests/training, sweeps and evaluation"
+ELSEWHERE = {
+    **dict.fromkeys(("Network", "TargetRule", "StochasticDataset", "Distance"), TYPED),
+    **dict.fromkeys(("CheckpointError", "DataError", "WorkerError", "PictureError", "DivergenceError"), ERROR),
+    **dict.fromkeys(("Preempted", "SweepError", "ClaimError"), ERROR),
+    **dict.fromkeys(("file_sum", "verify_sha256", "read_weights", "load_weights", "load_model", "load_sampler"), FILE),
+    **dict.fromkeys(("load_generator", "load_reference", "load_autoencoder", "read_picture", "picture_files"), FILE),
+    **dict.fromkeys(("Latents", "SampleSet", "read_table", "write_table", "table", "scalars", "ImageFolder"), FILE),
+    **dict.fromkeys(("replacing", "replacing_path", "open_latents", "imagenet_latents", "small_vae"), FILE),
+    **dict.fromkeys(("open_source", "fashion_latents", "write_tiny_vae", "export_npz", "export_png"), FILE),
+    **dict.fromkeys(("Mapped", "PictureFiles", "ImageVAE", "Reference", "Scores", "StepReport", "TrainState"), RECORD),
+    **dict.fromkeys(("FashionJudge", "ImageJudge", "ImageOptions", "Claim", "KillAt", "Tracking"), RECORD),
+    **dict.fromkeys(("in_checkout", "out_dir", "velocity_target", "data_folders", "weights_file"), NOTHING),
+    **dict.fromkeys(("run_group", "accelerator", "launch", "launch_processes", "train_run", "encode"), PARTS),
+    **dict.fromkeys(("evaluate", "run_study", "run_trials", "progress_bar", "paper_tables", "Encoding"), PARTS),
+}
+
+
+def public() -> Iterable[str]:
+    for room in ismkit.__all__:
+        if inspect.ismodule(module := getattr(ismkit, room)):
+            yield from (name for name in module.__all__ if callable(getattr(module, name)))
+
+
+def test_every_public_name_is_called_or_has_a_reason_not_to_be() -> None:
+    called = {name.partition(" ")[0].partition(".")[0].removesuffix("()") for name in CALLS}
+    public_names = {name for name in public() if not inspect.ismodule(getattr(ismkit, name, None))}
+    assert public_names - called - ELSEWHERE.keys() == set()
+    assert (called | ELSEWHERE.keys()) - public_names == set()
+    assert called & ELSEWHERE.keys() == set()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_ordinary_calls_are_right(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = CALLS[name]
+    monkeypatch.chdir(tmp_path)
+    found = outcome(lambda: call.what(**call.given), *call.given, *call.names)
+    assert found is REFUSED or call.right(found, call.given)
+
+
+@pytest.mark.parametrize("name", CALLS)
+@given(st.data())
+@settings(max_examples=TRIES, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_does_not_fit_is_right_or_refused_by_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: st.DataObject
+) -> None:
+    call = CALLS[name]
+    monkeypatch.chdir(tmp_path)
+    mistaken = drawn.draw(spoilt(call.given, call.keep))
+    given = call.given | mistaken
+    said: list[str] = []
+
+    def called() -> Any:
+        try:
+            return call.what(**given)
+        except Exception as error:
+            said.append(str(error))
+            raise
+
+    found = outcome(called, *mistaken, *call.names)
+    if found is REFUSED:
+        assert len(mistaken) > 1 or says(said[0], next(iter(mistaken.values()))), said[0]
+    else:
+        assert call.right(found, given)
