@@ -1,5 +1,6 @@
 """One training step of each recipe, on points and on images, for the tests of devices, compilation and precision."""
 
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -40,10 +41,14 @@ def pair(kind: Kind, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return x0, x1, torch.arange(BATCH) % CLASSES
 
 
-def step(recipe: Recipe, net: nn.Module, kind: Kind, device: str = "cpu", seed: int = 0) -> tuple[Tensor, Tensor]:
+def step(
+    recipe: Recipe, net: nn.Module, kind: Kind, device: str = "cpu", seed: int = 0, half: bool = False
+) -> tuple[Tensor, Tensor]:
     """Loss of one step, and the gradient of all parameters in one row, both on the device, where ``net`` is."""
     ema = TwinEMA(net, recipe.fast, recipe.slow)
     x0, x1, y = (part.to(device, non_blocking=True) for part in pair(kind, seed))
-    loss, _, _ = training_step(recipe, net, ema, (x0, x1, y), CLASSES, stream(seed, "rows", device=device))
+    rng = stream(seed, "rows", device=device)
+    with torch.autocast(device, torch.bfloat16) if half else nullcontext():
+        loss, _, _ = training_step(recipe, net, ema, (x0, x1, y), CLASSES, rng)
     loss.backward()
     return loss.detach(), torch.cat([p.grad.flatten() for p in net.parameters()])  # type: ignore[union-attr]
