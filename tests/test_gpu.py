@@ -1,8 +1,9 @@
 """What can differ on a GPU. ``DEVICE`` is a name so that the bodies can be tried on a CPU while writing them."""
 
+import gc
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ismkit.data.batches import Batches
 from ismkit.data.sets import Labelled
+from ismkit.evaluation.judges import FashionJudge
 from ismkit.method.auction import Auction
 from ismkit.method.coupling import Coupling, assign
 from ismkit.method.path import Query
@@ -26,13 +28,16 @@ from ismkit.method.rows import Rows
 from ismkit.method.sampling import sample, trajectory
 from ismkit.method.wavelet import WaveletDistance, dwt, geometric_weights, idwt
 from ismkit.models.nets import DiT
+from ismkit.models.saved import released
 from ismkit.training import checkpoint, distributed
 from ismkit.training.checkpoint import collect
-from ismkit.training.loop import Optim, TrainState
+from ismkit.training.loop import Optim, StepReport, TrainState
 from ismkit.training.runs import for_side
 from ismkit.utils.seeding import stream
 from ismkit.utils.workers import Tell, run_group
+from tests.method.test_precision import LAYERS, bound
 from tests.options import fit
+from tests.steps import Kind, network, recipe, step
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.gpu
@@ -49,6 +54,16 @@ def exact() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(False)
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32, matmul
+
+
+@contextmanager
+def waits_are_errors() -> Iterator[None]:
+    """Let whatever makes the CPU wait for the device raise a RuntimeError."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @dataclass(frozen=True)
@@ -118,6 +133,62 @@ def test_one_step_is_that_of_the_cpu() -> None:
     for name, expected in theirs.items():
         if name.endswith("exp_avg"):
             assert (ours[name] - expected).norm() <= 1e-4 * expected.norm() + 1e-7, name
+
+
+@pytest.mark.parametrize("kind", ["points", "images"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_step_of_each_recipe_is_that_of_the_cpu(name: str, kind: Kind) -> None:
+    value = recipe(name, kind)
+    value = replace(value, rows=HostRows(**vars(value.rows)))
+    with exact():
+        loss, gradient = step(value, network(kind, depth=2), kind)
+        found, slopes = step(value, network(kind, depth=2).to(DEVICE), kind, DEVICE)
+        half, halved = step(value, network(kind, depth=2).to(DEVICE), kind, DEVICE, half=True)
+    assert float(found) == pytest.approx(float(loss), rel=1e-5)
+    assert (slopes.cpu() - gradient).norm() <= 1e-4 * gradient.norm()
+    assert float(half) == pytest.approx(float(loss), rel=bound(LAYERS[kind]))
+    assert (halved.cpu() - gradient).norm() <= bound(2 * LAYERS[kind]) * gradient.norm()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_no_step_waits_for_the_device(name: str) -> None:
+    """As tests/training/test_devices.py says without one."""
+    with pytest.raises(RuntimeError, match="synchronizing"), waits_are_errors():
+        torch.zeros(1, device=DEVICE).item()
+    checked: list[int] = []
+    with ExitStack() as until_third:
+
+        def watch(state: TrainState, report: StepReport) -> None:
+            if report.step == 1:  # preparation is over
+                until_third.enter_context(waits_are_errors())
+            if report.step == 3:  # the fourth and last reads the losses
+                until_third.close()
+            checked.append(report.step)
+
+        train(4, recipe=replace(for_side(RECIPES[name], 8), coupling=Coupling()), hooks=[watch])
+    assert checked == [1, 2, 3, 4]
+
+
+def test_memory_does_not_grow_from_step_to_step_and_recomputing_takes_less() -> None:
+    peaks = []
+    for recompute in (False, True):
+        gc.collect()
+        torch.cuda.reset_peak_memory_stats()
+        before, held = torch.cuda.memory_allocated(), []
+        train(8, recompute=recompute, hooks=[lambda *_, held=held: held.append(torch.cuda.memory_allocated())])
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+        # The optimiser has its state by step 3, all workspaces are there; losses, 512 bytes each, are kept until read.
+        assert max(held[2:]) - held[2] <= 8 * 512
+    assert peaks[1] < peaks[0]
+
+
+def test_a_run_with_its_assignments_on_the_gpu_repeats_itself() -> None:
+    """They run in a thread of their own, on a stream of their own."""
+    coupled = replace(RECIPE, coupling=Coupling(pool=4, solver=Auction(exact=0, device=DEVICE)))
+    with exact():
+        first, second = (train(6, recipe=coupled) for _ in range(2))
+    assert first.losses == second.losses
+    assert first.losses[-1] < 2 * first.losses[0]
 
 
 def test_recomputed_blocks_give_the_same_bits() -> None:
@@ -234,6 +305,17 @@ def test_noise_on_the_gpu_is_coupled_as_on_the_cpu(dimension: int, class_aware: 
     coupled = coupling.couple(x0.to(DEVICE), x1.to(DEVICE), y.to(DEVICE))
     assert coupled.device.type == DEVICE
     assert torch.equal(coupled.cpu(), coupling.couple(x0, x1, y))
+
+
+def test_clothes_are_drawn_and_scored_as_on_the_cpu() -> None:
+    y, scores = torch.arange(200) % 10, []
+    for device in (DEVICE, "cpu"):
+        judge, net = FashionJudge.load(device), released("ism_plus")[0].to(device)
+        with exact():
+            images = judge.draw(net, y, w=1.0, nfe=2)
+            scores.append(judge.score_images(images, y))
+        assert images.device.type == device
+    assert scores[0] == pytest.approx(scores[1], rel=0.02)  # a neighbour more or less changes precision by 0.005
 
 
 def test_the_auction_pairs_as_well_as_on_the_cpu() -> None:

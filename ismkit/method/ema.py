@@ -13,8 +13,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from ismkit.utils.checks import check_count, shown
 
-Tensors = list[Tensor] | tuple[Tensor, ...]
-
 
 def ramped(decay: float, updates: int) -> float:
     """Decay of update number ``updates`` (0, 1, ...): ``min(decay, (1 + updates) / (10 + updates))``.
@@ -115,7 +113,7 @@ class TwinEMA(nn.Module):
         super().__init__()
         net = extract_model_from_parallel(net, keep_torch_compile=False)
         decays = {fast: None, slow: None}  # one average where the two are equal
-        self.averages = nn.ModuleList(_average(net, decay) for decay in decays)
+        self.averages = nn.ModuleList(_Average(net, decay) for decay in decays)
 
     @property
     def fast(self) -> nn.Module:
@@ -147,16 +145,29 @@ class TwinEMA(nn.Module):
         return super().train(False)
 
 
-def _average(net: nn.Module, decay: float) -> AveragedModel:
-    @torch.no_grad()
-    def blend(averages: Tensors, weights: Tensors, _: Tensor | int) -> None:
-        updates = int(average.n_averaged) - 1  # the counter on the CPU: the argument is its copy on the device
-        torch._foreach_lerp_(_local(averages), _local(weights), 1 - ramped(decay, updates))
+class _Average(AveragedModel):
+    """An average whose update waits for no device.
 
-    average = AveragedModel(net, multi_avg_fn=blend)
-    # AveragedModel copies the weights at its first update; an EMA starts from the initial ones instead.
-    average.n_averaged.fill_(1)
-    return average.eval().requires_grad_(False)
+    That of ``AveragedModel`` copies the number of updates to the device, and a GPU lets the CPU wait for such a copy
+    until all its work is done: in every step, before the next one can be launched.
+    """
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        super().__init__(net)
+        self.decay = decay
+        # AveragedModel copies the weights at its first update; an EMA starts from the initial ones instead.
+        self.n_averaged.fill_(1)
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        updates = int(self.n_averaged) - 1  # the counter stays on the CPU
+        averages = list(self.module.parameters())
+        weights = [w.to(a.device) for a, w in zip(averages, model.parameters(), strict=True)]
+        torch._foreach_lerp_(_local(averages), _local(weights), 1 - ramped(self.decay, updates))
+        for average, value in zip(self.module.buffers(), model.buffers(), strict=True):
+            average.copy_(value)
+        self.n_averaged += 1
 
 
 def _local(tensors: Sequence[Any]) -> list[Tensor]:

@@ -1,3 +1,4 @@
+import copy
 import os
 import random
 import shutil
@@ -936,7 +937,10 @@ def test_a_recomputed_block_keeps_its_input_alone() -> None:
 
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """`torch.compile` without its code generator, which takes a minute: the graphs are traced and run as they are."""
+    """`torch.compile` without its code generator, which takes a minute: the graphs are traced and run as they are.
+
+    One that breaks is an error, and so is one that is traced more often than Dynamo's limit allows.
+    """
     graphs: list[int] = []
 
     def backend(graph: Any, inputs: Any) -> Any:
@@ -944,7 +948,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return aot_eager(graph, inputs)
 
     aot_eager = torch._dynamo.lookup_backend("aot_eager")
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend, fullgraph=True))
     torch._dynamo.reset()
     return graphs
 
@@ -961,6 +965,17 @@ def test_compiled_networks_train_as_eager_ones_under_their_own_names(problem: st
     assert found.keys() == contents(expected).keys()
     for key, value in contents(expected).items():
         torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5, msg=key)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("name", ["flow", "shortcut_every_level", "ism_plus"])
+def test_blocks_are_traced_once_for_each_number_of_rows_however_many_there_are(name: str, traced: list[int]) -> None:
+    _, net, batches = images()
+    net.blocks.extend(copy.deepcopy(net.blocks[0]) for _ in range(10))
+    recipe = replace(for_side(RECIPES[name], 8), coupling=Coupling())
+    fit(recipe, net, batches, steps=3, compile=True, progress=False)
+    # The batch with gradients; guidance rows and consistency rows, here as many, without.
+    assert len(traced) == (1 if name == "flow" else 2)
 
 
 # ---------------------------------------------------------------- mixed precision

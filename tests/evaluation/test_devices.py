@@ -1,0 +1,83 @@
+"""The judges on a device that stands for a GPU: all of it runs there, and the scores are those of the CPU."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import torch
+
+from ismkit.data.fashion import fashion_mnist
+from ismkit.data.sets import eight_gaussians
+from ismkit.evaluation.extractors import load_extractor
+from ismkit.evaluation.fidelity import METRICS, ImageJudge, choose
+from ismkit.evaluation.judges import FashionJudge, PointJudge, Setting, embed
+from ismkit.evaluation.metrics import Moments
+from ismkit.evaluation.reference import make_reference
+from ismkit.imagenet.vae import ImageVAE, write_tiny_vae
+from ismkit.models.saved import released
+from tests.fake_cuda import CUDA, accelerator, fake_cuda, reset_accelerate
+from tests.images import MODEL, pictures, tiny_dit
+from tests.steps import network
+
+pytestmark = pytest.mark.usefixtures(reset_accelerate.__name__)
+T = TypeVar("T")
+
+
+def on_both(run: Callable[[str], T]) -> tuple[T, T]:
+    """The results on the CPU and on the other device."""
+    accelerator("cpu")
+    here = run("cpu")
+    with fake_cuda():
+        accelerator("cuda")
+        return here, run("cuda")
+
+
+def test_points_are_scored_as_on_the_cpu() -> None:
+    pytest.importorskip("ot")
+
+    def score(device: str) -> dict[str, float]:
+        judge = PointJudge(eight_gaussians(256, 0), torch.device(device))
+        return judge.score(network("points", classes=8).eval().to(device), Setting(4, 1.0, 64))
+
+    here, there = on_both(score)
+    assert there == pytest.approx(here, rel=1e-4)
+
+
+def test_clothes_are_drawn_and_scored_as_on_the_cpu() -> None:
+    y, few = torch.arange(60) % 10, fashion_mnist("test").x[:120]
+
+    def score(device: str) -> dict[str, float]:
+        judge, net = FashionJudge.load(device), released("ism_plus")[0].to(device)
+        real = embed(judge.classifier, few.to(device))[0]
+        vars(judge).update(_real=real, _real_moments=Moments(real))  # else of all 10 000 images
+        images = judge.draw(net, y, w=1.0, nfe=2)
+        assert images.device.type == device
+        return judge.score_images(images, y)
+
+    here, there = on_both(score)
+    assert there == pytest.approx(here, rel=1e-3)
+
+
+def test_images_are_drawn_embedded_and_scored_as_on_the_cpu(tmp_path: Path) -> None:
+    vae = ImageVAE.load(write_tiny_vae(tmp_path / "vae"))  # here, for diffusers loads through the device ``meta``
+
+    def score(device: str) -> dict[str, Any]:
+        folder = tmp_path / device
+        small = load_extractor("small", device)
+        reference = make_reference([pictures(60)], small, folder / "real.safetensors", {"source": "tests"})
+        decoder, metrics = copy.deepcopy(vae).to(device), choose(list(METRICS), "small")
+        judge = ImageJudge(decoder, metrics, {"small": small}, {"small": reference}, folder, MODEL, 10, 20)
+        (row,) = judge.table(tiny_dit().eval().to(device), [Setting(1, 1.0, 20)])
+        return row
+
+    here, there = on_both(score)
+    assert there == pytest.approx(here, rel=1e-3)
+
+
+def test_features_come_back_to_the_cpu() -> None:
+    with fake_cuda():
+        extractor = load_extractor("small", "cuda")
+        assert {weight.device for weight in extractor.net.parameters()} == {CUDA}
+        assert {values.device.type for values in extractor(pictures(3)).values()} == {"cpu"}
