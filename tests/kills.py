@@ -46,7 +46,8 @@ ROOT = Path(__file__).parents[1]
 ISMKIT = [sys.executable, "-m", "ismkit"]
 SECONDS = 600  # that one start of a command may take, on a busy machine too
 TIMED = ["seconds_per_step"]  # column of a table that no two runs share
-#: Of a checkpoint: the state of the global generators, which start differently in every process. No step of the kit draws from them.
+#: Of a checkpoint: the states of the global generators. They start differently in every process, and no step of the
+#: kit draws from them.
 GLOBAL = "random."
 
 

@@ -117,14 +117,14 @@ SCALE = 2.0
 def helper(x):
     return x + 1
 
-def plain(prediction, target):
+def plain(prediction, target, query):
     return SCALE * helper(prediction - target).square().flatten(1).mean(1)
 
 def given(prediction, target, power=2.0, *, root=False):
     return (prediction - target) ** power
 
 @torch.no_grad()
-def decorated(prediction, target):
+def decorated(prediction, target, query):
     return prediction - target
 
 @functools.lru_cache
@@ -333,7 +333,7 @@ def test_functions_of_a_notebook_have_keys_in_the_processes_of_a_sweep_too(monke
     """Their source is in the memory of one process."""
     import cloudpickle
 
-    text = "def mine(prediction, target):\n    return (prediction - target).abs().flatten(1).mean(1)\n"
+    text = "def mine(prediction, target, query):\n    return (prediction - target).abs().flatten(1).mean(1)\n"
     file = "/nowhere/cell.py"
     monkeypatch.setitem(linecache.cache, file, (len(text), None, text.splitlines(True), file))
     cell: dict[str, Any] = {"__name__": "__main__"}
@@ -351,7 +351,7 @@ def test_functions_of_a_notebook_have_keys_in_the_processes_of_a_sweep_too(monke
 # ---------------------------------------------------------------- runs and trials
 
 
-def other_distance(prediction: Tensor, target: Tensor) -> Tensor:
+def other_distance(prediction: Tensor, target: Tensor, query: object = None) -> Tensor:
     return (prediction - target).abs().flatten(1).mean(1)
 
 
