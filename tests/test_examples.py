@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ismkit.data.sets import EIGHT_GAUSSIANS_MEANS, EIGHT_GAUSSIANS_STD
 from ismkit.method.ema import TwinEMA
 from ismkit.method.path import Query
-from ismkit.method.recipes import training_step
+from ismkit.method.recipes import Context, training_step
 from ismkit.method.sampling import sample
 from ismkit.models.nets import ToyMLP
 from ismkit.training.runs import RUNS
@@ -103,7 +103,7 @@ def test_the_targets_of_each_block(ism: ModuleType, nets: tuple[nn.Module, nn.Mo
     _, fast = nets
     with torch.no_grad():
         target = ism.targets(fast, velocity, *query)
-        expected = RECIPE.target(fast, query, velocity, RECIPE.rows, NULL)
+        expected = RECIPE.target(query, velocity, RECIPE.rows, Context(fast, fast, NULL)).target
     for name, rows in RECIPE.rows.blocks(len(velocity))._asdict().items():
         close(target[rows], expected[rows])
         assert torch.equal(expected[rows], velocity[rows]) == (name == "velocity")

@@ -19,7 +19,7 @@ from torch import Tensor
 from ismkit.data.sets import EIGHT_GAUSSIANS_MEANS, EIGHT_GAUSSIANS_STD, Labelled
 from ismkit.method.guidance import Strengths
 from ismkit.method.path import Query, StepGrid, check_labels
-from ismkit.method.recipes import BakedIn, Intrinsic, average_of_half_steps
+from ismkit.method.recipes import BakedIn, Context, Intrinsic, average_of_half_steps
 from ismkit.method.rows import Rows
 from ismkit.utils.checks import check_count, check_finite, check_number, check_tensor, shown
 from ismkit.utils.seeding import stream
@@ -387,7 +387,7 @@ class Ideal:
         if isinstance(self.rule, BakedIn) or not (query.w > 0).any():
             return velocity
         rows = Rows(guidance=1.0, strengths=Strengths(1.0), grid=self.grid)
-        return self.rule(self, query, velocity, rows, self.null)
+        return self.rule(query, velocity, rows, Context(self, self, self.null)).target
 
     def _step(self, query: Query) -> Tensor:
         if (query.y == self.null).all():
@@ -397,7 +397,7 @@ class Ideal:
 
             return average_of_half_steps(unguided, query.x, query.t, query.d, self.grid, self.rule.clip)
         rows = Rows(consistency=1.0, grid=self.grid)
-        return self.rule(self, query, torch.empty_like(query.x), rows, self.null)
+        return self.rule(query, torch.empty_like(query.x), rows, Context(self, self, self.null)).target
 
 
 def guidance_applied(guided: Tensor, conditional: Tensor, unconditional: Tensor) -> float:

@@ -21,7 +21,9 @@ from .path import Query as Query
 from .path import StepGrid as StepGrid
 from .path import interpolate as interpolate
 from .recipes import RECIPES as RECIPES
+from .recipes import Answer as Answer
 from .recipes import BakedIn as BakedIn
+from .recipes import Context as Context
 from .recipes import Intrinsic as Intrinsic
 from .recipes import Recipe as Recipe
 from .recipes import TargetRule as TargetRule

@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,52 @@ from ismkit.utils.keys import UNKEYED
 from ismkit.utils.settings import check_types
 
 
+class Context(NamedTuple):
+    """What a rule may ask beside its rows. One object, so that a new need changes no signature.
+
+    Attributes:
+        fast: the average that makes targets.
+        slow: the average that samples.
+        null: the null label.
+        progress: the share of the run that is done, in [0, 1).
+
+    Example:
+        A rule that is asked outside of a training has one network for both:
+
+        >>> import torch
+        >>> from ismkit import RECIPES, Rows
+        >>> from ismkit.method import Context
+        >>> def net(x, t, d, w, y):
+        ...     return x
+        >>> v = torch.ones(4, 2)
+        >>> RECIPES["flow"].target(None, v, Rows(), Context(net, net, null=3)).target is v
+        True
+    """
+
+    fast: Network
+    slow: Network
+    null: int
+    progress: float = 0.0
+
+
+class Answer(NamedTuple):
+    """What the rows of a batch should answer.
+
+    Attributes:
+        target: of each row, (B, ...).
+        weight: of each row's distance, (B,), or one number.
+
+    Example:
+        >>> import torch
+        >>> from ismkit.method import Answer
+        >>> Answer(torch.ones(2, 1)).weight
+        1.0
+    """
+
+    target: Tensor
+    weight: Tensor | float = 1.0
+
+
 class TargetRule(Protocol):
     """The signature of a rule: what the rows of a batch should answer.
 
@@ -49,28 +95,26 @@ class TargetRule(Protocol):
         A rule is a function, or a dataclass with ``__call__``, so that it can have settings. This one pulls the
         velocity towards 0:
 
+        >>> import torch
         >>> from ismkit import Recipe, Rows
-        >>> def shrunk(net, query, velocity, rows, null, guide=None):
-        ...     return 0.9 * velocity
-        >>> Recipe("shrunk", Rows(), target=shrunk).target(None, None, 2.0, Rows(), null=0)
-        1.8
+        >>> from ismkit.method import Answer, Context
+        >>> def shrunk(query, velocity, rows, context):
+        ...     return Answer(0.9 * velocity)
+        >>> Recipe("shrunk", Rows(), target=shrunk).target(None, torch.tensor(2.0), Rows(), None).target
+        tensor(1.8000)
     """
 
-    def __call__(
-        self, net: Network, query: Query, velocity: Tensor, rows: Rows, null: int, guide: Network | None = None
-    ) -> Tensor:
+    def __call__(self, query: Query, velocity: Tensor, rows: Rows, context: Context) -> Answer:
         """Make the targets.
 
         Args:
-            net: the target network.
             query: what the rows are asked.
             velocity: ``x1 - x0`` of each row, (B, ...).
             rows: how the batch is split.
-            null: the null label.
-            guide: the network that makes the guidance gap, by default ``net``.
+            context: the networks that may be asked, the null label, how far the run is.
 
         Returns:
-            Targets (B, ...), like the velocity.
+            Targets (B, ...), like the velocity, and the weight of each row.
         """
         ...
 
@@ -136,20 +180,16 @@ def check_clip(clip: float | None) -> None:
         check_number("clip", clip, "above 0, or None for no bound", 1e-300)
 
 
-def velocity_target(
-    net: Network, query: Query, velocity: Tensor, rows: Rows, null: int, guide: Network | None = None
-) -> Tensor:
-    """Return the velocity: plain flow matching, where every row is a velocity row (arXiv 2210.02747).
+def velocity_target(query: Query, velocity: Tensor, rows: Rows, context: Context) -> Answer:
+    """Answer the velocity: plain flow matching, where every row is a velocity row (arXiv 2210.02747).
 
     A :class:`TargetRule` that uses one of its arguments only.
 
     Args:
-        net: not used.
         query: not used.
         velocity: ``x1 - x0`` of each row, (B, ...).
         rows: not used.
-        null: not used.
-        guide: not used.
+        context: not used.
 
     Returns:
         ``velocity``, (B, ...).
@@ -158,10 +198,10 @@ def velocity_target(
         >>> import torch
         >>> from ismkit import RECIPES, Rows, velocity_target
         >>> v = torch.ones(4, 2)
-        >>> velocity_target(None, None, v, Rows(), null=8) is v, RECIPES["flow"].target is velocity_target
+        >>> velocity_target(None, v, Rows(), None).target is v, RECIPES["flow"].target is velocity_target
         (True, True)
     """
-    return velocity
+    return Answer(velocity)
 
 
 @dataclass(frozen=True)
@@ -204,13 +244,11 @@ class BakedIn:
         check_number("cfg_scale", self.cfg_scale, "that is finite", -math.inf)
         check_clip(self.clip)
 
-    def __call__(
-        self, net: Network, query: Query, velocity: Tensor, rows: Rows, null: int, guide: Network | None = None
-    ) -> Tensor:
-        """Targets (B, ...) made by ``net``, the target network; see :class:`TargetRule`."""
+    def __call__(self, query: Query, velocity: Tensor, rows: Rows, context: Context) -> Answer:
+        """Targets (B, ...) made by the fast average; see :class:`TargetRule`."""
         block = rows.blocks(len(velocity)).consistency
         x, t, d, w, y = query.take(block)
-        null_labels = torch.full_like(y, null)
+        net, null_labels = context.fast, torch.full_like(y, context.null)
 
         def guided(x: Tensor, t: Tensor, d: Tensor) -> Tensor:
             scale = torch.where((d == 0) | self.every_level, self.cfg_scale, 1.0)
@@ -218,24 +256,24 @@ class BakedIn:
 
         target = velocity.clone()
         target[block] = average_of_half_steps(guided, x, t, d, rows.grid, self.clip).to(target.dtype)
-        return target
+        return Answer(target)
 
 
 @dataclass(frozen=True)
 class Intrinsic:
     """iSM's targets: ``w`` enters the velocity at ``d = 0`` only, and larger steps learn it by consistency.
 
-    The half steps come from the target network, the fast average; the network of the gap is set by ``Recipe.gap``. That
-    the interval acts at ``d = 0`` alone is this kit's reading.
+    The half steps come from the fast average. That the interval acts at ``d = 0`` alone is this kit's reading.
 
     Attributes:
         t_interval: no guidance below this time, the high-noise side, in [0, 1] (iSM: 0.3).
         clip: bound on middle states and targets, as in SM's code; None for none (this kit's choice).
         predicted: guidance rows push the velocity that the gap's network predicts, instead of the sample's ``x1 - x0``
             (iSM): equal on average once trained, and without the sample's noise.
+        gap: the average that makes the guidance gap; the paper does not say (this kit: ``fast``).
 
     Raises:
-        ValueError: if ``t_interval`` is no time in [0, 1], or ``clip`` not positive.
+        ValueError: if ``t_interval`` is no time in [0, 1], ``clip`` not positive, or ``gap`` no average.
 
     Example:
         A field that is constant, 1 for the class and 0 for the null label, and the network that answers each query with
@@ -260,6 +298,7 @@ class Intrinsic:
     t_interval: float = 0.3
     clip: float | None = None
     predicted: bool = False
+    gap: Literal["fast", "slow"] = "fast"
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -267,24 +306,22 @@ class Intrinsic:
         if not 0 <= self.t_interval <= 1:
             raise ValueError(f"t_interval must be a time in [0, 1], got {self.t_interval}")
 
-    def __call__(
-        self, net: Network, query: Query, velocity: Tensor, rows: Rows, null: int, guide: Network | None = None
-    ) -> Tensor:
-        """Targets (B, ...) made by ``net``, the target network; see :class:`TargetRule`."""
+    def __call__(self, query: Query, velocity: Tensor, rows: Rows, context: Context) -> Answer:
+        """Targets (B, ...) made by the fast average; see :class:`TargetRule`."""
         blocks = rows.blocks(len(velocity))
         target = velocity.clone()
         if rows.guidance:
             x, t, d, w, y = query.take(blocks.guidance)
-            unguided, guide = torch.zeros_like(w), guide or net
+            guide, unguided = getattr(context, self.gap), torch.zeros_like(w)
             conditional = guide(x, t, d, unguided, y)
-            gap = conditional - guide(x, t, d, unguided, torch.full_like(y, null))
+            gap = conditional - guide(x, t, d, unguided, torch.full_like(y, context.null))
             v = conditional if self.predicted else velocity[blocks.guidance]
             target[blocks.guidance] = intrinsic_velocity(v, gap, w, t, self.t_interval).to(target.dtype)
         if rows.consistency:
             x, t, d, w, y = query.take(blocks.consistency)
-            average = average_of_half_steps(lambda x, t, d: net(x, t, d, w, y), x, t, d, rows.grid, self.clip)
+            average = average_of_half_steps(lambda x, t, d: context.fast(x, t, d, w, y), x, t, d, rows.grid, self.clip)
             target[blocks.consistency] = average.to(target.dtype)
-        return target
+        return Answer(target)
 
 
 @dataclass(frozen=True)
@@ -298,13 +335,12 @@ class Recipe:
         weights: alpha, beta, gamma of ``alpha L_velocity + beta L_guidance + gamma L_consistency``, each L the mean
             over its own rows (iSM: 1, 1, 1).
         coupling: which noise goes with which data.
-        distance: error per sample, (B, ...), (B, ...) -> (B,).
+        distance: error per sample, of prediction and target (B, ...) each, and what was asked: (B,).
         fast, slow: decays of the average that makes targets and of the one that samples.
-        gap: the average that makes the guidance gap; the paper does not say (this kit: ``fast``).
 
     Raises:
-        ValueError: if ``target`` or ``distance`` is no function, ``gap`` no average, a weight is negative or not
-            finite, or a decay outside [0, 1).
+        ValueError: if ``target`` or ``distance`` is no function, a weight is negative or not finite, or a decay outside
+            [0, 1).
 
     Example:
         An ablation of the paper's full method, without scaling OT, and how the loss weighs the rows of its three
@@ -331,7 +367,6 @@ class Recipe:
     distance: Distance = l2
     fast: float = 0.9999
     slow: float = 0.9999
-    gap: Literal["fast", "slow"] = "fast"
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -404,7 +439,13 @@ RECIPES: dict[str, Recipe] = {
 
 
 def training_step(
-    recipe: Recipe, net: nn.Module, ema: TwinEMA, pair: tuple[Tensor, Tensor, Tensor], null: int, rng: torch.Generator
+    recipe: Recipe,
+    net: nn.Module,
+    ema: TwinEMA,
+    pair: tuple[Tensor, Tensor, Tensor],
+    null: int,
+    rng: torch.Generator,
+    progress: float = 0.0,
 ) -> tuple[Tensor, Query, Tensor]:
     """Compute the loss of one step, of any method.
 
@@ -417,6 +458,7 @@ def training_step(
         pair: coupled ``(x0, x1, y)``: noise (B, ...), data (B, ...), labels (B,).
         null: the null label.
         rng: generator of this step's random numbers, on the device of ``pair``.
+        progress: the share of the run that is done, in [0, 1), for methods that change on the way.
 
     Returns:
         The loss (scalar, with gradient), the query, and the distance per row (B,).
@@ -449,7 +491,7 @@ def training_step(
     x0, x1, y = pair  # ......................................................... scaling OT (coupled one pool ahead)
     query, velocity = recipe.rows(x0, x1, y, null, rng)  # ................... velocity | guidance | consistency rows
     with torch.no_grad():
-        guide = getattr(ema, recipe.gap)
-        target = recipe.target(ema.fast, query, velocity, recipe.rows, null, guide)  # . intrinsic guidance, twin EMA
-    distance = recipe.distance(net(*query), target)  # ....................................... multi-level wavelet loss
-    return recipe.loss(distance), query, distance
+        context = Context(ema.fast, ema.slow, null, progress)
+        target, weight = recipe.target(query, velocity, recipe.rows, context)  # .......... intrinsic guidance, twin EMA
+    distance = recipe.distance(net(*query), target, query)  # ................................ multi-level wavelet loss
+    return recipe.loss(weight * distance), query, distance

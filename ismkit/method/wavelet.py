@@ -20,22 +20,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ismkit.method.path import Query
 from ismkit.utils.checks import check_count, check_number, check_tensor, shown
 from ismkit.utils.settings import check_types
 
 Norm = Literal["square", "root", "abs", "huber"]
-#: An error per sample, of prediction (B, ...) and target (B, ...): (B,). :func:`l2`, :class:`WaveletDistance`, yours.
-Distance = Callable[[Tensor, Tensor], Tensor]
+#: An error per sample (B,), of prediction (B, ...), target (B, ...) and what was asked. :func:`l2`, yours.
+Distance = Callable[[Tensor, Tensor, Query | None], Tensor]
 
 EPS = 1e-8  # keeps the gradient of the root finite where a band is matched exactly
 
 
-def l2(prediction: Tensor, target: Tensor) -> Tensor:
+def l2(prediction: Tensor, target: Tensor, query: Query | None = None) -> Tensor:
     """Compute the mean squared error per sample.
 
     Args:
         prediction: (B, ...).
         target: (B, ...), of the same shape.
+        query: not used.
 
     Returns:
         One error per sample, (B,), in float32 at least.
@@ -363,7 +365,7 @@ class WaveletDistance:
                 f"{tuple(shape)}; use fewer, as ismkit.training.runs.for_side(recipe, {side}) does"
             )
 
-    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+    def __call__(self, prediction: Tensor, target: Tensor, query: Query | None = None) -> Tensor:
         """Compute the distance per sample, in float32 at least, also under autocast.
 
         Sides that are no power of two are zero-padded (the residual is, which changes no norm).
@@ -371,6 +373,7 @@ class WaveletDistance:
         Args:
             prediction: (B, C, H, W).
             target: (B, C, H, W).
+            query: not used.
 
         Returns:
             Distances, (B,).
@@ -451,17 +454,18 @@ class Normalised:
         if (check := getattr(self.distance, "check_shape", None)) is not None:
             check(shape)
 
-    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+    def __call__(self, prediction: Tensor, target: Tensor, query: Query | None = None) -> Tensor:
         """Compute the distance per sample.
 
         Args:
             prediction: (B, ...).
             target: (B, ...).
+            query: what was asked, for ``distance``.
 
         Returns:
             Distances, (B,).
         """
-        distance = self.distance(prediction, target)
+        distance = self.distance(prediction, target, query)
         return distance / (distance.detach() + self.c) ** self.power
 
 

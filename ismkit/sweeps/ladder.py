@@ -78,7 +78,7 @@ TRIED: dict[str, tuple[str, Any]] = {
     "L2 over its root": ("distance", Normalised(l2, 0.5, 0.01)),
     "root per band": ("distance", WaveletDistance((1.0,) * 4, norm="root")),
     "w up to 2": ("rows.strengths.w_max", 2.0),
-    "gap by the slow average": ("gap", "slow"),
+    "gap by the slow average": ("target.gap", "slow"),
     "guidance on predicted v": ("target.predicted", True),
 }
 OURS = list(TRIED)[:3]  # the parts of ism_plus

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ismkit.method.recipes import Recipe
+from ismkit.method.recipes import Context, Recipe
 from ismkit.models.nets import FREQUENCIES
 from ismkit.utils.checks import check_count, shown
 
@@ -86,7 +86,7 @@ def passes(recipe: Recipe, batch: int) -> Passes:
     batch = check_count("batch", batch)
     x = torch.zeros(batch, 1)
     query, velocity = recipe.rows(x, x, torch.zeros(batch, dtype=torch.long), 1, torch.Generator().manual_seed(0))
-    recipe.target(net, query, velocity, recipe.rows, 1, net)
+    recipe.target(query, velocity, recipe.rows, Context(net, net, null=1))
     return Passes(batch, sum(counted), len(counted))
 
 

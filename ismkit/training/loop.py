@@ -451,7 +451,7 @@ def _prepare(recipe: Recipe, net: nn.Module, optim: Optim, engine: Engine, accel
     (net if sharding else net.to(accelerator.device)).train()  # sharding moves one block at a time
     distributed.synchronise(net, accelerator)  # DDP does so too, but the averages must start there as well
     ema = TwinEMA(net, recipe.fast, recipe.slow)
-    evaluated = dict.fromkeys([ema.fast, getattr(ema, recipe.gap)])
+    evaluated = dict.fromkeys([ema.fast, getattr(ema, getattr(recipe.target, "gap", "fast"))])
     if engine.compile:
         for module in (net, *evaluated):
             distributed.compile_blocks(module)
@@ -477,7 +477,7 @@ class _MicroBatches:
         engine: Engine,
         accelerator: Accelerator,
     ) -> None:
-        self.recipe, self.state, self.seed, self.accelerator = recipe, state, seed, accelerator
+        self.recipe, self.state, self.seed, self.steps, self.accelerator = recipe, state, seed, steps, accelerator
         self.null: int = state.net.num_classes  # type: ignore[assignment]
         self.net: nn.Module = state.net
         self.optimizer: Any = state.optimizer
@@ -511,7 +511,7 @@ class _MicroBatches:
             with nullcontext() if last else distributed.accumulating(self.net, self.accelerator):
                 with self.accelerator.autocast():
                     part, query, distance = training_step(
-                        self.recipe, self.net, self.state.ema, (x0, x1, y), self.null, rng
+                        self.recipe, self.net, self.state.ema, (x0, x1, y), self.null, rng, step / self.steps
                     )
                 # Outside of autocast, which would take the float32 distance's gradient in bf16.
                 self.accelerator.backward(part / len(self.local))

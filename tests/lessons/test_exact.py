@@ -11,7 +11,7 @@ from torch import Tensor
 from ismkit.lessons.closed_forms import ClassMixture, Ideal, Mixture, guidance_applied, ring
 from ismkit.method.guidance import TwoPassCFG, cfg
 from ismkit.method.path import Query, StepGrid
-from ismkit.method.recipes import BakedIn, Intrinsic
+from ismkit.method.recipes import BakedIn, Context, Intrinsic
 from ismkit.method.rows import Rows
 from ismkit.method.sampling import sample
 from ismkit.utils.settings import describe
@@ -129,7 +129,9 @@ def test_the_ideal_network_is_a_fixed_point_of_its_rule(rule: BakedIn | Intrinsi
     for take in (query.d > 0, query.d == 0):  # each kind of rows in one go, as training asks for them
         part = Query(*(column[take] for column in query))
         if (part.d > 0).all():
-            want = rule(net, part, torch.zeros_like(part.x), Rows(consistency=1.0, grid=GRID), NULL)
+            want = rule(
+                part, torch.zeros_like(part.x), Rows(consistency=1.0, grid=GRID), Context(net, net, NULL)
+            ).target
         elif isinstance(rule, Intrinsic):
             # At d = 0 the velocity, guided where t lies in the interval; null has no gap.
             conditional = NINE.velocity(part.x, part.t, part.y)
@@ -162,7 +164,7 @@ def test_null_is_what_the_rule_says_although_it_is_not_asked() -> None:
     net, x = Ideal(NINE.velocity, rule, NULL, GRID), 2 * normal(9, 2, seed=5)
     one, y = torch.ones(9, dtype=torch.float64), torch.full((9,), NULL)
     query = Query(x, 0 * one, one, 0 * one, y)
-    close(net(*query), rule(net, query, x, Rows(consistency=1.0, grid=GRID), NULL))
+    close(net(*query), rule(query, x, Rows(consistency=1.0, grid=GRID), Context(net, net, NULL)).target)
 
 
 # ------------------------------------------------------------------------------------------------- guidance applied

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ismkit.method.ema import TwinEMA
 from ismkit.method.path import Query
-from ismkit.method.recipes import RECIPES, Recipe
+from ismkit.method.recipes import RECIPES, Answer, Context, Recipe
 from ismkit.utils.seeding import stream
 from tests.steps import CLASSES, Kind, network, pair, recipe
 
@@ -27,8 +27,8 @@ def after_the_rows(value: Recipe, kind: Kind, compile: bool) -> tuple[Tensor, Te
 
     def loss(query: Query, velocity: Tensor) -> Tensor:
         with torch.no_grad():
-            target = value.target(ema.fast, query, velocity, value.rows, CLASSES, getattr(ema, value.gap))
-        return value.loss(value.distance(net(*query), target))
+            target, weight = value.target(query, velocity, value.rows, Context(ema.fast, ema.slow, CLASSES))
+        return value.loss(weight * value.distance(net(*query), target, query))
 
     found = (torch.compile(loss, backend="eager", fullgraph=True) if compile else loss)(query, velocity)
     found.backward()
@@ -49,8 +49,8 @@ def test_a_step_is_one_graph(name: str, kind: Kind) -> None:
 
 
 def test_a_step_that_looks_at_a_number_is_found() -> None:
-    def target(net: Any, query: Query, velocity: Tensor, *_: Any) -> Tensor:
-        return velocity / 2 if velocity.abs().max() > 1 else velocity
+    def target(query: Query, velocity: Tensor, *_: Any) -> Answer:
+        return Answer(velocity / 2 if velocity.abs().max() > 1 else velocity)
 
     with pytest.raises(torch._dynamo.exc.Unsupported):
         after_the_rows(replace(recipe("flow", "points"), target=target), "points", compile=True)

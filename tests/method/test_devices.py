@@ -13,8 +13,8 @@ from ismkit.method.auction import CHECK_EVERY, Auction
 from ismkit.method.coupling import Coupling, Solver
 from ismkit.method.ema import TwinEMA
 from ismkit.method.guidance import TwoPassCFG
-from ismkit.method.path import Network, Query
-from ismkit.method.recipes import RECIPES
+from ismkit.method.path import Query
+from ismkit.method.recipes import RECIPES, Answer, Context
 from ismkit.method.rows import Rows
 from ismkit.method.sampling import sample, trajectory
 from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, candidates, dwt, idwt, l2
@@ -101,18 +101,18 @@ def test_averages_are_updated_without_waiting() -> None:
 # ---------------------------------------------------------------- a step that is wrong is found
 
 
-def waiting_target(net: Network, query: Query, velocity: Tensor, rows: Rows, null: int, guide: Any = None) -> Tensor:
-    return velocity * min(1.0, velocity.abs().max().item())
+def waiting_target(query: Query, velocity: Tensor, rows: Rows, context: Context) -> Answer:
+    return Answer(velocity * min(1.0, velocity.abs().max().item()))
 
 
-def masking_target(net: Network, query: Query, velocity: Tensor, rows: Rows, null: int, guide: Any = None) -> Tensor:
+def masking_target(query: Query, velocity: Tensor, rows: Rows, context: Context) -> Answer:
     target = velocity.clone()
     target[query.d == 0] = velocity[query.d == 0]
-    return target
+    return Answer(target)
 
 
-def copying_target(net: Network, query: Query, velocity: Tensor, rows: Rows, null: int, guide: Any = None) -> Tensor:
-    return velocity * torch.tensor(1.0, device=velocity.device)
+def copying_target(query: Query, velocity: Tensor, rows: Rows, context: Context) -> Answer:
+    return Answer(velocity * torch.tensor(1.0, device=velocity.device))
 
 
 @pytest.mark.parametrize("target", [waiting_target, masking_target, copying_target])
@@ -124,7 +124,7 @@ def test_a_target_that_waits_is_found(target: Any) -> None:
         assert waits
 
 
-def left_behind(prediction: Tensor, target: Tensor) -> Tensor:
+def left_behind(prediction: Tensor, target: Tensor, query: Query) -> Tensor:
     return l2(prediction, target) * torch.ones(len(prediction))
 
 

@@ -16,6 +16,7 @@ from ismkit.method.path import Query, StepGrid, expand_as
 from ismkit.method.recipes import (
     RECIPES,
     BakedIn,
+    Context,
     Intrinsic,
     Recipe,
     TargetRule,
@@ -78,6 +79,9 @@ def gaussian(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor, n: int = 128
     return ((t + length) * mean + grown.sqrt() * (x - t * mean) - x) / length
 
 
+BOTH = Context(gaussian, gaussian, NULL)
+
+
 @given(st.integers(8, 40), seeds)
 @settings(max_examples=20)
 def test_the_exact_guided_flow_of_gaussian_classes_is_a_fixed_point_of_ism(batch: int, seed: int) -> None:
@@ -86,7 +90,7 @@ def test_the_exact_guided_flow_of_gaussian_classes_is_a_fixed_point_of_ism(batch
     x0, x1 = normal(2, batch, 2, seed=seed)
     query, v = rows(x0, x1, torch.randint(NULL, (batch,), generator=rng(seed)), NULL, rng(seed))
     block = rows.blocks(batch).consistency
-    target = Intrinsic()(gaussian, query, v, rows, NULL)
+    target = Intrinsic()(query, v, rows, BOTH).target
     close(target[block], gaussian(*query)[block], atol=1e-10)
 
 
@@ -150,7 +154,7 @@ class Learnt:
         t, d = cell / cells, torch.full((len(x),), 2**level / self.grid.n if level else 0.0)
         query = Query(x, t, d, torch.full((len(x),), w), label)
         v = self(*query) if level == 0 else torch.zeros_like(x)
-        target = rule(self, query, v, rows, NULL).reshape(cells, labels, dim + 1, dim)
+        target = rule(query, v, rows, Context(self, self, NULL)).target.reshape(cells, labels, dim + 1, dim)
         self.offsets[level:] = [target[:, :, 0]]
         self.linear[level:] = [(target[:, :, 1:] - target[:, :, :1]).mT]
 
@@ -241,7 +245,7 @@ def test_intrinsic_targets_of_a_known_pair_of_fields(t_interval: float, batch: i
     x0, x1 = normal(2, batch, 2, seed=seed)
     query, v = rows(x0, x1, torch.randint(NULL, (batch,), generator=rng(seed)), NULL, rng(seed))
     before = v.clone()
-    target = Intrinsic(t_interval)(gaussian, query, v, rows, NULL)
+    target = Intrinsic(t_interval)(query, v, rows, BOTH).target
     blocks = rows.blocks(batch)
     assert torch.equal(v, before)  # not changed in place
     assert torch.equal(target[blocks.velocity], v[blocks.velocity])
@@ -266,7 +270,7 @@ def test_what_the_target_network_of_ism_is_asked() -> None:
     rows = RECIPES["ism"].rows
     x0, x1 = normal(2, 64, 2)
     query, v = rows(x0, x1, torch.randint(NULL, (64,), generator=rng()), NULL, rng())
-    Intrinsic()(spy, query, v, rows, NULL)
+    Intrinsic()(query, v, rows, Context(spy, spy, NULL))
     blocks = rows.blocks(64)
     assert sum(len(q.x) for q in asked) == 64  # one more forward pass over the batch, and no backward: 4/3 of the cost
     conditional, unconditional, first, second = asked
@@ -296,7 +300,7 @@ def test_flow_answers_the_velocity_everywhere_and_asks_nothing() -> None:
 
     zero = torch.zeros(6)
     query = Query(v, zero, zero, zero, zero.long())
-    assert torch.equal(velocity_target(never, query, v, Rows(), NULL), v)
+    assert torch.equal(velocity_target(query, v, Rows(), Context(never, never, NULL)).target, v)
 
 
 @pytest.mark.parametrize("every_level", [True, False])
@@ -305,7 +309,7 @@ def test_baked_in_targets_touch_the_consistency_rows_alone(every_level: bool) ->
     x0, x1 = normal(2, 64, 2)
     query, v = rows(x0, x1, torch.randint(NULL, (64,), generator=rng()), NULL, rng())
     before = v.clone()
-    target = BakedIn(every_level=every_level)(gaussian, query, v, rows, NULL)
+    target = BakedIn(every_level=every_level)(query, v, rows, BOTH).target
     blocks = rows.blocks(64)
     assert torch.equal(v, before)
     assert torch.equal(target[blocks.velocity], v[blocks.velocity])
@@ -318,19 +322,21 @@ def test_baked_in_at_scale_one_is_plain_consistency() -> None:
     x0, x1 = normal(2, 40, 2)
     query, v = rows(x0, x1, torch.randint(NULL, (40,), generator=rng()), NULL, rng())
     for every_level in (True, False):
-        target = BakedIn(1.0, every_level, clip=None)(gaussian, query, v, rows, NULL)
+        target = BakedIn(1.0, every_level, clip=None)(query, v, rows, BOTH).target
         close(target, gaussian(*query), atol=1e-10)
 
 
 @pytest.mark.parametrize("predicted", [False, True])
-def test_the_gap_comes_from_the_guide_and_all_else_from_the_target_network(predicted: bool) -> None:
+def test_the_gap_comes_from_the_average_named_and_all_else_from_the_fast_one(predicted: bool) -> None:
     def constant(conditional: float, unconditional: float) -> Callable[..., Tensor]:
         return lambda x, t, d, w, y: torch.where(y == NULL, unconditional, conditional)[:, None].expand_as(x)
 
     rows = RECIPES["ism"].rows
     labels = torch.randint(NULL, (64,), generator=rng())
     query, v = rows(normal(64, 2), normal(64, 2, seed=1), labels, NULL, rng())
-    target = Intrinsic(0.0, predicted=predicted)(constant(5.0, 7.0), query, v, rows, NULL, constant(3.0, 1.0))
+    context = Context(fast=constant(5.0, 7.0), slow=constant(3.0, 1.0), null=NULL)
+    target, weight = Intrinsic(0.0, predicted=predicted, gap="slow")(query, v, rows, context)
+    assert weight == 1
     velocity, guidance, consistency = rows.blocks(64)
     assert torch.equal(target[velocity], v[velocity])
     base = torch.full_like(v[guidance], 3.0) if predicted else v[guidance]
@@ -340,7 +346,7 @@ def test_the_gap_comes_from_the_guide_and_all_else_from_the_target_network(predi
 
 def test_an_average_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="gap must be one of fast, slow, got 'online'"):
-        dataclasses.replace(RECIPES["ism"], gap="online")  # type: ignore[arg-type]
+        Intrinsic(gap="online")  # type: ignore[arg-type]
 
 
 # ----------------------------------------------------------------------------------------------------------- loss

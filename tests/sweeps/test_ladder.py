@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ismkit.evaluation.judges import Setting
 from ismkit.evaluation.tables import PAPER
-from ismkit.method.recipes import RECIPES
+from ismkit.method.recipes import RECIPES, Context
 from ismkit.sweeps.ladder import ANY_CLASS, LADDER, OURS, SWEEPS, TRIED, named_sweep, of_run
 from ismkit.sweeps.sweep import Sweep, Trial
 from ismkit.training.runs import RUNS, Run
@@ -227,7 +227,7 @@ def test_ism_plus_asks_its_target_network_as_often_as_ism() -> None:
             calls.append(len(x))
             return x
 
-        TRIALS.runs[name].recipe.target(count, query, velocity, rows, 10)
+        TRIALS.runs[name].recipe.target(query, velocity, rows, Context(count, count, 10))
         asked[name] = sum(calls)
     assert asked == {"ism": 128, "ism_plus": 128}
 

@@ -29,7 +29,7 @@ from ismkit.method.auction import Auction
 from ismkit.method.coupling import Coupling
 from ismkit.method.ema import TwinEMA, ramped
 from ismkit.method.path import Network, Query, StepGrid, interpolate
-from ismkit.method.recipes import RECIPES, Recipe, training_step
+from ismkit.method.recipes import RECIPES, Answer, Context, Recipe, training_step
 from ismkit.method.rows import Rows
 from ismkit.method.wavelet import Normalised, WaveletDistance, geometric_weights, l2
 from ismkit.models.nets import DiT, ToyMLP
@@ -213,25 +213,24 @@ def test_reported_gradient_norm_is_the_one_before_clipping() -> None:
     assert norms[1e-3][0] > 1e-3
 
 
-@pytest.mark.parametrize("gap", ["fast", "slow"])
-def test_targets_are_made_by_the_fast_average_and_the_gap_by_the_recipes(gap: Any) -> None:
-    made: list[tuple[Any, ...]] = []
+def test_a_rule_gets_both_averages_and_what_it_answers_is_weighed() -> None:
+    made: list[tuple[Context, bool]] = []
 
-    def spy(net: Network, query: Query, velocity: Tensor, rows: Rows, null: int, guide: Any = None) -> Tensor:
-        made.append((net, guide, null, torch.is_grad_enabled()))
+    def spy(query: Query, velocity: Tensor, rows: Rows, context: Context) -> Answer:
+        made.append((context, torch.is_grad_enabled()))
         assert rows is recipe.rows
-        return velocity + 1
+        return Answer(velocity + 1, weight)
 
     recipe, net, batches = toy()
-    recipe = replace(recipe, target=spy, gap=gap)
+    recipe, weight = replace(recipe, target=spy), torch.arange(16.0)
     ema = TwinEMA(net, 0.5, 0.9)
     assert ema.fast is not ema.slow
     (pair,) = recipe.coupling.pairs(iter([next(batches.stream(0, 0, 1))]), 0)
-    loss, query, distance = training_step(recipe, net.eval(), ema, pair, net.num_classes, stream(0, "rows"))
-    assert made == [(ema.fast, getattr(ema, gap), net.num_classes, False)]
+    loss, query, distance = training_step(recipe, net.eval(), ema, pair, net.num_classes, stream(0, "rows"), 0.25)
+    assert made == [(Context(ema.fast, ema.slow, net.num_classes, 0.25), False)]
     x0, x1, _ = pair
     torch.testing.assert_close(distance, l2(net(*query), x1 - x0 + 1))  # and what it answers is the target
-    torch.testing.assert_close(loss, recipe.loss(distance))
+    torch.testing.assert_close(loss, recipe.loss(weight * distance))
 
 
 # ---------------------------------------------------------------- network calls
@@ -469,7 +468,7 @@ class Poisoned:
     poison: Callable[[Tensor], Tensor]
     calls: list[None] = field(default_factory=list)
 
-    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+    def __call__(self, prediction: Tensor, target: Tensor, query: Query) -> Tensor:
         self.calls.append(None)
         return l2(prediction, target) + (self.poison(prediction) if len(self.calls) == self.step else 0)
 
@@ -987,7 +986,7 @@ def test_bf16_takes_the_distance_and_its_gradient_in_float32(wavelet: str) -> No
     wavelets = WaveletDistance(geometric_weights(3, 0.7), norm="root", wavelet=wavelet)
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def distance(prediction: Tensor, target: Tensor) -> Tensor:
+    def distance(prediction: Tensor, target: Tensor, query: Query) -> Tensor:
         prediction.retain_grad()
         seen.append((prediction, target, wavelets(prediction, target)))
         return seen[-1][-1]
@@ -1252,7 +1251,7 @@ def test_more_shards_than_samples_are_refused() -> None:
 
 
 class Unnamed:
-    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+    def __call__(self, prediction: Tensor, target: Tensor, query: Query) -> Tensor:
         return l2(prediction, target)
 
 
@@ -1260,7 +1259,7 @@ class Unnamed:
     ("distance", "what"),
     [
         (Unnamed(), r"is an object \(Unnamed\), which has no identity"),
-        (lambda prediction, target: l2(prediction, target), "is a lambda, which has no identity"),
+        (lambda prediction, target, query: l2(prediction, target), "is a lambda, which has no identity"),
     ],
 )
 def test_what_cannot_be_told_apart_is_refused_only_where_it_would_be_keyed(

@@ -118,14 +118,14 @@ SCALE = 2.0
 def helper(x):
     return x + 1
 
-def plain(prediction, target):
+def plain(prediction, target, query):
     return SCALE * helper(prediction - target).square().flatten(1).mean(1)
 
 def given(prediction, target, power=2.0, *, root=False):
     return (prediction - target) ** power
 
 @torch.no_grad()
-def decorated(prediction, target):
+def decorated(prediction, target, query):
     return prediction - target
 
 @functools.lru_cache
@@ -359,7 +359,7 @@ def test_functions_of_a_notebook_have_keys_in_the_processes_of_a_sweep_too(
 # ---------------------------------------------------------------- runs and trials
 
 
-def other_distance(prediction: Tensor, target: Tensor) -> Tensor:
+def other_distance(prediction: Tensor, target: Tensor, query: object = None) -> Tensor:
     return (prediction - target).abs().flatten(1).mean(1)
 
 
@@ -375,7 +375,7 @@ OTHER: dict[str, Any] = {
     "recipe.distance.norm": "root",
     "recipe.distance.wavelet": "db2",
     "recipe.rows.grid.n": 64,
-    "recipe.gap": "slow",
+    "recipe.target.gap": "slow",
 }
 
 

@@ -82,7 +82,7 @@ def test_another_type_is_refused(value: Any, kind: Any, message: str) -> None:
         ("recipe.coupling.solver", "auction", r"recipe\.coupling\.solver must be None or set in Python: a text cannot"),
         ("recipe.coupling.solver", 3, r"solver must be None or a function \(x0, x1\) -> permutation, got 3"),
         ("recipe.coupling.solver.exact", "0", "no setting 'exact' in None: it has no settings"),
-        ("recipe.gap", "medium", r"recipe\.gap must be one of fast, slow, got 'medium'"),
+        ("recipe.target.gap", "medium", r"recipe\.target\.gap must be one of fast, slow, got 'medium'"),
         ("recipe.distance", "l2", r"recipe\.distance must be set in Python"),
         ("steps", "0", "steps must be an integer of at least 1, got 0"),
         ("net.height", "3", "no setting 'height' in ToyMLP: it has "),
