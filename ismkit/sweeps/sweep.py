@@ -357,7 +357,8 @@ def paired(frame: pd.DataFrame, variants: Sequence[str], metric: str, **where: A
 
     Raises:
         TypeError: if ``frame`` is no table, or ``variants`` are no names.
-        ValueError: for columns that are not there, or unless every variant has exactly one value per seed there, with the same seeds.
+        ValueError: for columns that are not there, or unless every variant has exactly one value per seed there, with
+            the same seeds.
 
     Example:
         >>> import pandas as pd
