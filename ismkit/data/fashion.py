@@ -321,7 +321,7 @@ def in_batches(function: Any, x: Tensor, *, batch: int = 250, label: str = "", p
         1 rows
         tensor([ 0,  1,  4,  9, 16])
     """
-    check_count("batch", batch)
+    batch = check_count("batch", batch)
     if not isinstance(x, Tensor) or x.layout != torch.strided or not callable(function):
         raise TypeError(f"function and x must be a function and a dense tensor, got {shown(function)} and {shown(x)}")
     if x.ndim < 1 or len(x) == 0:

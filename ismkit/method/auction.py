@@ -181,7 +181,7 @@ class Auction:
             ValueError: if the shapes or devices differ, or anything is not finite.
         """
         checked_pair(x0, x1)
-        if len(x1) <= self.exact:
+        if len(x1) <= max(self.exact, 1):
             return assign(x0, x1)
         with own_stream(self.device):
             values = gains(x0.to(self.device), x1.to(self.device))

@@ -383,6 +383,8 @@ class WaveletDistance:
         """
         residual = _residual(prediction, target)
         self.check_shape(residual.shape)
+        if residual.is_meta:
+            raise ValueError("prediction and target must hold numbers, got tensors on the device meta")
         with torch.autocast(residual.device.type, enabled=False):
             total = residual.shape[1:].numel()
             bands = dwt(pad_to_power_of_two(residual), self.levels, self.wavelet)

@@ -53,10 +53,11 @@ def draw_clothes(
         torch.Size([3, 1, 28, 28])
     """
     labels = as_tensor(y, "y")
-    check_count("batch", batch)
+    batch = check_count("batch", batch)
     if (
         labels.ndim != 1
         or labels.is_floating_point()
+        or labels.is_complex()
         or not len(labels)
         or not ((labels >= 0) & (labels <= len(CLOTHES))).all()
     ):
