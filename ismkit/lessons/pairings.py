@@ -231,7 +231,7 @@ def pair_variance(probes: Tensor, pools: Iterable[tuple[Tensor, Tensor]]) -> flo
         if len(x0) < len(probes):
             raise ValueError(f"a pool must hold the {len(probes)} probes, got {len(x0)} rows")
         order = assign(torch.cat([probes, x0[len(probes) :]]), x1).argsort()
-        partners.append(x1[order[: len(probes)]].flatten(1).double())
+        partners.append(x1.detach()[order[: len(probes)]].flatten(1).double())
     if len(partners) < 2:
         raise ValueError(f"pools must be two or more, got {len(partners)}")
     return float(torch.stack(partners).var(0).sum(1).mean())

@@ -48,7 +48,7 @@ def shares(decay: float, updates: int) -> Tensor:
         >>> lag(0.95, 2000), lag(0.9999, 2000)
         (19.0, 200.0)
     """
-    check_decays(decay, decay)
+    check_decay("decay", decay)
     check_count("updates", updates, 0)
     kept = torch.tensor([ramped(decay, k) for k in range(updates)], dtype=torch.float64)
     later = kept.flip(0).cumprod(0).flip(0)  # entry k: what updates k, k + 1, ... leave of all that was there before
@@ -56,13 +56,10 @@ def shares(decay: float, updates: int) -> Tensor:
     return torch.cat([one, 1 - kept]) * torch.cat([later, one])
 
 
-def check_decays(fast: float, slow: float) -> None:
-    """Raise ValueError unless both decays are numbers in [0, 1), and the fast one does not exceed the slow one."""
-    for name, decay in (("fast", fast), ("slow", slow)):
-        if not isinstance(decay, Real) or isinstance(decay, bool) or not 0 <= decay < 1:
-            raise ValueError(f"{name} decay must be in [0, 1), got {shown(decay)}")
-    if fast > slow:
-        raise ValueError(f"the fast decay must not exceed the slow one, got fast={fast}, slow={slow}")
+def check_decay(name: str, decay: float) -> None:
+    """Raise ValueError unless ``decay``, the one of this name, is a number in [0, 1)."""
+    if not isinstance(decay, Real) or isinstance(decay, bool) or not 0 <= decay < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {shown(decay)}")
 
 
 class TwinEMA(nn.Module):
@@ -107,7 +104,10 @@ class TwinEMA(nn.Module):
     """
 
     def __init__(self, net: nn.Module, fast: float = 0.95, slow: float = 0.9999) -> None:
-        check_decays(fast, slow)
+        check_decay("fast decay", fast)
+        check_decay("slow decay", slow)
+        if fast > slow:
+            raise ValueError(f"the fast decay must not exceed the slow one, got fast={fast}, slow={slow}")
         if not isinstance(net, nn.Module):
             raise TypeError(f"net must be a torch.nn.Module, got {shown(net)}")
         super().__init__()

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from ismkit.method.coupling import Coupling
-from ismkit.method.ema import TwinEMA, check_decays
+from ismkit.method.ema import TwinEMA, check_decay
 from ismkit.method.guidance import Strengths, cfg, intrinsic_velocity
 from ismkit.method.path import Network, Query, StepGrid, expand_as
 from ismkit.method.rows import Rows
@@ -377,7 +377,8 @@ class Recipe:
                 )
         for weight in self.weights:
             check_number("each of the weights", weight, "of at least 0", 0)
-        check_decays(self.fast, self.slow)
+        check_decay("fast decay", self.fast)  # which of them is larger, TwinEMA says: they change one by one
+        check_decay("slow decay", self.slow)
 
     def loss(self, distance: Tensor) -> Tensor:
         """Compute the loss of one batch: the weighted sum of the blocks' means.

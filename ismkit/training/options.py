@@ -74,14 +74,14 @@ class Saving:
     from_step: int | None = None
 
     def __post_init__(self) -> None:
+        if type(self.resume) is not bool:
+            raise ValueError(f"resume must be True or False, got {self.resume!r}; from_step names a checkpoint")
         check_types(self)
         if self.folder is not None:
             object.__setattr__(self, "folder", Path(self.folder).expanduser())
         for name in ("save_every", "from_step"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, check_count(name, value))
-        if type(self.resume) is not bool:
-            raise ValueError(f"resume must be True or False, got {self.resume!r}; from_step names a checkpoint")
         if self.from_step is not None and not self.resume:
             raise ValueError("from_step goes with resume=True")
 

@@ -58,4 +58,4 @@ def test_photographs_are_decoded_alike(tmp_path: Path, monkeypatch: pytest.Monke
         path.write_bytes(picture.data)
         monkeypatch.setattr(photos, "_path", lambda name, path=path: path)
         grey = np.asarray(decode_picture(picture.data).convert("L"), np.float32) / 127.5 - 1
-        np.testing.assert_array_equal(photos.photograph.__wrapped__("camera"), grey)
+        np.testing.assert_array_equal(photos._grey.__wrapped__("camera"), grey)

@@ -252,7 +252,7 @@ def test_printed_table_names_and_aligns_its_columns() -> None:
         (Setting(1, -0.5, 100), r"w, the guidance strength, must be finite and at least 0, got -0\.5"),
         (Setting(1, math.inf, 100), "got inf"),
         (Setting(1, math.nan, 100), "got nan"),
-        (Setting(1, 0.0, 0), "n must be 1 or more samples, got 0"),
+        (Setting(1, 0.0, 0), "n must be an integer of at least 1, got 0"),
     ],
 )
 def test_setting_that_cannot_be_scored_is_refused(setting: Setting, message: str) -> None:

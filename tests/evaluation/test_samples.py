@@ -262,8 +262,8 @@ def test_sample_that_is_no_image_is_named(tmp_path: Path, value: float, where: s
     [
         (Setting(3, 0.0, 10), {}, "nfe must be one of"),
         (Setting(1, -1.0, 10), {}, "w, the guidance strength"),
-        (Setting(1, 0.0, 0), {}, "n must be 1 or more"),
-        (Setting(1, 0.0, 10), {"batch": 0}, "batch and per_file must be 1 or more samples, got 0 and 500"),
+        (Setting(1, 0.0, 0), {}, "n must be an integer of at least 1, got 0"),
+        (Setting(1, 0.0, 10), {"batch": 0}, "batch must be an integer of at least 1, got 0"),
     ],
 )
 def test_settings_are_refused_before_a_folder_is_made(

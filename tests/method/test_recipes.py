@@ -344,6 +344,11 @@ def test_the_gap_comes_from_the_average_named_and_all_else_from_the_fast_one(pre
     assert (target[consistency] == 5.0).all()
 
 
+def test_a_decay_of_one_is_refused_before_there_is_a_network() -> None:
+    with pytest.raises(ValueError, match=r"fast decay must be in \[0, 1\), got 1.0"):
+        dataclasses.replace(RECIPES["ism"], fast=1.0)
+
+
 def test_an_average_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="gap must be one of fast, slow, got 'online'"):
         Intrinsic(gap="online")  # type: ignore[arg-type]

@@ -66,7 +66,7 @@ def test_rate_cools_down_to_its_last_share() -> None:
         ({"lr": math.inf}, "lr must be positive and finite, got inf"),
         ({"betas": (0.9, 1.0)}, r"betas must be two numbers in \[0, 1\), got \(0.9, 1.0\)"),
         ({"betas": (-0.1, 0.9)}, r"betas must be two numbers in \[0, 1\), got \(-0.1, 0.9\)"),
-        ({"betas": (0.9,)}, r"betas must be two numbers in \[0, 1\), got \(0.9,\)"),
+        ({"betas": (0.9,)}, r"betas must be a tuple \(a number, a number\), got \(0.9,\)"),
         ({"weight_decay": -0.1}, "weight_decay must be at least 0 and finite, got -0.1"),
         ({"weight_decay": math.nan}, "weight_decay must be at least 0 and finite, got nan"),
         ({"warmup": -1}, "warmup must be 0 or more steps, got -1"),
