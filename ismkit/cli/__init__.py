@@ -7,6 +7,7 @@ What a command does is a call of the library, which Python can make too.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -16,10 +17,12 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ismkit import __version__
+from ismkit.utils.files import expanded
 
 #: In the order of the help.
 COMMANDS = ("lab", "doctor", "notebook", "ledger", "train", "latents", "sweep", "sample", "evaluate")
@@ -44,8 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ismkit: no command {name!r}: {hint}(more: ismkit --help)", file=sys.stderr)
         return 2
     command = import_module(f"ismkit.cli.{name}")
+    with printable():
+        return answered(command, rest)
+
+
+def answered(command: ModuleType, arguments: list[str]) -> int:
+    """Call a command; a mistake ends with one line on standard error and status 2."""
+    name = command.__name__.rpartition(".")[2]
     try:
-        return run(command, rest)
+        return run(command, arguments)
     except KeyboardInterrupt:
         print(f"ismkit {name}: interrupted", file=sys.stderr)
         return 130
@@ -57,6 +67,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = str(error)
     print(f"ismkit {name}: {message}", file=sys.stderr)
     return 2
+
+
+@contextlib.contextmanager
+def printable() -> Iterator[None]:
+    """Print what the terminal cannot show, a sign or a byte of a file's name, as Python writes it: no print fails."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    before = [stream.errors for stream in streams]
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in zip(streams, before, strict=True):
+            stream.reconfigure(errors=errors)
 
 
 def run(command: ModuleType, arguments: list[str]) -> int:
@@ -77,7 +101,7 @@ def run(command: ModuleType, arguments: list[str]) -> int:
             print(details(command))
             return 0
         raise UsageError(f"{one_line(said.getvalue())} (more: ismkit {name} --help)") from end
-    return int(command.command(**options) or 0)
+    return int(command.command(**_at_home(options)) or 0)
 
 
 def parse(command: ModuleType, arguments: list[str]) -> dict[str, Any]:
@@ -95,6 +119,20 @@ def parse(command: ModuleType, arguments: list[str]) -> dict[str, Any]:
         description=summary(command),
         config=(tyro.conf.OmitArgPrefixes,),
     )
+
+
+def _at_home(value: Any) -> Any:
+    """The options with the home folder in the place of a leading ``~``, which shells leave in ``--out=~/results``."""
+    if isinstance(value, dict):
+        return {name: _at_home(each) for name, each in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_at_home(each) for each in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        named = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **_at_home(named))
+    if isinstance(value, str | Path) and str(value).startswith("~"):
+        return type(value)(expanded(value))
+    return value
 
 
 @contextlib.contextmanager

@@ -55,9 +55,9 @@ def command(
     from ismkit.data.decoding import in_one_line
     from ismkit.imagenet.encoding import Encoding, encode, report
     from ismkit.imagenet.latents import Latents
-    from ismkit.imagenet.sources import open_source
+    from ismkit.imagenet.sources import open_source, read_class_names
     from ismkit.utils.checks import check_count
-    from ismkit.utils.files import out_dir
+    from ismkit.utils.files import expanded, out_dir
 
     if bool(source) == bool(verify):
         raise UsageError("give either the source of the images, or --verify and a folder of latents")
@@ -67,9 +67,9 @@ def command(
         return 0
     for name, value in (("batch_size", batch_size), ("workers", workers), ("threads", threads or 1)):
         check_count(name, value)
-    listed = class_names.read_text().splitlines() if class_names else None
+    listed = read_class_names(class_names) if class_names else None
     images = open_source(list(source), revision=revision, split=split, class_names=listed)
-    folder = Path(out or os.environ.get("ISMKIT_LATENTS") or out_dir() / "latents" / f"imagenet{side}").expanduser()
+    folder = out or expanded(os.environ.get("ISMKIT_LATENTS") or out_dir() / "latents" / f"imagenet{side}")
     job = Encoding(images, vae, folder, vae_revision, side=side, batch_size=batch_size, skip_corrupt=skip_corrupt)
     if threads:
         job = replace(job, threads=threads)

@@ -240,7 +240,7 @@ class PointJudge:
 
     Raises:
         TypeError: for other data.
-        ValueError: for data that is not finite.
+        ValueError: for data that is not finite, or no points.
         UserWarning: a warning, for classes without points.
 
     Example:
@@ -264,8 +264,22 @@ class PointJudge:
     def __post_init__(self) -> None:
         if not isinstance(data := admit(self.data), Labelled):
             raise TypeError(f"data must be in memory, such as Labelled.of(x, y), got {type(self.data).__name__}")
+        if data.x.ndim != 2:
+            raise ValueError(
+                f"data must be points (n, F) to be scored by distances between points, got {tuple(data.x.shape)}: "
+                "images need features, see ismkit.evaluation.fidelity.ImageJudge"
+            )
         object.__setattr__(self, "data", data)
         warn_of_missing(data.missing, data.num_classes, "they are not scored")
+
+    @property
+    def _classes(self) -> list[int]:
+        return [c for c in range(self.data.num_classes) if c not in self.data.missing]
+
+    def check(self, setting: Setting) -> None:
+        """Refuse a setting that cannot be scored: ValueError for fewer samples than classes."""
+        if setting.n < len(self._classes):
+            raise ValueError(f"n must be at least {len(self._classes)} samples, one of each class, got {setting.n}")
 
     def score(self, net: Network, setting: Setting) -> dict[str, float]:
         """Score samples, labels in turn.
@@ -280,9 +294,8 @@ class PointJudge:
         Raises:
             ValueError: for fewer samples than classes.
         """
-        classes = [c for c in range(self.data.num_classes) if c not in self.data.missing]
-        if setting.n < len(classes):
-            raise ValueError(f"n must be at least {len(classes)} samples, one of each class, got {setting.n}")
+        self.check(setting)
+        classes = self._classes
         y = torch.tensor(classes)[torch.arange(setting.n) % len(classes)]
         x0 = torch.randn(setting.n, *self.data.x.shape[1:], generator=stream(setting.seed, "samples")).to(self.device)
         path = trajectory(net, x0, y.to(self.device), w=setting.w, nfe=setting.nfe)
@@ -349,6 +362,23 @@ class FashionJudge:
     @cached_property
     def _real_moments(self) -> Moments:
         return Moments(self._real)
+
+    @staticmethod
+    def check_data(data: Labelled) -> None:
+        """Refuse data whose networks draw no clothes.
+
+        Args:
+            data: what a network is trained on.
+
+        Raises:
+            ValueError: unless it is latents of clothes, (n, 4, 8, 8) in ten classes.
+        """
+        if tuple(data.x.shape[1:]) != SHAPE or data.num_classes != len(CLOTHES):
+            raise ValueError(
+                f"data must be latents of clothes, (n, {', '.join(map(str, SHAPE))}) in {len(CLOTHES)} classes, to be "
+                f"scored as clothes, got {tuple(data.x.shape)} in {data.num_classes}: leave images=False for points, "
+                "and score other images in your own code"
+            )
 
     def draw(self, net: Network, y: Tensor, *, w: float, nfe: int, seed: int = 0, batch: int = 500) -> Tensor:
         """Draw images of clothes.

@@ -150,7 +150,7 @@ def frechet(a: HasMoments, b: HasMoments) -> float:
         b: the same, of as many features.
 
     Returns:
-        The distance, >= 0 but for rounding.
+        The distance, >= 0.
 
     Raises:
         TypeError: if a mean or a covariance is not floating point.
@@ -173,7 +173,8 @@ def frechet(a: HasMoments, b: HasMoments) -> float:
         raise ValueError(f"a has {len(cov_a)} feature dimensions and b has {len(cov_b)}: they must be the same")
     overlap = torch.linalg.svdvals(_square_root("a", cov_a) @ _square_root("b", cov_b)).sum()
     shift = (mean_a - mean_b).square().sum()
-    return (shift + cov_a.trace() + cov_b.trace() - 2 * overlap).item()
+    spread = (cov_a.trace() + cov_b.trace() - 2 * overlap).clamp_min(0)  # of equal covariances a few roundings below 0
+    return (shift + spread).item()
 
 
 ROUGH = 1e-4  # what published statistics in float32 may be off by, relative to the largest entry

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from ismkit.utils.files import DataError, file_sum, verify_sha256
+from ismkit.utils.files import DataError, file_sum, replacing, verify_sha256
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -239,5 +240,9 @@ def write_tiny_vae(folder: str | os.PathLike[str], seed: int = 0) -> Path:
         )
     with torch.no_grad():
         vae.quant_conv.bias[4:] = -8.0  # log variance: a standard deviation of about 0.02
-    vae.save_pretrained(folder)
+    with tempfile.TemporaryDirectory() as new:  # a kill leaves no half of a file
+        vae.save_pretrained(new)
+        for path in sorted(Path(new).iterdir()):
+            with replacing(Path(folder) / path.name) as file:
+                file.write(path.read_bytes())
     return Path(folder)

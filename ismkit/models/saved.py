@@ -54,10 +54,8 @@ def save_model(
         >>> card, loaded.config
         ({'steps': 500, 'licence': 'Apache-2.0'}, {'dim': 2, 'width': 16, 'depth': 1, 'num_classes': 3})
     """
-    kind = type(net).__name__
-    if NETWORKS.get(kind) is not type(net):
-        raise TypeError(f"net must be one of {', '.join(NETWORKS)}, got {kind}")
-    config = {"class": kind, **net.config, "grid": net.conditioning.grid.n}  # type: ignore[dict-item, union-attr]
+    check_saveable(net)
+    config = {"class": type(net).__name__, **net.config, "grid": net.conditioning.grid.n}  # type: ignore[dict-item, union-attr]
     stored = copy.deepcopy(net).to(dtype)
     numbers = stored.state_dict()
     for name, value in net.state_dict().items():
@@ -66,6 +64,34 @@ def save_model(
             raise CheckpointError(f"{path} is not written: {name} holds {largest}. Store it in torch.float32.")
     metadata = {"net": json.dumps(config), "dtype": str(dtype).removeprefix("torch."), "card": json.dumps(card)}
     return save_weights(stored, path, metadata)
+
+
+def check_saveable(net: nn.Module) -> None:
+    """Refuse a network that :func:`save_model` cannot write: a file says of it no more than class and sizes.
+
+    Args:
+        net: a network, trained or not.
+
+    Raises:
+        TypeError: for a network of another class than those of this kit.
+
+    Example:
+        >>> from torch import nn
+        >>> from ismkit import ToyMLP
+        >>> from ismkit.models.saved import check_saveable
+        >>> check_saveable(ToyMLP(width=16, depth=1))
+        >>> try:
+        ...     check_saveable(nn.Linear(2, 2))
+        ... except TypeError as error:
+        ...     print(str(error).partition(":")[0])
+        net must be one of DiT, ToyMLP to be saved as a model, got Linear
+    """
+    kind = type(net).__name__
+    if NETWORKS.get(kind) is not type(net):
+        raise TypeError(
+            f"net must be one of {', '.join(NETWORKS)} to be saved as a model, got {kind}: train it by `train_run`, "
+            "whose checkpoints hold any network, and score or save its `state.ema.slow` in your own code"
+        )
 
 
 def load_model(path: str | os.PathLike[str], sha256: str | None = None) -> tuple[nn.Module, dict[str, Any]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from ismkit.utils.checks import check_count
+from ismkit.utils.files import expanded
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Saving:
 
     def __post_init__(self) -> None:
         if self.folder is not None:
-            object.__setattr__(self, "folder", Path(self.folder).expanduser())
+            object.__setattr__(self, "folder", expanded(self.folder))
         for name in ("save_every", "from_step"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, check_count(name, value))

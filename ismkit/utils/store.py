@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from ismkit.utils.files import DataError, json_sum, replacing, replacing_path
-from ismkit.utils.weights import CheckpointError, nbytes, read_weights, write_tensors
+from ismkit.utils.files import DataError, irregular, json_sum, replacing, replacing_path
+from ismkit.utils.weights import CheckpointError, header, nbytes, opened, read_weights, write_tensors
 
 JSON, TENSORS = ".json", ".safetensors"
 
@@ -155,14 +155,16 @@ class Store:
         """What a file states of itself; the store's error if it is cut off, or not what it should be."""
         path = self.path(name)
         try:
+            if (kind := irregular(path)) is not None:
+                raise OSError(f"it is {kind}")
             if path.suffix == JSON:
                 head = json.loads(path.read_bytes())
             else:
-                with safe_open(path, framework="pt") as file:  # reads the head alone, and sees where it is cut off
-                    head = json.loads((file.metadata() or {}).get("ismkit", "{}"))
+                with opened(path) as file:  # reads the head alone, and sees where it is cut off
+                    head = header(path, file)
         except FileNotFoundError as error:
             raise self.error(f"{path} is missing: {self.remedy}") from error
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, RecursionError, SafetensorError, CheckpointError) as error:
             raise self.error(f"{path} is truncated or altered ({error}): {self.remedy}") from error
         self._check(path, head)
         return head
