@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ismkit.data.batches import Batches
 from ismkit.data.doors import admit
-from ismkit.data.fashion import CLOTHES, SHAPE, FashionAutoencoder, fashion_mnist, load_autoencoder
+from ismkit.data.fashion import CLOTHES, SHAPE, FashionAutoencoder, fashion_mnist, in_batches, load_autoencoder
 from ismkit.data.sets import Labelled
 from ismkit.data.values import warn_of_missing
 from ismkit.evaluation.metrics import (
@@ -29,13 +29,14 @@ from ismkit.evaluation.metrics import (
     class_agreement,
     curvature,
     frechet,
+    power_error,
     precision_recall,
-    spectrum_error,
+    radial_spectrum,
     wasserstein2,
 )
 from ismkit.method.path import Network, StepGrid
 from ismkit.method.sampling import trajectory
-from ismkit.models.drawing import draw_clothes
+from ismkit.models.drawing import draw_clothes, draw_latents
 from ismkit.utils.files import WEIGHT_SUMS, replacing, weights_file
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.seeding import stream
@@ -357,7 +358,13 @@ class FashionJudge:
 
     @cached_property
     def _real(self) -> Tensor:
-        return embed(self.classifier, fashion_mnist("test").x.to(self.device))[0]
+        return self._of_the_test_images[0]
+
+    @cached_property
+    def _of_the_test_images(self) -> tuple[Tensor, Tensor]:
+        """Their features and their spectrum: the images are read, verified and transformed once for all settings."""
+        images = fashion_mnist("test").x
+        return embed(self.classifier, images.to(self.device))[0], radial_spectrum(images)[1]
 
     @cached_property
     def _real_moments(self) -> Moments:
@@ -431,12 +438,13 @@ class FashionJudge:
             All metrics by name; the curvature is that of the paths of the first 250 samples.
         """
         y = torch.arange(setting.n) % len(CLOTHES)
-        images = self.draw(net, y, w=setting.w, nfe=setting.nfe, seed=setting.seed)
-        x0 = torch.randn(len(y), *SHAPE, generator=stream(setting.seed, "samples"))[:CURVED].to(self.device)
-        path = trajectory(net, x0, y[:CURVED].to(self.device), w=setting.w, nfe=setting.nfe)
+        latents, path = draw_latents(
+            y, net, w=setting.w, nfe=setting.nfe, seed=setting.seed, device=self.device, paths=CURVED
+        )
+        images = in_batches(self.autoencoder.decode, latents)
         return {
             **self.score_images(images, y),
-            "spectrum_error": spectrum_error(images, fashion_mnist("test").x),
+            "spectrum_error": power_error(radial_spectrum(images)[1].cpu(), self._of_the_test_images[1].cpu()),
             "curvature": _mean_curvature(path),
         }
 

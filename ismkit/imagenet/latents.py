@@ -188,8 +188,9 @@ class Latents(Dataset[tuple[Tensor, Tensor]]):
     Args:
         folder: that ``ismkit latents`` or :func:`ismkit.imagenet.encoding.encode` wrote.
         vae: refuse latents of another VAE than this one, or than that of this ``identity``.
-        verify: read all bytes and compare their checksums (42 GB for ImageNet at 256 pixels: minutes). Else only the
-            manifest and the sizes of the files are verified.
+        verify: read all bytes and compare their checksums at once (42 GB for ImageNet at 256 pixels: minutes). Else
+            the manifest and the sizes of the files are verified now, and each file when the first row of it is read:
+            once in a process, and not again in those that it gives the data set to.
 
     Attributes:
         manifest: source, VAE, counts, statistics, files.
@@ -237,6 +238,7 @@ class Latents(Dataset[tuple[Tensor, Tensor]]):
             if not path.is_file() or path.stat().st_size != file["bytes"]:
                 held = f"holds {path.stat().st_size} of {file['bytes']} bytes" if path.is_file() else "is missing"
                 raise DataError(f"{path} {held}: {REMEDY}")
+        self._verified: set[str] = set()  # names of files
         if verify:
             self.verify()
         self.class_names: tuple[str, ...] = tuple(self.manifest["class_names"])
@@ -262,7 +264,11 @@ class Latents(Dataset[tuple[Tensor, Tensor]]):
             DataError: for the first file that differs.
         """
         for file in progress_bar(self.manifest["files"], show=progress, desc="verifying", unit="file"):
-            verify_sha256(self.folder / file["name"], file["sha256"], file["bytes"], REMEDY)
+            self._verify(file)
+
+    def _verify(self, file: Mapping[str, Any]) -> None:
+        verify_sha256(self.folder / file["name"], file["sha256"], file["bytes"], REMEDY)
+        self._verified.add(file["name"])
 
     @property
     def identity(self) -> str:
@@ -271,7 +277,7 @@ class Latents(Dataset[tuple[Tensor, Tensor]]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process maps the files itself: pickled maps would carry all latents along.
-        return type(self), (self.folder,)
+        return type(self), (self.folder,), {"_verified": self._verified}
 
     def __len__(self) -> int:
         return len(self.y)
@@ -309,6 +315,7 @@ class Latents(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             TypeError: if ``index`` is not int64 (B,).
             IndexError: if a row is out of range.
+            DataError: if the file of a row is altered, which is found when it is first read.
         """
         if index.dtype != torch.int64 or index.ndim != 1:
             raise TypeError(f"index must be int64 (B,), got {index.dtype} {tuple(index.shape)}")
@@ -317,9 +324,12 @@ class Latents(Dataset[tuple[Tensor, Tensor]]):
             raise IndexError(f"index must lie in [0, {len(self)}), got {rows.min()} .. {rows.max()}")
         files = np.searchsorted(self._ends, rows, side="right")
         offsets = rows - (self._ends[files] - [len(self._maps[k]) for k in files])
+        for k in np.unique(files).tolist():
+            if (file := self.manifest["files"][k])["name"] not in self._verified:
+                self._verify(file)
         out = np.empty((len(rows), 2, *self.shape), dtype=np.float16)
-        for k, (file, offset) in enumerate(zip(files.tolist(), offsets.tolist(), strict=True)):
-            out[k] = self._maps[file][offset]
+        for i, (k, offset) in enumerate(zip(files.tolist(), offsets.tolist(), strict=True)):
+            out[i] = self._maps[k][offset]
         return torch.from_numpy(out)
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ismkit.data.fashion import CLOTHES, SHAPE
 from ismkit.method.guidance import TwoPassCFG
@@ -20,8 +21,10 @@ from ismkit.method.path import StepGrid
 from ismkit.method.recipes import velocity_target
 from ismkit.models.nets import DiT, ToyMLP
 from ismkit.utils.files import WEIGHT_SUMS, weights_file
-from ismkit.utils.weights import CheckpointError, load_weights, read_weights, save_weights
+from ismkit.utils.weights import CheckpointError, check_fit, load_weights, read_weights, save_weights
 
+#: Numbers that a network may derive from its sizes, such as the positions of tokens, however few weights it has.
+MAX_DERIVED = 2**24
 NETWORKS: dict[str, type[nn.Module]] = {"DiT": DiT, "ToyMLP": ToyMLP}
 
 
@@ -124,18 +127,37 @@ def load_model(path: str | os.PathLike[str], sha256: str | None = None) -> tuple
         ToyMLP {'seed': 0} False
         True
     """
-    _, metadata = read_weights(path, sha256)
+    tensors, metadata = read_weights(path, sha256)
     try:
-        config = json.loads(metadata["net"])
-        net = NETWORKS[config.pop("class")](**config | {"grid": StepGrid(config["grid"])})
-        net.to(getattr(torch, metadata["dtype"]))
-        card = json.loads(metadata["card"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        config, card = json.loads(metadata["net"]), json.loads(metadata["card"])
+        if not isinstance(card, dict):
+            raise TypeError(f"its card must be a JSON object, got {type(card).__name__}")
+        net = _build(config, getattr(torch, metadata["dtype"]), str(path), tensors)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         raise CheckpointError(
             f"{Path(path)} names no network of this kit ({error!r}): use a file that `ismkit train` wrote"
         ) from error
     load_weights(net, path)
     return net.float().eval().requires_grad_(False), card
+
+
+def _build(config: dict[str, Any], dtype: torch.dtype, path: str, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The network that a file names, when its sizes are known to be those of the file: they may ask for any memory."""
+    kind, sizes = NETWORKS[config["class"]], {name: value for name, value in config.items() if name != "class"}
+    for name, size in sizes.items():
+        if type(size) is not int:
+            raise TypeError(f"{name} must be an integer, got {size!r}")
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    largest = max((name for name in sizes if name != "grid"), key=lambda name: sizes[name])
+    if sizes[largest] > numbers:  # each size is one of a tensor, or the number of blocks, or smaller than its square
+        raise ValueError(f"{largest} is {sizes[largest]}, but the file holds {numbers} numbers in all")
+    sizes["grid"] = StepGrid(sizes["grid"])
+    with torch.device("meta"):
+        planned = kind(**sizes).to(dtype)
+    check_fit(path, tensors, planned.state_dict(), "Build the module as it was when it was saved.")
+    if (derived := sum(buffer.numel() for buffer in planned.buffers())) > max(MAX_DERIVED, 16 * numbers):
+        raise ValueError(f"its sizes ask for {derived} numbers beside the {numbers} of the file")
+    return kind(**sizes).to(dtype)
 
 
 def load_sampler(path: str | os.PathLike[str], sha256: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
