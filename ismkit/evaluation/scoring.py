@@ -21,6 +21,7 @@ from ismkit.evaluation.reference import Reference, folder_images, load_reference
 from ismkit.evaluation.samples import SampleSet, export_npz, export_png, latent_shape
 from ismkit.imagenet.vae import PINNED, ImageVAE
 from ismkit.models.saved import RELEASED, load_generator, load_sampler
+from ismkit.utils.checks import check_form
 from ismkit.utils.files import DataError, destination, expanded, file_sum, json_sum, out_dir
 
 
@@ -106,6 +107,10 @@ def evaluate(
     if model in RELEASED and not images.vae:
         return _clothes(model, settings, n or 2000, device, out, images)
     net, card = load_sampler(model)
+    if not isinstance(card, dict):  # a card is any JSON
+        card = {}
+    if card.get("vae"):
+        check_form(f"the card of {model}", card, {"vae": dict})
     if not (images.vae or card.get("vae")):
         return _clothes(model, settings, n or 2000, device, out, images)
     settings = [setting._replace(n=n or tables.PAPER_N) for setting in settings]
@@ -185,7 +190,9 @@ def _vae(given: str | None, card: Mapping[str, Any]) -> ImageVAE:
 
 
 def _weights(card: Mapping[str, Any]) -> str:
-    decay = card.get("run", {}).get("recipe", {}).get("slow")
+    decay: Any = card
+    for name in ("run", "recipe", "slow"):  # a card is any JSON
+        decay = decay.get(name) if isinstance(decay, Mapping) else None
     average = f"slow EMA, decay {decay}" if decay is not None else "average not stated on its card"
     return f"{average}, {card.get('steps', 'unknown')} steps"
 

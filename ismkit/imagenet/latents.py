@@ -29,18 +29,21 @@ FORMAT, VERSION = "ismkit latents", 3
 MANIFEST = "manifest.json"
 LARGEST = 65504.0  # in float16
 REMEDY = "delete it and give the command that made the folder again, which makes the missing files again"
-#: Fields of the manifest and their types.
-FIELDS: dict[str, type] = {
+#: Forms of a file's entry, of a VAE's identity, of the plan and of the manifest, for ``Store.formed``.
+FILE = {"name": str, "rows": int, "bytes": int, "sha256": str}
+VAE = {"name": str, "revision": (str, type(None)), "sha256": str, "scaling_factor": float}
+PLAN = {"source": dict, "vae": VAE, "side": int, "shape": [int], "units": int}
+FIELDS: dict[str, Any] = {
     "source": dict,
-    "vae": dict,
+    "vae": VAE,
     "side": int,
-    "shape": list,
-    "class_names": list,
+    "shape": [int],
+    "class_names": [str],
     "images": int,
     "rows": int,
-    "corrupt": list,
-    "statistics": dict,
-    "files": list,
+    "corrupt": [list],
+    "statistics": {name: [float] for name in ("mean", "std", "posterior_std", "low", "high")},
+    "files": [FILE],
 }
 
 
@@ -150,11 +153,17 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise DataError(
             f"{store.path(MANIFEST)} is missing{started}; `ismkit latents --help` says how latents are made"
         )
-    manifest, _, digest = store.read(MANIFEST)
-    for name, kind in FIELDS.items():
-        if not isinstance(manifest.get(name), kind):
-            raise DataError(f"{store.path(MANIFEST)} holds no {name} of type {kind.__name__}: {REMEDY}")
-    return {**manifest, "sha256": digest}
+    manifest = store.formed(MANIFEST, FIELDS)
+    if not is_shape(manifest["shape"]):
+        raise DataError(f"{store.path(MANIFEST)}: shape must be three numbers of at least 1: {REMEDY}")
+    if not 0 < manifest["vae"]["scaling_factor"] < math.inf:
+        raise DataError(f"{store.path(MANIFEST)}: vae.scaling_factor must be positive and finite: {REMEDY}")
+    return {**manifest, "sha256": store.read(MANIFEST).sum}
+
+
+def is_shape(shape: Sequence[int]) -> bool:
+    """Whether numbers can be the shape (C, h, w) of a latent."""
+    return len(shape) == 3 and min(shape) >= 1
 
 
 def latents_store(folder: str | os.PathLike[str], plan: Any = None) -> Store:

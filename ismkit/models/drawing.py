@@ -104,7 +104,7 @@ def draw_latents(
         net = load_generator().to(device)
     labels = labels.long().to(device)
     x0 = torch.randn(len(labels), *SHAPE, generator=stream(seed, "samples")).to(device)
-    first = trajectory(net, x0[:batch], labels[:batch], w=w, nfe=nfe) if paths else torch.empty(0)
+    first = trajectory(net, x0[:batch], labels[:batch], w=w, nfe=nfe) if paths else x0.new_empty(nfe + 1, 0, *SHAPE)
     drawn = [first[-1]] if paths else []
     parts = zip(x0.split(batch)[len(drawn) :], labels.split(batch)[len(drawn) :], strict=True)
     latents = torch.cat([*drawn, *(sample(net, noise, part, w=w, nfe=nfe) for noise, part in parts)])

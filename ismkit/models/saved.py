@@ -6,6 +6,7 @@ The released ones are part of the package (``ismkit/models/weights``), and loade
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import os
 from collections.abc import Mapping
@@ -130,8 +131,6 @@ def load_model(path: str | os.PathLike[str], sha256: str | None = None) -> tuple
     tensors, metadata = read_weights(path, sha256)
     try:
         config, card = json.loads(metadata["net"]), json.loads(metadata["card"])
-        if not isinstance(card, dict):
-            raise TypeError(f"its card must be a JSON object, got {type(card).__name__}")
         net = _build(config, getattr(torch, metadata["dtype"]), str(path), tensors)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         raise CheckpointError(
@@ -143,13 +142,17 @@ def load_model(path: str | os.PathLike[str], sha256: str | None = None) -> tuple
 
 def _build(config: dict[str, Any], dtype: torch.dtype, path: str, tensors: Mapping[str, Tensor]) -> nn.Module:
     """The network that a file names, when its sizes are known to be those of the file: they may ask for any memory."""
-    kind, sizes = NETWORKS[config["class"]], {name: value for name, value in config.items() if name != "class"}
+    sizes = copy.copy(config)
+    kind = NETWORKS[sizes.pop("class")]
+    known = inspect.signature(kind).parameters
     for name, size in sizes.items():
-        if type(size) is not int:
+        if name in known and type(size) is not int:
             raise TypeError(f"{name} must be an integer, got {size!r}")
     numbers = sum(tensor.numel() for tensor in tensors.values())
-    largest = max((name for name in sizes if name != "grid"), key=lambda name: sizes[name])
-    if sizes[largest] > numbers:  # each size is one of a tensor, or the number of blocks, or smaller than its square
+    largest = max((name for name in sizes if name in known and name != "grid"), key=lambda name: sizes[name])
+    if sizes.get("depth", 0) > len(tensors):
+        raise ValueError(f"depth is {sizes['depth']}, but the file holds {len(tensors)} tensors in all")
+    if sizes[largest] > numbers:  # of a network that fits, the largest size is far below the number of its weights
         raise ValueError(f"{largest} is {sizes[largest]}, but the file holds {numbers} numbers in all")
     sizes["grid"] = StepGrid(sizes["grid"])
     with torch.device("meta"):

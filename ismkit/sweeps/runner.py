@@ -150,8 +150,7 @@ def _score(
 
 def _results(trial: Trial, folder: Path) -> dict[str, Any]:
     """What is written of a trial; nothing yet where there is no file."""
-    store, name = trial.results(folder), f"{trial.key}.json"
-    return store.value(name) if name in store else {"settings": []}
+    return trial.result(folder) or {"settings": []}
 
 
 def attempt(trial: Trial, report: Callable[[float], Any], *, folder: Path, gpus: float) -> None:

@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -125,22 +126,29 @@ def check(
     shape, fits = getattr(batches.data, "shape", None), getattr(recipe.distance, "check_shape", None)
     if shape is not None and fits is not None:
         fits((batches.batch_size, *shape))
-    if accelerator.is_main_process:
-        _warn_of_large_assignments(recipe.coupling, batches)
+    _check_assignments(recipe.coupling, batches, accelerator.is_main_process)
     return steps, seed
 
 
 LARGE = 4096  # rows in one assignment, above which exact ones take longer than the steps that they serve
 
 
-def _warn_of_large_assignments(coupling: Coupling, batches: Batches) -> None:
-    """Warn, before the first pool, of assignments that are certain to take most of the time."""
+def _check_assignments(coupling: Coupling, batches: Batches, warn: bool) -> None:
+    """Warn, before the first pool, of assignments that will take most of the time; ValueError beyond the memory."""
     labels, rows = getattr(batches.data, "y", None), coupling.pool * batches.batch_size
     largest = 1.0
     if coupling.class_aware and isinstance(labels, Tensor):
         largest = max(int(labels.bincount().max()) / batches.size, 1 / (coupling.classes or math.inf))
     if coupling.solver is None and (together := round(rows * largest)) > LARGE:
         enough = max(1, int(LARGE / largest) // batches.batch_size)
+        if (needed := 4 * together**2) > (memory := psutil.virtual_memory().total):
+            raise ValueError(
+                f"recipe.coupling.pool must be far smaller, {coupling.pool} x batch_size {batches.batch_size} puts "
+                f"about {together} rows into one assignment: its costs need {needed / 1e9:.3g} GB, this machine has "
+                f"{memory / 1e9:.3g} GB; {enough} has at most {LARGE} rows"
+            )
+        if not warn:
+            return
         warnings.warn(
             f"about {together} rows are in one assignment (pool {coupling.pool} x batch_size {batches.batch_size}, the "
             f"largest class {largest:.0%}): 8192 take some 28 s of a core for {coupling.pool} steps, and the time "

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ismkit.utils.checks import check_form
 from ismkit.utils.files import DataError, irregular, json_sum, replacing, replacing_path
 from ismkit.utils.weights import CheckpointError, header, nbytes, opened, read_weights, write_tensors
 
@@ -146,6 +147,15 @@ class Store:
         if (digest := _sum(head["value"], tensors)) != head["store"]["sum"]:
             raise self.error(f"{path} is altered, its contents have not the sum that it states: {self.remedy}")
         return Entry(head["value"], tensors, digest)
+
+    def formed(self, name: str, form: Any) -> Any:
+        """As :meth:`value`, of a form that :func:`ismkit.utils.checks.check_form` knows; else the store's error."""
+        value = self.value(name)
+        try:
+            check_form(str(self.path(name)), value, form)
+        except ValueError as error:
+            raise self.error(f"{error}: {self.remedy}") from error
+        return value
 
     def value(self, name: str) -> Any:
         """The JSON value of a file alone, without a look at the numbers of its tensors; else as :meth:`read`."""

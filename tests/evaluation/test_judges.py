@@ -358,6 +358,7 @@ def test_test_images_are_read_once_and_each_sample_is_drawn_once(
     """faults B11: each setting read 10 000 images anew, and drew 250 samples a second time for their paths."""
     read, rows = [], []
     few = judges.fashion_mnist("test")
+    judge = FashionJudge(judge.classifier, judge.autoencoder, judge.device)
     monkeypatch.setattr(judges, "fashion_mnist", lambda split: read.append(split) or few)
 
     def net(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
