@@ -52,7 +52,6 @@ PURPOSE = {
     "pillow": "image files",
     "pandas": "tables of results",
     "pyarrow": "tables of results as Parquet, latents",
-    "filelock": "one sweep at a time in a folder",
     "cloudpickle": "work in other processes",
     "ray": "sweeps on a cluster",
     "matplotlib": "figures",

@@ -1,7 +1,9 @@
 """What each command of the command line does and leaves."""
 
 import csv
+import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from ismkit.data.pictures import write_png
 from ismkit.evaluation import judges
 from ismkit.evaluation.judges import FashionJudge, Setting
 from ismkit.imagenet.vae import write_tiny_vae
+from ismkit.lessons.notebooks import _choices
 from ismkit.method import recipes
 from ismkit.models.drawing import draw_clothes
 from ismkit.models.saved import load_model
@@ -29,6 +32,7 @@ from ismkit.sweeps.sweep import Trial, read_table, summary
 from ismkit.training import runs
 from ismkit.training.checkpoint import saved_steps
 from ismkit.training.loop import TrainState, fit
+from ismkit.utils.workers import run_group
 from tests.commandline import PARAMETERS, Answer, Ismkit, a_file, tiny
 from tests.conftest import ROOT
 
@@ -402,3 +406,187 @@ def test_evaluate_prints_and_writes_the_table(
     assert answer.out == f"{judges.as_text(rows)}\ntable: new/scores.csv\n"
     with (tmp_path / "new" / "scores.csv").open(newline="") as file:
         assert [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)] == rows
+
+
+def test_a_profile_that_a_notebook_has_not_is_refused(notebooks: Path, tmp_path: Path, ismkit_: Ismkit) -> None:
+    """faults A9: it ran the code of the laptop, and the ledger said "gpu"."""
+    choice = 'profile = "laptop"  # smoke | laptop: the same here\nkind = "a"  # a | b c\nfree = "x"  # a path: or | so'
+    nbformat.write(tiny([], choice), notebooks / "00_tiny.ipynb")
+    for name, value, choices in (
+        ("profile", "gpu", "smoke, laptop"),
+        ("profile", "Laptop", "smoke, laptop"),
+        ("kind", "b", "a, b c"),
+    ):
+        message = f"parameter {name} of 00_tiny.ipynb must be one of {choices}, got {value!r}"
+        answer = ismkit_("notebook", "00", "-p", name, value)
+        assert (answer.status, answer.err) == (2, f"ismkit notebook: {message}\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_profiles_of_every_notebook_are_those_that_it_lists() -> None:
+    """faults A9: what `execute` compares with."""
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        (cell,) = (c for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", []))
+        comment = re.search(r'^profile = "laptop"  # (.*)$', cell.source, re.M)[1]  # type: ignore[index]
+        assert {"smoke", "laptop"} <= {*_choices(comment)} <= {"smoke", "laptop", "gpu", "paper"}, path.name
+
+
+@pytest.mark.parametrize("name", ["a{b}", "{}", "{0.x}", "}{"])
+def test_braces_in_the_folder_of_a_notebook(name: str, notebooks: Path, tmp_path: Path, ismkit_: Ismkit) -> None:
+    """faults D9: papermill puts values in their place, and ended in a traceback."""
+    nbformat.write(tiny([], PARAMETERS), notebooks / "00_tiny.ipynb")
+    (there := tmp_path / name).mkdir()
+    (notebooks / "00_tiny.ipynb").rename(there / "own.ipynb")
+    answer = ismkit_("notebook", there / "own.ipynb", "-p", "seed", "3", "--out", there / "out")
+    assert answer.status == 0, answer.err
+    assert (there / "out" / "own.ipynb").is_file()
+
+
+def test_a_notebook_is_not_written_where_it_cannot_be(notebooks: Path, tmp_path: Path, ismkit_: Ismkit) -> None:
+    """faults B9, D9."""
+    answer = ismkit_("notebook", "00", "--out", os.fsdecode(b"n\xff"))
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    assert "has bytes that are no UTF-8, which notebooks cannot hold" in answer.err
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / "00_tiny.ipynb")
+    answer = ismkit_("notebook", "00")
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    assert "00_tiny.ipynb is a FIFO, and not replaced: name a file" in answer.err
+
+
+# ---------------------------------------------------------------- names that are not plain, terminals that are
+
+
+def ascii_terminal(monkeypatch: pytest.MonkeyPatch) -> io.BytesIO:
+    """Standard output that takes ASCII alone, as under LC_ALL=C or PYTHONIOENCODING=ascii."""
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(held := io.BytesIO(), encoding="ascii", write_through=True))
+    return held
+
+
+@pytest.mark.parametrize(
+    ("argv", "left", "said"),
+    [
+        (["sample", "-n", "1", "-o", "é.png"], "é.png", "1: \\xe9.png"),
+        (["evaluate", "--nfe", "1", "--w", "0", "-n", "100", "-o", "e\u0301.csv"], "e\u0301.csv", "e\\u0301.csv"),
+        ([*TOY, "--folder", "ø"], "ø/model.safetensors", "model: \\xf8/model.safetensors"),
+        (["sweep", "gaussians", "--out", "表"], "表/gaussians.parquet", "table: \\u8868/gaussians.parquet"),
+    ],
+)
+@pytest.mark.usefixtures("judge")
+def test_what_a_terminal_cannot_show_stops_no_command(
+    argv: list[str],
+    left: str,
+    said: str,
+    swept: list[Any],
+    ismkit_: Ismkit,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """faults B3: a sweep ended before its table was written, others after all work."""
+    out = ascii_terminal(monkeypatch)
+    answer = ismkit_(*argv)
+    assert (answer.status, answer.err) == (0, "")
+    assert said in out.getvalue().decode()
+    assert (tmp_path / left).is_file()
+    assert sys.stdout.errors == "strict"
+
+
+def test_the_table_of_a_sweep_is_shown_on_an_ascii_terminal(
+    swept: list[Any], ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """faults B3: at the sign of plus or minus."""
+    out = ascii_terminal(monkeypatch)
+    assert ismkit_("sweep", "gaussians", "--seeds", "2").status == 0
+    assert "mean \\xb1 standard deviation over the seeds" in out.getvalue().decode()
+
+
+def test_workers_print_on_an_ascii_terminal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """faults B3: a process of a group ended at a sign."""
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    run_group(lambda rank, tell: print("é"), 1)
+    assert capfd.readouterr().out == "\\xe9\n"
+
+
+@pytest.mark.usefixtures("judge")
+def test_a_tilde_is_the_home_folder_in_every_command(
+    swept: list[Any], ismkit_: Ismkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """faults B9: a shell leaves it as it is in --out=~/x, and folders of that name were made."""
+    monkeypatch.setenv("HOME", str(home := tmp_path / "home"))
+    small = ["--nfe", "1", "--w", "0", "-n", "100"]
+    pictures, vae = photo_folder(home / "photos", per_class=1, side=16), write_tiny_vae(home / "vae")
+    assert pictures, vae
+    encoded = ["latents", "~/photos", "--vae=~/vae", "--side=16", "--threads=1", "--out=~/latents"]
+    for argv in (
+        [*TOY, "--folder=~/run"],
+        ["sample", "-n", "1", "--out=~/s.png"],
+        ["evaluate", *small, "--out=~/e.csv"],
+        ["sweep", "gaussians", "--out=~/sweeps", "--table=~/t.parquet"],
+        encoded,
+        ["latents", "--verify", "~/latents"],
+    ):
+        answer = ismkit_(*argv)
+        assert (answer.status, answer.err) == (0, ""), argv
+    assert "draws no clothes" in ismkit_("sample", "~/run/model.safetensors").err
+    monkeypatch.setenv("ISMKIT_OUT", "~/out")
+    assert ismkit_("sample", "-n", "1").status == 0
+    made = {"run", "s.png", "e.csv", "t.parquet", "latents", "out"}
+    assert {path.name for path in home.iterdir()} == {"photos", "vae", *made}
+    assert not (tmp_path / "~").exists()
+    answer = ismkit_("sample", "-n", "1", "--out=~nobody-of-this-name/x.png")
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    assert "~nobody-of-this-name/x.png begins with a home folder that is not known here" in answer.err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS takes UTF-8 alone")
+@pytest.mark.usefixtures("judge")
+def test_names_that_are_no_utf8(ismkit_: Ismkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """faults B9: "surrogates not allowed", in the end; a model that was written could not be read."""
+    out = ascii_terminal(monkeypatch)
+    name = os.fsdecode(b"n\xff")
+    for argv in (
+        [*TOY, "--folder", name],
+        [*TOY, "--folder", name, "--resume"],
+        ["sample", "-n", "1", "-o", f"{name}.png"],
+        ["evaluate", "--nfe", "1", "--w", "0", "-n", "100", "-o", f"{name}.csv"],
+    ):
+        answer = ismkit_(*argv)
+        assert (answer.status, answer.err) == (0, ""), argv
+    assert "n\\udcff.png" in out.getvalue().decode()
+    assert load_model(f"{name}/model.safetensors")[1]["steps"] == 6
+    assert "draws no clothes" in ismkit_("sample", f"{name}/model.safetensors").err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["sample", "-n", "1", "-o"],
+        ["evaluate", "--nfe", "1", "--w", "0", "-n", "100", "-o"],
+        ["sweep", "gaussians", "--table"],
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_any_work(
+    argv: list[str], ismkit_: Ismkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """faults D9: a FIFO, and as root /dev/null itself, was replaced by a table."""
+    monkeypatch.setattr("ismkit.sweeps.runner.run_trials", lambda *_, **__: pytest.fail("started"))
+    monkeypatch.setattr("ismkit.models.saved.released", lambda *_: pytest.fail("loaded"))
+    os.mkfifo(tmp_path / "fifo.png")
+    answer = ismkit_(*argv, "fifo.png")
+    assert (answer.status, answer.err) == (2, f"ismkit {argv[0]}: fifo.png is a FIFO, and not replaced: name a file\n")
+    assert (tmp_path / "fifo.png").is_fifo()
+    if argv[0] != "sample":
+        assert "/dev/null is a device, and not replaced" in ismkit_(*argv, "/dev/null").err
+        assert Path("/dev/null").is_char_device()
+
+
+def test_a_fifo_is_not_opened(ismkit_: Ismkit, tmp_path: Path) -> None:
+    """faults D9: to read one waits forever."""
+    os.mkfifo(tmp_path / "m.safetensors")
+    os.mkfifo(tmp_path / "names.txt")
+    os.mkfifo(tmp_path / "shards.tar")
+    answer = ismkit_("sample", "m.safetensors")
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    assert "m.safetensors is missing, truncated or no safetensors file: it is a FIFO" in answer.err
+    answer = ismkit_("latents", "shards.tar", "--class-names", "names.txt")
+    assert (answer.status, answer.err) == (2, "ismkit latents: names.txt is a FIFO: give a file of names, one a line\n")

@@ -18,10 +18,12 @@ import sys
 import types
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ismkit import __version__
+from ismkit.utils.files import expanded
 
 #: In the order of the help.
 COMMANDS = ("lab", "doctor", "notebook", "ledger", "train", "latents", "sweep", "sample", "evaluate")
@@ -46,8 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ismkit: no command {name!r}: {hint}(more: ismkit --help)", file=sys.stderr)
         return 2
     command = import_module(f"ismkit.cli.{name}")
+    with printable():
+        return answered(command, rest)
+
+
+def answered(command: ModuleType, arguments: list[str]) -> int:
+    """Call a command; a mistake ends with one line on standard error and status 2."""
+    name = command.__name__.rpartition(".")[2]
     try:
-        return run(command, rest)
+        return run(command, arguments)
     except KeyboardInterrupt:
         print(f"ismkit {name}: interrupted", file=sys.stderr)
         return 130
@@ -57,14 +66,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not (isinstance(error, ValueError | OSError) or type(error).__module__.startswith("ismkit.")):
             raise
         message = str(error)
-    print(f"ismkit {name}: {in_one_line(message)}", file=sys.stderr)
+    print(f"ismkit {name}: {without_breaks(message)}", file=sys.stderr)
     return 2
 
 
-def in_one_line(message: str) -> str:
+def without_breaks(message: str) -> str:
     """A message without line ends and what else cannot be printed, which file names and values may hold."""
     joined = " ".join(message.split("\n"))
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in joined)
+
+
+@contextlib.contextmanager
+def printable() -> Iterator[None]:
+    """Print what the terminal cannot show, a sign or a byte of a file's name, as Python writes it: no print fails."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    before = [stream.errors for stream in streams]
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in zip(streams, before, strict=True):
+            stream.reconfigure(errors=errors)
 
 
 def run(command: ModuleType, arguments: list[str]) -> int:
@@ -86,7 +109,7 @@ def run(command: ModuleType, arguments: list[str]) -> int:
             return 0
         message = plainly(one_line(said.getvalue()), command, arguments)
         raise UsageError(f"{message} (more: ismkit {name} --help)") from end
-    return int(command.command(**options) or 0)
+    return int(command.command(**_at_home(options)) or 0)
 
 
 def parse(command: ModuleType, arguments: list[str]) -> dict[str, Any]:
@@ -143,6 +166,20 @@ def _values(options: Sequence[str], arguments: Sequence[str]) -> Iterator[str]:
         if re.match(r"--?[a-zA-Z]", value):
             return
         yield value
+
+
+def _at_home(value: Any) -> Any:
+    """The options with the home folder in the place of a leading ``~``, which shells leave in ``--out=~/results``."""
+    if isinstance(value, dict):
+        return {name: _at_home(each) for name, each in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_at_home(each) for each in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        named = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **_at_home(named))
+    if isinstance(value, str | Path) and str(value).startswith("~"):
+        return type(value)(expanded(value))
+    return value
 
 
 @contextlib.contextmanager

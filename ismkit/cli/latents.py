@@ -55,9 +55,9 @@ def command(
     from ismkit.data.decoding import in_one_line
     from ismkit.imagenet.encoding import Encoding, encode, report
     from ismkit.imagenet.latents import Latents
-    from ismkit.imagenet.sources import open_source
+    from ismkit.imagenet.sources import open_source, read_class_names
     from ismkit.utils.checks import check_count
-    from ismkit.utils.files import out_dir
+    from ismkit.utils.files import expanded, out_dir
 
     if bool(source) == bool(verify):
         raise UsageError("give either the source of the images, or --verify and a folder of latents")
@@ -67,9 +67,9 @@ def command(
         return 0
     for name, value in (("batch_size", batch_size), ("workers", workers), ("threads", threads or 1)):
         check_count(name, value)
-    listed = _names_in(class_names) if class_names else None
+    listed = read_class_names(class_names) if class_names else None
     images = open_source(list(source), revision=revision, split=split, class_names=listed)
-    folder = Path(out or os.environ.get("ISMKIT_LATENTS") or out_dir() / "latents" / f"imagenet{side}").expanduser()
+    folder = out or expanded(os.environ.get("ISMKIT_LATENTS") or out_dir() / "latents" / f"imagenet{side}")
     job = Encoding(images, vae, folder, vae_revision, side=side, batch_size=batch_size, skip_corrupt=skip_corrupt)
     if threads:
         job = replace(job, threads=threads)
@@ -80,11 +80,3 @@ def command(
     manifest = encode(job, workers=workers, rank=rank, world=world)
     print(report(folder, manifest) if manifest else f"process {rank} of {world} is done; others are at work")
     return 0
-
-
-def _names_in(path: Path) -> list[str]:
-    """The lines of a file."""
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--class-names {path} is no text in UTF-8: {error.reason} at byte {error.start}") from error

@@ -32,5 +32,5 @@ def command(
     parameters: dict[str, str] = dict(parameter)
     if profile:
         parameters["profile"] = profile
-    print(f"executed notebook: {execute(find(notebook), (out or out_dir()).expanduser(), parameters)}")
+    print(f"executed notebook: {execute(find(notebook), out or out_dir(), parameters)}")
     return 0

@@ -53,11 +53,12 @@ def command(
     from ismkit.models.drawing import draw_clothes
     from ismkit.models.saved import load_generator
     from ismkit.utils.checks import check_count
-    from ismkit.utils.files import out_dir
+    from ismkit.utils.files import destination, out_dir
 
-    path = (out or out_dir() / "samples.png").expanduser()
+    path = out or out_dir() / "samples.png"
     if path.suffix != ".png":
         raise UsageError(f"--out must end in .png, got {str(path)!r}")
+    destination(path)  # what cannot be written is refused before anything is drawn
     check_count("n", n)
     Setting(nfe, w, n, seed).check()
     if not classes or len(classes) * n > LARGEST:

@@ -66,7 +66,7 @@ def command(
     from ismkit.sweeps import runner
     from ismkit.sweeps.sweep import settings, summary, write_table
     from ismkit.utils.checks import check_count
-    from ismkit.utils.files import out_dir
+    from ismkit.utils.files import destination, out_dir
 
     for option, count in (("seeds", seeds), ("n", n), ("workers", workers)):
         if count is not None:
@@ -82,12 +82,14 @@ def command(
         plans = [replace(plan, seeds=tuple(range(seeds))) for plan in plans]
     if len({run.images for plan in plans for run in plan.runs.values()}) > 1:
         raise UsageError("points and images are scored by other metrics: sweep one kind at a time")
-    folder = (out or out_dir() / "sweeps").expanduser()
+    folder = out or out_dir() / "sweeps"
+    path = table or folder / f"{'_'.join(name)}.parquet"
+    destination(path)  # what cannot be written is refused before any work
     for plan in plans:
         print(f"{plan.name}: {len(plan.runs)} variants, {len(plan.seeds)} seeds; in {folder}", flush=True)
     trials = [trial for plan in plans for trial in plan.trials()]
     frame = runner.run_trials(trials, folder, workers=workers, gpus=gpus, address=address)
-    written = write_table(frame, (table or folder / f"{'_'.join(name)}.parquet").expanduser())
+    written = write_table(frame, path)
     metric = "frechet" if "frechet" in frame else "w2"
     for plan in plans:
         part = frame[frame["sweep"] == plan.name]

@@ -285,7 +285,9 @@ class ImageJudge:
             if reference := self.references.get(name):
                 n = reference.about.get("images")
                 many = f", {n} images" if type(n) is int else ""
-                text[f"reference of {name}"] = f"{reference.about['source']}{many}; SHA-256 {reference.sha256}"
+                text[f"reference of {name}"] = (
+                    f"{reference.about.get('source', 'source not stated')}{many}; SHA-256 {reference.sha256}"
+                )
         if "is" in self.metrics:
             text["inception score"] = f"{SPLITS} parts in the order of the samples"
         if {"precision", "recall"} & set(self.metrics):

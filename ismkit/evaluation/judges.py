@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ismkit.data.batches import Batches
 from ismkit.data.doors import admit
-from ismkit.data.fashion import CLOTHES, SHAPE, FashionAutoencoder, fashion_mnist, load_autoencoder
+from ismkit.data.fashion import CLOTHES, SHAPE, FashionAutoencoder, fashion_mnist, in_batches, load_autoencoder
 from ismkit.data.sets import Labelled
 from ismkit.data.values import warn_of_missing
 from ismkit.evaluation.metrics import (
@@ -30,13 +30,14 @@ from ismkit.evaluation.metrics import (
     class_agreement,
     curvature,
     frechet,
+    power_error,
     precision_recall,
-    spectrum_error,
+    radial_spectrum,
     wasserstein2,
 )
 from ismkit.method.path import Network, StepGrid
 from ismkit.method.sampling import trajectory
-from ismkit.models.drawing import draw_clothes
+from ismkit.models.drawing import draw_clothes, draw_latents
 from ismkit.utils.checks import as_integer, check_count, check_kind, shown
 from ismkit.utils.files import WEIGHT_SUMS, replacing, weights_file
 from ismkit.utils.progress import progress_bar
@@ -242,7 +243,7 @@ class PointJudge:
 
     Raises:
         TypeError: for other data.
-        ValueError: for data that is not finite.
+        ValueError: for data that is not finite, or no points.
         UserWarning: a warning, for classes without points.
 
     Example:
@@ -266,8 +267,22 @@ class PointJudge:
     def __post_init__(self) -> None:
         if not isinstance(data := admit(self.data), Labelled):
             raise TypeError(f"data must be in memory, such as Labelled.of(x, y), got {type(self.data).__name__}")
+        if data.x.ndim != 2:
+            raise ValueError(
+                f"data must be points (n, F) to be scored by distances between points, got {tuple(data.x.shape)}: "
+                "images need features, see ismkit.evaluation.fidelity.ImageJudge"
+            )
         object.__setattr__(self, "data", data)
         warn_of_missing(data.missing, data.num_classes, "they are not scored")
+
+    @property
+    def _classes(self) -> list[int]:
+        return [c for c in range(self.data.num_classes) if c not in self.data.missing]
+
+    def check(self, setting: Setting) -> None:
+        """Refuse a setting that cannot be scored: ValueError for fewer samples than classes."""
+        if setting.n < len(self._classes):
+            raise ValueError(f"n must be at least {len(self._classes)} samples, one of each class, got {setting.n}")
 
     def score(self, net: Network, setting: Setting) -> dict[str, float]:
         """Score samples, labels in turn.
@@ -283,10 +298,8 @@ class PointJudge:
             ValueError: for fewer samples than classes.
         """
         check_kind("setting", setting, Setting)
-        setting.check()
-        classes = [c for c in range(self.data.num_classes) if c not in self.data.missing]
-        if setting.n < len(classes):
-            raise ValueError(f"n must be at least {len(classes)} samples, one of each class, got {setting.n}")
+        self.check(setting)
+        classes = self._classes
         y = torch.tensor(classes)[torch.arange(setting.n) % len(classes)]
         x0 = torch.randn(setting.n, *self.data.x.shape[1:], generator=stream(setting.seed, "samples")).to(self.device)
         path = trajectory(net, x0, y.to(self.device), w=setting.w, nfe=setting.nfe)
@@ -348,11 +361,34 @@ class FashionJudge:
 
     @cached_property
     def _real(self) -> Tensor:
-        return embed(self.classifier, fashion_mnist("test").x.to(self.device))[0]
+        return self._of_the_test_images[0]
+
+    @cached_property
+    def _of_the_test_images(self) -> tuple[Tensor, Tensor]:
+        """Their features and their spectrum: the images are read, verified and transformed once for all settings."""
+        images = fashion_mnist("test").x
+        return embed(self.classifier, images.to(self.device))[0], radial_spectrum(images)[1]
 
     @cached_property
     def _real_moments(self) -> Moments:
         return Moments(self._real)
+
+    @staticmethod
+    def check_data(data: Labelled) -> None:
+        """Refuse data whose networks draw no clothes.
+
+        Args:
+            data: what a network is trained on.
+
+        Raises:
+            ValueError: unless it is latents of clothes, (n, 4, 8, 8) in ten classes.
+        """
+        if tuple(data.x.shape[1:]) != SHAPE or data.num_classes != len(CLOTHES):
+            raise ValueError(
+                f"data must be latents of clothes, (n, {', '.join(map(str, SHAPE))}) in {len(CLOTHES)} classes, to be "
+                f"scored as clothes, got {tuple(data.x.shape)} in {data.num_classes}: leave images=False for points, "
+                "and score other images in your own code"
+            )
 
     def draw(self, net: Network, y: Tensor, *, w: float, nfe: int, seed: int = 0, batch: int = 500) -> Tensor:
         """Draw images of clothes.
@@ -405,12 +441,13 @@ class FashionJudge:
             All metrics by name; the curvature is that of the paths of the first 250 samples.
         """
         y = torch.arange(setting.n) % len(CLOTHES)
-        images = self.draw(net, y, w=setting.w, nfe=setting.nfe, seed=setting.seed)
-        x0 = torch.randn(len(y), *SHAPE, generator=stream(setting.seed, "samples"))[:CURVED].to(self.device)
-        path = trajectory(net, x0, y[:CURVED].to(self.device), w=setting.w, nfe=setting.nfe)
+        latents, path = draw_latents(
+            y, net, w=setting.w, nfe=setting.nfe, seed=setting.seed, device=self.device, paths=CURVED
+        )
+        images = in_batches(self.autoencoder.decode, latents)
         return {
             **self.score_images(images, y),
-            "spectrum_error": spectrum_error(images, fashion_mnist("test").x),
+            "spectrum_error": power_error(radial_spectrum(images)[1].cpu(), self._of_the_test_images[1].cpu()),
             "curvature": _mean_curvature(path),
         }
 

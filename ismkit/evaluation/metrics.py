@@ -152,7 +152,7 @@ def frechet(a: HasMoments, b: HasMoments) -> float:
         b: the same, of as many features.
 
     Returns:
-        The distance, >= 0 but for rounding.
+        The distance, >= 0.
 
     Raises:
         TypeError: if a mean or a covariance is not floating point.
@@ -175,7 +175,8 @@ def frechet(a: HasMoments, b: HasMoments) -> float:
         raise ValueError(f"a has {len(cov_a)} feature dimensions and b has {len(cov_b)}: they must be the same")
     overlap = torch.linalg.svdvals(_square_root("a", cov_a) @ _square_root("b", cov_b)).sum()
     shift = (mean_a - mean_b).square().sum()
-    return (shift + cov_a.trace() + cov_b.trace() - 2 * overlap).item()
+    spread = (cov_a.trace() + cov_b.trace() - 2 * overlap).clamp_min(0)  # of equal covariances a few roundings below 0
+    return (shift + spread).item()
 
 
 ROUGH = 1e-4  # what published statistics in float32 may be off by, relative to the largest entry
@@ -330,12 +331,34 @@ def spectrum_error(a: Tensor, b: Tensor) -> float:
     _require_images("b", b)
     if a.shape[-1] != b.shape[-1]:
         raise ValueError(f"a and b must be images of one size, got {a.shape[-1]} and {b.shape[-1]} pixels")
-    powers = [radial_spectrum(images)[1][1:] for images in (a, b)]
-    for name, power in zip("ab", powers, strict=True):
+    return power_error(radial_spectrum(a)[1], radial_spectrum(b)[1])
+
+
+def power_error(a: Tensor, b: Tensor) -> float:
+    """Compute :func:`spectrum_error` from spectra: that of a reference, of many images, is computed once.
+
+    Args:
+        a: power in each ring, of :func:`radial_spectrum`.
+        b: the same, of images of the same size.
+
+    Returns:
+        0 for equal spectra, 1 for a factor of ten throughout; symmetric.
+
+    Raises:
+        ValueError: for spectra without power in a ring.
+
+    Example:
+        >>> import torch
+        >>> from ismkit.evaluation.metrics import power_error, radial_spectrum
+        >>> _, power = radial_spectrum(torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(0)))
+        >>> round(power_error(power, 100 * power), 4)
+        2.0
+    """
+    for name, power in (("a", a[1:]), ("b", b[1:])):
         if not (power > 0).all():
             ring = 1 + int((power <= 0).nonzero()[0])
             raise ValueError(f"{name} has no power at {ring} cycles per image: the logarithm is undefined")
-    return (powers[0] / powers[1]).log10().abs().mean().item()
+    return (a[1:] / b[1:]).log10().abs().mean().item()
 
 
 def curvature(trajectory: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from ismkit.evaluation.extractors import Extractor
 from ismkit.evaluation.metrics import Gaussian, Moments
 from ismkit.imagenet.pixels import center_crop
 from ismkit.utils.checks import check_count, check_kind, shown
-from ismkit.utils.files import DataError, file_sum, replacing
+from ismkit.utils.files import DataError, destination, file_sum, replacing
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.seeding import stream
 from ismkit.utils.weights import SUM, CheckpointError, contents_sum, read_weights
@@ -119,8 +119,11 @@ def load_reference(path: str | os.PathLike[str]) -> Reference:
         extractor, layers = about["extractor"]["name"], about["layers"]
         moments = {name: (tensors[f"mean.{name}"], tensors[f"cov.{name}"]) for name in layers}
         features = tensors["features.pool"]
+        said = isinstance(about.get("source", ""), str) and isinstance(extractor, str) and isinstance(layers, list)
+        if not said or not layers:
+            raise TypeError("its source, its extractor and its layers must be texts")
     except (CheckpointError, KeyError, TypeError) as error:
-        raise DataError(f"{path} holds no statistics made here: {error}") from error
+        raise DataError(f"{path} holds no statistics made here: {error!r}") from error
     checked = {name: _checked(path, name, *pair) for name, pair in moments.items()}
     return Reference(path, digest, extractor, checked, features, about)
 
@@ -130,7 +133,10 @@ def _load_adm(path: Path) -> Reference:
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             for layer, names in ADM_LAYERS.items():
-                if missing := [name for name in names if name not in file.files]:
+                missing = [name for name in names if name not in file.files]
+                if layer != "pool" and len(missing) == len(names):
+                    continue  # FID needs no more than mu and sigma, which is what pytorch-fid writes
+                if missing:
                     raise DataError(f"{path} has no {missing[0]}, but: {', '.join(file.files) or 'nothing'}")
                 mean, cov = (torch.from_numpy(np.array(file[name], dtype=np.float64)) for name in names)
                 moments[layer] = _checked(path, names[1], mean, cov)
@@ -139,12 +145,14 @@ def _load_adm(path: Path) -> Reference:
         raise
     except Exception as error:  # NumPy and zipfile raise many kinds
         raise DataError(f"{path} cannot be read without pickles, or is truncated: {shown(error)}") from error
-    about = {"source": "ADM's statistics of ImageNet's training set", "images": bool(images)}
+    adm = path.name == ADM.rpartition("/")[2]
+    source = "ADM's statistics of ImageNet's training set" if adm else f"statistics in {path.name}"
+    about = {"source": source, "images": bool(images)}
     return Reference(path, digest, "inception", moments, None, about)
 
 
 def _checked(path: Path, name: str, mean: Tensor, cov: Tensor) -> Gaussian:
-    size = len(mean)
+    size = len(mean) if mean.ndim else 0
     if mean.ndim != 1 or cov.shape != (size, size) or size == 0:
         raise DataError(f"{path}: {name} must be ({size}, {size}) beside a mean (F,), got {tuple(cov.shape)}")
     if not (mean.isfinite().all() and cov.isfinite().all()):
@@ -228,6 +236,8 @@ def make_reference(
         TypeError: for images of another form, or ``about`` that is no dict.
         ValueError: for images without pixels, or ``keep`` below 1.
         DataError: for fewer than two images.
+        ValueError: before any image is read, for another ending of ``path``.
+        OSError: if what is at ``path`` is no file.
 
     Example:
         >>> import tempfile
@@ -243,6 +253,9 @@ def make_reference(
     """
     check_kind("about", about, dict)
     keep = check_count("keep", keep)
+    if Path(path).suffix != ".safetensors":
+        raise ValueError(f"path must end in .safetensors, got {path}")
+    destination(path)
     moments: dict[str, Moments] = {}
     kept: list[Tensor] = []
     n, rng = 0, stream(0, "reference")

@@ -292,7 +292,8 @@ def _manifest(folder: Path) -> Store:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder, ``{}`` where there is none; SampleError if it is altered."""
     store = _manifest(folder)
-    return store.value(MANIFEST) if MANIFEST in store else {}
+    form = {"set": dict, "files": [str], "made": dict}
+    return store.formed(MANIFEST, form) if MANIFEST in store else {}
 
 
 def _pending(folder: Path, wanted: dict[str, Any], count: int) -> list[int] | str:

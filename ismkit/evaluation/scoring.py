@@ -21,7 +21,8 @@ from ismkit.evaluation.reference import Reference, folder_images, load_reference
 from ismkit.evaluation.samples import SampleSet, export_npz, export_png, latent_shape
 from ismkit.imagenet.vae import PINNED, ImageVAE
 from ismkit.models.saved import RELEASED, load_generator, load_sampler
-from ismkit.utils.files import DataError, file_sum, json_sum, out_dir
+from ismkit.utils.checks import check_form
+from ismkit.utils.files import DataError, destination, expanded, file_sum, json_sum, out_dir
 
 
 class Scores(NamedTuple):
@@ -106,6 +107,10 @@ def evaluate(
     if model in RELEASED and not images.vae:
         return _clothes(model, settings, n or 2000, device, out, images)
     net, card = load_sampler(model)
+    if not isinstance(card, dict):  # a card is any JSON
+        card = {}
+    if card.get("vae"):
+        check_form(f"the card of {model}", card, {"vae": dict})
     if not (images.vae or card.get("vae")):
         return _clothes(model, settings, n or 2000, device, out, images)
     settings = [setting._replace(n=n or tables.PAPER_N) for setting in settings]
@@ -123,6 +128,8 @@ def _clothes(
     changed = [f.name for f in fields(images) if getattr(images, f.name) != f.default]
     if changed:
         raise ValueError(f"--{changed[0]} goes with a model of image latents: {model} draws clothes (or give --vae)")
+    if out:
+        destination(out := expanded(out))  # what cannot be written is refused before anything is drawn
     where = device_at_hand(device)
     judge, net = FashionJudge.load(where), load_generator(model).to(where)
     nfe, w = (list(dict.fromkeys(values)) for values in zip(*((s.nfe, s.w) for s in settings), strict=True))
@@ -141,7 +148,7 @@ def _images(
     """Draw, embed and score under one or many processes; the first one writes."""
     metrics = choose(list(images.metrics) or list(METRICS), images.features)
     digest, state = file_sum(path), PartialState()
-    folder = Path(out or out_dir() / "evaluation" / f"{path.stem}-{digest[:8]}")
+    folder = expanded(out or out_dir() / "evaluation" / f"{path.stem}-{digest[:8]}")
     device = next(net.parameters()).device
     vae = _vae(images.vae, card).to(device)
     names = dict.fromkeys(metric.extractor for metric in metrics.values())
@@ -183,7 +190,9 @@ def _vae(given: str | None, card: Mapping[str, Any]) -> ImageVAE:
 
 
 def _weights(card: Mapping[str, Any]) -> str:
-    decay = card.get("run", {}).get("recipe", {}).get("slow")
+    decay: Any = card
+    for name in ("run", "recipe", "slow"):  # a card is any JSON
+        decay = decay.get(name) if isinstance(decay, Mapping) else None
     average = f"slow EMA, decay {decay}" if decay is not None else "average not stated on its card"
     return f"{average}, {card.get('steps', 'unknown')} steps"
 

@@ -6,15 +6,11 @@ in :mod:`ismkit.training.runs`.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ismkit.imagenet.latents import MANIFEST, Latents
 from ismkit.utils.files import DataError
-
-if TYPE_CHECKING:
-    from ismkit.imagenet.latents import Latents
 
 SMOKE = "imagenet-smoke"
 PER_CLASS = 12  # pictures of the small set, in four classes
@@ -49,15 +45,13 @@ def open_latents(name: str, folder: Path) -> Latents:
         >>> len(data), data.shape, data.class_names  # doctest: +SKIP
         (96, (4, 32, 32), ('astronaut', 'cat', 'coffee', 'rocket'))
     """
-    if name == SMOKE and not folder.is_dir():
+    if name == SMOKE and not (folder / MANIFEST).is_file():  # none, or not all: a kill may have ended the making
         return photograph_latents(folder)
     if not folder.is_dir():
         raise DataError(
             f"no latents of {name} at {folder}: make them with `ismkit latents IMAGES --out {folder}`, or name the "
             "folder of yours with --latents or ISMKIT_LATENTS"
         )
-    from ismkit.imagenet.latents import Latents
-
     return Latents(folder)
 
 
@@ -83,7 +77,7 @@ def photograph_latents(folder: Path, per_class: int = PER_CLASS, seed: int = 0) 
     """Make latents (4, 32, 32) of photographs in four classes, by an untrained VAE of the full one's class and shape.
 
     They are made by the code that makes those of ImageNet: a folder of pictures of 256 pixels, the encoder, files and a
-    manifest. The VAE is left in :func:`small_vae`.
+    manifest. The VAE is left in :func:`small_vae`. After a kill the same call makes what is missing.
 
     Args:
         folder: of the latents.
@@ -95,11 +89,9 @@ def photograph_latents(folder: Path, per_class: int = PER_CLASS, seed: int = 0) 
     """
     from ismkit.data.photos import photo_folder
     from ismkit.imagenet.encoding import Encoding, encode
-    from ismkit.imagenet.latents import Latents
     from ismkit.imagenet.sources import open_source
     from ismkit.imagenet.vae import write_tiny_vae
 
-    shutil.rmtree(small_vae(folder), ignore_errors=True)
     vae = write_tiny_vae(small_vae(folder), seed)
     with tempfile.TemporaryDirectory() as temporary:
         pictures = photo_folder(Path(temporary) / "photographs", per_class, seed=seed)

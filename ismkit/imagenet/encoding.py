@@ -19,7 +19,16 @@ import numpy as np
 import torch
 
 from ismkit.data.decoding import NoPictureError
-from ismkit.imagenet.latents import latents_store, moment_sums, read_manifest, statistics, write_file, write_manifest
+from ismkit.imagenet.latents import (
+    FILE,
+    latents_store,
+    moment_sums,
+    read_manifest,
+    statistics,
+    write_file,
+    write_manifest,
+)
+from ismkit.imagenet.latents import PLAN as FORM_OF_PLAN
 from ismkit.imagenet.pixels import decoded
 from ismkit.imagenet.sources import Source
 from ismkit.imagenet.vae import ImageVAE
@@ -34,6 +43,13 @@ Tick = Callable[[int, int], None]
 PATIENCE = 2 * 3600.0  # seconds without a batch from any worker, however large and on however slow a machine
 
 PLAN, CORRUPT = "plan.json", "corrupt.txt"
+#: The form of what stands beside each file.
+ENTRY = {
+    "file": FILE,
+    "sums": {name: [float] for name in ("mean", "square", "variance", "low", "high")},
+    "corrupt": [[str]],
+    "labels": int,
+}
 
 
 @dataclass(frozen=True)
@@ -103,7 +119,7 @@ class Encoding:
             if self.folder.is_dir() and any(_is_strange(found) for found in self.folder.iterdir()):
                 raise DataError(f"{self.folder} holds other files: give a folder that is new, empty or of latents")
             store.write(PLAN, plan)
-        held = store.value(PLAN)
+        held = store.formed(PLAN, FORM_OF_PLAN)
         if other := [key for key in plan if held.get(key) != plan[key]]:
             raise DataError(
                 f"{self.folder} is of another {other[0]}: {held.get(other[0])} there, {plan[other[0]]} now. "
@@ -130,7 +146,7 @@ class Encoding:
 
         def finished(path: Path) -> bool:
             name = path.with_suffix(".json").name
-            return name in store and path.exists() and store.value(name)["file"]["bytes"] == path.stat().st_size
+            return name in store and path.exists() and store.formed(name, ENTRY)["file"]["bytes"] == path.stat().st_size
 
         return [unit for unit in range(self.source.units) if not finished(self.file(unit))]
 
@@ -205,7 +221,7 @@ class Encoding:
         if self.missing():
             return None
         store = self._entries()
-        entries = [store.value(self.file(unit).with_suffix(".json").name) for unit in range(self.source.units)]
+        entries = [store.formed(self.file(unit).with_suffix(".json").name, ENTRY) for unit in range(self.source.units)]
         plan = latents_store(self.folder).value(PLAN)
         rows = sum(entry["file"]["rows"] for entry in entries)
         if not rows:

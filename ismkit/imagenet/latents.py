@@ -29,18 +29,21 @@ FORMAT, VERSION = "ismkit latents", 3
 MANIFEST = "manifest.json"
 LARGEST = 65504.0  # in float16
 REMEDY = "delete it and give the command that made the folder again, which makes the missing files again"
-#: Fields of the manifest and their types.
-FIELDS: dict[str, type] = {
+#: Forms of a file's entry, of a VAE's identity, of the plan and of the manifest, for ``Store.formed``.
+FILE = {"name": str, "rows": int, "bytes": int, "sha256": str}
+VAE = {"name": str, "revision": (str, type(None)), "sha256": str, "scaling_factor": float}
+PLAN = {"source": dict, "vae": VAE, "side": int, "shape": [int], "units": int}
+FIELDS: dict[str, Any] = {
     "source": dict,
-    "vae": dict,
+    "vae": VAE,
     "side": int,
-    "shape": list,
-    "class_names": list,
+    "shape": [int],
+    "class_names": [str],
     "images": int,
     "rows": int,
-    "corrupt": list,
-    "statistics": dict,
-    "files": list,
+    "corrupt": [list],
+    "statistics": {name: [float] for name in ("mean", "std", "posterior_std", "low", "high")},
+    "files": [FILE],
 }
 
 
@@ -150,11 +153,17 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise DataError(
             f"{store.path(MANIFEST)} is missing{started}; `ismkit latents --help` says how latents are made"
         )
-    manifest, _, digest = store.read(MANIFEST)
-    for name, kind in FIELDS.items():
-        if not isinstance(manifest.get(name), kind):
-            raise DataError(f"{store.path(MANIFEST)} holds no {name} of type {kind.__name__}: {REMEDY}")
-    return {**manifest, "sha256": digest}
+    manifest = store.formed(MANIFEST, FIELDS)
+    if not is_shape(manifest["shape"]):
+        raise DataError(f"{store.path(MANIFEST)}: shape must be three numbers of at least 1: {REMEDY}")
+    if not 0 < manifest["vae"]["scaling_factor"] < math.inf:
+        raise DataError(f"{store.path(MANIFEST)}: vae.scaling_factor must be positive and finite: {REMEDY}")
+    return {**manifest, "sha256": store.read(MANIFEST).sum}
+
+
+def is_shape(shape: Sequence[int]) -> bool:
+    """Whether numbers can be the shape (C, h, w) of a latent."""
+    return len(shape) == 3 and min(shape) >= 1
 
 
 def latents_store(folder: str | os.PathLike[str], plan: Any = None) -> Store:
@@ -188,8 +197,9 @@ class Latents(Dataset[tuple[Tensor, Tensor]]):
     Args:
         folder: that ``ismkit latents`` or :func:`ismkit.imagenet.encoding.encode` wrote.
         vae: refuse latents of another VAE than this one, or than that of this ``identity``.
-        verify: read all bytes and compare their checksums (42 GB for ImageNet at 256 pixels: minutes). Else only the
-            manifest and the sizes of the files are verified.
+        verify: read all bytes and compare their checksums at once (42 GB for ImageNet at 256 pixels: minutes). Else
+            the manifest and the sizes of the files are verified now, and each file when the first row of it is read:
+            once in a process, and not again in those that it gives the data set to.
 
     Attributes:
         manifest: source, VAE, counts, statistics, files.
@@ -237,6 +247,7 @@ class Latents(Dataset[tuple[Tensor, Tensor]]):
             if not path.is_file() or path.stat().st_size != file["bytes"]:
                 held = f"holds {path.stat().st_size} of {file['bytes']} bytes" if path.is_file() else "is missing"
                 raise DataError(f"{path} {held}: {REMEDY}")
+        self._verified: set[str] = set()  # names of files
         if verify:
             self.verify()
         self.class_names: tuple[str, ...] = tuple(self.manifest["class_names"])
@@ -262,7 +273,11 @@ class Latents(Dataset[tuple[Tensor, Tensor]]):
             DataError: for the first file that differs.
         """
         for file in progress_bar(self.manifest["files"], show=progress, desc="verifying", unit="file"):
-            verify_sha256(self.folder / file["name"], file["sha256"], file["bytes"], REMEDY)
+            self._verify(file)
+
+    def _verify(self, file: Mapping[str, Any]) -> None:
+        verify_sha256(self.folder / file["name"], file["sha256"], file["bytes"], REMEDY)
+        self._verified.add(file["name"])
 
     @property
     def identity(self) -> str:
@@ -271,7 +286,7 @@ class Latents(Dataset[tuple[Tensor, Tensor]]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process maps the files itself: pickled maps would carry all latents along.
-        return type(self), (self.folder,)
+        return type(self), (self.folder,), {"_verified": self._verified}
 
     def __len__(self) -> int:
         return len(self.y)
@@ -309,6 +324,7 @@ class Latents(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             TypeError: if ``index`` is not int64 (B,).
             IndexError: if a row is out of range.
+            DataError: if the file of a row is altered, which is found when it is first read.
         """
         if index.dtype != torch.int64 or index.ndim != 1:
             raise TypeError(f"index must be int64 (B,), got {index.dtype} {tuple(index.shape)}")
@@ -317,9 +333,12 @@ class Latents(Dataset[tuple[Tensor, Tensor]]):
             raise IndexError(f"index must lie in [0, {len(self)}), got {rows.min()} .. {rows.max()}")
         files = np.searchsorted(self._ends, rows, side="right")
         offsets = rows - (self._ends[files] - [len(self._maps[k]) for k in files])
+        for k in np.unique(files).tolist():
+            if (file := self.manifest["files"][k])["name"] not in self._verified:
+                self._verify(file)
         out = np.empty((len(rows), 2, *self.shape), dtype=np.float16)
-        for k, (file, offset) in enumerate(zip(files.tolist(), offsets.tolist(), strict=True)):
-            out[k] = self._maps[file][offset]
+        for i, (k, offset) in enumerate(zip(files.tolist(), offsets.tolist(), strict=True)):
+            out[i] = self._maps[k][offset]
         return torch.from_numpy(out)
 
 

@@ -33,7 +33,7 @@ from ismkit.data.decoding import (
 from ismkit.imagenet.pixels import Item
 from ismkit.imagenet.vae import HOW_TO_PIN, check_commit
 from ismkit.utils.checks import shown
-from ismkit.utils.files import DataError
+from ismkit.utils.files import DataError, irregular
 
 # Name and reason of each file that is no picture.
 LeftAlone = tuple[tuple[str, str], ...]
@@ -318,6 +318,45 @@ def open_source(
     if (revision := revision or REVISIONS.get(name)) is None:
         raise ValueError(f"{name} is no folder here; of the hub, its revision is needed: {HOW_TO_PIN}")
     return HubImages(name, revision, split)
+
+
+def read_class_names(path: str | os.PathLike[str]) -> list[str]:
+    r"""Read the names of classes from a file: one a line, in the order of the labels.
+
+    Spaces around a name, a byte-order mark and blank lines at the end are left out.
+
+    Args:
+        path: of the file, in UTF-8.
+
+    Returns:
+        The names.
+
+    Raises:
+        DataError: if it is missing, no text or empty, or a line between the names is blank.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ismkit.imagenet.sources import read_class_names
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "names.txt"
+        ...     _ = path.write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\n\r\n")
+        ...     read_class_names(path)
+        ['cat', 'dog']
+    """
+    if (kind := irregular(path)) is not None:
+        raise DataError(f"{path} is {kind}: give a file of names, one a line")
+    try:
+        names = [line.strip() for line in Path(path).read_text("utf-8-sig").rstrip().splitlines()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as names in UTF-8, one a line: {error}") from error
+    if not names:
+        raise DataError(f"{path} holds no names: one a line")
+    if "" in names:
+        raise DataError(
+            f"{path}: line {names.index('') + 1} is blank, and would name class {names.index('')}: remove it"
+        )
+    return names
 
 
 class ImageFolder:

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from ismkit.utils.files import DataError, file_sum, verify_sha256
+from ismkit.utils.checks import check_form
+from ismkit.utils.files import DataError, file_sum, replacing, verify_sha256
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+#: The form of a configuration, so far as it is used here or sizes anything; what is missing has diffusers' default.
+CONFIG: dict[str, Any] = {
+    **dict.fromkeys(("in_channels", "out_channels", "latent_channels", "layers_per_block", "norm_num_groups"), int),
+    "block_out_channels": [int],
+    "down_block_types": [str],
+    "up_block_types": [str],
+    "act_fn": str,
+    "scaling_factor": float,
+}
 
 #: Name: repository on the hub, its commit, SHA-256 of its weights. A commit of the hub names its large files by their
 #: sums, so it pins the weights also where the sum is not written here. The two share their encoder: the second was
@@ -119,14 +131,24 @@ class ImageVAE(nn.Module):
         from diffusers import AutoencoderKL
 
         try:
-            kind = json.loads((folder / "config.json").read_bytes()).get("_class_name")
-            if kind != "AutoencoderKL":
-                raise ValueError(f"it is a {kind}")
+            config = json.loads((folder / "config.json").read_bytes())
+            check_form("config.json", config, {"_class_name": str})
+            if config["_class_name"] != "AutoencoderKL":
+                raise ValueError(f"it is a {config['_class_name']}")
+            check_form("config.json", config, {name: form for name, form in CONFIG.items() if name in config})
+            blocks = {name: len(config[name]) for name in CONFIG if name in config and CONFIG[name] in ([int], [str])}
+            if len({*blocks.values()}) > 1:
+                raise ValueError(f"config.json must name as many blocks everywhere, got {blocks}")
             vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-        except (ValueError, OSError, RuntimeError) as error:
-            raise DataError(f"{folder} holds no AutoencoderKL that can be read: {error}") from error
+            scale = float(vae.config.scaling_factor)
+            if not 0 < scale < math.inf:
+                raise ValueError(f"its scaling_factor must be positive and finite, got {scale}")
+        except DataError:
+            raise
+        except Exception as error:  # diffusers builds whatever the sizes say, and fails in as many ways
+            told = " ".join(f"{error}".split()) or type(error).__name__
+            raise DataError(f"{folder} holds no AutoencoderKL that can be read: {told}") from error
         sha256 = file_sum(folder / WEIGHTS)
-        scale = float(vae.config.scaling_factor)
         return cls(vae, {"name": name, "revision": revision, "sha256": sha256, "scaling_factor": scale})
 
     @torch.no_grad()
@@ -239,5 +261,9 @@ def write_tiny_vae(folder: str | os.PathLike[str], seed: int = 0) -> Path:
         )
     with torch.no_grad():
         vae.quant_conv.bias[4:] = -8.0  # log variance: a standard deviation of about 0.02
-    vae.save_pretrained(folder)
+    with tempfile.TemporaryDirectory() as new:  # a kill leaves no half of a file
+        vae.save_pretrained(new)
+        for path in sorted(Path(new).iterdir()):
+            with replacing(Path(folder) / path.name) as file:
+                file.write(path.read_bytes())
     return Path(folder)

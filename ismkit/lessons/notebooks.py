@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ismkit.lessons.ledger import Entry, joined, read, write
-from ismkit.utils.files import CHECKOUT, replacing
+from ismkit.utils.files import CHECKOUT, destination, expanded, replacing
 from ismkit.utils.settings import coerce
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def find(name: str) -> Path:
     Raises:
         NotebookError: if no file is at the path, or unless exactly one of the kit's has such a name.
     """
-    if (path := Path(name).expanduser()).suffix == ".ipynb":
+    if (path := expanded(name)).suffix == ".ipynb":
         if not path.is_file():
             raise NotebookError(f"{path} is not there: give the path of a notebook, or the number of one of the kit")
         return path.resolve()
@@ -58,20 +58,25 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any]) -> Path:
         parameters: values for names of its parameters cell; a text is read as the type that the parameter has there.
 
     Raises:
-        NotebookError: for a parameter that it has not, or a value of another type, before it is started; for a cell
-            that fails, with the last line of its traceback.
+        NotebookError: before it is started, for a parameter that it has not, a value of another type, or one that is
+            not among those that the comment behind the parameter lists; for a cell that fails, with the last line of
+            its traceback.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    known = papermill.inspect_notebook(str(source))
+    target = folder / source.name
+    known = papermill.inspect_notebook(_literal(source))
     if unknown := sorted(set(parameters) - set(known)):
         names = ", ".join(sorted(known)) or "none"
         raise NotebookError(f"{source.name} has no parameter {', '.join(unknown)}, but: {names}")
     typed = {name: _typed(value, known[name]["default"], name) for name, value in parameters.items()}
-    target = folder / source.name
+    for name, value in typed.items():
+        if isinstance(value, str) and value not in (choices := _choices(known[name]["help"])) and choices:
+            raise NotebookError(f"parameter {name} of {source.name} must be one of {', '.join(choices)}, got {value!r}")
     if target.resolve() == source.resolve():
         raise NotebookError(f"the output folder {folder} would replace the notebook itself: name another one")
+    written = _literal(destination(target))
     folder.mkdir(parents=True, exist_ok=True)
     # The kernel inherits these; its output, progress bars included, is passed on as it comes.
     os.environ.update(ISMKIT_OUT=str(folder.resolve()), ISMKIT_PROGRESS="text")
@@ -80,7 +85,7 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any]) -> Path:
     how["extra_arguments"] = ["--IPKernelApp.log_level=ERROR"]
     how["kernel_manager_class"] = _patient_kernels()
     try:
-        papermill.execute_notebook(source, target, typed, cwd=source.parent, **how)
+        papermill.execute_notebook(_literal(source), written, typed, cwd=source.parent, **how)
     except PapermillExecutionError as error:
         failure = f"cell [{error.exec_count}] of {source.name} failed: {error.ename}: {error.evalue}"
         raise NotebookError(f"{failure}; the notebook as far as it got: {target}") from None
@@ -131,6 +136,21 @@ def _typed(value: Any, default: str, name: str) -> Any:
         kind = {bool: "true or false", int: "an integer", float: "a number"}.get(type(held), f"a {type(held).__name__}")
         raise NotebookError(f"parameter {name} must be {kind}, such as {default}, got {value!r}") from error
     return read
+
+
+def _choices(comment: str) -> list[str]:
+    """The values that the comment behind a parameter lists: ``smoke | laptop``, or ``smoke | laptop: as here``."""
+    listed = comment.partition(":")[0]
+    return [choice.strip() for choice in listed.split("|")] if "|" in listed else []
+
+
+def _literal(path: Path) -> str:
+    """A path as papermill takes it: braces are places for values there, and its files are in UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise NotebookError(f"{str(path)!a} has bytes that are no UTF-8, which notebooks cannot hold") from error
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _patient_kernels() -> type:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ismkit.data.fashion import CLOTHES, SHAPE, FashionAutoencoder, in_batches, load_autoencoder
 from ismkit.data.values import as_tensor
 from ismkit.method.path import Network
-from ismkit.method.sampling import sample
+from ismkit.method.sampling import sample, trajectory
 from ismkit.models.saved import load_generator
 from ismkit.utils.checks import check_count, shown
 from ismkit.utils.seeding import stream
@@ -52,6 +52,47 @@ def draw_clothes(
         >>> draw_clothes([7, 8, 9], w=1.0, nfe=1).shape
         torch.Size([3, 1, 28, 28])
     """
+    latents, _ = draw_latents(y, net, w=w, nfe=nfe, seed=seed, device=device, batch=batch)
+    if autoencoder is None:
+        autoencoder = load_autoencoder().to(device)
+    return in_batches(autoencoder.decode, latents)
+
+
+def draw_latents(
+    y: Tensor | Sequence[int],
+    net: Network | None = None,
+    *,
+    w: float = 1.0,
+    nfe: int = 1,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    batch: int = 500,
+    paths: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Draw latents of clothes, and keep the paths of the first ones.
+
+    Args:
+        y: as in :func:`draw_clothes`, and so are the others.
+        net: draws the latents, on ``device``; by default the released ``ism_plus``.
+        w: guidance strength >= 0.
+        nfe: network evaluations per image, a power of two in 1 .. 128.
+        seed: of the noise.
+        device: where all of this runs.
+        batch: images at a time.
+        paths: so many are kept, up to ``batch``.
+
+    Returns:
+        The latents (n, 4, 8, 8), and the states of the first ones from noise to latent, (nfe + 1, paths, 4, 8, 8).
+
+    Raises:
+        ValueError: as in :func:`draw_clothes`.
+
+    Example:
+        >>> from ismkit.models.drawing import draw_latents
+        >>> latents, path = draw_latents([7, 8, 9], nfe=2, paths=2)
+        >>> latents.shape, path.shape, path[-1].equal(latents[:2])
+        (torch.Size([3, 4, 8, 8]), torch.Size([3, 2, 4, 8, 8]), True)
+    """
     labels = as_tensor(y, "y")
     batch = check_count("batch", batch)
     if (
@@ -64,15 +105,15 @@ def draw_clothes(
         raise ValueError(f"y must hold whole numbers in 0 .. {len(CLOTHES)}, one per image, got {shown(y)}")
     if net is None:
         net = load_generator().to(device)
-    if autoencoder is None:
-        autoencoder = load_autoencoder().to(device)
     labels = labels.long().to(device)
     x0 = torch.randn(len(labels), *SHAPE, generator=stream(seed, "samples")).to(device)
-    parts = zip(x0.split(batch), labels.split(batch), strict=True)
-    latents = torch.cat([sample(net, noise, part, w=w, nfe=nfe) for noise, part in parts])
+    first = trajectory(net, x0[:batch], labels[:batch], w=w, nfe=nfe) if paths else x0.new_empty(nfe + 1, 0, *SHAPE)
+    drawn = [first[-1]] if paths else []
+    parts = zip(x0.split(batch)[len(drawn) :], labels.split(batch)[len(drawn) :], strict=True)
+    latents = torch.cat([*drawn, *(sample(net, noise, part, w=w, nfe=nfe) for noise, part in parts)])
     if bad := int((~latents.isfinite()).flatten(1).any(1).sum()):
         raise ValueError(
             f"net draws NaN or infinity in {bad} of {len(latents)} images at w = {w:g}, {nfe} NFE: its weights are "
             "broken, or w is far above what it was trained on"
         )
-    return in_batches(autoencoder.decode, latents)
+    return latents, first[:, :paths]

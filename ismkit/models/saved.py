@@ -6,13 +6,15 @@ The released ones are part of the package (``ismkit/models/weights``), and loade
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ismkit.data.fashion import CLOTHES, SHAPE
 from ismkit.method.guidance import TwoPassCFG
@@ -21,8 +23,10 @@ from ismkit.method.recipes import velocity_target
 from ismkit.models.nets import DiT, ToyMLP
 from ismkit.utils.checks import check_name, shown
 from ismkit.utils.files import WEIGHT_SUMS, weights_file
-from ismkit.utils.weights import CheckpointError, load_weights, read_weights, save_weights
+from ismkit.utils.weights import CheckpointError, check_fit, load_weights, read_weights, save_weights
 
+#: Numbers that a network may derive from its sizes, such as the positions of tokens, however few weights it has.
+MAX_DERIVED = 2**24
 NETWORKS: dict[str, type[nn.Module]] = {"DiT": DiT, "ToyMLP": ToyMLP}
 
 
@@ -55,12 +59,10 @@ def save_model(
         >>> card, loaded.config
         ({'steps': 500, 'licence': 'Apache-2.0'}, {'dim': 2, 'width': 16, 'depth': 1, 'num_classes': 3})
     """
-    kind = type(net).__name__
-    if NETWORKS.get(kind) is not type(net):
-        raise TypeError(f"net must be one of {', '.join(NETWORKS)}, got {kind}")
+    check_saveable(net)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating point type, such as torch.float16, got {shown(dtype)}")
-    config = {"class": kind, **net.config, "grid": net.conditioning.grid.n}  # type: ignore[dict-item, union-attr]
+    config = {"class": type(net).__name__, **net.config, "grid": net.conditioning.grid.n}  # type: ignore[dict-item, union-attr]
     stored = copy.deepcopy(net).to(dtype)
     numbers = stored.state_dict()
     for name, value in net.state_dict().items():
@@ -76,6 +78,34 @@ def _as_json(card: dict[str, Any]) -> str:
         return json.dumps(card)
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"card must be JSON, got {shown(card)}: {error}") from error
+
+
+def check_saveable(net: nn.Module) -> None:
+    """Refuse a network that :func:`save_model` cannot write: a file says of it no more than class and sizes.
+
+    Args:
+        net: a network, trained or not.
+
+    Raises:
+        TypeError: for a network of another class than those of this kit.
+
+    Example:
+        >>> from torch import nn
+        >>> from ismkit import ToyMLP
+        >>> from ismkit.models.saved import check_saveable
+        >>> check_saveable(ToyMLP(width=16, depth=1))
+        >>> try:
+        ...     check_saveable(nn.Linear(2, 2))
+        ... except TypeError as error:
+        ...     print(str(error).partition(":")[0])
+        net must be one of DiT, ToyMLP to be saved as a model, got Linear
+    """
+    kind = type(net).__name__
+    if NETWORKS.get(kind) is not type(net):
+        raise TypeError(
+            f"net must be one of {', '.join(NETWORKS)} to be saved as a model, got {kind}: train it by `train_run`, "
+            "whose checkpoints hold any network, and score or save its `state.ema.slow` in your own code"
+        )
 
 
 def load_model(path: str | os.PathLike[str], sha256: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
@@ -108,18 +138,39 @@ def load_model(path: str | os.PathLike[str], sha256: str | None = None) -> tuple
         ToyMLP {'seed': 0} False
         True
     """
-    _, metadata = read_weights(path, sha256)
+    tensors, metadata = read_weights(path, sha256)
     try:
-        config = json.loads(metadata["net"])
-        net = NETWORKS[config.pop("class")](**config | {"grid": StepGrid(config["grid"])})
-        net.to(getattr(torch, metadata["dtype"]))
-        card = json.loads(metadata["card"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        config, card = json.loads(metadata["net"]), json.loads(metadata["card"])
+        net = _build(config, getattr(torch, metadata["dtype"]), str(path), tensors)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         raise CheckpointError(
             f"{Path(path)} names no network of this kit ({error!r}): use a file that `ismkit train` wrote"
         ) from error
     load_weights(net, path)
     return net.float().eval().requires_grad_(False), card
+
+
+def _build(config: dict[str, Any], dtype: torch.dtype, path: str, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The network that a file names, when its sizes are known to be those of the file: they may ask for any memory."""
+    sizes = copy.copy(config)
+    kind = NETWORKS[sizes.pop("class")]
+    known = inspect.signature(kind).parameters
+    for name, size in sizes.items():
+        if name in known and type(size) is not int:
+            raise TypeError(f"{name} must be an integer, got {size!r}")
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    largest = max((name for name in sizes if name in known and name != "grid"), key=lambda name: sizes[name])
+    if sizes.get("depth", 0) > len(tensors):
+        raise ValueError(f"depth is {sizes['depth']}, but the file holds {len(tensors)} tensors in all")
+    if sizes[largest] > numbers:  # of a network that fits, the largest size is far below the number of its weights
+        raise ValueError(f"{largest} is {sizes[largest]}, but the file holds {numbers} numbers in all")
+    sizes["grid"] = StepGrid(sizes["grid"])
+    with torch.device("meta"):
+        planned = kind(**sizes).to(dtype)
+    check_fit(path, tensors, planned.state_dict(), "Build the module as it was when it was saved.")
+    if (derived := sum(buffer.numel() for buffer in planned.buffers())) > max(MAX_DERIVED, 16 * numbers):
+        raise ValueError(f"its sizes ask for {derived} numbers beside the {numbers} of the file")
+    return kind(**sizes).to(dtype)
 
 
 def load_sampler(path: str | os.PathLike[str], sha256: str | None = None) -> tuple[nn.Module, dict[str, Any]]:

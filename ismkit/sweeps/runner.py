@@ -31,12 +31,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ismkit.data.doors import admit
 from ismkit.evaluation.judges import FashionJudge, Judge, PointJudge, Setting
-from ismkit.models.saved import load_sampler, save_model
+from ismkit.models.saved import check_saveable, load_sampler, save_model
 from ismkit.sweeps import cluster, processes
 from ismkit.sweeps.sweep import Trial, table
 from ismkit.training.options import Saving
 from ismkit.training.runs import train_run
+from ismkit.utils.files import expanded, locked
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.settings import describe
 
@@ -80,6 +82,9 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
     if not left:
         report(trial.cost)
         return
+    # What cannot be scored is found before it is trained.
+    data = None if trial.run.images and model.exists() else trial.run.load()
+    judge = _judge(trial, data, device)
     if not model.exists():
         per_step = training / trial.run.steps
         began, new = time.perf_counter(), True
@@ -91,7 +96,8 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
 
         every = max(1, trial.run.steps // CHECKPOINTS)
         saving = Saving(runs, save_every=every, resume=True)
-        state = train_run(trial.run, trial.seed, saving=saving, hooks=[tick], progress=False)
+        options: dict[str, Any] = {"saving": saving, "hooks": [tick], "check": check_saveable, "progress": False}
+        state = train_run(trial.run, trial.seed, data=data, **options)
         seconds = (time.perf_counter() - began) / len(state.losses) if state.losses else None
         card = {"run": describe(trial.run), "seed": trial.seed, "licence": "Apache-2.0"}
         trained = {"steps": state.step, "seconds_per_step": seconds, **here}
@@ -100,13 +106,26 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
         report(training)
     if runs.exists():  # also what a kill had left, between the model and this line
         shutil.rmtree(runs)
-    _score(trial, folder, model, left, here, report)
+    _score(trial, folder, model, judge, left, here, report)
+
+
+def _judge(trial: Trial, data: Any, device: str) -> Judge:
+    """What scores a trial; ValueError or TypeError for data or a setting that it cannot."""
+    if trial.run.images:
+        if data is not None:
+            FashionJudge.check_data(admit(data))
+        return _fashion_judge(device)
+    judge = PointJudge(data, torch.device(device))
+    for setting in trial.settings:
+        judge.check(setting)
+    return judge
 
 
 def _score(
     trial: Trial,
     folder: Path,
     model: Path,
+    judge: Judge,
     left: list[Setting],
     here: dict[str, str],
     report: Callable[[float], Any],
@@ -114,8 +133,7 @@ def _score(
     """Score the model in the settings that are left, and write the results after each."""
     result, store = _results(trial, folder), trial.results(folder)
     net, card = load_sampler(model)
-    net, device = net.to(here["device"]), here["device"]
-    judge: Judge = _fashion_judge(device) if trial.run.images else PointJudge(trial.run.load(), torch.device(device))
+    net = net.to(here["device"])
     for setting in trial.settings:
         if setting in left:
             began = time.perf_counter()
@@ -132,8 +150,7 @@ def _score(
 
 def _results(trial: Trial, folder: Path) -> dict[str, Any]:
     """What is written of a trial; nothing yet where there is no file."""
-    store, name = trial.results(folder), f"{trial.key}.json"
-    return store.value(name) if name in store else {"settings": []}
+    return trial.result(folder) or {"settings": []}
 
 
 def attempt(trial: Trial, report: Callable[[float], Any], *, folder: Path, gpus: float) -> None:
@@ -177,7 +194,7 @@ def _merged(trials: list[Trial]) -> dict[str, Trial]:
     """The trials by their keys, each once with all settings; ValueError for one that cannot be."""
     for trial in trials:
         trial.run.recipe.rows.blocks(trial.run.batch_size)
-        trial.run.build(1)  # a network that cannot be is refused here, not once per trial
+        check_saveable(trial.run.build(1))  # a network that cannot be is refused here, not once per trial
         for setting in trial.settings:
             setting.check()
             if trial.run.images and setting.n > 10_000:
@@ -229,24 +246,20 @@ def run_trials(
 
     Raises:
         ValueError: if a trial or an argument cannot be, or another sweep works in the folder, before any work.
+        TypeError: for a network that no model file can hold, before any work.
         ClusterError: if there is no Ray, or no cluster at the address.
         SweepError: when all others are done, if trials failed; their messages in its text.
     """
-    from filelock import FileLock, Timeout
-
-    trials, folder = list(trials), Path(folder).absolute()
+    trials, folder = list(trials), expanded(folder).absolute()
     if not trials:
         raise ValueError("trials must be one or more, got none")
     merged, engine = _merged(trials), _engine(workers, gpus, address)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        locked = lock.acquire()
-    except Timeout as error:
-        raise ValueError(f"another sweep works in {folder}: wait for it, or name another folder") from error
     total, done = sum(trial.cost for trial in merged.values()), dict.fromkeys(merged, 0.0)
     ended, failures = 0, []
-    with locked, progress_bar(show=progress, total=round(total), desc="sweep", unit="row", unit_scale=True) as bar:
+    with (
+        locked(folder, "sweep"),
+        progress_bar(show=progress, total=round(total), desc="sweep", unit="row", unit_scale=True) as bar,
+    ):
 
         def report(trial: Trial, cost: float) -> None:
             done[trial.key] = cost  # a trial that is started again falls back to its checkpoint

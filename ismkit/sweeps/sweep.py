@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+#: The form of a trial's file.
+_RESULT = {"settings": [{"setting": [float], "scores": dict, "scored": dict}], "trained": dict}
+
+
 @dataclass(frozen=True)
 class Trial:
     """One run with one seed, to be scored.
@@ -77,6 +81,17 @@ class Trial:
     def results(self, folder: Path) -> Store:
         """Where its results are kept in the folder of a sweep, as ``KEY.json``."""
         return Store(folder / "trials", self.identity, remedy="delete it, and the same command does the trial again")
+
+    def result(self, folder: Path) -> dict[str, Any] | None:
+        """What is written of it in the folder of a sweep, None if it was not begun; DataError for no such file."""
+        store, name = self.results(folder), f"{self.key}.json"
+        if name not in store:
+            return None
+        found = store.formed(name, _RESULT)
+        for entry in found["settings"]:
+            if len(entry["setting"]) != len(Setting._fields):
+                raise store.error(f"{store.path(name)} holds the setting {entry['setting']}: {store.remedy}")
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         self.key  # noqa: B018 - what the run needs of a notebook's cells is read here, and goes along
@@ -203,10 +218,8 @@ def table(trials: Iterable[Trial], folder: str | os.PathLike[str]) -> pd.DataFra
 
     rows: list[dict[str, Any]] = []
     for trial in trials:
-        store, name = trial.results(Path(folder)), f"{trial.key}.json"
-        if name not in store:
+        if (result := trial.result(Path(folder))) is None:
             continue
-        result = store.value(name)
         held = {Setting(*entry["setting"]): {**entry["scores"], **entry["scored"]} for entry in result["settings"]}
         who = {"variant": trial.variant, "recipe": trial.run.recipe.name, **dict(trial.labels), "seed": trial.seed}
         calls = 2 if trial.run.recipe.target is velocity_target else 1

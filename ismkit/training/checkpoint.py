@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ismkit.training.distributed import distribute, full_tensor, on_main_process, reshard
+from ismkit.utils.checks import check_form
 from ismkit.utils.store import Store
 from ismkit.utils.weights import CheckpointError, PathLike, Tensors, check_fit
 
@@ -176,6 +177,12 @@ def restore(
         named = [f"{MOMENT}{owner}.{key}" for owner in owners & parameters.keys() for key in keys]
         wanted = expected | {name: form(name) for name in named}
         check_fit("the checkpoint", {**tensors, **settings}, wanted, "Use the settings that the run was started with.")
+        for name, value in settings.items():
+            if not name.endswith(".lr") and value != expected[name]:  # the rate follows from the step
+                raise CheckpointError(
+                    f"the checkpoint was saved with {name} = {value!r}, the optimiser has {expected[name]!r}: it "
+                    "cannot be used"
+                )
         return list(tensors), settings
 
     names, settings = on_main_process(accelerator, checked)
@@ -213,10 +220,13 @@ def set_random_state(state: Tensors) -> None:
     """
     if state.keys() | {"cuda"} != (streams := {"python", "numpy", "torch", "cuda"}):
         raise CheckpointError(f"the random streams must be {sorted(streams)}, those saved are {sorted(state)}.")
-    version, words, gauss = json.loads(bytes(state["python"].tolist()))
-    random.setstate((version, tuple(words), gauss))
-    np.random.set_state(json.loads(bytes(state["numpy"].tolist())))  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
+    try:
+        version, words, gauss = json.loads(bytes(state["python"].tolist()))
+        random.setstate((version, tuple(words), gauss))
+        np.random.set_state(json.loads(bytes(state["numpy"].tolist())))  # noqa: NPY002
+        torch.set_rng_state(state["torch"])
+    except (ValueError, TypeError, KeyError, OverflowError, RuntimeError, RecursionError) as error:
+        raise CheckpointError(f"the random streams that were saved are none ({error}): they cannot be used.") from error
     if torch.cuda.is_available() and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"])
 
@@ -270,6 +280,10 @@ def resume_run(
         if step is None and not saved_steps(run_dir):
             return None
         saved = load(run_dir, step)
+        try:
+            check_form(f"the JSON of step {saved.step} in {run_dir}", saved.meta, {"settings": dict, "scalars": dict})
+        except ValueError as error:
+            raise CheckpointError(f"{error}: it cannot be used") from error
         old = saved.meta["settings"]
         if changed := [key for key in settings if old.get(key) != settings[key]]:
             lines = "; ".join(f"{key}: saved {old.get(key)}, now {settings[key]}" for key in changed)

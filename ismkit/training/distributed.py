@@ -24,8 +24,9 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
@@ -39,6 +40,8 @@ from accelerate.utils import (
     extract_model_from_parallel,
 )
 from torch import Tensor, nn
+
+from ismkit.utils.files import locked
 
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: try again
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
@@ -299,6 +302,23 @@ def on_main_process(accelerator: Accelerator, work: Callable[[], T]) -> T:
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
+
+
+@contextmanager
+def alone_in(folder: Path | None, accelerator: Accelerator) -> Iterator[None]:
+    """Let no other training work in a folder while the block runs: the main process locks it, for all of them.
+
+    Args:
+        folder: of a training; None for one without.
+        accelerator: of its processes, each of which must call this.
+
+    Raises:
+        ValueError: on every process, if another training works there; see :func:`ismkit.utils.files.locked`.
+    """
+    with ExitStack() as held:
+        if folder is not None:
+            on_main_process(accelerator, lambda: held.enter_context(locked(folder, "training")))
+        yield
 
 
 class StopVote:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from ismkit.data.doors import admit
 from ismkit.imagenet.latents import Latents, check_vae
 from ismkit.models.nets import DiT
-from ismkit.models.saved import save_model
+from ismkit.models.saved import check_saveable, save_model
 from ismkit.training import costs, distributed, tracking
 from ismkit.training.loop import Hook, StepReport, TrainState, with_micro_batches
 from ismkit.training.options import Engine, Logging, Saving
@@ -97,7 +97,8 @@ def launch(
         The final state.
 
     Raises:
-        ValueError: for settings that do not fit, before any work.
+        ValueError: for settings that do not fit, before any work; also if another training works in the folder.
+        TypeError: for a network that no model file can hold, before step 1, see :func:`ismkit.models.saved.save_model`.
         DataError: if the latents are missing, altered or of another VAE.
         Preempted, DivergenceError, CheckpointError: see :func:`ismkit.training.loop.fit`.
 
@@ -115,11 +116,30 @@ def launch(
     logging = _windows(logging, saving.save_every or 1)
     load = partial(run.load, latents) if latents else run.load
     accelerator = distributed.accelerator(engine.mode, engine.precision, cpu=not torch.cuda.is_available())
+    with distributed.alone_in(folder, accelerator):
+        return _launch(run, seed, load, engine, saving, logging, trackers, hooks, accelerator)
+
+
+def _launch(
+    run: Run,
+    seed: int,
+    load: Callable[[], Any],
+    engine: Engine,
+    saving: Saving,
+    logging: Logging,
+    trackers: tracking.Open | None,
+    hooks: Sequence[Hook],
+    accelerator: Accelerator,
+) -> TrainState:
+    """The training, its logs and its model, when no other writes into the folder."""
+    folder = saving.folder
+    assert folder is not None
     if accelerator.num_processes > 1:  # the main process first, for it may have to make them
         distributed.on_main_process(accelerator, lambda: len(load()))
     data = admit(load())
     engine = with_micro_batches(engine, saving, accelerator)
     options: dict[str, Any] = {"data": data, "engine": engine, "saving": saving, "accelerator": accelerator}
+    options["check"] = check_saveable
     if trackers is None and logging.tracker == "tensorboard":
         trackers = tracking.tensorboard(folder / "logs")
     if trackers is None:

@@ -373,7 +373,8 @@ def fit(
 
     Raises:
         ValueError: for settings that do not fit, before any work: a network of fewer classes than the data or of
-            another grid than the recipe's, a wavelet distance on samples that it cannot split, and others.
+            another grid than the recipe's, a wavelet distance on samples that it cannot split, and others; also if
+            another training works in the folder.
         UserWarning: a warning, if the assignments of the coupling are so large that they will take most of the time.
         DivergenceError: if a loss or gradient is not finite; no checkpoint is written from that step on.
         CheckpointError: if the checkpoint to resume from is missing, truncated or altered, or one cannot be written.
@@ -390,6 +391,24 @@ def fit(
     accelerator = accelerator or distributed.accelerator(engine.mode, engine.precision)
     engine = with_micro_batches(engine, saving, accelerator)
     steps, seed = check(recipe, net, batches, steps, seed, engine, accelerator)
+    with distributed.alone_in(saving.folder, accelerator):
+        return _fit(recipe, net, batches, steps, optim, seed, engine, saving, hooks, progress, accelerator)
+
+
+def _fit(
+    recipe: Recipe,
+    net: nn.Module,
+    batches: Batches,
+    steps: int,
+    optim: Optim,
+    seed: int,
+    engine: Engine,
+    saving: Saving,
+    hooks: Sequence[Hook],
+    progress: bool | None,
+    accelerator: Accelerator,
+) -> TrainState:
+    """The training, when its parts are known to fit and no other writes into its folder."""
     check_folder(saving, optim, steps, accelerator)
     saves = saving.folder is not None
     settings = settings_of(recipe, net, batches, optim, seed, engine, accelerator) if saves else {}

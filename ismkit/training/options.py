@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from ismkit.utils.checks import check_count
+from ismkit.utils.files import expanded
 from ismkit.utils.settings import check_types
 
 
@@ -78,7 +79,7 @@ class Saving:
             raise ValueError(f"resume must be True or False, got {self.resume!r}; from_step names a checkpoint")
         check_types(self)
         if self.folder is not None:
-            object.__setattr__(self, "folder", Path(self.folder).expanduser())
+            object.__setattr__(self, "folder", expanded(self.folder))
         for name in ("save_every", "from_step"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, check_count(name, value))

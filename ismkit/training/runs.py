@@ -27,7 +27,7 @@ from ismkit.training.checkpoint import saved_setting
 from ismkit.training.loop import Hook, Optim, TrainState, fit, with_micro_batches
 from ismkit.training.options import Engine, Saving
 from ismkit.utils.checks import as_integer, check_count, check_kind, check_name, shown
-from ismkit.utils.files import out_dir
+from ismkit.utils.files import expanded, out_dir
 from ismkit.utils.keys import UNKEYED, identity, identity_sum
 from ismkit.utils.settings import change, check_types
 
@@ -68,7 +68,8 @@ def imagenet_latents(name: str, folder: str | os.PathLike[str] | None = None) ->
     """
     from ismkit.imagenet import data
 
-    return data.open_latents(name, Path(folder or os.environ.get("ISMKIT_LATENTS") or out_dir() / "latents" / name))
+    place = folder or os.environ.get("ISMKIT_LATENTS") or out_dir() / "latents" / name
+    return data.open_latents(name, expanded(place))
 
 
 def for_points(recipe: Recipe) -> Recipe:
@@ -374,6 +375,7 @@ def train_run(
     hooks: Sequence[Hook] = (),
     progress: bool | None = None,
     accelerator: Accelerator | None = None,
+    check: Callable[[nn.Module], object] = lambda net: None,
 ) -> TrainState:
     """Train a run in its folder, or resume it there: load its data, build its network, fit.
 
@@ -387,6 +389,7 @@ def train_run(
         hooks: as in :func:`ismkit.training.loop.fit`.
         progress: as in :func:`ismkit.training.loop.fit`.
         accelerator: Accelerate's, where there is one already.
+        check: called with the network when it is built; what it raises ends the call before step 1.
 
     Returns:
         The final state; sample with ``state.ema.slow``. Its ``losses`` are those of this call alone.
@@ -423,9 +426,11 @@ def train_run(
     if batches.num_classes is None:
         kind = type(batches.data).__name__ if data is None else type(data).__name__
         raise ValueError(f"data must say how many classes it has: give the {kind} the attribute num_classes")
+    net = run.build(batches.num_classes, seed)
+    check(net)
     return fit(
         run.recipe,
-        run.build(batches.num_classes, seed),
+        net,
         batches,
         steps=run.steps,
         optim=run.optim,

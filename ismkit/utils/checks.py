@@ -241,3 +241,52 @@ def check_number(name: str, value: Any, rule: str, low: float, high: float = flo
     real = isinstance(value, Real) and not isinstance(value, bool)
     if not real or not low <= value <= high or value == float("inf"):
         raise ValueError(f"{name} must be a number {rule}, got {shown(value)}")
+
+
+def check_form(what: str, value: Any, form: Any) -> None:
+    """Refuse JSON of another form than expected: what was read from a file may hold anything.
+
+    Args:
+        what: the file, and the place in it, for the message.
+        value: as read.
+        form: a type, or a tuple of types; a dict of forms by key, all of which must be there; a list with the form of
+            each of its parts.
+
+    Raises:
+        ValueError: naming the place that differs, what it holds, and what it should.
+
+    Example:
+        >>> from ismkit.utils.checks import check_form
+        >>> check_form("plan.json", {"side": 256, "more": None}, {"side": int})
+        >>> check_form("plan.json", {"files": [{"rows": 3}, {"rows": "3"}]}, {"files": [{"rows": int}]})
+        Traceback (most recent call last):
+        ValueError: plan.json: files[1].rows must be an integer, got '3'
+    """
+    _check_form(what, "", value, form)
+
+
+def _check_form(what: str, place: str, value: Any, form: Any) -> None:
+    kinds = form if isinstance(form, tuple) else (type(form) if isinstance(form, dict | list) else form,)
+    if type(value) not in kinds and not (type(value) is int and float in kinds):
+        wanted = " or ".join(_FORMS[kind] for kind in kinds)
+        shown = repr(value) if len(repr(value)) < 40 else type(value).__name__
+        raise ValueError(f"{what}{f': {place}' if place else ''} must be {wanted}, got {shown}")
+    if isinstance(form, dict):
+        if missing := [key for key in form if key not in value]:
+            raise ValueError(f"{what}{f': {place}' if place else ''} has no {missing[0]}")
+        for key, part in form.items():
+            _check_form(what, f"{place}.{key}" if place else key, value[key], part)
+    elif isinstance(form, list):
+        for i, part in enumerate(value):
+            _check_form(what, f"{place}[{i}]", part, form[0])
+
+
+_FORMS: dict[Any, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}

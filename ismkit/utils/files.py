@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import platform
+import stat
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,7 +36,8 @@ DEBIAN = Path("/usr/share/datasets")
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a file for binary writing that replaces ``path``, atomically, when the block ends.
 
-    The folder is made. If the block or the disk fails, an earlier ``path`` stays as it was and nothing else is left.
+    The folder is made. If the block or the disk fails, an earlier ``path`` stays as it was and nothing else is left. A
+    link stays: the file that it leads to is written.
 
     Args:
         path: the file to write.
@@ -41,7 +46,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         A file open for writing bytes.
 
     Raises:
-        OSError: if the file cannot be written.
+        OSError: if the file cannot be written, or what is there is no regular file.
 
     Example:
         A write that fails leaves the earlier file alone:
@@ -76,7 +81,7 @@ def replacing_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         A path in the same folder, which the block must write.
 
     Raises:
-        OSError: if the file cannot be written.
+        OSError: if the file cannot be written, or what is there is no regular file.
 
     Example:
         >>> import tempfile
@@ -88,7 +93,7 @@ def replacing_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         ...     [(path.name, path.read_text()) for path in Path(folder).iterdir()]
         [('notes.txt', 'whole')]
     """
-    path = Path(path)
+    path = destination(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
@@ -98,6 +103,163 @@ def replacing_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def destination(path: str | os.PathLike[str]) -> Path:
+    """Find the file that writing to a path replaces; for commands, before they compute what they will write.
+
+    Args:
+        path: of a file, which may be missing, or a link.
+
+    Returns:
+        The path; of a link, that which it leads to.
+
+    Raises:
+        OSError: if there is a folder, device, FIFO or socket, or a link that leads nowhere.
+
+    Example:
+        >>> from ismkit.utils.files import destination
+        >>> destination("scores.csv").as_posix()
+        'scores.csv'
+        >>> destination("/dev/null")
+        Traceback (most recent call last):
+        OSError: /dev/null is a device, and not replaced: name a file
+    """
+    found = Path(path)
+    if found.is_symlink():
+        found = Path(os.path.realpath(found))
+        if found.is_symlink() or not found.parent.is_dir():
+            raise OSError(f"{path} is a link that leads nowhere: remove it, or name another file")
+    if (kind := irregular(found)) is not None:
+        raise OSError(f"{path} is {kind}, and not replaced: name a file")
+    return found
+
+
+def irregular(path: str | os.PathLike[str]) -> str | None:
+    """Say what is at a path, if it is no regular file: to open it may wait without end.
+
+    Args:
+        path: links are followed.
+
+    Returns:
+        What it is, or None for a regular file, and where nothing is.
+
+    Example:
+        >>> from ismkit.utils.files import irregular
+        >>> irregular("/dev/null"), irregular("/"), irregular("none.csv")
+        ('a device', 'a folder', None)
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # who opens it says why it cannot
+        return None
+    if stat.S_ISREG(mode):
+        return None
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Put the home folder in the place of a leading ``~``, which a shell leaves in ``--out=~/results``.
+
+    Args:
+        path: with or without it.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: for the home of a user whom this machine does not know.
+
+    Example:
+        >>> import os
+        >>> from unittest.mock import patch
+        >>> from ismkit.utils.files import expanded
+        >>> with patch.dict(os.environ, HOME="/srv/ada"):
+        ...     expanded("~/out").as_posix(), expanded("out").as_posix()
+        ('/srv/ada/out', 'out')
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path} begins with a home folder that is not known here: write it out") from error
+
+
+#: Thread and folder of the locks that this process holds.
+_LOCKED: set[tuple[int, str]] = set()
+
+
+@contextmanager
+def locked(folder: str | os.PathLike[str], what: str) -> Iterator[None]:
+    """Keep other processes, and other threads of this one, from the same work in a folder while the block runs.
+
+    The lock ends with the process, however that ends: a killed one leaves a file ``.lock``, which keeps nobody out.
+    Within the block the same thread may take it again.
+
+    Args:
+        folder: made if missing, and removed again if nothing was put into it. On a network file system the lock reaches
+            as far as ``flock`` does there.
+        what: the work, for the message.
+
+    Raises:
+        ValueError: if another one has the lock; the message names the folder and the process.
+        OSError: if the file cannot be made.
+
+    Example:
+        >>> import os
+        >>> import tempfile
+        >>> from ismkit.utils.files import locked
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with locked(folder, "training"):
+        ...         print(os.listdir(folder))
+        ...     print(os.listdir(folder))
+        ['.lock']
+        []
+    """
+    folder = Path(folder)
+    new = not folder.exists()
+    place = threading.get_ident(), os.path.realpath(folder)
+    if place in _LOCKED:
+        yield
+        return
+    path = folder / ".lock"
+    descriptor = _lock(path, f"another {what} works in {folder}")
+    _LOCKED.add(place)
+    try:
+        yield
+    finally:
+        _LOCKED.discard(place)
+        path.unlink(missing_ok=True)  # while it is locked: see there
+        os.close(descriptor)
+        if new:
+            with suppress(OSError):  # nothing was refused, and something is in it
+                folder.rmdir()
+
+
+def _lock(path: Path, taken: str) -> int:
+    """Lock a file and write into it whose it is; returns its descriptor, or raises ValueError."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except FileNotFoundError:  # who was refused has just removed the folder
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its last holder may have deleted it meanwhile: then this is no longer the file that others lock.
+            if os.path.exists(path) and os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+                return descriptor
+        except BlockingIOError as error:
+            holder = os.read(descriptor, 1000).decode(errors="replace")
+            os.close(descriptor)
+            who = f" ({holder})" if holder else ""
+            raise ValueError(f"{taken}{who}: wait for it, or name another folder") from error
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
 
 
 def sync(path: Path) -> None:
@@ -203,7 +365,7 @@ def data_folders(name: str) -> list[Path]:
         somewhere/fashion-mnist
     """
     if named := os.environ.get("ISMKIT_DATA"):
-        return [Path(named).expanduser() / name]
+        return [expanded(named) / name]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ismkit"
     checkout = [CHECKOUT / "data"] if in_checkout() else []
     return [folder / name for folder in (*checkout, DEBIAN, cache)]
@@ -281,7 +443,7 @@ def out_dir() -> Path:
         ('results', 'today')
     """
     if named := os.environ.get("ISMKIT_OUT"):
-        return Path(named).expanduser()
+        return expanded(named)
     here = Path.cwd()
     inside = here.is_relative_to(CHECKOUT) and in_checkout()
     return (CHECKOUT if inside else here) / "out"

@@ -13,12 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from ismkit.utils.checks import check_kind, shown
-from ismkit.utils.files import DataError, replacing, replacing_path
-from ismkit.utils.weights import CheckpointError, contents_sum, nbytes, read_weights, write_tensors
+from ismkit.utils.checks import check_form, check_kind, shown
+from ismkit.utils.files import DataError, irregular, replacing, replacing_path
+from ismkit.utils.weights import CheckpointError, contents_sum, header, nbytes, opened, read_weights, write_tensors
 
 JSON, TENSORS = ".json", ".safetensors"
 
@@ -150,6 +150,15 @@ class Store:
             raise self.error(f"{path} is altered, its contents have not the sum that it states: {self.remedy}")
         return Entry(head["value"], tensors, digest)
 
+    def formed(self, name: str, form: Any) -> Any:
+        """As :meth:`value`, of a form that :func:`ismkit.utils.checks.check_form` knows; else the store's error."""
+        value = self.value(name)
+        try:
+            check_form(str(self.path(name)), value, form)
+        except ValueError as error:
+            raise self.error(f"{error}: {self.remedy}") from error
+        return value
+
     def value(self, name: str) -> Any:
         """The JSON value of a file alone, without a look at the numbers of its tensors; else as :meth:`read`."""
         return self.read(name).value if self.path(name).suffix == JSON else self.head(name)["value"]
@@ -158,14 +167,16 @@ class Store:
         """What a file states of itself; the store's error if it is cut off, or not what it should be."""
         path = self.path(name)
         try:
+            if (kind := irregular(path)) is not None:
+                raise OSError(f"it is {kind}")
             if path.suffix == JSON:
                 head = json.loads(path.read_bytes())
             else:
-                with safe_open(path, framework="pt") as file:  # reads the head alone, and sees where it is cut off
-                    head = json.loads((file.metadata() or {}).get("ismkit", "{}"))
+                with opened(path) as file:  # reads the head alone, and sees where it is cut off
+                    head = header(path, file)
         except FileNotFoundError as error:
             raise self.error(f"{path} is missing: {self.remedy}") from error
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, RecursionError, SafetensorError, CheckpointError) as error:
             raise self.error(f"{path} is truncated or altered ({error}): {self.remedy}") from error
         self._check(path, head)
         return head

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ismkit.utils.checks import check_kind, shown
-from ismkit.utils.files import file_sum, json_sum, replacing_path
+from ismkit.utils.checks import check_kind
+from ismkit.utils.files import file_sum, irregular, json_sum, replacing_path
 
 SUM = "contents_sha256"  # the entry of the metadata with the sum of all others and of the tensors
 PathLike = str | os.PathLike[str]
@@ -131,19 +132,41 @@ def read_weights(path: PathLike, sha256: str | None = None) -> tuple[dict[str, T
     """
     path = _weights_path(path)
     try:
-        if sha256 is not None and (digest := file_sum(path)) != sha256.lower():
-            raise CheckpointError(f"{path} is altered or truncated: SHA-256 is {digest}, expected {sha256}.")
-        with safe_open(path, framework="pt") as file:  # clones, because the tensors are windows on the file
+        with opened(path) as file:
+            if sha256 is not None and (digest := file_sum(path)) != sha256.lower():
+                raise CheckpointError(f"{path} is altered or truncated: SHA-256 is {digest}, expected {sha256}.")
+            # Clones, because the tensors are windows on the file.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            metadata = json.loads((file.metadata() or {}).get("ismkit", "{}"))
+            metadata = header(path, file)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path} is missing, truncated or no safetensors file: {error}.") from error
-    if not isinstance(metadata, dict):
-        raise CheckpointError(f"{path} was not written by this kit: its metadata is {shown(metadata)}.")
     stated = metadata.pop(SUM, None)
     if stated is not None and stated != contents_sum(metadata, tensors):
         raise CheckpointError(f"{path} is altered, its contents have not the sum that it states.")
     return tensors, metadata
+
+
+@contextmanager
+def opened(path: PathLike) -> Iterator[Any]:
+    """Open a safetensors file to read, whose name may hold bytes that are no UTF-8; OSError for what is no file."""
+    if (kind := irregular(path)) is not None:
+        raise OSError(f"it is {kind}")
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:  # safetensors takes text alone
+        with open(path, "rb") as held, safe_open(f"/dev/fd/{held.fileno()}", framework="pt") as file:
+            yield file
+    else:
+        with safe_open(path, framework="pt") as file:
+            yield file
+
+
+def header(path: PathLike, file: Any) -> dict[str, Any]:
+    """The JSON object that an opened file was written with; CheckpointError if it holds something else."""
+    found = json.loads((file.metadata() or {}).get("ismkit", "{}"))
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds no metadata of this kit, but {type(found).__name__}.")
+    return found
 
 
 def check_fit(where: str, found: Mapping[str, Any], expected: Mapping[str, Any], remedy: str) -> None:

@@ -313,6 +313,7 @@ def serve(handle: int) -> None:
     Args:
         handle: the file descriptor of its end of the pipe.
     """
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # no print may end the work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches workers, too; the parent ends them
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # at once, whatever a worker is doing

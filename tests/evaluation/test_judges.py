@@ -350,3 +350,26 @@ def test_shipped_judge_sees_test_images_through_the_latents_as_their_class(test_
         images = shipped.autoencoder.decode(shipped.autoencoder.encode(x))
         agreement = (shipped.classifier(images).argmax(1) == y).double().mean().item()
     assert agreement > 0.85
+
+
+def test_test_images_are_read_once_and_each_sample_is_drawn_once(
+    judge: FashionJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """faults B11: each setting read 10 000 images anew, and drew 250 samples a second time for their paths."""
+    read, rows = [], []
+    few = judges.fashion_mnist("test")
+    judge = FashionJudge(judge.classifier, judge.autoencoder, judge.device)
+    monkeypatch.setattr(judges, "fashion_mnist", lambda split: read.append(split) or few)
+
+    def net(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        rows.append(len(x))
+        return x * (t + w)[:, None, None, None]
+
+    scores = [judge.score(net, Setting(nfe, 1.0, 600)) for nfe in (1, 4)]
+    assert read == ["test"]
+    assert rows == [500, 100, *[500] * 4, *[100] * 4]
+    x0 = torch.randn(600, 4, 8, 8, generator=stream(0, "samples"))[:250]
+    path = trajectory(net, x0, torch.arange(250) % 10, w=1.0, nfe=4)
+    assert scores[1]["curvature"] == pytest.approx(float(curvature(path).mean()), rel=1e-6)
+    images = judge.draw(net, torch.arange(600) % 10, w=1.0, nfe=4)
+    assert scores[1]["spectrum_error"] == spectrum_error(images, few.x)

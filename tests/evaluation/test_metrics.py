@@ -327,3 +327,13 @@ def test_metrics_on_a_gpu_equal_those_on_the_cpu() -> None:
     assert metrics.precision_recall(a.cuda(), b.cuda()) == metrics.precision_recall(a, b)
     torch.testing.assert_close(metrics.radial_spectrum(x.cuda())[1], metrics.radial_spectrum(x)[1])
     torch.testing.assert_close(metrics.curvature(path.cuda()).cpu(), metrics.curvature(path))
+
+
+@pytest.mark.parametrize(("n", "features", "scale"), [(30, 100, 1e3), (500, 64, 1.0), (200, 48, 1e-3), (2, 5, 1.0)])
+def test_a_set_is_never_nearer_than_nothing_to_itself(n: int, features: int, scale: float) -> None:
+    """faults B10: the distance of a set to itself was -1e-5."""
+    for seed in range(10):
+        drawn = scale * torch.randn(n, features, generator=torch.Generator().manual_seed(seed)).double()
+        moments = Moments(drawn * torch.logspace(-6, 1, features).double())
+        distance = frechet(moments, moments)
+        assert 0 <= distance <= 1e-11 * moments.cov.trace()

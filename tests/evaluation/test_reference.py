@@ -216,3 +216,34 @@ def test_features_of_adm_images_are_made_once(tmp_path: Path, small: Extractor) 
     without = load_reference(written(tmp_path, adm(lambda a: a.pop("arr_0"))))
     with pytest.raises(DataError, match="neither features nor images"):
         real_features(without, counted, tmp_path / "cache")
+
+
+def test_fid_needs_no_more_than_mu_and_sigma(tmp_path: Path) -> None:
+    """faults B9: what pytorch-fid and others write was refused."""
+    arrays = {name: value for name, value in adm().items() if name in ("mu", "sigma")}
+    reference = load_reference(written(tmp_path, arrays))
+    assert list(reference.moments) == ["pool"]
+    assert np.array_equal(reference.moments["pool"].mean, arrays["mu"])
+    assert reference.about == {"source": "statistics in ref.npz", "images": False}
+
+
+@pytest.mark.parametrize("missing", ["mu", "sigma", "mu_s", "sigma_s"])
+def test_half_of_the_statistics_of_a_layer_is_refused(missing: str, tmp_path: Path) -> None:
+    arrays = adm(lambda arrays: arrays.pop(missing))
+    with pytest.raises(DataError, match=f"has no {missing}, but: "):
+        load_reference(written(tmp_path, arrays))
+
+
+@pytest.mark.parametrize("name", ["ref", "ref.npz", "ref.safetensors.bak"])
+def test_another_ending_is_refused_before_any_image_is_read(name: str, tmp_path: Path, small: Extractor) -> None:
+    """faults B9: all was computed, and then the file could not be read back."""
+
+    def images() -> Iterator[Tensor]:
+        pytest.fail("read")
+        yield torch.empty(0)
+
+    with pytest.raises(ValueError, match=f"path must end in .safetensors, got .*{name}"):
+        make_reference(images(), small, tmp_path / name, {})
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(OSError, match="is a folder, and not replaced"):
+        make_reference(images(), small, tmp_path / "folder.safetensors", {})

@@ -35,6 +35,40 @@ def test_nothing_takes_the_place_of_imagenet_unasked(name: str, tmp_path: Path) 
 
 def test_a_folder_that_is_not_finished_is_refused(tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
-    for name in ("imagenet-smoke", "imagenet256"):
-        with pytest.raises(DataError, match=r"manifest\.json is missing"):
-            open_latents(name, tmp_path / "half")
+    with pytest.raises(DataError, match=r"manifest\.json is missing"):
+        open_latents("imagenet256", tmp_path / "half")
+
+
+def test_a_kill_while_the_photographs_are_encoded_is_made_good(tmp_path: Path) -> None:
+    """faults B2: what a kill left of it, no later call could use."""
+    whole = tmp_path / "whole" / "smoke"
+    photograph_latents(whole)
+    made = {path.name: path.read_bytes() for path in whole.iterdir()}
+    vae = {path.name: path.read_bytes() for path in small_vae(whole).iterdir()}
+    states = [
+        ([], [".config.json.partial-1"], {}),  # while the VAE is written
+        ([], ["config.json"], {}),
+        ([], [], {}),
+        (["plan.json"], [*vae], {}),
+        (["plan.json", ".latents-00000.arrow.partial-1"], [*vae], {}),
+        (["plan.json", "latents-00000.arrow"], [*vae], {}),
+        (["plan.json", "latents-00000.arrow", "latents-00000.json", "corrupt.txt"], [*vae], {}),
+        (["plan.json", "latents-00000.arrow"], [*vae], {"latents-00000.arrow": made["latents-00000.arrow"][:999]}),
+    ]
+    for number, (left, left_of_vae, changed) in enumerate(states):
+        folder = tmp_path / str(number) / "smoke"
+        for path, names, content in ((folder, left, made | changed), (small_vae(folder), left_of_vae, vae)):
+            path.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                (path / name).write_bytes(content.get(name, b"half"))
+        data = open_latents("imagenet-smoke", folder)
+        assert {name: (folder / name).read_bytes() for name in made} == made, left
+        assert data.manifest["vae"] == ImageVAE.load(str(small_vae(folder))).identity
+
+
+def test_making_the_photographs_deletes_nothing(tmp_path: Path) -> None:
+    """faults B2: a folder that happens to have the VAE's name was removed."""
+    (tmp_path / "mine-vae").mkdir()
+    (tmp_path / "mine-vae" / "notes.txt").write_text("of mine")
+    open_latents("imagenet-smoke", tmp_path / "mine")
+    assert (tmp_path / "mine-vae" / "notes.txt").read_text() == "of mine"

@@ -8,7 +8,7 @@ import pytest
 
 from ismkit.data.decoding import PictureError
 from ismkit.imagenet.pixels import Item
-from ismkit.imagenet.sources import REVISIONS, HubImages, ImageFolder, Source, open_source
+from ismkit.imagenet.sources import REVISIONS, HubImages, ImageFolder, Source, open_source, read_class_names
 from ismkit.utils.files import DataError
 
 
@@ -161,3 +161,37 @@ def test_links_to_nothing_and_fifos_have_a_reason_in_place_of_bytes(folder: Path
     with pytest.raises(DataError, match=r"b/2\.png cannot be read: No such file") as error:
         everything(source)  # it was there: no fault of the picture
     assert not isinstance(error.value, PictureError)
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (b"cat\ndog\n", ["cat", "dog"]),
+        (b"\xef\xbb\xbfcat\r\ndog", ["cat", "dog"]),
+        (b"cat  \n dog\n\n \n\n", ["cat", "dog"]),
+        ("Kätzchen\nhot dog".encode(), ["Kätzchen", "hot dog"]),
+    ],
+)
+def test_class_names_are_read_as_written(content: bytes, names: list[str], tmp_path: Path) -> None:
+    """faults B9: the byte-order mark was a part of the first name, and a blank line was a class."""
+    (tmp_path / "names.txt").write_bytes(content)
+    assert read_class_names(tmp_path / "names.txt") == names
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"cat\n\ndog\n", "line 2 is blank, and would name class 1: remove it"),
+        (b"\ncat\n", "line 1 is blank, and would name class 0: remove it"),
+        (b"", "holds no names: one a line"),
+        (b"\xef\xbb\xbf\r\n", "holds no names: one a line"),
+        (b"cat\n\xff\xfed\0o\0g\0", "cannot be read as names in UTF-8, one a line: "),
+        (None, "cannot be read as names in UTF-8, one a line: .*No such file"),
+    ],
+)
+def test_class_names_that_are_none(content: bytes | None, message: str, tmp_path: Path) -> None:
+    """faults B9."""
+    if content is not None:
+        (tmp_path / "names.txt").write_bytes(content)
+    with pytest.raises(DataError, match=f"names.txt:? {message}"):
+        read_class_names(tmp_path / "names.txt")

@@ -142,3 +142,43 @@ def test_wrong_shapes_are_refused(tiny: ImageVAE) -> None:
         tiny.moments(torch.zeros(1, 1, 64, 64))
     with pytest.raises(ValueError, match=r"must be \(B, 4, h, w\), got \(1, 3, 8, 8\)"):
         tiny.decode(torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scaling_factor": float("nan")},
+        {"scaling_factor": 0},
+        {"scaling_factor": -1.0},
+        {"scaling_factor": float("inf")},
+        {"scaling_factor": "5"},
+        {"scaling_factor": None},
+        {"latent_channels": "4"},
+        {"block_out_channels": []},
+        {"block_out_channels": [8, 16, None, 16]},
+        {"down_block_types": 3},
+        {"down_block_types": []},
+        {"act_fn": []},
+        {"act_fn": "none such"},
+        {"norm_num_groups": 0},
+        {"_class_name": 1},
+        {"_class_name": None},
+    ],
+)
+def test_a_configuration_that_is_none_is_refused_by_its_folder(changes: dict[str, object], tmp_path: Path) -> None:
+    """faults D11: a traceback from inside, or a scaling factor of NaN that was taken."""
+    folder = write_tiny_vae(tmp_path / "vae")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(DataError, match=f"^{folder} holds no AutoencoderKL that can be read: ") as refused:
+        ImageVAE.load(folder)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [None, 3, "text", [], [{}]])
+def test_a_configuration_that_is_no_object_is_refused(value: object, tmp_path: Path) -> None:
+    """faults D11."""
+    folder = write_tiny_vae(tmp_path / "vae")
+    (folder / "config.json").write_text(json.dumps(value))
+    with pytest.raises(DataError, match=r"config\.json must be an object, got"):
+        ImageVAE.load(folder)

@@ -26,7 +26,7 @@ from ismkit.training import checkpoint
 from ismkit.training.loop import StepReport, TrainState
 from ismkit.training.runs import RUNS, Run
 from ismkit.utils.settings import describe
-from ismkit.utils.weights import CheckpointError, read_weights, save_weights
+from ismkit.utils.weights import CheckpointError, read_weights, save_weights, write_tensors
 from tests.options import fit, train_run
 
 CARD = {"run": {"name": "test", "steps": 7, "lr": 1e-3, "clip": "inf"}, "seed": 3, "note": "ü", "nested": [1, [2.5]]}
@@ -333,3 +333,36 @@ def test_a_card_of_any_form_is_loaded_for_the_sampler(card: Any, tmp_path: Path)
     save_model(mlp(), tmp_path / "net.safetensors", card)
     net, found = load_sampler(tmp_path / "net.safetensors")
     assert (type(net), found) == (ToyMLP, card)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "message"),
+    [
+        ("ToyMLP", {"depth": 10**9}, "depth is 1000000000, but the file holds 31 tensors in all"),
+        ("ToyMLP", {"width": 60_000}, "width is 60000, but the file holds .* numbers in all"),
+        ("ToyMLP", {"num_classes": 10**10}, "num_classes is 10000000000, but the file holds"),
+        ("DiT", {"depth": 10**9}, "depth is 1000000000, but the file holds .* tensors in all"),
+        ("DiT", {"width": 12_000}, "does not fit in .* names"),
+        ("DiT", {"size": 12_000}, "its sizes ask for .* numbers beside"),
+        ("DiT", {"width": 8.0}, "width must be an integer, got 8.0"),
+        ("DiT", {"heads": True}, "heads must be an integer, got True"),
+        ("DiT", {"grid": "128"}, "grid must be an integer, got '128'"),
+    ],
+)
+def test_sizes_are_compared_with_the_file_before_anything_is_built(
+    kind: str, sizes: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """faults D10: depth 1e9 and width 60000 were built before shapes were compared."""
+    net = ToyMLP(width=16, depth=2) if kind == "ToyMLP" else DiT(8, 4, 2, 16, 1, 2, 10)
+    save_model(net, path := tmp_path / "net.safetensors", {})
+    tensors, metadata = read_weights(path)
+    config = json.loads(metadata["net"]) | sizes
+    path.unlink()
+    write_tensors(path, tensors, {**metadata, "net": json.dumps(config)})
+
+    def build(*_: Any) -> None:
+        pytest.fail("built") if torch.get_default_device().type != "meta" else None
+
+    monkeypatch.setattr("ismkit.models.nets._init_conditioning", build)
+    with pytest.raises(CheckpointError, match=message):
+        load_model(path)

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +23,7 @@ import psutil
 import pytest
 import torch
 
-from ismkit.data.sets import eight_gaussians
+from ismkit.data.sets import Labelled, eight_gaussians
 from ismkit.evaluation.judges import PointJudge, Setting
 from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.recipes import RECIPES
@@ -31,6 +32,7 @@ from ismkit.models.saved import load_model, load_sampler
 from ismkit.sweeps import runner
 from ismkit.sweeps.sweep import Sweep, Trial, table
 from ismkit.training.runs import RUNS, Run, for_points
+from ismkit.utils.files import locked
 from ismkit.utils.progress import progress_bar
 from tests.conftest import ROOT
 from tests.options import train_run
@@ -196,11 +198,59 @@ def test_an_attempt_is_on_one_thread_on_its_device_and_reports_sparingly(
     assert len(told) < 100
 
 
-def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path) -> None:
-    from filelock import FileLock
+class Own(ToyMLP):
+    """A network that is no part of the kit."""
 
-    with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another sweep works in"):
-        runner.run_trials([Trial("ism", tiny(), 0, SETTINGS)], tmp_path)
+
+def other_images() -> Labelled:
+    return Labelled.of(torch.zeros(64, 1, 8, 8), torch.arange(64) % 10)
+
+
+def nine_clothes() -> Labelled:
+    return Labelled.of(torch.zeros(64, 4, 8, 8), torch.arange(64) % 9)
+
+
+def test_a_network_that_cannot_be_saved_is_refused_before_any_work(tmp_path: Path) -> None:
+    """faults B1: each trial trained it to the end."""
+    run = tiny(net=partial(Own, width=8, depth=1), load=partial(pytest.fail, "loaded"))
+    with pytest.raises(TypeError, match="net must be one of DiT, ToyMLP to be saved as a model, got Own"):
+        runner.run_trials([Trial("own", run, 0, SETTINGS)], tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("load", "changes", "message"),
+    [
+        (other_images, {}, r"data must be points \(n, F\) .*, got \(64, 1, 8, 8\)"),
+        (
+            other_images,
+            {"images": True},
+            r"data must be latents of clothes, \(n, 4, 8, 8\) in 10 .*, got \(64, 1, 8, 8\)",
+        ),
+        (nine_clothes, {"images": True}, r"data must be latents of clothes, .*, got \(64, 4, 8, 8\) in 9"),
+        (partial(eight_gaussians, 500, 0), {}, "n must be at least 8 samples, one of each class, got 7"),
+    ],
+)
+def test_what_cannot_be_scored_is_not_trained(
+    load: Callable[[], Labelled],
+    changes: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """faults B1: own images failed at the judge, after the training."""
+    monkeypatch.setattr(runner, "train_run", lambda *_, **__: pytest.fail("trained"))
+    run = tiny(load=load, net=partial(ToyMLP, dim=64, width=8, depth=1), **changes)
+    with pytest.raises(ValueError, match=message):
+        runner.work(Trial("own", run, 0, (Setting(1, 0.0, 7),)), tmp_path)
+
+
+def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path) -> None:
+    trials = [Trial("ism", tiny(), 0, SETTINGS)]
+    with locked(tmp_path, "sweep"), ThreadPoolExecutor(1) as other:
+        refused = other.submit(runner.run_trials, trials, tmp_path).exception()
+    assert isinstance(refused, ValueError)
+    assert f"another sweep works in {tmp_path} (process {os.getpid()} on " in str(refused)
 
 
 @pytest.mark.slow

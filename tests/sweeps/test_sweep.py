@@ -13,6 +13,7 @@ from ismkit.method.auction import Auction
 from ismkit.method.coupling import assign
 from ismkit.method.recipes import RECIPES
 from ismkit.models.nets import ToyMLP
+from ismkit.sweeps.ladder import SWEEPS
 from ismkit.sweeps.sweep import (
     Sweep,
     Trial,
@@ -26,6 +27,7 @@ from ismkit.sweeps.sweep import (
     write_table,
 )
 from ismkit.training.runs import RUNS, Run
+from ismkit.utils.files import DataError
 from ismkit.utils.settings import change
 
 RUN = RUNS["gaussians"]
@@ -199,3 +201,24 @@ def test_the_best_strength_is_chosen_by_the_mean_for_each_variant_and_nfe() -> N
     best = at_best(frame, "frechet").groupby(["variant", "nfe"]).w.unique()
     assert {key: held.tolist() for key, held in best.items()} == {("a", 1): [1.0], ("a", 4): [0.0], ("b", 1): [2.0]}
     assert len(at_best(frame, "frechet")) == 6
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        {},
+        {"settings": 3, "trained": {}},
+        {"settings": [3], "trained": {}},
+        {"settings": [{"scores": {}, "scored": {}}], "trained": {}},
+        {"settings": [{"setting": [1, 0.0], "scores": {}, "scored": {}}], "trained": {}},
+        {"settings": [{"setting": [1, 0.0, 100, "0"], "scores": {}, "scored": {}}], "trained": {}},
+        {"settings": []},
+    ],
+)
+def test_a_trials_file_of_another_form_is_refused(value: Any, tmp_path: Path) -> None:
+    """faults D11: KeyError, without the file's name."""
+    trial = SWEEPS["ladder-smoke"].trials()[0]
+    trial.results(tmp_path).write(f"{trial.key}.json", value)
+    with pytest.raises(DataError, match=rf"{trial.key}\.json.*: delete it, and the same command does the trial again$"):
+        table([trial], tmp_path)

@@ -1,10 +1,12 @@
 """A run as a launcher starts it: logs, micro-batches, kills and resumes; the command line in several processes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,10 +28,11 @@ from ismkit.training.distributed import REQUEUE, Preempted
 from ismkit.training.launcher import KillAt
 from ismkit.training.runs import RUNS, Run
 from ismkit.training.tracking import scalars
+from ismkit.utils.files import locked
 from ismkit.utils.weights import CheckpointError
 from tests.commandline import Ismkit
 from tests.conftest import ROOT
-from tests.options import launch
+from tests.options import launch, train_run
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 N = 48
@@ -128,6 +131,49 @@ def test_mistakes_are_found_before_any_work(options: dict[str, Any], message: st
 
     with pytest.raises(ValueError, match=message):
         launch(toy(net=net), folder=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_training_in_a_folder_is_refused_before_it_touches_it(tmp_path: Path) -> None:
+    """faults B10, D6: they deleted each other's partial files, and one died with the message of a full disk."""
+    folder = tmp_path / "run"
+    run = toy(load=partial(pytest.fail, "loaded"))
+    with locked(folder, "training"), ThreadPoolExecutor(1) as other:
+        refused = [
+            other.submit(launch, run, folder=folder, tracker="tensorboard").exception(),
+            other.submit(train_run, toy(), folder=folder).exception(),
+        ]
+    message = (
+        rf"another training works in {folder} \(process {os.getpid()} on .*\): wait for it, or name another folder"
+    )
+    for error in refused:
+        assert isinstance(error, ValueError)
+        assert re.fullmatch(message, str(error))
+    assert not folder.exists()
+    assert launch(toy(steps=2), folder=folder).step == 2
+    assert not (folder / ".lock").exists()
+
+
+class Own(nn.Module):
+    """A network that is no part of the kit."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes, self.layer = num_classes, nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+class Better(ToyMLP):
+    """Another one, though it is one of the kit as well."""
+
+
+@pytest.mark.parametrize("net", [Own, partial(Better, width=8, depth=1), lambda num_classes: Own(num_classes)])
+def test_a_network_that_cannot_be_saved_is_refused_before_step_1(net: Any, tmp_path: Path) -> None:
+    """faults B1: it was trained to the end, and then could not be saved."""
+    with pytest.raises(TypeError, match=r"net must be one of DiT, ToyMLP to be saved as a model, got .*`train_run`"):
+        launch(toy(net=net), folder=tmp_path / "run", hooks=[lambda *_: pytest.fail("trained")])
     assert not (tmp_path / "run").exists()
 
 

@@ -194,3 +194,41 @@ def test_compiled_networks_are_saved_under_their_plain_names() -> None:
         ema = TwinEMA(net, 0.5, 0.9)
         ema.load_state_dict(run.ema.state_dict())
         assert_equal(checkpoint.collect(net, run.optimizer, {"ema": ema})[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("maximize", True), ("betas", [0.9, 0.999]), ("eps", 1.0), ("weight_decay", 0.0), ("amsgrad", 1.5)],
+)
+def test_settings_of_the_optimiser_are_compared_by_value(name: str, value: Any) -> None:
+    """faults D11: a forged `maximize` trained uphill."""
+    run = Run(0)
+    run.train(1)
+    tensors, scalars = run.collect()
+    before = copy.deepcopy(run.optimizer.state_dict())
+    with pytest.raises(CheckpointError, match=rf"saved with optimizer\.group\.0\.{name} = .*, the optimiser has"):
+        run.restore(tensors, {**scalars, f"optimizer.group.0.{name}": value})
+    assert_equal(run.collect()[0], tensors)
+    assert run.optimizer.state_dict()["param_groups"] == before["param_groups"]
+    run.restore(tensors, {**scalars, "optimizer.group.0.lr": 0.5})  # which every step sets anew
+
+
+@pytest.mark.parametrize(
+    "meta", [{}, {"settings": {}}, {"settings": 3, "scalars": {}}, {"settings": {}, "scalars": []}]
+)
+def test_a_checkpoints_json_of_another_form_is_refused(meta: dict[str, Any], tmp_path: Path) -> None:
+    """faults D11: KeyError, without the file's name."""
+    run = Run(0)
+    checkpoint.save(tmp_path, 3, run.collect()[0], meta)
+    run.step = 0  # type: ignore[attr-defined]
+    with pytest.raises(CheckpointError, match=rf"the JSON of step 3 in {tmp_path}.*: it cannot be used"):
+        checkpoint.resume_run(tmp_path, None, run, {}, Accelerator(cpu=True))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["python", "numpy", "torch"])
+def test_random_streams_that_are_none_are_refused(name: str) -> None:
+    """faults D11."""
+    state = checkpoint.random_state()
+    for broken in (torch.zeros(0, dtype=torch.uint8), torch.tensor([91, 49, 93], dtype=torch.uint8)):
+        with pytest.raises(CheckpointError, match="the random streams that were saved are none"):
+            checkpoint.set_random_state({**state, name: broken})

@@ -203,3 +203,31 @@ def test_the_head_is_read_without_the_numbers(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(stores, "read_weights", lambda *_: pytest.fail("read"))
     assert store.value("a.safetensors") == VALUE
     assert json.loads(json.dumps(IDENTITY)) == store.head("a.safetensors")["store"]["identity"]
+
+
+FORM = {"files": [{"name": str, "rows": int}], "scale": float, "note": (str, type(None))}
+GOOD = {"files": [{"name": "a", "rows": 3}], "scale": 1, "note": None, "more": [1]}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "a.json must be an object, got None"),
+        ([], r"a.json must be an object, got \[\]"),
+        ({**GOOD, "files": {}}, r"a.json: files must be a list, got \{\}"),
+        ({**GOOD, "files": [3]}, r"a.json: files\[0\] must be an object, got 3"),
+        ({**GOOD, "files": [*GOOD["files"], {"name": "b"}]}, r"a.json: files\[1\] has no rows"),
+        ({**GOOD, "files": [{"name": "a", "rows": True}]}, r"a.json: files\[0\].rows must be an integer, got True"),
+        ({**GOOD, "scale": "1"}, "a.json: scale must be a number, got '1'"),
+        ({**GOOD, "note": 7}, "a.json: note must be a text or null, got 7"),
+        ({"files": [], "scale": 1.0}, "a.json has no note"),
+    ],
+)
+def test_json_of_another_form_is_refused_by_file_and_place(value: object, message: str, tmp_path: Path) -> None:
+    """faults D11: KeyError or AttributeError, without the file's name."""
+    store = Store(tmp_path, "identity")
+    store.write("a.json", GOOD)
+    assert store.formed("a.json", FORM) == GOOD
+    store.write("a.json", value)
+    with pytest.raises(DataError, match=f"{message}: delete it, and it is made again$"):
+        store.formed("a.json", FORM)
