@@ -71,6 +71,8 @@ def command(
     for option, count in (("seeds", seeds), ("n", n), ("workers", workers)):
         if count is not None:
             check_count(option, count)
+            if count > 1_000_000:
+                raise UsageError(f"{option} must be at most 1000000, got {count}")
     if not 0 <= gpus < float("inf"):
         raise UsageError(f"gpus, the share of a GPU for each trial, must be at least 0, got {gpus}")
     plans = [plan.vary(_values(parameter)) for plan in _named(name, recipe)]

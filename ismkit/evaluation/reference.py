@@ -121,8 +121,8 @@ def load_reference(path: str | os.PathLike[str]) -> Reference:
         features = tensors["features.pool"]
         said = isinstance(about.get("source", ""), str) and isinstance(extractor, str) and isinstance(layers, list)
         if not said or not layers:
-            raise TypeError("its source, its extractor and its layers must be texts")
-    except (CheckpointError, KeyError, TypeError) as error:
+            raise DataError("its source, its extractor and its layers must be texts")
+    except (CheckpointError, DataError, KeyError, TypeError) as error:
         raise DataError(f"{path} holds no statistics made here: {error!r}") from error
     checked = {name: _checked(path, name, *pair) for name, pair in moments.items()}
     return Reference(path, digest, extractor, checked, features, about)
