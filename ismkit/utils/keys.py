@@ -29,7 +29,7 @@ from ismkit.utils.settings import in_kit, plain
 UNKEYED = {"keyed": False}
 REMEDY = "make it a frozen dataclass or a function of a module"
 
-#: Sources that no file holds, such as the cells of a notebook, by their name; those used so far.
+#: Sources used so far that another process cannot find, those of a notebook's cells and of a script, by their name.
 _CELLS: dict[str, str] = {}
 
 
@@ -103,7 +103,7 @@ def identity_sum(value: Any, name: str = "") -> str:
 
 
 def cells() -> dict[str, str]:
-    """The sources used so far that no file holds, for :func:`add_cells` in another process."""
+    """The sources used so far that another process cannot find, for :func:`add_cells` there."""
     return dict(_CELLS)
 
 
@@ -232,7 +232,7 @@ def _function(function: types.FunctionType, path: str, around: tuple[Any, ...]) 
         raise _refuse(path, "is a lambda, which has no identity")
     if free := [name for name in code.co_freevars if name != "__class__"]:
         raise _refuse(path, f"is {function.__qualname__}, a closure over {', '.join(free)}, which has no identity")
-    if (found := _source(code)) is None:
+    if (found := _source(code, function.__module__)) is None:
         raise _refuse(path, f"is {function.__qualname__}, whose source cannot be had, or was changed after its import")
     around, (source, decorators) = (*around, function), found
     parts: dict[str, Any] = {"source": source}
@@ -314,14 +314,15 @@ def _globals(code: types.CodeType) -> set[str]:
     }
 
 
-def _source(code: types.CodeType) -> tuple[str, set[str]] | None:
+def _source(code: types.CodeType, module: str) -> tuple[str, set[str]] | None:
     """The source of a function in memory, without comments, layout and docstring, and the names in its decorators."""
     linecache.checkcache(code.co_filename)
     text = "".join(linecache.getlines(code.co_filename))
     entry = linecache.cache.get(code.co_filename)
-    if entry is not None and len(entry) == 4 and entry[1] is None:  # no time of change: no file
+    in_memory = entry is not None and len(entry) == 4 and entry[1] is None  # no time of change: no file
+    if text and (in_memory or module == "__main__"):
         _CELLS[code.co_filename] = text
-    # In another process a function from a cell has lost the name of the cell.
+    # In another process a function of a cell or of a script has lost the name of its file.
     for source in [text] if text else list(_CELLS.values()):
         try:
             compiled, nodes = _read(source)

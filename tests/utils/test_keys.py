@@ -356,6 +356,20 @@ def test_functions_of_a_notebook_have_keys_in_the_processes_of_a_sweep_too(
     assert pickle.loads(sent).key == key
 
 
+def test_functions_of_a_script_have_keys_in_the_processes_of_a_sweep_too(tmp_path: Path) -> None:
+    """They come without the name of their file."""
+    import cloudpickle
+
+    file = tmp_path / "script.py"
+    file.write_text("def mine(prediction, target, query):\n    return (prediction - target).abs().flatten(1).mean(1)\n")
+    script: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(file.read_text(), str(file), "exec"), script)
+    trial = Trial("mine", replace(RUNS["gaussians"], recipe=replace(RECIPES["ism"], distance=script["mine"])), 0, ())
+    key, sent = trial.key, cloudpickle.dumps(trial)
+    keys_module._CELLS.clear()
+    assert pickle.loads(sent).key == key
+
+
 # ---------------------------------------------------------------- runs and trials
 
 
