@@ -1,7 +1,7 @@
 """Kill each long command at random moments, give it again, and compare what it ends with.
 
 ``python -m tests.kills [JOB ...] [--kills N] [--seed S] [--append FILE]`` does the full counts by hand (half an hour of
-two idle cores); ``tests/test_kills.py`` does a few of each. A job is run once without a kill. Then it is started and
+two idle cores); ``tests/test_kills.py`` does a few. A job is run once without a kill. Then it is started and
 killed by SIGKILL again and again, each time after a random time, and given the same command again, until it ends by
 itself: a *round*. A round passes if
 

@@ -20,6 +20,7 @@ from ismkit.sweeps import sweep
 from ismkit.sweeps.studies import FOLDER
 from tests.commandline import parses
 from tests.conftest import ROOT
+from tests.tried import with_numbers
 
 README = (ROOT / "README.md").read_text()
 PAGES = {path: path.read_text() for path in sorted([*ROOT.glob("*.md"), *(ROOT / "book").glob("*.md")])}
@@ -171,6 +172,11 @@ def test_every_guarantee_names_a_test_that_is_there() -> None:
     assert len(named) == len(re.findall(r"^- ", text, re.MULTILINE)) > 10
     for file, test in named:
         assert re.search(rf"^def {test}\(", (ROOT / file).read_text(), re.MULTILINE), f"{file}::{test}"
+
+
+def test_guarantees_say_how_often_they_are_tried() -> None:
+    text = PAGES[ROOT / "book" / "guarantees.md"]
+    assert with_numbers(text) == text, "python -m tests.tried writes the numbers"
 
 
 def test_contracts_are_the_signatures() -> None:

@@ -107,8 +107,8 @@ def draw_latents(
         net = load_generator().to(device)
     labels = labels.long().to(device)
     x0 = torch.randn(len(labels), *SHAPE, generator=stream(seed, "samples")).to(device)
-    first = trajectory(net, x0[:batch], labels[:batch], w=w, nfe=nfe) if paths else x0.new_empty(nfe + 1, 0, *SHAPE)
-    drawn = [first[-1]] if paths else []
+    first = trajectory(net, x0[:batch], labels[:batch], w=w, nfe=nfe) if paths else None
+    drawn = [] if first is None else [first[-1]]
     parts = zip(x0.split(batch)[len(drawn) :], labels.split(batch)[len(drawn) :], strict=True)
     latents = torch.cat([*drawn, *(sample(net, noise, part, w=w, nfe=nfe) for noise, part in parts)])
     if bad := int((~latents.isfinite()).flatten(1).any(1).sum()):
@@ -116,4 +116,4 @@ def draw_latents(
             f"net draws NaN or infinity in {bad} of {len(latents)} images at w = {w:g}, {nfe} NFE: its weights are "
             "broken, or w is far above what it was trained on"
         )
-    return latents, first[:, :paths]
+    return latents, x0.new_empty(nfe + 1, 0, *SHAPE) if first is None else first[:, :paths]

@@ -47,9 +47,10 @@ def test_points_are_scored_as_on_the_cpu() -> None:
 
 def test_clothes_are_drawn_and_scored_as_on_the_cpu() -> None:
     y, few = torch.arange(60) % 10, fashion_mnist("test").x[:120]
+    generator, _ = released("ism_plus")  # here, for a model is built on the device ``meta`` first
 
     def score(device: str) -> dict[str, float]:
-        judge, net = FashionJudge.load(device), released("ism_plus")[0].to(device)
+        judge, net = FashionJudge.load(device), copy.deepcopy(generator).to(device)
         real = embed(judge.classifier, few.to(device))[0]
         vars(judge).update(_real=real, _real_moments=Moments(real))  # else of all 10 000 images
         images = judge.draw(net, y, w=1.0, nfe=2)

@@ -126,7 +126,7 @@ FOREIGN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no grid": (lambda c: {k: v for k, v in c.items() if k != "grid"}, "KeyError.'grid'"),
     "odd grid": (lambda c: c.update(grid=100), "power of two"),
     "bad value": (lambda c: c.update(width=-1), "width must be an integer of at least 1, got -1"),
-    "text for a number": (lambda c: c.update(width="16"), "width must be an integer of at least 1, got '16'"),
+    "text for a number": (lambda c: c.update(width="16"), "width must be an integer, got '16'"),
     "list": (lambda c: [1, 2], "TypeError"),
     "number": (lambda c: 3, "AttributeError"),
     "other width": (lambda c: c.update(width=8), "does not fit"),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ismkit.data.batches import Batches
 from ismkit.data.sets import Labelled
+from ismkit.method.path import Query
 from ismkit.method.recipes import RECIPES, Recipe
 from ismkit.training.loop import FLUSH_EVERY, Optim, StepReport, TrainState
 from ismkit.training.tracking import SampleGrid, Tracking
@@ -151,7 +152,7 @@ def test_logs_and_sheets_wait_when_they_are_due_alone() -> None:
 
 def test_a_step_that_waits_is_found() -> None:
     def waiting(value: Recipe) -> Recipe:
-        def distance(prediction: Tensor, target: Tensor) -> Tensor:
+        def distance(prediction: Tensor, target: Tensor, query: Query) -> Tensor:
             far = (prediction - target).square().flatten(1).mean(1)
             return far / max(1.0, float(far.detach().max()))
 
