@@ -133,9 +133,6 @@ def check(
     return steps, seed
 
 
-LARGE = 4096  # rows in one assignment, above which exact ones take longer than the steps that they serve
-
-
 def _groups(
     optim: Optim | None, engine: Engine | None, saving: Saving | None, hooks: Any
 ) -> tuple[Optim, Engine, Saving]:
@@ -149,6 +146,7 @@ def _groups(
     return found[0], found[1], found[2]
 
 
+LARGE = 4096  # rows in one assignment, above which exact ones take longer than the steps that they serve
 MOST = 65_536  # rows in one assignment, above which the products of all pairs take more than 17 GB
 
 

@@ -269,8 +269,7 @@ def _check_form(what: str, place: str, value: Any, form: Any) -> None:
     kinds = form if isinstance(form, tuple) else (type(form) if isinstance(form, dict | list) else form,)
     if type(value) not in kinds and not (type(value) is int and float in kinds):
         wanted = " or ".join(_FORMS[kind] for kind in kinds)
-        shown = repr(value) if len(repr(value)) < 40 else type(value).__name__
-        raise ValueError(f"{what}{f': {place}' if place else ''} must be {wanted}, got {shown}")
+        raise ValueError(f"{what}{f': {place}' if place else ''} must be {wanted}, got {shown(value)}")
     if isinstance(form, dict):
         if missing := [key for key in form if key not in value]:
             raise ValueError(f"{what}{f': {place}' if place else ''} has no {missing[0]}")
