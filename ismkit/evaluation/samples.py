@@ -293,7 +293,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder, ``{}`` where there is none; SampleError if it is altered."""
     store = _manifest(folder)
     form = {"set": dict, "files": [str], "made": dict}
-    return store.formed(MANIFEST, form) if MANIFEST in store else {}
+    return store.read(MANIFEST, form).value if MANIFEST in store else {}
 
 
 def _pending(folder: Path, wanted: dict[str, Any], count: int) -> list[int] | str:

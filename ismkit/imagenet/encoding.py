@@ -119,7 +119,7 @@ class Encoding:
             if self.folder.is_dir() and any(_is_strange(found) for found in self.folder.iterdir()):
                 raise DataError(f"{self.folder} holds other files: give a folder that is new, empty or of latents")
             store.write(PLAN, plan)
-        held = store.formed(PLAN, FORM_OF_PLAN)
+        held = store.read(PLAN, FORM_OF_PLAN).value
         if other := [key for key in plan if held.get(key) != plan[key]]:
             raise DataError(
                 f"{self.folder} is of another {other[0]}: {held.get(other[0])} there, {plan[other[0]]} now. "
@@ -146,7 +146,8 @@ class Encoding:
 
         def finished(path: Path) -> bool:
             name = path.with_suffix(".json").name
-            return name in store and path.exists() and store.formed(name, ENTRY)["file"]["bytes"] == path.stat().st_size
+            there = name in store and path.exists()
+            return there and store.read(name, ENTRY).value["file"]["bytes"] == path.stat().st_size
 
         return [unit for unit in range(self.source.units) if not finished(self.file(unit))]
 
@@ -221,7 +222,7 @@ class Encoding:
         if self.missing():
             return None
         store = self._entries()
-        entries = [store.formed(self.file(unit).with_suffix(".json").name, ENTRY) for unit in range(self.source.units)]
+        entries = [store.read(f"{self.file(unit).stem}.json", ENTRY).value for unit in range(self.source.units)]
         plan = latents_store(self.folder).value(PLAN)
         rows = sum(entry["file"]["rows"] for entry in entries)
         if not rows:

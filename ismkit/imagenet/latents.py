@@ -29,7 +29,7 @@ FORMAT, VERSION = "ismkit latents", 3
 MANIFEST = "manifest.json"
 LARGEST = 65504.0  # in float16
 REMEDY = "delete it and give the command that made the folder again, which makes the missing files again"
-#: Forms of a file's entry, of a VAE's identity, of the plan and of the manifest, for ``Store.formed``.
+#: Forms of a file's entry, of a VAE's identity, of the plan and of the manifest, for ``Store.read``.
 FILE = {"name": str, "rows": int, "bytes": int, "sha256": str}
 VAE = {"name": str, "revision": (str, type(None)), "sha256": str, "scaling_factor": float}
 PLAN = {"source": dict, "vae": VAE, "side": int, "shape": [int], "units": int}
@@ -153,12 +153,12 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise DataError(
             f"{store.path(MANIFEST)} is missing{started}; `ismkit latents --help` says how latents are made"
         )
-    manifest = store.formed(MANIFEST, FIELDS)
+    manifest, _, digest = store.read(MANIFEST, FIELDS)
     if not is_shape(manifest["shape"]):
         raise DataError(f"{store.path(MANIFEST)}: shape must be three numbers of at least 1: {REMEDY}")
     if not 0 < manifest["vae"]["scaling_factor"] < math.inf:
         raise DataError(f"{store.path(MANIFEST)}: vae.scaling_factor must be positive and finite: {REMEDY}")
-    return {**manifest, "sha256": store.read(MANIFEST).sum}
+    return {**manifest, "sha256": digest}
 
 
 def is_shape(shape: Sequence[int]) -> bool:

@@ -87,7 +87,7 @@ class Trial:
         store, name = self.results(folder), f"{self.key}.json"
         if name not in store:
             return None
-        found = store.formed(name, _RESULT)
+        found = store.read(name, _RESULT).value
         for entry in found["settings"]:
             if len(entry["setting"]) != len(Setting._fields):
                 raise store.error(f"{store.path(name)} holds the setting {entry['setting']}: {store.remedy}")

@@ -134,8 +134,11 @@ class Store:
             raise self.error(f"{path} cannot be written ({size} bytes needed): {error}") from error
         return digest
 
-    def read(self, name: str) -> Entry:
-        """Read a file and verify it; the store's error if it is missing or cannot be used."""
+    def read(self, name: str, form: Any = None) -> Entry:
+        """Read a file and verify it; the store's error if it is missing or cannot be used.
+
+        With a ``form`` that :func:`ismkit.utils.checks.check_form` knows, also if its value has another.
+        """
         path = self.path(name)
         tensors: dict[str, Tensor] = {}
         if path.suffix == JSON:
@@ -148,16 +151,12 @@ class Store:
             self._check(path, head)
         if (digest := contents_sum(head["value"], tensors)) != head["store"]["sum"]:
             raise self.error(f"{path} is altered, its contents have not the sum that it states: {self.remedy}")
-        return Entry(head["value"], tensors, digest)
-
-    def formed(self, name: str, form: Any) -> Any:
-        """As :meth:`value`, of a form that :func:`ismkit.utils.checks.check_form` knows; else the store's error."""
-        value = self.value(name)
         try:
-            check_form(str(self.path(name)), value, form)
+            if form is not None:
+                check_form(str(path), head["value"], form)
         except ValueError as error:
             raise self.error(f"{error}: {self.remedy}") from error
-        return value
+        return Entry(head["value"], tensors, digest)
 
     def value(self, name: str) -> Any:
         """The JSON value of a file alone, without a look at the numbers of its tensors; else as :meth:`read`."""

@@ -227,7 +227,7 @@ def test_json_of_another_form_is_refused_by_file_and_place(value: object, messag
     """faults D11: KeyError or AttributeError, without the file's name."""
     store = Store(tmp_path, "identity")
     store.write("a.json", GOOD)
-    assert store.formed("a.json", FORM) == GOOD
+    assert store.read("a.json", FORM).value == GOOD
     store.write("a.json", value)
     with pytest.raises(DataError, match=f"{message}: delete it, and it is made again$"):
-        store.formed("a.json", FORM)
+        store.read("a.json", FORM)
