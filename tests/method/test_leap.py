@@ -8,7 +8,7 @@ from ismkit.method.guidance import Strengths
 from ismkit.method.path import Query
 from ismkit.method.recipes import Answer, Context, Leap, derivative
 from ismkit.method.rows import Intervals, Rows
-from ismkit.models.nets import DiT
+from ismkit.models.nets import DiT, ToyMLP
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -180,3 +180,28 @@ def test_dyadic_rows_ask_what_they_always_did() -> None:
     rows = Rows(guidance=0.25, consistency=0.25, strengths=Strengths(3.5))
     query, _ = rows(x, x, torch.zeros(64).long(), 1, rng)
     assert set(query.d[48:].tolist()) <= {2.0**k / 128 for k in range(1, 8)}
+
+
+# ---------------------------------------------------------------- the time embedding
+
+
+@pytest.mark.parametrize("kind", ["mlp", "dit"])
+def test_the_derivative_in_time_grows_with_the_scale_of_the_embedding(kind: str) -> None:
+    """With 1000 it is longer than what the network answers, and a target that holds it grows without bound."""
+    length = {}
+    for time_scale in (10.0, 100.0, 1000.0):
+        torch.manual_seed(0)
+        if kind == "mlp":
+            net, shape = ToyMLP(width=64, depth=2, num_classes=2, time_scale=time_scale), (64, 2)
+        else:
+            sizes = {"size": 4, "channels": 1, "patch": 2, "width": 32, "depth": 2, "heads": 2, "num_classes": 2}
+            net, shape = DiT(**sizes, time_scale=time_scale), (64, 1, 4, 4)
+        for parameter in net.parameters():  # a fresh network answers 0
+            parameter.data += 0.05 * torch.randn_like(parameter)
+        x, t, d = torch.randn(shape), torch.rand(64) / 2, torch.full((64,), 0.25)
+        w, y = torch.zeros(64), torch.arange(64) % 3
+        with torch.no_grad():
+            slope = derivative(lambda x, t, d: net(x, t, d, w, y), (x, t, d), torch.zeros_like(x))
+        length[time_scale] = (slope.norm() / net(x, t, d, w, y).norm()).item()
+    assert length[10.0] < 0.5 * length[100.0] < 0.25 * length[1000.0]
+    assert length[1000.0] > 1
