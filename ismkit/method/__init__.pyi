@@ -29,7 +29,6 @@ from .recipes import Leap as Leap
 from .recipes import Recipe as Recipe
 from .recipes import TargetRule as TargetRule
 from .recipes import average_of_half_steps as average_of_half_steps
-from .recipes import derivative as derivative
 from .recipes import training_step as training_step
 from .recipes import velocity_target as velocity_target
 from .rows import Intervals as Intervals

@@ -412,7 +412,7 @@ def derivative(
 
     Example:
         >>> import torch
-        >>> from ismkit.method import derivative
+        >>> from ismkit.method.recipes import derivative
         >>> x, t, d = torch.tensor([[2.0]]), torch.tensor([0.5]), torch.tensor([0.25])
         >>> derivative(lambda x, t, d: x * t[:, None] ** 2 + d[:, None], (x, t, d), torch.tensor([[4.0]]))
         tensor([[2.]])
