@@ -154,6 +154,27 @@ CALLS: dict[str, Call] = {
     "Coupling.couple": Call(method.Coupling(1).couple, {"x0": X0, "x1": X1, "y": Y}, like("x0")),
     "Coupling.first_batch": Call(method.Coupling(2).first_batch, {"step": 3}, lambda found, _: found % 2 == 0),
     "Intrinsic": Call(method.Intrinsic, {"t_interval": 0.3, "clip": 4.0, "predicted": False}, kept),
+    "Intervals": Call(
+        method.Intervals,
+        {
+            "guidance": 0.25,
+            "consistency": 0.25,
+            "label_dropout": 0.1,
+            "drop_consistency": False,
+            "strengths": method.Strengths(),
+            "grid": GRID,
+            "logit": (0.4, 1.0),
+            "to_data": False,
+        },
+        kept,
+    ),
+    "Intervals()": Call(
+        method.Intervals(consistency=0.5),
+        {"x0": X0, "x1": X1, "y": Y, "null": 2, "generator": None},
+        lambda found, given: found[0].x.shape == found[1].shape == given["x0"].shape,
+        names=("a batch",),
+    ),
+    "Leap": Call(method.Leap, {"first": "own", "cut": 0.5, "tangent": "net", "weight": 1.0}, kept),
     "Normalised": Call(method.Normalised, {"distance": l2, "power": 0.5, "c": 1e-3}, kept),
     "Normalised()": Call(method.Normalised(l2), {"prediction": X0, "target": X1}, per_row("prediction")),
     "Query.take": Call(method.Query(X0, T, D, W, Y).take, {"rows": slice(0, 2)}, lambda found, _: len(found.x) < 5),
@@ -342,9 +363,21 @@ CALLS: dict[str, Call] = {
     # ------------------------------------------------------------ models
     "DiT": Call(
         models.DiT,
-        {"size": 4, "channels": 1, "patch": 2, "width": 8, "depth": 1, "heads": 2, "num_classes": 2, "grid": GRID},
+        {
+            "size": 4,
+            "channels": 1,
+            "patch": 2,
+            "width": 8,
+            "depth": 1,
+            "heads": 2,
+            "num_classes": 2,
+            "grid": GRID,
+            "time_scale": 10.0,
+        },
     ),
-    "ToyMLP": Call(models.ToyMLP, {"dim": 2, "width": 8, "depth": 1, "num_classes": 2, "grid": GRID}),
+    "ToyMLP": Call(
+        models.ToyMLP, {"dim": 2, "width": 8, "depth": 1, "num_classes": 2, "grid": GRID, "time_scale": 10.0}
+    ),
     "draw_clothes": Call(
         models.draw_clothes,
         {"y": torch.tensor([0, 1]), "net": still, "w": 1.0, "nfe": 1, "seed": 0, "batch": 2},

@@ -249,14 +249,19 @@ def spread(seeds: Mapping[str, float]) -> float:
 
 
 def table(rows: Iterable[Entry]) -> list[dict[str, Any]]:
-    """The ledger to show: one entry per claim of ``CLAIMS``, those without a row as "needs GPU"."""
+    """The ledger to show: one entry per claim of ``CLAIMS``.
+
+    Those without a row "need a GPU" if other claims of their notebook have one; else nothing of it was measured here.
+    """
     by_claim = {row.claim: row for row in rows}
+    notebooks = {claim[:3] for claim in by_claim}
     result = []
     for key, claim in CLAIMS.items():
         entry: dict[str, Any] = {"claim": key, "statement": claim.statement, "source": claim.source}
         row = by_claim.get(key)
         if row is None:
-            entry |= {"verdict": "needs GPU", "want": "", "measured": "", "spread": "", "seeds": 0, "cell": None}
+            verdict = "needs GPU" if key[:3] in notebooks else "not measured"
+            entry |= {"verdict": verdict, "want": "", "measured": "", "spread": "", "seeds": 0, "cell": None}
         else:
             values = list(row.seeds.values()) or [row.measured]
             within = f" within {row.tolerance:.2g}" if row.tolerance else ""

@@ -30,6 +30,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ismkit.method.coupling import Coupling
 from ismkit.method.ema import TwinEMA, check_decay
@@ -322,6 +323,104 @@ class Intrinsic:
             average = average_of_half_steps(lambda x, t, d: context.fast(x, t, d, w, y), x, t, d, rows.grid, self.clip)
             target[blocks.consistency] = average.to(target.dtype)
         return Answer(target)
+
+
+@dataclass(frozen=True)
+class Leap:
+    """Targets of the consistency rows from a cut of their interval: one rule for many few-step methods.
+
+    The interval ``[t, t + d]`` is cut at the share ``c`` of its length. On its first part the velocity is ``a``, and
+    for the rest the target network is asked::
+
+        L(a, c) = c a + (1 - c) net(x + c d a, t + c d, (1 - c) d)     for 0 < c < 1, and a for c = 1
+        L(a, 0) = a + d D,    D the derivative of net along (a, 1, -1), the limit of (L(a, c) - net) / c
+
+    The exact average velocity is a fixed point of ``L(own, c)`` for every c, and, on average over the samples, of
+    ``L(sample, 0)``. With the sample's velocity and ``c > 0`` it is one to the second order in c.
+
+    Attributes:
+        first: where ``a`` comes from: the sample's ``x1 - x0``; the target network's velocity (``d = 0``); its own
+            step over the first part.
+        cut: the share c, or a function from the progress of the run to it.
+        tangent: where c = 0, the direction of the derivative: ``a`` itself, or the target network's velocity, which
+            has no noise of the sample.
+        weight: the rows' distance is multiplied by ``c`` to this power, where c > 0: their residual is of the order
+            of c.
+
+    Raises:
+        ValueError: for other values of ``first`` or ``tangent``, or a share outside [0, 1].
+
+    Example:
+        The average velocity of ``dx/dt = x`` is ``x (e^d - 1) / d``. From any cut the network answers itself, and from
+        the limit too; half a step by the velocity alone misses:
+
+        >>> import torch
+        >>> from ismkit import Rows
+        >>> from ismkit.method import Context, Leap, Query
+        >>> def net(x, t, d, w, y):
+        ...     return x * torch.where(d > 0, torch.expm1(d) / d.clamp(min=1e-9), 1.0)[:, None]
+        >>> x, t, d, w = torch.ones(1, 1), torch.zeros(1), torch.ones(1), torch.zeros(1)
+        >>> def target(leap):
+        ...     query = Query(x, t, d, w, torch.tensor([0]))
+        ...     return leap(query, x, Rows(consistency=1.0), Context(net, net, null=1)).target.item()
+        >>> [round(target(leap), 4) for leap in (Leap("own", 0.3), Leap("sample", 0.0), Leap("sample", 0.5))]
+        [1.7183, 1.7183, 1.473]
+    """
+
+    first: Literal["sample", "net", "own"] = "sample"
+    cut: float | Callable[[float], float] = 0.0
+    tangent: Literal["first", "net"] = "first"
+    weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if not callable(self.cut):
+            check_number("cut", self.cut, "in [0, 1]", 0, 1)
+
+    def __call__(self, query: Query, velocity: Tensor, rows: Rows, context: Context) -> Answer:
+        """Targets (B, ...) made by the fast average, and the weights of the rows; see :class:`TargetRule`."""
+        block, net = rows.blocks(len(velocity)).consistency, context.fast
+        share = self.cut(context.progress) if callable(self.cut) else self.cut
+        x, t, d, w, y = query.take(block)
+        length = expand_as(d, x)
+        a = velocity[block] if self.first == "sample" else net(x, t, d * share * (self.first == "own"), w, y)
+        if share == 0:
+            tangent = a if self.tangent == "first" else net(x, t, torch.zeros_like(d), w, y)
+            leap = a + length * derivative(lambda x, t, d: net(x, t, d, w, y), (x, t, d), tangent)
+        elif share < 1:
+            leap = share * a + (1 - share) * net(x + share * length * a, t + share * d, (1 - share) * d, w, y)
+        else:
+            leap = a
+        target, weight = velocity.clone(), torch.ones_like(query.t)
+        target[block] = leap.to(target.dtype)
+        weight[block] = share**self.weight if share else 1.0
+        return Answer(target, weight)
+
+
+def derivative(
+    field: Callable[[Tensor, Tensor, Tensor], Tensor], at: tuple[Tensor, Tensor, Tensor], velocity: Tensor
+) -> Tensor:
+    """Differentiate ``field(x, t, d)`` along a path that ends at a fixed time: along ``(velocity, 1, -1)``.
+
+    Args:
+        field: average velocity at fixed guidance and label.
+        at: states (B, ...), times (B,) and step sizes (B,).
+        velocity: of the path, (B, ...).
+
+    Returns:
+        The derivative, (B, ...), in forward mode.
+
+    Example:
+        >>> import torch
+        >>> from ismkit.method.recipes import derivative
+        >>> x, t, d = torch.tensor([[2.0]]), torch.tensor([0.5]), torch.tensor([0.25])
+        >>> derivative(lambda x, t, d: x * t[:, None] ** 2 + d[:, None], (x, t, d), torch.tensor([[4.0]]))
+        tensor([[2.]])
+    """
+    x, t, d = at
+    # The fused kernel of attention has no derivative in forward mode, the plain one has.
+    with sdpa_kernel(SDPBackend.MATH):
+        return torch.func.jvp(field, (x, t, d), (velocity.to(x.dtype), torch.ones_like(t), -torch.ones_like(d)))[1]
 
 
 @dataclass(frozen=True)

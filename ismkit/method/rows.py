@@ -24,11 +24,8 @@ class Blocks(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rows:
-    """How a batch is split into rows, and what each row is asked.
-
-    The three blocks are iSM's velocity, guidance and consistency losses; their fractions are this kit's choice, since
-    the paper does not give them. Labels are dropped as in arXiv 2207.12598.
+class Blocked:
+    """What all rows have in common: blocks, dropped labels, strengths. How long the steps are is up to a subclass.
 
     Attributes:
         guidance: fraction of guidance rows; they keep their label.
@@ -37,30 +34,10 @@ class Rows:
             replaced by null.
         drop_consistency: train the null label at ``d > 0`` too: needed where a target asks for it there.
         strengths: the guidance strengths drawn; ``Strengths(0)`` for methods without ``w``.
-        grid: the dyadic grid of step sizes and times.
-        level_ratio: how often a step size is drawn among the consistency rows, relative to its half; 1 for all equally
-            often (SM), above 1 for more of the large steps.
-        time_power: velocity and guidance rows draw ``t = u^time_power`` with u uniform: 1 is uniform (SM), above 1
-            means more rows near the noise.
+        grid: the dyadic grid that networks embed step sizes on.
 
     Raises:
-        ValueError: for fractions outside [0, 1] or above 1 together, a ratio or power that is not positive, or guidance
-            rows without strengths above 0.
-
-    Example:
-        iSM's rows for a batch of 8: ``w`` and ``d`` say which block a row is in.
-
-        >>> import torch
-        >>> from ismkit import Rows, Strengths
-        >>> rows = Rows(guidance=1 / 4, consistency=1 / 4, strengths=Strengths(3.5))
-        >>> rows.blocks(8)
-        Blocks(velocity=slice(0, 4, None), guidance=slice(4, 6, None), consistency=slice(6, 8, None))
-        >>> x0, x1, y = torch.zeros(8, 2), torch.ones(8, 2), torch.zeros(8).long()
-        >>> query, velocity = rows(x0, x1, y, null=1, generator=torch.Generator().manual_seed(0))
-        >>> (query.d > 0).tolist()
-        [False, False, False, False, False, False, True, True]
-        >>> (query.w > 0).tolist()[:6]
-        [False, False, False, False, True, True]
+        ValueError: for fractions outside [0, 1] or above 1 together, or guidance rows without strengths above 0.
     """
 
     guidance: float = 0.0
@@ -69,8 +46,6 @@ class Rows:
     drop_consistency: bool = False
     strengths: Strengths = field(default_factory=lambda: Strengths(0.0))
     grid: StepGrid = field(default_factory=StepGrid)
-    level_ratio: float = 1.0
-    time_power: float = 1.0
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -79,9 +54,6 @@ class Rows:
                 raise ValueError(f"{name} must be a fraction in [0, 1], got {getattr(self, name)}")
         if self.guidance + self.consistency > 1:
             raise ValueError(f"guidance + consistency must not exceed 1, got {self.guidance} + {self.consistency}")
-        for name in ("level_ratio", "time_power"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
         if self.guidance and not self.strengths.count:
             raise ValueError(f"guidance={self.guidance} needs strengths above 0, got w_max={self.strengths.w_max}")
 
@@ -138,18 +110,8 @@ class Rows:
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator, got {shown(generator)}")
         rows = self.blocks(len(x1))
-        device = x1.device
-        d = torch.zeros(len(x1), device=device)
-        w = torch.zeros(len(x1), device=device)
-        n_guidance, n_consistency = len(d[rows.guidance]), len(d[rows.consistency])
-        if n_consistency:
-            d[rows.consistency] = self.grid.step_size(self._levels(n_consistency, generator, device))
-            w[rows.consistency] = self.strengths.draw(n_consistency, generator, device, guided=False)
-        if n_guidance:
-            w[rows.guidance] = self.strengths.draw(n_guidance, generator, device, guided=True)
-        t = self.grid.random_times(d, generator, self.time_power)
-
-        dropped = torch.rand(len(y), generator=generator, device=device) < self.label_dropout
+        t, d, w = self._draw(len(x1), generator, x1.device)
+        dropped = torch.rand(len(y), generator=generator, device=x1.device) < self.label_dropout
         dropped[rows.guidance] = False
         dropped[rows.consistency] &= self.drop_consistency
         y = torch.where(dropped, null, y)
@@ -158,6 +120,74 @@ class Rows:
 
         x_t, velocity = interpolate(x0, x1, t)
         return Query(x_t, t, d, w, y), velocity
+
+    def _draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Times, step sizes and strengths of n rows, (n,) each."""
+        raise NotImplementedError
+
+    def _strengths(self, w: Tensor, rows: slice, guided: bool, generator: torch.Generator) -> None:
+        """Draw the strengths of some rows into ``w``."""
+        if count := len(w[rows]):
+            w[rows] = self.strengths.draw(count, generator, w.device, guided=guided)
+
+
+@dataclass(frozen=True)
+class Rows(Blocked):
+    """How a batch is split into rows, and what each row is asked: steps of the dyadic grid.
+
+    The three blocks are iSM's velocity, guidance and consistency losses; their fractions are this kit's choice, since
+    the paper does not give them. Labels are dropped as in arXiv 2207.12598.
+
+    Attributes:
+        guidance: fraction of guidance rows; they keep their label.
+        consistency: fraction of consistency rows; the velocity rows are the rest.
+        label_dropout: probability that a velocity row (and, with ``drop_consistency``, a consistency row) has its label
+            replaced by null.
+        drop_consistency: train the null label at ``d > 0`` too: needed where a target asks for it there.
+        strengths: the guidance strengths drawn; ``Strengths(0)`` for methods without ``w``.
+        grid: the dyadic grid of step sizes and times.
+        level_ratio: how often a step size is drawn among the consistency rows, relative to its half; 1 for all equally
+            often (SM), above 1 for more of the large steps.
+        time_power: velocity and guidance rows draw ``t = u^time_power`` with u uniform: 1 is uniform (SM), above 1
+            means more rows near the noise.
+
+    Raises:
+        ValueError: for fractions outside [0, 1] or above 1 together, a ratio or power that is not positive, or guidance
+            rows without strengths above 0.
+
+    Example:
+        iSM's rows for a batch of 8: ``w`` and ``d`` say which block a row is in.
+
+        >>> import torch
+        >>> from ismkit import Rows, Strengths
+        >>> rows = Rows(guidance=1 / 4, consistency=1 / 4, strengths=Strengths(3.5))
+        >>> rows.blocks(8)
+        Blocks(velocity=slice(0, 4, None), guidance=slice(4, 6, None), consistency=slice(6, 8, None))
+        >>> x0, x1, y = torch.zeros(8, 2), torch.ones(8, 2), torch.zeros(8).long()
+        >>> query, velocity = rows(x0, x1, y, null=1, generator=torch.Generator().manual_seed(0))
+        >>> (query.d > 0).tolist()
+        [False, False, False, False, False, False, True, True]
+        >>> (query.w > 0).tolist()[:6]
+        [False, False, False, False, True, True]
+    """
+
+    level_ratio: float = 1.0
+    time_power: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("level_ratio", "time_power"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+
+    def _draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        rows = self.blocks(n)
+        d, w = torch.zeros(2, n, device=device)
+        if count := len(d[rows.consistency]):
+            d[rows.consistency] = self.grid.step_size(self._levels(count, generator, device))
+        self._strengths(w, rows.consistency, False, generator)
+        self._strengths(w, rows.guidance, True, generator)
+        return self.grid.random_times(d, generator, self.time_power), d, w
 
     def _levels(self, n: int, generator: torch.Generator, device: torch.device) -> Tensor:
         """Levels 1 .. ``grid.levels`` of n consistency rows."""
@@ -172,3 +202,57 @@ class Rows:
             torch.rand(1, generator=generator, device=device, dtype=torch.float64) + torch.arange(n, device=device)
         ) / n
         return 1 + torch.searchsorted((shares.cumsum(0) / shares.sum())[:-1].contiguous(), u, right=True)
+
+
+@dataclass(frozen=True)
+class Intervals(Blocked):
+    """Rows whose steps have any length: from one time to another, or to the data.
+
+    Attributes:
+        logit: mean and standard deviation of the logit of the times, as in MeanFlow's code (arXiv 2505.13447: 0.4, 1,
+            which in its direction of time is -0.4); None for uniform times. A normal logit is hardly ever at the ends:
+            then ``t = 0``, where one step starts, is not trained.
+        to_data: consistency rows end at the data, ``d = 1 - t``, as in consistency models (arXiv 2406.14548).
+
+    Raises:
+        ValueError: as :class:`Blocked`, or for a deviation that is not positive.
+
+    Example:
+        Half of the rows ask for a step between two times:
+
+        >>> import torch
+        >>> from ismkit.method import Intervals
+        >>> rows = Intervals(consistency=1 / 2, label_dropout=0.0)
+        >>> x0, x1, y = torch.zeros(8, 2), torch.ones(8, 2), torch.zeros(8).long()
+        >>> query, velocity = rows(x0, x1, y, null=1, generator=torch.Generator().manual_seed(0))
+        >>> (query.d > 0).tolist()
+        [False, False, False, False, True, True, True, True]
+        >>> bool((query.t + query.d <= 1).all())
+        True
+    """
+
+    logit: tuple[float, float] | None = None
+    to_data: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.logit is not None and not (math.isfinite(self.logit[0]) and 0 < self.logit[1] < math.inf):
+            raise ValueError(f"logit must be a finite mean and a positive deviation, or None, got {self.logit}")
+
+    def _draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        rows = self.blocks(n)
+        t, d, w = self._times(n, generator, device), *torch.zeros(2, n, device=device)
+        self._strengths(w, rows.consistency, False, generator)
+        self._strengths(w, rows.guidance, True, generator)
+        if count := len(d[rows.consistency]):
+            start = t[rows.consistency]
+            end = torch.ones_like(start) if self.to_data else self._times(count, generator, device)
+            t[rows.consistency], d[rows.consistency] = torch.minimum(start, end), (end - start).abs()
+        return t, d, w
+
+    def _times(self, n: int, generator: torch.Generator, device: torch.device) -> Tensor:
+        """Times of n rows, (n,)."""
+        if self.logit is None:
+            return torch.rand(n, generator=generator, device=device)
+        mean, std = self.logit
+        return torch.sigmoid(mean + std * torch.randn(n, generator=generator, device=device))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ismkit.method.path import StepGrid, check_labels
-from ismkit.utils.checks import shown
+from ismkit.utils.checks import check_number, shown
 
 FREQUENCIES = 128  # sines and cosines per embedded number: 256 features, as in DiT
 W_UNIT = 0.25  # spacing of the guidance strengths trained on, and so the unit in which w is embedded
@@ -28,13 +28,14 @@ class Conditioning(nn.Module):
     """Embeds (t, d, w, y) into one vector per sample, as the sum of four embeddings.
 
     ``d`` is embedded by its level: 0 at ``d = 0`` (and ``1/n``), 1 at ``d = 1``, evenly spaced on a log scale, so
-    that neighbouring step sizes are equally easy to tell apart. Times and levels are scaled to 0 .. 1000, strengths
-    so that neighbours, 0.25 apart, differ by 10. The scales are this kit's choice.
+    that neighbouring step sizes are equally easy to tell apart. Times and levels are scaled to 0 .. ``time_scale``,
+    strengths so that neighbours, 0.25 apart, differ by 10. The scales are this kit's choice.
     """
 
-    def __init__(self, width: int, num_classes: int, grid: StepGrid) -> None:
+    def __init__(self, width: int, num_classes: int, grid: StepGrid, time_scale: float) -> None:
         super().__init__()
-        self.grid = grid
+        check_number("time_scale", time_scale, "above 0", 1e-300)
+        self.grid, self.time_scale = grid, time_scale
         self.t, self.d, self.w = (
             nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(3)
         )
@@ -49,8 +50,8 @@ class Conditioning(nn.Module):
         level = torch.log2((d.float() * n).clamp(min=1.0)) / levels
         dtype = self.y.weight.dtype
         return (
-            self.t(sinusoids(1000 * t).to(dtype))
-            + self.d(sinusoids(1000 * level).to(dtype))
+            self.t(sinusoids(self.time_scale * t).to(dtype))
+            + self.d(sinusoids(self.time_scale * level).to(dtype))
             + self.w(sinusoids(10 * w / W_UNIT).to(dtype))
             + self._label(y)
         )  # (B, width)
@@ -100,9 +101,11 @@ class ToyMLP(nn.Module):
         depth: residual blocks.
         num_classes: labels are 0 .. num_classes - 1, null is num_classes.
         grid: the dyadic grid, for the embedding of d; by default N = 128.
+        time_scale: times are embedded as sinusoids of ``time_scale * t``. Methods whose targets have a derivative in
+            time need a small one, such as 10: with 1000 the derivative is a hundred times as long.
 
     Raises:
-        ValueError: if a size is below 1.
+        ValueError: if a size is below 1, or ``time_scale`` not positive.
 
     Example:
         A new network answers 0 to everything:
@@ -121,14 +124,21 @@ class ToyMLP(nn.Module):
     """
 
     def __init__(
-        self, dim: int = 2, width: int = 128, depth: int = 3, num_classes: int = 8, grid: StepGrid | None = None
+        self,
+        dim: int = 2,
+        width: int = 128,
+        depth: int = 3,
+        num_classes: int = 8,
+        grid: StepGrid | None = None,
+        time_scale: float = 1000.0,
     ) -> None:
         super().__init__()
         _check_shape(grid, dim=dim, width=width, depth=depth, num_classes=num_classes)
-        self.config: dict[str, Any] = {"dim": dim, "width": width, "depth": depth, "num_classes": num_classes}
+        sizes = {"dim": dim, "width": width, "depth": depth, "num_classes": num_classes}
+        self.config: dict[str, Any] = sizes | {"time_scale": time_scale}
         self.dim, self.num_classes, self.grid = dim, num_classes, grid or StepGrid()
         self.embed = nn.Linear(dim, width)
-        self.conditioning = Conditioning(width, num_classes, self.grid)
+        self.conditioning = Conditioning(width, num_classes, self.grid, time_scale)
         self.blocks = nn.ModuleList(
             nn.ModuleDict(
                 {
@@ -236,9 +246,10 @@ class DiT(nn.Module):
         heads: attention heads.
         num_classes: labels are 0 .. num_classes - 1, null is num_classes.
         grid: the dyadic grid, for the embedding of d; by default N = 128.
+        time_scale: times are embedded as sinusoids of ``time_scale * t``, see :class:`ToyMLP`.
 
     Raises:
-        ValueError: if a size is below 1, or the sizes do not divide as stated.
+        ValueError: if a size is below 1, ``time_scale`` not positive, or the sizes do not divide as stated.
 
     Example:
         >>> import torch
@@ -265,11 +276,13 @@ class DiT(nn.Module):
         heads: int,
         num_classes: int,
         grid: StepGrid | None = None,
+        time_scale: float = 1000.0,
     ) -> None:
         super().__init__()
         config = {"size": size, "channels": channels, "patch": patch, "width": width, "depth": depth, "heads": heads}
-        self.config: dict[str, Any] = config | {"num_classes": num_classes}
-        _check_shape(grid, **self.config)
+        config |= {"num_classes": num_classes}
+        self.config: dict[str, Any] = config | {"time_scale": time_scale}
+        _check_shape(grid, **config)
         if size % patch:
             raise ValueError(f"size must be a multiple of patch={patch}, got {size}")
         if width % heads or width % 4:
@@ -278,7 +291,7 @@ class DiT(nn.Module):
         self.grid = grid or StepGrid()
         self.embed = nn.Conv2d(channels, width, patch, stride=patch)
         self.register_buffer("positions", _sincos_positions(size // patch, width), persistent=False)
-        self.conditioning = Conditioning(width, num_classes, self.grid)
+        self.conditioning = Conditioning(width, num_classes, self.grid, time_scale)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))

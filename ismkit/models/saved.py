@@ -154,7 +154,7 @@ def _build(config: dict[str, Any], dtype: torch.dtype, path: str, tensors: Mappi
     """The network that a file names, when its sizes are known to be those of the file: they may ask for any memory."""
     sizes = copy.copy(config)
     kind = NETWORKS[sizes.pop("class")]
-    known = inspect.signature(kind).parameters
+    known = {*inspect.signature(kind).parameters} - {"time_scale"}  # which asks for no memory
     for name, size in sizes.items():
         if name in known and type(size) is not int:
             raise TypeError(f"{name} must be an integer, got {size!r}")
