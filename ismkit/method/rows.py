@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ismkit.method.guidance import Strengths
 from ismkit.method.path import Query, StepGrid, check_labels, interpolate
-from ismkit.utils.checks import check_count, check_tensor, shown
+from ismkit.utils.checks import check_count, check_number, check_tensor, shown
 from ismkit.utils.settings import check_types
 
 
@@ -35,9 +35,21 @@ class Blocked:
         drop_consistency: train the null label at ``d > 0`` too: needed where a target asks for it there.
         strengths: the guidance strengths drawn; ``Strengths(0)`` for methods without ``w``.
         grid: the dyadic grid that networks embed step sizes on.
+        time_scale: by which networks multiply times before they embed them.
 
     Raises:
-        ValueError: for fractions outside [0, 1] or above 1 together, or guidance rows without strengths above 0.
+        ValueError: for fractions outside [0, 1] or above 1 together, guidance rows without strengths above 0, or a
+            scale that is not positive.
+
+    Example:
+        Both kinds of rows are divided in the same way:
+
+        >>> from ismkit import Rows
+        >>> from ismkit.method import Blocked, Intervals
+        >>> for rows in (Rows(consistency=0.5), Intervals(consistency=0.5)):
+        ...     print(isinstance(rows, Blocked), rows.blocks(8).consistency)
+        True slice(4, 8, None)
+        True slice(4, 8, None)
     """
 
     guidance: float = 0.0
@@ -46,9 +58,11 @@ class Blocked:
     drop_consistency: bool = False
     strengths: Strengths = field(default_factory=lambda: Strengths(0.0))
     grid: StepGrid = field(default_factory=StepGrid)
+    time_scale: float = 1000.0
 
     def __post_init__(self) -> None:
         check_types(self)
+        check_number("time_scale", self.time_scale, "above 0", 1e-300)
         for name in ("guidance", "consistency", "label_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a fraction in [0, 1], got {getattr(self, name)}")
@@ -146,6 +160,7 @@ class Rows(Blocked):
         drop_consistency: train the null label at ``d > 0`` too: needed where a target asks for it there.
         strengths: the guidance strengths drawn; ``Strengths(0)`` for methods without ``w``.
         grid: the dyadic grid of step sizes and times.
+        time_scale: by which networks multiply times before they embed them.
         level_ratio: how often a step size is drawn among the consistency rows, relative to its half; 1 for all equally
             often (SM), above 1 for more of the large steps.
         time_power: velocity and guidance rows draw ``t = u^time_power`` with u uniform: 1 is uniform (SM), above 1
@@ -209,6 +224,15 @@ class Intervals(Blocked):
     """Rows whose steps have any length: from one time to another, or to the data.
 
     Attributes:
+        guidance: fraction of guidance rows; they keep their label.
+        consistency: fraction of consistency rows; the velocity rows are the rest.
+        label_dropout: probability that a velocity row (and, with ``drop_consistency``, a consistency row) has its label
+            replaced by null.
+        drop_consistency: train the null label at ``d > 0`` too: needed where a target asks for it there.
+        strengths: the guidance strengths drawn; ``Strengths(0)`` for methods without ``w``.
+        grid: the dyadic grid that networks embed step sizes on.
+        time_scale: by which networks multiply times before they embed them; smaller than for dyadic rows, since methods
+            with a derivative in time break where it is long.
         logit: mean and standard deviation of the logit of the times, as in MeanFlow's code (arXiv 2505.13447: 0.4, 1,
             which in its direction of time is -0.4); None for uniform times. A normal logit is hardly ever at the ends:
             then ``t = 0``, where one step starts, is not trained.
@@ -231,6 +255,7 @@ class Intervals(Blocked):
         True
     """
 
+    time_scale: float = 10.0
     logit: tuple[float, float] | None = None
     to_data: bool = False
 

@@ -52,7 +52,8 @@ class Passes(NamedTuple):
 def passes(recipe: Recipe, batch: int) -> Passes:
     """Network passes of one training step of any recipe, counted by making its targets with a network that counts.
 
-    iSM: every row once with gradient; guidance rows twice for the gap, consistency rows once per half step: 4 calls.
+    iSM: every row once with gradient; guidance rows twice for the gap, consistency rows once per half step. The gap and
+    the first half step are one call, the second half step another.
 
     Args:
         recipe: the method.
@@ -73,7 +74,7 @@ def passes(recipe: Recipe, batch: int) -> Passes:
         >>> passes(RECIPES["flow"], batch=256)
         Passes(online=256, target=0, calls=0)
         >>> passes(RECIPES["ism"], batch=256)
-        Passes(online=256, target=256, calls=4)
+        Passes(online=256, target=256, calls=2)
     """
     counted: list[int] = []
 

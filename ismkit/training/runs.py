@@ -128,7 +128,7 @@ class Run:
         about: one line for the list of runs.
         load: makes the training set, anything that :func:`ismkit.data.doors.admit` admits; that of an ImageNet run
             takes the folder of the latents, if not the default.
-        net: makes the network, given ``num_classes``, and the recipe's ``grid`` if it takes one.
+        net: makes the network, given ``num_classes``, and ``grid`` and ``time_scale`` of the recipe if it takes them.
         adapt: fits a recipe of ``RECIPES`` to this data.
         recipe: the method.
         steps: optimiser steps.
@@ -190,13 +190,13 @@ class Run:
     def build(self, num_classes: int, seed: int = 0) -> nn.Module:
         """The network with initial weights drawn from ``seed`` (the global generator is left alone).
 
-        One that takes a ``grid`` gets that of the recipe, unless ``net`` names one.
+        One that takes a ``grid`` or a ``time_scale`` gets those of the recipe's rows, unless ``net`` names them.
         """
         open_arguments = inspect.signature(self.net).parameters.keys() - getattr(self.net, "keywords", {}).keys()
-        grid = {"grid": self.recipe.rows.grid} if "grid" in open_arguments else {}
+        of_rows = {name: getattr(self.recipe.rows, name) for name in ("grid", "time_scale") if name in open_arguments}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(as_integer(seed))
-            return self.net(num_classes=num_classes, **grid)
+            return self.net(num_classes=num_classes, **of_rows)
 
     def folder(self, seed: int = 0) -> Path:
         """Where this run's checkpoints go: ``out/runs/NAME-SEED-...``, another one for other settings.

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from ismkit.method.guidance import Strengths
 from ismkit.method.path import Query
-from ismkit.method.recipes import Answer, Context, Leap, derivative
+from ismkit.method.recipes import Answer, Context
 from ismkit.method.rows import Intervals, Rows
 from ismkit.models.nets import DiT, ToyMLP
+from ismkit.neighbours import Leap, derivative
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -148,7 +149,7 @@ def test_the_derivative_passes_through_attention() -> None:
 def test_bad_cuts_are_refused() -> None:
     with pytest.raises(ValueError, match=r"cut must be a number in \[0, 1\], got 1.5"):
         Leap("own", 1.5)
-    with pytest.raises(ValueError, match="first must be one of sample, net, own, got 'teacher'"):
+    with pytest.raises(ValueError, match="first must be one of sample, net, own, posterior, or a network, got"):
         Leap("teacher")  # type: ignore[arg-type]
 
 

@@ -1,0 +1,14 @@
+from . import leap as leap
+from . import recipes as recipes
+from .leap import ExponentialCut as ExponentialCut
+from .leap import FixedScale as FixedScale
+from .leap import Gap as Gap
+from .leap import Guide as Guide
+from .leap import HalvingCut as HalvingCut
+from .leap import Leap as Leap
+from .leap import SigmoidCut as SigmoidCut
+from .leap import derivative as derivative
+from .leap import posterior_velocity as posterior_velocity
+from .recipes import NAMED as NAMED
+from .recipes import NEIGHBOURS as NEIGHBOURS
+from .recipes import guided as guided
