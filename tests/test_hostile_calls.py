@@ -161,6 +161,37 @@ CALLS: dict[str, Call] = {
         },
         kept,
     ),
+    "Trained": Call(neighbours.Trained, {"path": "flow.safetensors", "sha256": "0" * 64}, kept),
+    "TruncatedRows": Call(
+        neighbours.TruncatedRows,
+        {"consistency": 1.0, "to_data": 1.0, "boundary": 0.5, "at_boundary": 0.25, "logit": None},
+        kept,
+    ),
+    "TruncatedRows()": Call(
+        neighbours.TruncatedRows(consistency=1.0),
+        {"x0": X0, "x1": X1, "y": Y, "null": 2, "generator": None},
+        lambda found, given: found[0].x.shape == found[1].shape == given["x0"].shape,
+        names=("a batch",),
+    ),
+    "Staged": Call(neighbours.Staged, {"first": NET, "second": still, "boundary": 0.5}),
+    "Truncated": Call(
+        neighbours.Truncated,
+        {"first_stage": NET, "leap": neighbours.Leap(), "boundary": 0.5, "weight": 0.1},
+        kept,
+    ),
+    "Anchored": Call(neighbours.Anchored, {"teacher": NET, "clip": 1.0, "relax": 1.0}, kept),
+    "anchored_distance": Call(
+        neighbours.anchored_distance,
+        {"prediction": X0, "target": X1, "query": method.Query(X0, T, D, W, Y)},
+        per_row("prediction"),
+    ),
+    "truncated": Call(
+        neighbours.truncated,
+        {"first_stage": NET, "boundary": 0.5},
+        lambda found, given: found.rows.boundary == given["boundary"],
+    ),
+    "facm": Call(neighbours.facm, {"teacher": NET}, lambda found, given: found.target.teacher is given["teacher"]),
+    "dual_end": Call(neighbours.dual_end, {"teacher": NET}),
     "guided": Call(
         neighbours.guided,
         {
@@ -194,7 +225,8 @@ CALLS: dict[str, Call] = {
             "grid": GRID,
             "time_scale": 10.0,
             "logit": (0.4, 1.0),
-            "to_data": False,
+            "to_data": 0.25,
+            "from_noise": 0.25,
         },
         kept,
     ),

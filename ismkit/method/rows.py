@@ -236,10 +236,12 @@ class Intervals(Blocked):
         logit: mean and standard deviation of the logit of the times, as in MeanFlow's code (arXiv 2505.13447: 0.4, 1,
             which in its direction of time is -0.4); None for uniform times. A normal logit is hardly ever at the ends:
             then ``t = 0``, where one step starts, is not trained.
-        to_data: consistency rows end at the data, ``d = 1 - t``, as in consistency models (arXiv 2406.14548).
+        to_data: share of the consistency rows that end at the data, ``d = 1 - t``: 1 for consistency models (arXiv
+            2406.14548).
+        from_noise: share of them that begin at the noise, ``t = 0``; with ``to_data`` 1 at most.
 
     Raises:
-        ValueError: as :class:`Blocked`, or for a deviation that is not positive.
+        ValueError: as :class:`Blocked`, for a deviation that is not positive, or shares that are none.
 
     Example:
         Half of the rows ask for a step between two times:
@@ -257,12 +259,17 @@ class Intervals(Blocked):
 
     time_scale: float = 10.0
     logit: tuple[float, float] | None = None
-    to_data: bool = False
+    to_data: float = 0.0
+    from_noise: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.logit is not None and not (math.isfinite(self.logit[0]) and 0 < self.logit[1] < math.inf):
             raise ValueError(f"logit must be a finite mean and a positive deviation, or None, got {self.logit}")
+        for name in ("to_data", "from_noise"):
+            check_number(name, getattr(self, name), "in [0, 1]", 0, 1)
+        if self.to_data + self.from_noise > 1:
+            raise ValueError(f"to_data + from_noise must not exceed 1, got {self.to_data} + {self.from_noise}")
 
     def _draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         rows = self.blocks(n)
@@ -270,8 +277,10 @@ class Intervals(Blocked):
         self._strengths(w, rows.consistency, False, generator)
         self._strengths(w, rows.guidance, True, generator)
         if count := len(d[rows.consistency]):
-            start = t[rows.consistency]
-            end = torch.ones_like(start) if self.to_data else self._times(count, generator, device)
+            start, end = t[rows.consistency], torch.ones_like(t[rows.consistency])
+            to_data, from_noise = (round(share * count) for share in (self.to_data, self.from_noise))
+            end[to_data:] = self._times(count - to_data, generator, device)
+            start[to_data : to_data + from_noise] = 0.0
             t[rows.consistency], d[rows.consistency] = torch.minimum(start, end), (end - start).abs()
         return t, d, w
 

@@ -1,5 +1,6 @@
 from . import leap as leap
 from . import recipes as recipes
+from . import teachers as teachers
 from .leap import ExponentialCut as ExponentialCut
 from .leap import FixedScale as FixedScale
 from .leap import Gap as Gap
@@ -12,3 +13,12 @@ from .leap import posterior_velocity as posterior_velocity
 from .recipes import NAMED as NAMED
 from .recipes import NEIGHBOURS as NEIGHBOURS
 from .recipes import guided as guided
+from .teachers import Anchored as Anchored
+from .teachers import Staged as Staged
+from .teachers import Trained as Trained
+from .teachers import Truncated as Truncated
+from .teachers import TruncatedRows as TruncatedRows
+from .teachers import anchored_distance as anchored_distance
+from .teachers import dual_end as dual_end
+from .teachers import facm as facm
+from .teachers import truncated as truncated

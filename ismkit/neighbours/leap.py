@@ -99,10 +99,11 @@ class HalvingCut:
     that. ECT shortens less near the data too; this kit does not.
 
     Attributes:
-        stages: how many, 1 or more; the last has the share ``2 ** (1 - stages)`` (ECT: down to 1/256).
+        stages: how many, 1 or more; the last has the share ``first * 2 ** (1 - stages)`` (ECT: down to 1/256).
+        first: the share of the first stage, in (0, 1].
 
     Raises:
-        ValueError: for fewer than one stage.
+        ValueError: for fewer than one stage, or a share that is none.
 
     Example:
         >>> from ismkit.neighbours import HalvingCut
@@ -111,14 +112,16 @@ class HalvingCut:
     """
 
     stages: int = 9
+    first: float = 1.0
 
     def __post_init__(self) -> None:
         check_types(self)
         check_count("stages", self.stages)
+        check_number("first", self.first, "in (0, 1]", 1e-300, 1)
 
     def __call__(self, progress: float) -> float:
         """The share, in (0, 1]."""
-        return 2.0 ** -min(int(progress * self.stages), self.stages - 1)
+        return self.first * 2.0 ** -min(int(progress * self.stages), self.stages - 1)
 
 
 class Guide(Protocol):
@@ -449,6 +452,10 @@ def derivative(
     Returns:
         The derivative, (B, ...).
 
+    Raises:
+        RuntimeError: if the network has no derivative in forward mode. Those of the kit have one, sharded by FSDP2 and
+            recomputed too; compiled blocks are run uncompiled for it.
+
     Example:
         >>> import torch
         >>> from ismkit.neighbours import derivative
@@ -461,6 +468,15 @@ def derivative(
         step, steps = differences * velocity, torch.full_like(t, differences)
         ahead, behind = field(x + step, t + steps, d - steps), field(x - step, t - steps, d + steps)
         return (ahead - behind) / (2 * differences)
-    # The fused kernel of attention has no derivative in forward mode, the plain one has.
-    with sdpa_kernel(SDPBackend.MATH):
-        return torch.func.jvp(field, (x, t, d), (velocity.to(x.dtype), torch.ones_like(t), -torch.ones_like(d)))[1]
+    try:
+        # The fused kernel of attention has no derivative in forward mode, the plain one has; nor have compiled blocks,
+        # which are run as they were written.
+        with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
+            return torch.func.jvp(field, (x, t, d), (velocity.to(x.dtype), torch.ones_like(t), -torch.ones_like(d)))[1]
+    except (NotImplementedError, RuntimeError) as error:
+        if "forward AD" in str(error) or "jvp" in str(error):
+            raise RuntimeError(
+                "the network has no derivative in forward mode, as with a kernel of its own: take central differences, "
+                "Leap(..., differences=0.01)"
+            ) from error
+        raise

@@ -58,7 +58,7 @@ _SOFLOW = replace(_IMF, name="soflow", target=Leap("sample", ExponentialCut()))
 _ECT = replace(
     _MEANFLOW,
     name="ect",
-    rows=Intervals(consistency=1.0, drop_consistency=True, to_data=True),
+    rows=Intervals(consistency=1.0, drop_consistency=True, to_data=1.0),
     target=Leap("sample", HalvingCut(), weight=-1.0),
     weights=(0.0, 0.0, 1.0),
     distance=Normalised(l2, 0.5),
@@ -110,8 +110,9 @@ def guided(recipe: Recipe, gap: Gap | None = None, share: float = 1 / 4, strengt
     if not 0 < share < 1:
         raise ValueError(f"share must be a fraction in (0, 1), got {share}")
     consistency = recipe.rows.consistency * (1 - share)
-    rows = replace(recipe.rows, guidance=share, consistency=consistency, strengths=strengths or Strengths())
+    strengths = Strengths() if strengths is None else strengths
+    rows = replace(recipe.rows, guidance=share, consistency=consistency, strengths=strengths)
     velocity = 1 - share - consistency
     weights = (velocity, share, consistency)
-    target = replace(recipe.target, guide=gap or Gap())
+    target = replace(recipe.target, guide=Gap() if gap is None else gap)
     return replace(recipe, name=f"{recipe.name}_guided", rows=rows, target=target, weights=weights)

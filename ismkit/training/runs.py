@@ -20,8 +20,10 @@ from ismkit.data import sets
 from ismkit.data.batches import Batches, ClassGroups
 from ismkit.data.sets import Labelled
 from ismkit.method.recipes import RECIPES, Recipe
+from ismkit.method.rows import Intervals
 from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, l2
 from ismkit.models.nets import PRESETS, DiT, ToyMLP
+from ismkit.neighbours.recipes import NAMED
 from ismkit.training import distributed
 from ismkit.training.checkpoint import saved_setting
 from ismkit.training.loop import Hook, Optim, TrainState, fit, with_micro_batches
@@ -73,7 +75,17 @@ def imagenet_latents(name: str, folder: str | os.PathLike[str] | None = None) ->
 
 
 def for_points(recipe: Recipe) -> Recipe:
-    """The recipe for data without pixels: a wavelet distance becomes plain L2."""
+    """The recipe for data without pixels: a wavelet distance becomes plain L2.
+
+    Of the neighbours, a normalised distance becomes plain too, and times are uniform. Divided by a power of itself, a
+    distance has its minimum off the mean, by as much as the spread of the velocity where this has few dimensions; and
+    times with a normal logit are hardly ever 0, where one step starts (both in tests/neighbours).
+    """
+    rows = recipe.rows
+    if isinstance(rows, Intervals) and isinstance(recipe.distance, Normalised):
+        recipe = dataclasses.replace(recipe, distance=recipe.distance.distance)
+    if isinstance(rows, Intervals) and rows.logit is not None:
+        recipe = dataclasses.replace(recipe, rows=dataclasses.replace(rows, logit=None))
     return _with_distance(recipe, lambda wavelet: l2)
 
 
@@ -343,7 +355,7 @@ def change_run(run: Run, path: str, value: Any) -> Run:
     Args:
         run: a value of ``RUNS`` or your own.
         path: such as ``optim.lr`` or ``recipe.coupling.pool``; of the recipe as a whole ``recipe``.
-        value: the new value, or a text that is read as the type of the setting; for ``recipe`` a name of ``RECIPES``,
+        value: the new value, or a text that is read as the type of the setting; for ``recipe`` a name of ``NAMED``,
             which is adapted to the data of the run.
 
     Returns:
@@ -360,8 +372,8 @@ def change_run(run: Run, path: str, value: Any) -> Run:
     """
     check_kind("run", run, Run)
     if isinstance(path, str) and path == "recipe" and isinstance(value, str):
-        check_name("recipe", value, RECIPES)
-        return dataclasses.replace(run, recipe=run.adapt(RECIPES[value]))
+        check_name("recipe", value, NAMED)
+        return dataclasses.replace(run, recipe=run.adapt(NAMED[value]))
     return change(run, path, value)
 
 
