@@ -39,7 +39,7 @@ PARTS = {
     "Flows and shortcuts": ["01", "02"],
     "Guidance": ["03", "04"],
     "Frequency, paths, averages": ["05", "06", "07"],
-    "Integration": ["08", "09"],
+    "Integration": ["08", "09", "neighbours"],
     "Your own": ["own", "comparing"],
     "Full scale": ["imagenet", "10", "11", "12", "failures", "pools"],
     "Claims": ["13", "ledger", "guarantees"],

@@ -12,7 +12,7 @@ from PIL import Image
 
 import ismkit
 from book import architecture
-from ismkit import cli
+from ismkit import cli, neighbours
 from ismkit.evaluation import judges
 from ismkit.method import path as straight
 from ismkit.method import recipes
@@ -172,6 +172,13 @@ def test_every_guarantee_names_a_test_that_is_there() -> None:
     assert len(named) == len(re.findall(r"^- ", text, re.MULTILINE)) > 10
     for file, test in named:
         assert re.search(rf"^def {test}\(", (ROOT / file).read_text(), re.MULTILINE), f"{file}::{test}"
+
+
+def test_every_neighbour_stands_on_its_page() -> None:
+    text = PAGES[ROOT / "book" / "neighbours.md"]
+    named = set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) | {"shortcut_every_level", "ism", "flow"}
+    assert neighbours.NEIGHBOURS.keys() <= named
+    assert named <= neighbours.NAMED.keys() | {"truncated", "facm", "dual_end"}
 
 
 def test_guarantees_say_how_often_they_are_tried() -> None:
