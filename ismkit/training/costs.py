@@ -6,13 +6,15 @@ of matrices and convolutions are counted: norms, activations and the distance ar
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ismkit.method.path import Network
 from ismkit.method.recipes import Context, Recipe
 from ismkit.models.nets import FREQUENCIES
 from ismkit.utils.checks import check_count, shown
@@ -63,7 +65,7 @@ def passes(recipe: Recipe, batch: int, progress: float = 0.0) -> Passes:
 
     Returns:
         The number of rows with gradient, of rows that make targets, and of calls for these. A row of which a
-        derivative is taken in forward mode counts twice.
+        derivative is taken in forward mode counts twice, one of a teacher as one.
 
     Raises:
         TypeError: if ``recipe`` is none.
@@ -97,8 +99,22 @@ def passes(recipe: Recipe, batch: int, progress: float = 0.0) -> Passes:
     x = torch.zeros(batch, 1)
     query, velocity = recipe.rows(x, x, torch.zeros(batch, dtype=torch.long), 1, torch.Generator().manual_seed(0))
     rng = torch.Generator().manual_seed(0)
-    recipe.target(query, velocity, recipe.rows, Context(net, net, 1, progress, rng))
+    asking(recipe.target, net)(query, velocity, recipe.rows, Context(net, net, 1, progress, rng))
     return Passes(batch, sum(counted), len(counted))
+
+
+def asking(rule: Any, net: Network) -> Any:
+    """The rule with another network in the place of each that it holds, such as a teacher."""
+    if not dataclasses.is_dataclass(rule) or isinstance(rule, type):
+        return rule
+    changes: dict[str, Any] = {}
+    for name, kind in get_type_hints(type(rule)).items():
+        held = getattr(rule, name)
+        if callable(held) and Network in (kind, *get_args(kind)):
+            changes[name] = net
+        elif (inner := asking(held, net)) is not held:
+            changes[name] = inner
+    return dataclasses.replace(rule, **changes) if changes else rule
 
 
 def step_flops(config: Mapping[str, Any], recipe: Recipe, batch: int) -> float:

@@ -28,6 +28,7 @@ from ismkit.method.path import Query, grid_of
 from ismkit.method.recipes import Context, Recipe, training_step
 from ismkit.training import checkpoint, distributed
 from ismkit.training.checkpoint import resume_run, save_run
+from ismkit.training.costs import asking
 from ismkit.training.distributed import is_wrapped, on_main_process
 from ismkit.training.options import Engine, Saving
 from ismkit.utils.checks import as_integer, check_count, check_kind, shown
@@ -236,11 +237,13 @@ def _changes(recipe: Recipe, batches: Batches, planned: int, steps: int) -> bool
     def net(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
         return torch.sin(x + (t + 2 * d + 3 * w + y).reshape(-1, *[1] * (x.ndim - 1)))
 
+    rule = asking(recipe.target, net)
+
     def answer(progress: float) -> list[Tensor]:
         rng = torch.Generator().manual_seed(0)
         return [
             torch.as_tensor(part)
-            for part in recipe.target(query, velocity, recipe.rows, Context(net, net, 1, progress, rng))
+            for part in rule(query, velocity, recipe.rows, Context(net, net, 1, progress, rng))
         ]
 
     shares = [step / 16 for step in range(16)]

@@ -25,6 +25,7 @@ from ismkit.neighbours import (
     facm,
     truncated,
 )
+from ismkit.training.costs import Passes, passes
 from ismkit.utils.keys import identity_sum
 from tests.neighbours.exact import CONTEXT, NULL, asked, flow
 
@@ -157,6 +158,17 @@ def test_a_step_trains_the_network_and_not_its_teacher(make: object) -> None:
     assert torch.isfinite(distance).all()
     assert sum(p.grad.abs().sum() for p in net.parameters() if p.grad is not None) > 0
     assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_a_teachers_passes_count_and_it_is_not_asked() -> None:
+    def never(*_: Tensor) -> Tensor:
+        raise AssertionError("a teacher of any shape")
+
+    # The teacher of all rows; the derivative and the answer of the steps.
+    assert passes(facm(never), 16) == Passes(16, 16 + 2 * 8 + 8, 3)
+    assert passes(dual_end(never), 15) == Passes(15, 15 + 2 * 10, 2)
+    # Both stages for what is beyond the cut, and the first one for all rows once more.
+    assert passes(truncated(never), 16) == Passes(16, 16 + 16 + 16, 3)
 
 
 def test_what_is_no_network_is_refused() -> None:
