@@ -35,7 +35,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ismkit.method.coupling import Coupling
 from ismkit.method.ema import TwinEMA, check_decay
 from ismkit.method.guidance import Strengths, cfg, intrinsic_velocity
-from ismkit.method.path import Network, Query, StepGrid, expand_as
+from ismkit.method.path import Network, Query, Source, StepGrid, check_source, expand_as
 from ismkit.method.rows import Rows
 from ismkit.method.wavelet import Distance, WaveletDistance, geometric_weights, l2, unit_weights
 from ismkit.utils.checks import check_number, check_tensor, shown
@@ -436,8 +436,10 @@ class Recipe:
         coupling: which noise goes with which data.
         distance: error per sample, of prediction and target (B, ...) each, and what was asked: (B,).
         fast, slow: decays of the average that makes targets and of the one that samples.
+        source: the distribution of the noise, a :class:`~ismkit.method.path.Source`.
 
     Raises:
+        TypeError: if ``source`` is no function.
         ValueError: if ``target`` or ``distance`` is no function, a weight is negative or not finite, or a decay outside
             [0, 1).
 
@@ -466,9 +468,11 @@ class Recipe:
     distance: Distance = l2
     fast: float = 0.9999
     slow: float = 0.9999
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
+        check_source(self.source)
         for name in ("target", "distance"):
             if not callable(getattr(self, name)) or isinstance(getattr(self, name), type):
                 raise ValueError(

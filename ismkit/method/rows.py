@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ismkit.method.guidance import Strengths
-from ismkit.method.path import Query, StepGrid, check_labels, interpolate
+from ismkit.method.path import Query, StepGrid, StepLengths, check_labels, interpolate
 from ismkit.utils.checks import check_count, check_tensor, shown
 from ismkit.utils.settings import check_types
 
@@ -56,6 +56,11 @@ class Blocked:
             raise ValueError(f"guidance + consistency must not exceed 1, got {self.guidance} + {self.consistency}")
         if self.guidance and not self.strengths.count:
             raise ValueError(f"guidance={self.guidance} needs strengths above 0, got w_max={self.strengths.w_max}")
+
+    @property
+    def step_lengths(self) -> StepLengths:
+        """Which steps a network learns from these rows; ``fit`` writes it on the network, for the sampler to read."""
+        return "dyadic"
 
     def blocks(self, batch: int) -> Blocks:
         """Split a batch into its blocks.
@@ -238,6 +243,13 @@ class Intervals(Blocked):
         super().__post_init__()
         if self.logit is not None and not (math.isfinite(self.logit[0]) and 0 < self.logit[1] < math.inf):
             raise ValueError(f"logit must be a finite mean and a positive deviation, or None, got {self.logit}")
+
+    @property
+    def step_lengths(self) -> StepLengths:
+        """See :attr:`Blocked.step_lengths`."""
+        if not self.consistency:
+            return "dyadic"
+        return "to data" if self.to_data else "any"
 
     def _draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         rows = self.blocks(n)
