@@ -114,9 +114,10 @@ def _check_renoise(renoise: Any, generator: Any) -> None:
 
 
 def _plan(
-    net: Network, nfe: Any, usual: int, times: Any, grid: StepGrid | None, renoise: bool
+    net: Network, nfe: Any, usual: int, times: Any, grid: StepGrid | None, renoise: Any, generator: Any
 ) -> tuple[list[float], StepGrid | None]:
     """When steps begin and end, and the grid that says what is asked for them; ``usual`` is the default of ``nfe``."""
+    _check_renoise(renoise, generator)
     grid = _grid(net, grid)
     if times is None:
         if grid is None and step_lengths_of(net) == "dyadic":
@@ -140,7 +141,6 @@ def _states(
     source: Source | None,
 ) -> Iterator[Tensor]:
     """The sampler's states from noise to data, one more than steps."""
-    _check_renoise(renoise, generator)
     check_source(source)
     _check(net, x0, y)
     strength = _strengths(w, x0)
@@ -152,7 +152,8 @@ def _states(
         length = torch.full_like(t, d)
         x = x + d * net(x, torch.full_like(t, start), length if grid is None else grid.ask(length), strength, y)
         if renoise and end < 1:
-            x = torch.lerp(draw_noise(source, tuple(x0.shape), generator).to(x), x, end)  # type: ignore[arg-type]
+            fresh = draw_noise(source, tuple(x0.shape), generator)  # type: ignore[arg-type]
+            x = torch.lerp(fresh.to(x, non_blocking=True), x, end)
         yield x
 
 
@@ -228,7 +229,7 @@ def sample(
         >>> round(sample(shortcut, one, y, nfe=3).item(), 4)
         2.7183
     """
-    x, (partition, grid) = x0, _plan(net, nfe, 1, times, grid, renoise)
+    x, (partition, grid) = x0, _plan(net, nfe, 1, times, grid, renoise, generator)
     for state in _states(net, x0, y, w, partition, grid, renoise, generator, source):
         x = state
     return x
@@ -276,7 +277,7 @@ def trajectory(
         >>> states.shape, states.flatten()
         (torch.Size([3, 1, 1]), tensor([1.0000, 1.5000, 2.2500]))
     """
-    partition, grid = _plan(net, nfe, 128, times, grid, renoise)
+    partition, grid = _plan(net, nfe, 128, times, grid, renoise, generator)
     return torch.stack(list(_states(net, x0, y, w, partition, grid, renoise, generator, source)))
 
 
