@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "ismkit"
 ROOMS = dict(re.findall(r"^\* ``ismkit\.(\w+)``: (.*)[;.]$", ismkit.__doc__ or "", re.MULTILINE))
 
 #: One colour per lane, each with a contrast of at least 3 on white and on the dark theme's ground.
-COLOURS = ("#1f7fc4", "#d0611a", "#159a6c", "#c0589e", "#8a66d0", "#a87a2c", "#7b8794")
+COLOURS = ("#1f7fc4", "#d0611a", "#159a6c", "#c0589e", "#8a66d0", "#a87a2c", "#7b8794", "#d04a4a")
 WIDTH, SHAFT, GAP = 690, 130, 26  # of the drawing, of the shaft, between floors
 LINE, ROW, PAD, HEAD = 18, 19, 14, 9  # height of a line of text and of an arrow's row; margin in a box; arrowhead
 

@@ -4,6 +4,7 @@ from . import imagenet as imagenet
 from . import lessons as lessons
 from . import method as method
 from . import models as models
+from . import neighbours as neighbours
 from . import sweeps as sweeps
 from . import training as training
 from . import utils as utils

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ismkit.method.ema import TwinEMA
-from ismkit.method.recipes import RECIPES, Recipe, training_step
+from ismkit.method.recipes import Recipe, training_step
 from ismkit.models.nets import DiT, ToyMLP
+from ismkit.neighbours.recipes import NAMED
 from ismkit.training.runs import for_points, for_side
 from ismkit.utils.seeding import stream
 
@@ -33,7 +34,7 @@ def network(kind: Kind, depth: int = 1, seed: int = 0, classes: int = CLASSES) -
 
 
 def recipe(name: str, kind: Kind) -> Recipe:
-    return for_points(RECIPES[name]) if kind == "points" else for_side(RECIPES[name], 8)
+    return for_points(NAMED[name]) if kind == "points" else for_side(NAMED[name], 8)
 
 
 def pair(kind: Kind, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:

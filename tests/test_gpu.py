@@ -29,6 +29,7 @@ from ismkit.method.sampling import sample, trajectory
 from ismkit.method.wavelet import WaveletDistance, dwt, geometric_weights, idwt
 from ismkit.models.nets import DiT
 from ismkit.models.saved import released
+from ismkit.neighbours.recipes import NAMED
 from ismkit.training import checkpoint, distributed
 from ismkit.training.checkpoint import collect
 from ismkit.training.loop import Optim, StepReport, TrainState
@@ -136,7 +137,7 @@ def test_one_step_is_that_of_the_cpu() -> None:
 
 
 @pytest.mark.parametrize("kind", ["points", "images"])
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", NAMED)
 def test_a_step_of_each_recipe_is_that_of_the_cpu(name: str, kind: Kind) -> None:
     value = recipe(name, kind)
     value = replace(value, rows=HostRows(**vars(value.rows)))
@@ -150,7 +151,7 @@ def test_a_step_of_each_recipe_is_that_of_the_cpu(name: str, kind: Kind) -> None
     assert (halved.cpu() - gradient).norm() <= bound(2 * LAYERS[kind]) * gradient.norm()
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", NAMED)
 def test_no_step_waits_for_the_device(name: str) -> None:
     """As tests/training/test_devices.py says without one."""
     with pytest.raises(RuntimeError, match="synchronizing"), waits_are_errors():
@@ -165,7 +166,7 @@ def test_no_step_waits_for_the_device(name: str) -> None:
                 until_third.close()
             checked.append(report.step)
 
-        train(4, recipe=replace(for_side(RECIPES[name], 8), coupling=Coupling()), hooks=[watch])
+        train(4, recipe=replace(for_side(NAMED[name], 8), coupling=Coupling()), hooks=[watch])
     assert checked == [1, 2, 3, 4]
 
 

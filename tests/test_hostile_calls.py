@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 import ismkit
-from ismkit import data, evaluation, lessons, method, models, sweeps, training, utils
+from ismkit import data, evaluation, lessons, method, models, neighbours, sweeps, training, utils
 from ismkit.evaluation.judges import PointJudge, Setting
 from ismkit.evaluation.metrics import Gaussian, Moments
 from ismkit.lessons.closed_forms import ClassMixture, Mixture
@@ -142,6 +142,66 @@ def rows_of(batches: data.Batches, **options: Any) -> Any:
 
 
 CALLS: dict[str, Call] = {
+    # ------------------------------------------------------------ neighbours
+    "SigmoidCut": Call(neighbours.SigmoidCut, {"start": 0.1, "end": 0.9, "steepness": 20.0, "snap": 0.01}, kept),
+    "ExponentialCut": Call(neighbours.ExponentialCut, {"first": 0.1, "last": 0.01}, kept),
+    "HalvingCut": Call(neighbours.HalvingCut, {"stages": 4}, kept),
+    "Gap": Call(neighbours.Gap, {"t_interval": 0.3, "own": True}, kept),
+    "FixedScale": Call(neighbours.FixedScale, {"omega": 0.2, "kappa": 0.9, "start": 0.25, "end": 1.0}, kept),
+    "Leap": Call(
+        neighbours.Leap,
+        {
+            "first": "own",
+            "cut": 0.5,
+            "tangent": "net",
+            "weight": 1.0,
+            "clip": 4.0,
+            "guide": neighbours.Gap(),
+            "differences": 0.01,
+        },
+        kept,
+    ),
+    "Trained": Call(neighbours.Trained, {"path": "flow.safetensors", "sha256": "0" * 64}, kept),
+    "TruncatedRows": Call(
+        neighbours.TruncatedRows,
+        {"consistency": 1.0, "to_data": 1.0, "boundary": 0.5, "at_boundary": 0.25, "logit": None},
+        kept,
+    ),
+    "TruncatedRows()": Call(
+        neighbours.TruncatedRows(consistency=1.0),
+        {"x0": X0, "x1": X1, "y": Y, "null": 2, "generator": None},
+        lambda found, given: found[0].x.shape == found[1].shape == given["x0"].shape,
+        names=("a batch",),
+    ),
+    "Staged": Call(neighbours.Staged, {"first": NET, "second": still, "boundary": 0.5}),
+    "Truncated": Call(
+        neighbours.Truncated,
+        {"first_stage": NET, "leap": neighbours.Leap(), "boundary": 0.5, "weight": 0.1},
+        kept,
+    ),
+    "Anchored": Call(neighbours.Anchored, {"teacher": NET, "clip": 1.0, "relax": 1.0}, kept),
+    "anchored_distance": Call(
+        neighbours.anchored_distance,
+        {"prediction": X0, "target": X1, "query": method.Query(X0, T, D, W, Y)},
+        per_row("prediction"),
+    ),
+    "truncated": Call(
+        neighbours.truncated,
+        {"first_stage": NET, "boundary": 0.5},
+        lambda found, given: found.rows.boundary == given["boundary"],
+    ),
+    "facm": Call(neighbours.facm, {"teacher": NET}, lambda found, given: found.target.teacher is given["teacher"]),
+    "dual_end": Call(neighbours.dual_end, {"teacher": NET}),
+    "guided": Call(
+        neighbours.guided,
+        {
+            "recipe": neighbours.NEIGHBOURS["imf"],
+            "gap": neighbours.Gap(),
+            "share": 0.25,
+            "strengths": method.Strengths(1.0),
+        },
+        lambda found, given: found.rows.guidance == given["share"],
+    ),
     # ------------------------------------------------------------ method
     "Auction": Call(method.Auction, {"epsilon": 0.1, "stop": 0.01, "exact": 512, "device": "cpu"}, kept),
     "Auction()": Call(
@@ -163,8 +223,10 @@ CALLS: dict[str, Call] = {
             "drop_consistency": False,
             "strengths": method.Strengths(),
             "grid": GRID,
+            "time_scale": 10.0,
             "logit": (0.4, 1.0),
-            "to_data": False,
+            "to_data": 0.25,
+            "from_noise": 0.25,
         },
         kept,
     ),
@@ -174,7 +236,6 @@ CALLS: dict[str, Call] = {
         lambda found, given: found[0].x.shape == found[1].shape == given["x0"].shape,
         names=("a batch",),
     ),
-    "Leap": Call(method.Leap, {"first": "own", "cut": 0.5, "tangent": "net", "weight": 1.0}, kept),
     "Normalised": Call(method.Normalised, {"distance": l2, "power": 0.5, "c": 1e-3}, kept),
     "Normalised()": Call(method.Normalised(l2), {"prediction": X0, "target": X1}, per_row("prediction")),
     "Query.take": Call(method.Query(X0, T, D, W, Y).take, {"rows": slice(0, 2)}, lambda found, _: len(found.x) < 5),
@@ -629,10 +690,13 @@ TYPED = "a type or a protocol: nothing to call"
 ERROR = "an error"
 FILE = "its arguments are paths: what lies there is damaged in test_hostile_files"
 RECORD = "a record that the kit fills itself"
+INNER = "a part of a rule, which is called in each step: what it gets was admitted by the training step"
 NOTHING = "it has no argument, or uses none"
 PARTS = "what it is made of is called above; trained and run as a whole in tests/training, sweeps and evaluation"
 ELSEWHERE = {
-    **dict.fromkeys(("Network", "Source", "TargetRule", "StochasticDataset", "Distance"), TYPED),
+    **dict.fromkeys(
+        ("Network", "Source", "TargetRule", "Term", "Guide", "StochasticDataset", "Distance", "Blocked"), TYPED
+    ),
     **dict.fromkeys(("CheckpointError", "DataError", "WorkerError", "PictureError", "DivergenceError"), ERROR),
     **dict.fromkeys(("Preempted", "SweepError", "ClaimError"), ERROR),
     **dict.fromkeys(("file_sum", "verify_sha256", "read_weights", "load_weights", "load_model", "load_sampler"), FILE),
@@ -642,6 +706,7 @@ ELSEWHERE = {
     **dict.fromkeys(("open_source", "fashion_latents", "write_tiny_vae", "export_npz", "export_png"), FILE),
     **dict.fromkeys(("Mapped", "PictureFiles", "ImageVAE", "Reference", "Scores", "StepReport", "TrainState"), RECORD),
     **dict.fromkeys(("Answer", "Context", "Solution"), RECORD),
+    **dict.fromkeys(("ask", "derivative", "posterior_velocity"), INNER),
     **dict.fromkeys(("FashionJudge", "ImageJudge", "ImageOptions", "Claim", "KillAt", "Tracking"), RECORD),
     **dict.fromkeys(("in_checkout", "out_dir", "velocity_target", "data_folders", "weights_file"), NOTHING),
     **dict.fromkeys(("run_group", "accelerator", "launch", "launch_processes", "train_run", "encode"), PARTS),

@@ -42,10 +42,11 @@ ROOMS = {
     "method": ["utils"],
     "data": ["utils"],
     "models": ["utils", "method", "data"],
+    "neighbours": ["utils", "method", "data", "models"],
     "imagenet": ["utils", "data"],
-    "training": ["utils", "method", "data", "models", "imagenet"],
+    "training": ["utils", "method", "data", "models", "neighbours", "imagenet"],
     "evaluation": ["utils", "method", "data", "models", "imagenet"],
-    "sweeps": ["utils", "method", "data", "models", "training", "evaluation"],
+    "sweeps": ["utils", "method", "data", "models", "neighbours", "training", "evaluation"],
     "lessons": ["utils", "method", "data", "training"],
 }
 TOP = ["doctor"]  # beside the rooms, and above them the commands in ``cli``

@@ -183,7 +183,7 @@ def test_contracts_are_the_signatures() -> None:
     (contracts,) = blocks(PAGES[ROOT / "book" / "architecture.md"], "python")
     calls = re.findall(r"^([\w.]+)\((.*?)\)", contracts, re.MULTILINE)
     assert len(calls) == len(contracts.strip().splitlines())
-    values = {"net": straight.Network, "Judge": judges.Judge, "TargetRule": recipes.TargetRule}
+    values = {"net": straight.Network, "Judge": judges.Judge, "TargetRule": recipes.TargetRule, "Term": recipes.Term}
     for name, written in calls:
         owner, _, method = name.partition(".")
         value = values.get(owner) or getattr(ismkit, owner)

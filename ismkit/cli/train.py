@@ -28,10 +28,10 @@ EXAMPLES = (
 
 def names() -> dict[str, dict[str, str]]:
     """The runs and the recipes."""
-    from ismkit.method.recipes import RECIPES
+    from ismkit.neighbours.recipes import NAMED
     from ismkit.training.runs import RUNS
 
-    return {"runs": {run.name: run.about for run in RUNS.values()}, "recipes": dict.fromkeys(RECIPES, "")}
+    return {"runs": {run.name: run.about for run in RUNS.values()}, "recipes": dict.fromkeys(NAMED, "")}
 
 
 def command(

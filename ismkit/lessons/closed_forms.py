@@ -372,14 +372,14 @@ class Ideal:
     def __call__(self, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
         """Average velocity (B, ...) by the rule."""
         query = Query(x, t, d, w, y)
-        steps = d > 0
-        if not steps.any():
-            return self._instant(query)
-        if steps.all():
-            return self._step(query)
         answer = torch.empty_like(x)
-        for rows, part in ((steps, self._step), (~steps, self._instant)):
-            answer[rows] = part(Query(*(column[rows] for column in query)))
+        for rows, part in (
+            (d == 0, self._instant),
+            ((d > 0) & (y == self.null), self._unguided_step),
+            ((d > 0) & (y != self.null), self._step),
+        ):
+            if rows.any():
+                answer[rows] = part(Query(*(column[rows] for column in query)))
         return answer
 
     def _instant(self, query: Query) -> Tensor:
@@ -389,13 +389,14 @@ class Ideal:
         rows = Rows(guidance=1.0, strengths=Strengths(1.0), grid=self.grid)
         return self.rule(query, velocity, rows, Context(self, self, self.null)).target
 
-    def _step(self, query: Query) -> Tensor:
-        if (query.y == self.null).all():
-            # Guidance leaves the null label alone; to ask a rule would double the calls of every level below.
-            def unguided(x: Tensor, t: Tensor, d: Tensor) -> Tensor:
-                return self(x, t, d, query.w, query.y)
+    def _unguided_step(self, query: Query) -> Tensor:
+        # Guidance leaves the null label alone; to ask a rule would double the rows of every level below.
+        def unguided(x: Tensor, t: Tensor, d: Tensor) -> Tensor:
+            return self(x, t, d, query.w, query.y)
 
-            return average_of_half_steps(unguided, query.x, query.t, query.d, self.grid, self.rule.clip)
+        return average_of_half_steps(unguided, query.x, query.t, query.d, self.grid, self.rule.clip)
+
+    def _step(self, query: Query) -> Tensor:
         rows = Rows(consistency=1.0, grid=self.grid)
         return self.rule(query, torch.empty_like(query.x), rows, Context(self, self, self.null)).target
 

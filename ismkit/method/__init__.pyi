@@ -27,12 +27,14 @@ from .recipes import Answer as Answer
 from .recipes import BakedIn as BakedIn
 from .recipes import Context as Context
 from .recipes import Intrinsic as Intrinsic
-from .recipes import Leap as Leap
 from .recipes import Recipe as Recipe
 from .recipes import TargetRule as TargetRule
+from .recipes import Term as Term
+from .recipes import ask as ask
 from .recipes import average_of_half_steps as average_of_half_steps
 from .recipes import training_step as training_step
 from .recipes import velocity_target as velocity_target
+from .rows import Blocked as Blocked
 from .rows import Intervals as Intervals
 from .rows import Rows as Rows
 from .sampling import SOLVERS as SOLVERS

@@ -30,13 +30,12 @@ from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ismkit.method.coupling import Coupling
 from ismkit.method.ema import TwinEMA, check_decay
 from ismkit.method.guidance import Strengths, cfg, intrinsic_velocity
 from ismkit.method.path import Network, Query, Source, StepGrid, check_source, expand_as
-from ismkit.method.rows import Rows
+from ismkit.method.rows import Blocked, Rows
 from ismkit.method.wavelet import Distance, WaveletDistance, geometric_weights, l2, unit_weights
 from ismkit.utils.checks import check_number, check_tensor, shown
 from ismkit.utils.keys import UNKEYED
@@ -51,6 +50,7 @@ class Context(NamedTuple):
         slow: the average that samples.
         null: the null label.
         progress: the share of the run that is done, in [0, 1).
+        rng: generator of the step's random numbers, for rules that draw; None where none is needed.
 
     Example:
         A rule that is asked outside of a training has one network for both:
@@ -69,6 +69,7 @@ class Context(NamedTuple):
     slow: Network
     null: int
     progress: float = 0.0
+    rng: torch.Generator | None = None
 
 
 class Answer(NamedTuple):
@@ -105,7 +106,7 @@ class TargetRule(Protocol):
         tensor(1.8000)
     """
 
-    def __call__(self, query: Query, velocity: Tensor, rows: Rows, context: Context) -> Answer:
+    def __call__(self, query: Query, velocity: Tensor, rows: Blocked, context: Context) -> Answer:
         """Make the targets.
 
         Args:
@@ -120,6 +121,79 @@ class TargetRule(Protocol):
         ...
 
 
+class Term(Protocol):
+    """The signature of a term: a loss with a gradient of its own, beside the distance to a target.
+
+    Example:
+        A term is a function, or a dataclass with ``__call__``. This one keeps steps short:
+
+        >>> from dataclasses import replace
+        >>> import torch
+        >>> from ismkit import RECIPES, ToyMLP, TwinEMA, training_step
+        >>> def short(net, prediction, query, velocity, context):
+        ...     return 0.1 * prediction.square().mean()
+        >>> recipe = replace(RECIPES["flow"], name="short", terms=(short,))
+        >>> net, rng = ToyMLP(width=16, depth=1, num_classes=3), torch.Generator().manual_seed(0)
+        >>> pair = torch.zeros(8, 2), torch.ones(8, 2), torch.arange(8) % 3
+        >>> loss, query, distance = training_step(recipe, net, TwinEMA(net), pair, null=3, rng=rng)
+        >>> loss.item()
+        1.0
+    """
+
+    def __call__(self, net: nn.Module, prediction: Tensor, query: Query, velocity: Tensor, context: Context) -> Tensor:
+        """Compute the term.
+
+        Args:
+            net: the online network, which has just answered; its gradient flows.
+            prediction: its answers, (B, ...).
+            query: what the rows were asked.
+            velocity: ``x1 - x0`` of each row, (B, ...); the data are ``query.x + (1 - t) * velocity``.
+            context: what rules may ask, too.
+
+        Returns:
+            A scalar, which is added to the loss.
+        """
+        ...
+
+
+def ask(*questions: tuple[Network, Query]) -> list[Tensor]:
+    """Ask networks, each of them once: questions to the same network are one call.
+
+    Args:
+        questions: a network and what it is asked, each; rows of any number, none too.
+
+    Returns:
+        The answers (B, ...), one per question. A network with no row to answer is not called.
+
+    Raises:
+        RuntimeError: by torch, if rows for one network differ in shape.
+
+    Example:
+        >>> import torch
+        >>> from ismkit.method import Query
+        >>> from ismkit.method.recipes import ask
+        >>> def net(x, t, d, w, y):
+        ...     print(f"{len(x)} rows")
+        ...     return x + y[:, None]
+        >>> def question(rows, label):
+        ...     x, t, y = torch.zeros(rows, 1), torch.zeros(rows), torch.full((rows,), label)
+        ...     return net, Query(x, t, t, t, y)
+        >>> [answer.flatten().tolist() for answer in ask(question(2, 0), question(1, 5))]
+        3 rows
+        [[0.0, 0.0], [5.0]]
+    """
+    answers = [query.x for _, query in questions]  # of the right shape where nothing is asked
+    waiting = [k for k, (_, query) in enumerate(questions) if len(query.x)]
+    while waiting:
+        net = questions[waiting[0]][0]
+        mine = [k for k in waiting if questions[k][0] is net]
+        waiting = [k for k in waiting if k not in mine]
+        together = Query(*(torch.cat(column) for column in zip(*(questions[k][1] for k in mine), strict=True)))
+        for k, part in zip(mine, net(*together).split([len(answers[k]) for k in mine]), strict=True):
+            answers[k] = part
+    return answers
+
+
 def average_of_half_steps(
     field: Callable[[Tensor, Tensor, Tensor], Tensor],
     x: Tensor,
@@ -127,6 +201,7 @@ def average_of_half_steps(
     d: Tensor,
     grid: StepGrid,
     clip: float | None = None,
+    first: Tensor | None = None,
 ) -> Tensor:
     """Make the target of the consistency rows: the average of two half steps of ``field(x, t, d)`` (SM Eq. 5).
 
@@ -137,6 +212,7 @@ def average_of_half_steps(
         d: step sizes above 0, (B,), on the grid.
         grid: says under which ``d`` a half step is asked.
         clip: bound on the middle state and the target (SM code: 4), or None.
+        first: the answer for the first half step, if it is known, (B, ...); else ``field`` is asked.
 
     Returns:
         ``(s_1 + s_2) / 2``, (B, ...).
@@ -166,12 +242,12 @@ def average_of_half_steps(
     if not callable(field) or not isinstance(grid, StepGrid):
         raise TypeError(f"field must be a function and grid a StepGrid, got {shown(field)} and {shown(grid)}")
     check_clip(clip)
-    length, ask = grid.half(d)
-    first = field(x, t, ask)
+    length, asked = grid.half(d)
+    first = field(x, t, asked) if first is None else first
     middle = x + expand_as(length, x) * first
     if clip is not None:
         middle = middle.clamp(-clip, clip)
-    average = (first + field(middle, t + length, ask)) / 2
+    average = (first + field(middle, t + length, asked)) / 2
     return average if clip is None else average.clamp(-clip, clip)
 
 
@@ -181,7 +257,7 @@ def check_clip(clip: float | None) -> None:
         check_number("clip", clip, "above 0, or None for no bound", 1e-300)
 
 
-def velocity_target(query: Query, velocity: Tensor, rows: Rows, context: Context) -> Answer:
+def velocity_target(query: Query, velocity: Tensor, rows: Blocked, context: Context) -> Answer:
     """Answer the velocity: plain flow matching, where every row is a velocity row (arXiv 2210.02747).
 
     A :class:`TargetRule` that uses one of its arguments only.
@@ -245,15 +321,17 @@ class BakedIn:
         check_number("cfg_scale", self.cfg_scale, "that is finite", -math.inf)
         check_clip(self.clip)
 
-    def __call__(self, query: Query, velocity: Tensor, rows: Rows, context: Context) -> Answer:
+    def __call__(self, query: Query, velocity: Tensor, rows: Blocked, context: Context) -> Answer:
         """Targets (B, ...) made by the fast average; see :class:`TargetRule`."""
         block = rows.blocks(len(velocity)).consistency
         x, t, d, w, y = query.take(block)
-        net, null_labels = context.fast, torch.full_like(y, context.null)
+        null = torch.full_like(y, context.null)
 
         def guided(x: Tensor, t: Tensor, d: Tensor) -> Tensor:
             scale = torch.where((d == 0) | self.every_level, self.cfg_scale, 1.0)
-            return cfg(net(x, t, d, w, y), net(x, t, d, w, null_labels), expand_as(scale, x))
+            asked = ((context.fast, Query(x, t, d, w, labels)) for labels in (y, null))
+            conditional, unconditional = ask(*asked)
+            return cfg(conditional, unconditional, expand_as(scale, x))
 
         target = velocity.clone()
         target[block] = average_of_half_steps(guided, x, t, d, rows.grid, self.clip).to(target.dtype)
@@ -307,120 +385,26 @@ class Intrinsic:
         if not 0 <= self.t_interval <= 1:
             raise ValueError(f"t_interval must be a time in [0, 1], got {self.t_interval}")
 
-    def __call__(self, query: Query, velocity: Tensor, rows: Rows, context: Context) -> Answer:
+    def __call__(self, query: Query, velocity: Tensor, rows: Blocked, context: Context) -> Answer:
         """Targets (B, ...) made by the fast average; see :class:`TargetRule`."""
         blocks = rows.blocks(len(velocity))
+        guided, steps = query.take(blocks.guidance), query.take(blocks.consistency)
+        unguided = guided._replace(w=torch.zeros_like(guided.w))
+        null = unguided._replace(y=torch.full_like(guided.y, context.null))
+        guide, net = getattr(context, self.gap), context.fast
+        half = steps._replace(d=rows.grid.half(steps.d)[1])
+        conditional, unconditional, first = ask((guide, unguided), (guide, null), (net, half))
+
         target = velocity.clone()
         if rows.guidance:
-            x, t, d, w, y = query.take(blocks.guidance)
-            guide, unguided = getattr(context, self.gap), torch.zeros_like(w)
-            conditional = guide(x, t, d, unguided, y)
-            gap = conditional - guide(x, t, d, unguided, torch.full_like(y, context.null))
             v = conditional if self.predicted else velocity[blocks.guidance]
-            target[blocks.guidance] = intrinsic_velocity(v, gap, w, t, self.t_interval).to(target.dtype)
+            pushed = intrinsic_velocity(v, conditional - unconditional, guided.w, guided.t, self.t_interval)
+            target[blocks.guidance] = pushed.to(target.dtype)
         if rows.consistency:
-            x, t, d, w, y = query.take(blocks.consistency)
-            average = average_of_half_steps(lambda x, t, d: context.fast(x, t, d, w, y), x, t, d, rows.grid, self.clip)
+            x, t, d, w, y = steps
+            average = average_of_half_steps(lambda x, t, d: net(x, t, d, w, y), x, t, d, rows.grid, self.clip, first)
             target[blocks.consistency] = average.to(target.dtype)
         return Answer(target)
-
-
-@dataclass(frozen=True)
-class Leap:
-    """Targets of the consistency rows from a cut of their interval: one rule for many few-step methods.
-
-    The interval ``[t, t + d]`` is cut at the share ``c`` of its length. On its first part the velocity is ``a``, and
-    for the rest the target network is asked::
-
-        L(a, c) = c a + (1 - c) net(x + c d a, t + c d, (1 - c) d)     for 0 < c < 1, and a for c = 1
-        L(a, 0) = a + d D,    D the derivative of net along (a, 1, -1), the limit of (L(a, c) - net) / c
-
-    The exact average velocity is a fixed point of ``L(own, c)`` for every c, and, on average over the samples, of
-    ``L(sample, 0)``. With the sample's velocity and ``c > 0`` it is one to the second order in c.
-
-    Attributes:
-        first: where ``a`` comes from: the sample's ``x1 - x0``; the target network's velocity (``d = 0``); its own
-            step over the first part.
-        cut: the share c, or a function from the progress of the run to it.
-        tangent: where c = 0, the direction of the derivative: ``a`` itself, or the target network's velocity, which
-            has no noise of the sample.
-        weight: the rows' distance is multiplied by ``c`` to this power, where c > 0: their residual is of the order
-            of c.
-
-    Raises:
-        ValueError: for other values of ``first`` or ``tangent``, or a share outside [0, 1].
-
-    Example:
-        The average velocity of ``dx/dt = x`` is ``x (e^d - 1) / d``. From any cut the network answers itself, and from
-        the limit too; half a step by the velocity alone misses:
-
-        >>> import torch
-        >>> from ismkit import Rows
-        >>> from ismkit.method import Context, Leap, Query
-        >>> def net(x, t, d, w, y):
-        ...     return x * torch.where(d > 0, torch.expm1(d) / d.clamp(min=1e-9), 1.0)[:, None]
-        >>> x, t, d, w = torch.ones(1, 1), torch.zeros(1), torch.ones(1), torch.zeros(1)
-        >>> def target(leap):
-        ...     query = Query(x, t, d, w, torch.tensor([0]))
-        ...     return leap(query, x, Rows(consistency=1.0), Context(net, net, null=1)).target.item()
-        >>> [round(target(leap), 4) for leap in (Leap("own", 0.3), Leap("sample", 0.0), Leap("sample", 0.5))]
-        [1.7183, 1.7183, 1.473]
-    """
-
-    first: Literal["sample", "net", "own"] = "sample"
-    cut: float | Callable[[float], float] = 0.0
-    tangent: Literal["first", "net"] = "first"
-    weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        if not callable(self.cut):
-            check_number("cut", self.cut, "in [0, 1]", 0, 1)
-
-    def __call__(self, query: Query, velocity: Tensor, rows: Rows, context: Context) -> Answer:
-        """Targets (B, ...) made by the fast average, and the weights of the rows; see :class:`TargetRule`."""
-        block, net = rows.blocks(len(velocity)).consistency, context.fast
-        share = self.cut(context.progress) if callable(self.cut) else self.cut
-        x, t, d, w, y = query.take(block)
-        length = expand_as(d, x)
-        a = velocity[block] if self.first == "sample" else net(x, t, d * share * (self.first == "own"), w, y)
-        if share == 0:
-            tangent = a if self.tangent == "first" else net(x, t, torch.zeros_like(d), w, y)
-            leap = a + length * derivative(lambda x, t, d: net(x, t, d, w, y), (x, t, d), tangent)
-        elif share < 1:
-            leap = share * a + (1 - share) * net(x + share * length * a, t + share * d, (1 - share) * d, w, y)
-        else:
-            leap = a
-        target, weight = velocity.clone(), torch.ones_like(query.t)
-        target[block] = leap.to(target.dtype)
-        weight[block] = share**self.weight if share else 1.0
-        return Answer(target, weight)
-
-
-def derivative(
-    field: Callable[[Tensor, Tensor, Tensor], Tensor], at: tuple[Tensor, Tensor, Tensor], velocity: Tensor
-) -> Tensor:
-    """Differentiate ``field(x, t, d)`` along a path that ends at a fixed time: along ``(velocity, 1, -1)``.
-
-    Args:
-        field: average velocity at fixed guidance and label.
-        at: states (B, ...), times (B,) and step sizes (B,).
-        velocity: of the path, (B, ...).
-
-    Returns:
-        The derivative, (B, ...), in forward mode.
-
-    Example:
-        >>> import torch
-        >>> from ismkit.method.recipes import derivative
-        >>> x, t, d = torch.tensor([[2.0]]), torch.tensor([0.5]), torch.tensor([0.25])
-        >>> derivative(lambda x, t, d: x * t[:, None] ** 2 + d[:, None], (x, t, d), torch.tensor([[4.0]]))
-        tensor([[2.]])
-    """
-    x, t, d = at
-    # The fused kernel of attention has no derivative in forward mode, the plain one has.
-    with sdpa_kernel(SDPBackend.MATH):
-        return torch.func.jvp(field, (x, t, d), (velocity.to(x.dtype), torch.ones_like(t), -torch.ones_like(d)))[1]
 
 
 @dataclass(frozen=True)
@@ -437,11 +421,12 @@ class Recipe:
         distance: error per sample, of prediction and target (B, ...) each, and what was asked: (B,).
         fast, slow: decays of the average that makes targets and of the one that samples.
         source: the distribution of the noise, a :class:`~ismkit.method.path.Source`.
+        terms: what is added to the loss, each a :class:`Term`.
 
     Raises:
         TypeError: if ``source`` is no function.
-        ValueError: if ``target`` or ``distance`` is no function, a weight is negative or not finite, or a decay outside
-            [0, 1).
+        ValueError: if ``target``, ``distance`` or a term is no function, a weight is negative or not finite, a decay
+            outside [0, 1), or by the rule, if it is not valid in this recipe.
 
     Example:
         An ablation of the paper's full method, without scaling OT, and how the loss weighs the rows of its three
@@ -461,7 +446,7 @@ class Recipe:
     """
 
     name: str = field(metadata=UNKEYED)
-    rows: Rows
+    rows: Blocked
     target: TargetRule
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
     coupling: Coupling = field(default_factory=Coupling)
@@ -469,19 +454,21 @@ class Recipe:
     fast: float = 0.9999
     slow: float = 0.9999
     source: Source | None = None
+    terms: tuple[Term, ...] = ()
 
     def __post_init__(self) -> None:
         check_types(self)
         check_source(self.source)
-        for name in ("target", "distance"):
-            if not callable(getattr(self, name)) or isinstance(getattr(self, name), type):
-                raise ValueError(
-                    f"{name} must be a function, such as those of RECIPES, got {shown(getattr(self, name))}"
-                )
+        parts = [("target", self.target), ("distance", self.distance), *(("each of the terms", t) for t in self.terms)]
+        for name, part in parts:
+            if not callable(part) or isinstance(part, type):
+                raise ValueError(f"{name} must be a function, such as those of RECIPES, got {shown(part)}")
         for weight in self.weights:
             check_number("each of the weights", weight, "of at least 0", 0)
         check_decay("fast decay", self.fast)  # which of them is larger, TwinEMA says: they change one by one
         check_decay("slow decay", self.slow)
+        if (check := getattr(self.target, "check", None)) is not None:
+            check(self)  # what this rule is not valid with
 
     def loss(self, distance: Tensor) -> Tensor:
         """Compute the loss of one batch: the weighted sum of the blocks' means.
@@ -517,9 +504,8 @@ _SHORTCUT = Recipe(
     weights=(7 / 8, 0.0, 1 / 8),
 )
 _FINEST = replace(_SHORTCUT, name="shortcut_finest_level", target=BakedIn(every_level=False))
-_GUIDANCE = Recipe(
-    "ism_guidance", Rows(guidance=1 / 4, consistency=1 / 4, strengths=Strengths(3.5)), Intrinsic(t_interval=0.0)
-)
+_THREE_BLOCKS = Rows(guidance=1 / 4, consistency=1 / 4, strengths=Strengths(3.5))
+_GUIDANCE = Recipe("ism_guidance", _THREE_BLOCKS, Intrinsic(t_interval=0.0))
 _INTERVAL = replace(_GUIDANCE, name="+interval", target=Intrinsic(t_interval=0.3))
 # The paper does not say how it weighs or norms the bands. Of what was tried, squares with finer bands weighed up did
 # best (book/studies/wavelet.py, notebook 05), though plain L2 did better still at that scale.
@@ -531,7 +517,7 @@ _ISM = replace(_SOT, name="ism", fast=0.95)
 _ISM_PLUS = replace(
     _ISM,
     name="ism_plus",
-    rows=replace(_ISM.rows, time_power=1.5),
+    rows=replace(_THREE_BLOCKS, time_power=1.5),
     target=Intrinsic(t_interval=0.1),
     distance=l2,
 )
@@ -595,7 +581,9 @@ def training_step(
     x0, x1, y = pair  # ......................................................... scaling OT (coupled one pool ahead)
     query, velocity = recipe.rows(x0, x1, y, null, rng)  # ................... velocity | guidance | consistency rows
     with torch.no_grad():
-        context = Context(ema.fast, ema.slow, null, progress)
+        context = Context(ema.fast, ema.slow, null, progress, rng)
         target, weight = recipe.target(query, velocity, recipe.rows, context)  # .......... intrinsic guidance, twin EMA
-    distance = recipe.distance(net(*query), target, query)  # ................................ multi-level wavelet loss
-    return recipe.loss(weight * distance), query, distance
+    prediction = net(*query)
+    distance = recipe.distance(prediction, target, query)  # ................................. multi-level wavelet loss
+    extra = sum(term(net, prediction, query, velocity, context) for term in recipe.terms)  # . none in the paper
+    return recipe.loss(weight * distance) + extra, query, distance

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ismkit.method.guidance import Strengths
 from ismkit.method.path import Query, StepGrid, StepLengths, check_labels, interpolate
-from ismkit.utils.checks import check_count, check_tensor, shown
+from ismkit.utils.checks import check_count, check_number, check_tensor, shown
 from ismkit.utils.settings import check_types
 
 
@@ -35,9 +35,21 @@ class Blocked:
         drop_consistency: train the null label at ``d > 0`` too: needed where a target asks for it there.
         strengths: the guidance strengths drawn; ``Strengths(0)`` for methods without ``w``.
         grid: the dyadic grid that networks embed step sizes on.
+        time_scale: by which networks multiply times before they embed them.
 
     Raises:
-        ValueError: for fractions outside [0, 1] or above 1 together, or guidance rows without strengths above 0.
+        ValueError: for fractions outside [0, 1] or above 1 together, guidance rows without strengths above 0, or a
+            scale that is not positive.
+
+    Example:
+        Both kinds of rows are divided in the same way:
+
+        >>> from ismkit import Rows
+        >>> from ismkit.method import Blocked, Intervals
+        >>> for rows in (Rows(consistency=0.5), Intervals(consistency=0.5)):
+        ...     print(isinstance(rows, Blocked), rows.blocks(8).consistency)
+        True slice(4, 8, None)
+        True slice(4, 8, None)
     """
 
     guidance: float = 0.0
@@ -46,9 +58,11 @@ class Blocked:
     drop_consistency: bool = False
     strengths: Strengths = field(default_factory=lambda: Strengths(0.0))
     grid: StepGrid = field(default_factory=StepGrid)
+    time_scale: float = 1000.0
 
     def __post_init__(self) -> None:
         check_types(self)
+        check_number("time_scale", self.time_scale, "above 0", 1e-300)
         for name in ("guidance", "consistency", "label_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a fraction in [0, 1], got {getattr(self, name)}")
@@ -151,6 +165,7 @@ class Rows(Blocked):
         drop_consistency: train the null label at ``d > 0`` too: needed where a target asks for it there.
         strengths: the guidance strengths drawn; ``Strengths(0)`` for methods without ``w``.
         grid: the dyadic grid of step sizes and times.
+        time_scale: by which networks multiply times before they embed them.
         level_ratio: how often a step size is drawn among the consistency rows, relative to its half; 1 for all equally
             often (SM), above 1 for more of the large steps.
         time_power: velocity and guidance rows draw ``t = u^time_power`` with u uniform: 1 is uniform (SM), above 1
@@ -214,13 +229,24 @@ class Intervals(Blocked):
     """Rows whose steps have any length: from one time to another, or to the data.
 
     Attributes:
+        guidance: fraction of guidance rows; they keep their label.
+        consistency: fraction of consistency rows; the velocity rows are the rest.
+        label_dropout: probability that a velocity row (and, with ``drop_consistency``, a consistency row) has its label
+            replaced by null.
+        drop_consistency: train the null label at ``d > 0`` too: needed where a target asks for it there.
+        strengths: the guidance strengths drawn; ``Strengths(0)`` for methods without ``w``.
+        grid: the dyadic grid that networks embed step sizes on.
+        time_scale: by which networks multiply times before they embed them; smaller than for dyadic rows, since methods
+            with a derivative in time break where it is long.
         logit: mean and standard deviation of the logit of the times, as in MeanFlow's code (arXiv 2505.13447: 0.4, 1,
             which in its direction of time is -0.4); None for uniform times. A normal logit is hardly ever at the ends:
             then ``t = 0``, where one step starts, is not trained.
-        to_data: consistency rows end at the data, ``d = 1 - t``, as in consistency models (arXiv 2406.14548).
+        to_data: share of the consistency rows that end at the data, ``d = 1 - t``: 1 for consistency models (arXiv
+            2406.14548).
+        from_noise: share of them that begin at the noise, ``t = 0``; with ``to_data`` 1 at most.
 
     Raises:
-        ValueError: as :class:`Blocked`, or for a deviation that is not positive.
+        ValueError: as :class:`Blocked`, for a deviation that is not positive, or shares that are none.
 
     Example:
         Half of the rows ask for a step between two times:
@@ -236,20 +262,26 @@ class Intervals(Blocked):
         True
     """
 
+    time_scale: float = 10.0
     logit: tuple[float, float] | None = None
-    to_data: bool = False
+    to_data: float = 0.0
+    from_noise: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.logit is not None and not (math.isfinite(self.logit[0]) and 0 < self.logit[1] < math.inf):
             raise ValueError(f"logit must be a finite mean and a positive deviation, or None, got {self.logit}")
+        for name in ("to_data", "from_noise"):
+            check_number(name, getattr(self, name), "in [0, 1]", 0, 1)
+        if self.to_data + self.from_noise > 1:
+            raise ValueError(f"to_data + from_noise must not exceed 1, got {self.to_data} + {self.from_noise}")
 
     @property
     def step_lengths(self) -> StepLengths:
-        """See :attr:`Blocked.step_lengths`."""
+        """See :attr:`Blocked.step_lengths`; those that all touch noise or data leave jumps to the data alone."""
         if not self.consistency:
             return "dyadic"
-        return "to data" if self.to_data else "any"
+        return "to data" if self.to_data + self.from_noise == 1 else "any"
 
     def _draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         rows = self.blocks(n)
@@ -257,8 +289,10 @@ class Intervals(Blocked):
         self._strengths(w, rows.consistency, False, generator)
         self._strengths(w, rows.guidance, True, generator)
         if count := len(d[rows.consistency]):
-            start = t[rows.consistency]
-            end = torch.ones_like(start) if self.to_data else self._times(count, generator, device)
+            start, end = t[rows.consistency], torch.ones_like(t[rows.consistency])
+            to_data, from_noise = (round(share * count) for share in (self.to_data, self.from_noise))
+            end[to_data:] = self._times(count - to_data, generator, device)
+            start[to_data : to_data + from_noise] = 0.0
             t[rows.consistency], d[rows.consistency] = torch.minimum(start, end), (end - start).abs()
         return t, d, w
 

@@ -56,8 +56,8 @@ def save_model(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     sha256 = save_model(net, f"{folder}/points.safetensors", {"steps": 500, "licence": "Apache-2.0"})
         ...     loaded, card = load_model(f"{folder}/points.safetensors", sha256)
-        >>> card, loaded.config
-        ({'steps': 500, 'licence': 'Apache-2.0'}, {'dim': 2, 'width': 16, 'depth': 1, 'num_classes': 3})
+        >>> card["licence"], loaded.config
+        ('Apache-2.0', {'dim': 2, 'width': 16, 'depth': 1, 'num_classes': 3, 'time_scale': 1000.0})
     """
     check_saveable(net)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:

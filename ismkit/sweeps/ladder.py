@@ -13,6 +13,7 @@ from typing import Any
 from ismkit.method.coupling import Coupling
 from ismkit.method.recipes import RECIPES, Intrinsic, Recipe
 from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, geometric_weights, l2, unit_weights
+from ismkit.neighbours.recipes import NAMED
 from ismkit.sweeps.sweep import Sweep, settings
 from ismkit.training.runs import RUNS, Run
 from ismkit.utils.checks import check_name, shown
@@ -155,7 +156,7 @@ SWEEPS: dict[str, Sweep] = {
 
 def of_run(run: Run, recipes: Iterable[str]) -> Sweep:
     """A sweep of one run over recipes by name, to be scored at 1 and 4 NFE, w = 0 and 1, over three seeds."""
-    runs = {name: _with(run, RECIPES[name]) for name in recipes}
+    runs = {name: _with(run, NAMED[name]) for name in recipes}
     return Sweep(run.name, run.about, runs, (0, 1, 2), settings((1, 4), (0.0, 1.0), 1000))
 
 
@@ -164,7 +165,7 @@ def named_sweep(name: str, recipes: Sequence[str] = ()) -> Sweep:
 
     Args:
         name: of ``SWEEPS`` or of ``RUNS``.
-        recipes: names of ``RECIPES``, for a run (default: ism).
+        recipes: names of ``NAMED``, for a run (default: ism).
 
     Returns:
         The sweep.
@@ -188,5 +189,5 @@ def named_sweep(name: str, recipes: Sequence[str] = ()) -> Sweep:
             f"name must be a prepared sweep ({', '.join(SWEEPS)}) or a run ({', '.join(RUNS)}), got {shown(name)}"
         )
     for recipe in recipes:
-        check_name("recipe", recipe, RECIPES)
+        check_name("recipe", recipe, NAMED)
     return of_run(RUNS[name], recipes or ["ism"])

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ismkit.method.recipes import Context, Recipe
 from ismkit.models.nets import FREQUENCIES
@@ -49,17 +50,20 @@ class Passes(NamedTuple):
     calls: int
 
 
-def passes(recipe: Recipe, batch: int) -> Passes:
+def passes(recipe: Recipe, batch: int, progress: float = 0.0) -> Passes:
     """Network passes of one training step of any recipe, counted by making its targets with a network that counts.
 
-    iSM: every row once with gradient; guidance rows twice for the gap, consistency rows once per half step: 4 calls.
+    iSM: every row once with gradient; guidance rows twice for the gap, consistency rows once per half step. The gap and
+    the first half step are one call, the second half step another.
 
     Args:
         recipe: the method.
         batch: rows of one micro-batch.
+        progress: the share of the run that is done, for recipes that change on the way.
 
     Returns:
-        The number of rows with gradient, of rows that make targets, and of calls for these.
+        The number of rows with gradient, of rows that make targets, and of calls for these. A row of which a
+        derivative is taken in forward mode counts twice.
 
     Raises:
         TypeError: if ``recipe`` is none.
@@ -73,12 +77,18 @@ def passes(recipe: Recipe, batch: int) -> Passes:
         >>> passes(RECIPES["flow"], batch=256)
         Passes(online=256, target=0, calls=0)
         >>> passes(RECIPES["ism"], batch=256)
-        Passes(online=256, target=256, calls=4)
+        Passes(online=256, target=256, calls=2)
+
+        MeanFlow takes the derivative of a quarter of its rows, and has no other call:
+
+        >>> from ismkit.neighbours import NEIGHBOURS
+        >>> passes(NEIGHBOURS["meanflow"], batch=256)
+        Passes(online=256, target=128, calls=1)
     """
     counted: list[int] = []
 
     def net(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
-        counted.append(len(x))
+        counted.append(len(x) * (1 if forward_ad.unpack_dual(x).tangent is None else 2))
         return torch.zeros_like(x)
 
     if not isinstance(recipe, Recipe):
@@ -86,7 +96,8 @@ def passes(recipe: Recipe, batch: int) -> Passes:
     batch = check_count("batch", batch)
     x = torch.zeros(batch, 1)
     query, velocity = recipe.rows(x, x, torch.zeros(batch, dtype=torch.long), 1, torch.Generator().manual_seed(0))
-    recipe.target(query, velocity, recipe.rows, Context(net, net, null=1))
+    rng = torch.Generator().manual_seed(0)
+    recipe.target(query, velocity, recipe.rows, Context(net, net, 1, progress, rng))
     return Passes(batch, sum(counted), len(counted))
 
 

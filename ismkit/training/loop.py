@@ -25,7 +25,7 @@ from ismkit.data.batches import Batches
 from ismkit.method.coupling import Coupling
 from ismkit.method.ema import TwinEMA
 from ismkit.method.path import Query, grid_of
-from ismkit.method.recipes import Recipe, training_step
+from ismkit.method.recipes import Context, Recipe, training_step
 from ismkit.training import checkpoint, distributed
 from ismkit.training.checkpoint import resume_run, save_run
 from ismkit.training.distributed import is_wrapped, on_main_process
@@ -189,7 +189,9 @@ def _check_accelerator(accelerator: Accelerator, engine: Engine) -> None:
         raise ValueError("accelerator has mixed_precision 'fp16': use 'bf16' or 'no'")
 
 
-def check_folder(saving: Saving, optim: Optim, steps: int, accelerator: Accelerator) -> None:
+def check_folder(
+    saving: Saving, optim: Optim, recipe: Recipe, batches: Batches, steps: int, accelerator: Accelerator
+) -> None:
     """Raise ValueError, on every process, unless ``saving`` fits the checkpoints that its folder holds."""
     if (folder := saving.folder) is None:
         if saving.resume or saving.save_every is not None:
@@ -197,18 +199,23 @@ def check_folder(saving: Saving, optim: Optim, steps: int, accelerator: Accelera
     elif not saving.resume and (done := on_main_process(accelerator, lambda: checkpoint.saved_steps(folder))):
         raise ValueError(f"{folder} holds checkpoints up to step {done[-1]}: resume, or take another folder")
     else:
-        _check_length(folder, saving, optim, steps, accelerator)
+        planned = _check_length(folder, saving, optim, steps, accelerator)
+        if planned not in (None, steps) and _changes(recipe, batches, planned, steps):
+            raise ValueError(
+                f"steps must be {planned}, as {folder} was started with, got {steps}: the recipe {recipe.name} changes "
+                "with the share of the run that is done. Take another folder"
+            )
 
 
-def _check_length(folder: Path, saving: Saving, optim: Optim, steps: int, accelerator: Accelerator) -> None:
-    """Raise ValueError, on every process, unless the run in a folder can be resumed to ``steps`` in all."""
+def _check_length(folder: Path, saving: Saving, optim: Optim, steps: int, accelerator: Accelerator) -> int | None:
+    """The steps a run was started with; ValueError, on every process, unless it can be resumed to ``steps`` in all."""
 
     def read() -> tuple[int, int | None] | None:
         done = [saving.from_step] if saving.from_step else checkpoint.saved_steps(folder)
         return (done[-1], checkpoint.saved_setting(folder, done[-1], "steps")) if done else None
 
     if (held := on_main_process(accelerator, read)) is None:
-        return
+        return None
     done, planned = held
     if steps < done:
         raise ValueError(f"steps must be at least the {done} that are done in {folder}, got {steps}")
@@ -217,6 +224,31 @@ def _check_length(folder: Path, saving: Saving, optim: Optim, steps: int, accele
             f"steps must be {planned}, as {folder} was started with, got {steps}: its learning rate had begun to fall "
             f"by step {done}. Resume from an earlier step, or take another folder"
         )
+    return planned
+
+
+def _changes(recipe: Recipe, batches: Batches, planned: int, steps: int) -> bool:
+    """Whether a run of ``steps`` has other targets on the way than one of ``planned``: tried on a few rows."""
+    rng, x = torch.Generator().manual_seed(0), torch.as_tensor(batches.data[0][0]).float()
+    x = x * torch.linspace(-1, 1, 64).reshape(-1, *[1] * x.ndim)
+    query, velocity = recipe.rows(x, x.flip(0) ** 2, torch.zeros(64, dtype=torch.long), 1, rng)
+
+    def net(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        return torch.sin(x + (t + 2 * d + 3 * w + y).reshape(-1, *[1] * (x.ndim - 1)))
+
+    def answer(progress: float) -> list[Tensor]:
+        rng = torch.Generator().manual_seed(0)
+        return [
+            torch.as_tensor(part)
+            for part in recipe.target(query, velocity, recipe.rows, Context(net, net, 1, progress, rng))
+        ]
+
+    shares = [step / 16 for step in range(16)]
+    return any(
+        not torch.equal(a, b)
+        for share in shares
+        for a, b in zip(answer(share), answer(share * planned / steps), strict=True)
+    )
 
 
 def settings_of(
@@ -407,7 +439,7 @@ def _fit(
     accelerator: Accelerator,
 ) -> TrainState:
     """The training, when its parts are known to fit and no other writes into its folder."""
-    check_folder(saving, optim, steps, accelerator)
+    check_folder(saving, optim, recipe, batches, steps, accelerator)
     saves = saving.folder is not None
     settings = settings_of(recipe, net, batches, optim, seed, engine, accelerator) if saves else {}
     state = _prepare(recipe, net, optim, engine, accelerator)

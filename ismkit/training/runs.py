@@ -20,8 +20,10 @@ from ismkit.data import sets
 from ismkit.data.batches import Batches, ClassGroups
 from ismkit.data.sets import Labelled
 from ismkit.method.recipes import RECIPES, Recipe
+from ismkit.method.rows import Intervals
 from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, l2
 from ismkit.models.nets import PRESETS, DiT, ToyMLP
+from ismkit.neighbours.recipes import NAMED
 from ismkit.training import distributed
 from ismkit.training.checkpoint import saved_setting
 from ismkit.training.loop import Hook, Optim, TrainState, fit, with_micro_batches
@@ -73,7 +75,17 @@ def imagenet_latents(name: str, folder: str | os.PathLike[str] | None = None) ->
 
 
 def for_points(recipe: Recipe) -> Recipe:
-    """The recipe for data without pixels: a wavelet distance becomes plain L2."""
+    """The recipe for data without pixels: a wavelet distance becomes plain L2.
+
+    Of the neighbours, a normalised distance becomes plain too, and times are uniform. Divided by a power of itself, a
+    distance has its minimum off the mean, by as much as the spread of the velocity where this has few dimensions; and
+    times with a normal logit are hardly ever 0, where one step starts (both in tests/neighbours).
+    """
+    rows = recipe.rows
+    if isinstance(rows, Intervals) and isinstance(recipe.distance, Normalised):
+        recipe = dataclasses.replace(recipe, distance=recipe.distance.distance)
+    if isinstance(rows, Intervals) and rows.logit is not None:
+        recipe = dataclasses.replace(recipe, rows=dataclasses.replace(rows, logit=None))
     return _with_distance(recipe, lambda wavelet: l2)
 
 
@@ -128,7 +140,7 @@ class Run:
         about: one line for the list of runs.
         load: makes the training set, anything that :func:`ismkit.data.doors.admit` admits; that of an ImageNet run
             takes the folder of the latents, if not the default.
-        net: makes the network, given ``num_classes``, and the recipe's ``grid`` if it takes one.
+        net: makes the network, given ``num_classes``, and ``grid`` and ``time_scale`` of the recipe if it takes them.
         adapt: fits a recipe of ``RECIPES`` to this data.
         recipe: the method.
         steps: optimiser steps.
@@ -190,13 +202,13 @@ class Run:
     def build(self, num_classes: int, seed: int = 0) -> nn.Module:
         """The network with initial weights drawn from ``seed`` (the global generator is left alone).
 
-        One that takes a ``grid`` gets that of the recipe, unless ``net`` names one.
+        One that takes a ``grid`` or a ``time_scale`` gets those of the recipe's rows, unless ``net`` names them.
         """
         open_arguments = inspect.signature(self.net).parameters.keys() - getattr(self.net, "keywords", {}).keys()
-        grid = {"grid": self.recipe.rows.grid} if "grid" in open_arguments else {}
+        of_rows = {name: getattr(self.recipe.rows, name) for name in ("grid", "time_scale") if name in open_arguments}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(as_integer(seed))
-            return self.net(num_classes=num_classes, **grid)
+            return self.net(num_classes=num_classes, **of_rows)
 
     def folder(self, seed: int = 0) -> Path:
         """Where this run's checkpoints go: ``out/runs/NAME-SEED-...``, another one for other settings.
@@ -343,7 +355,7 @@ def change_run(run: Run, path: str, value: Any) -> Run:
     Args:
         run: a value of ``RUNS`` or your own.
         path: such as ``optim.lr`` or ``recipe.coupling.pool``; of the recipe as a whole ``recipe``.
-        value: the new value, or a text that is read as the type of the setting; for ``recipe`` a name of ``RECIPES``,
+        value: the new value, or a text that is read as the type of the setting; for ``recipe`` a name of ``NAMED``,
             which is adapted to the data of the run.
 
     Returns:
@@ -360,8 +372,8 @@ def change_run(run: Run, path: str, value: Any) -> Run:
     """
     check_kind("run", run, Run)
     if isinstance(path, str) and path == "recipe" and isinstance(value, str):
-        check_name("recipe", value, RECIPES)
-        return dataclasses.replace(run, recipe=run.adapt(RECIPES[value]))
+        check_name("recipe", value, NAMED)
+        return dataclasses.replace(run, recipe=run.adapt(NAMED[value]))
     return change(run, path, value)
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ismkit.method.ema import TwinEMA
 from ismkit.method.path import Query
-from ismkit.method.recipes import RECIPES, Answer, Context, Recipe
+from ismkit.method.recipes import Answer, Context, Recipe
+from ismkit.neighbours import NAMED, Leap
 from ismkit.utils.seeding import stream
 from tests.steps import CLASSES, Kind, network, pair, recipe
 
@@ -30,15 +31,19 @@ def after_the_rows(value: Recipe, kind: Kind, compile: bool) -> tuple[Tensor, Te
             target, weight = value.target(query, velocity, value.rows, Context(ema.fast, ema.slow, CLASSES))
         return value.loss(weight * value.distance(net(*query), target, query))
 
+    torch.manual_seed(0)  # for a cut at random
     found = (torch.compile(loss, backend="eager", fullgraph=True) if compile else loss)(query, velocity)
     found.backward()
     return found.detach(), torch.cat([p.grad.flatten() for p in net.parameters()])  # type: ignore[union-attr]
 
 
+# A derivative in forward mode is not traced whole (torch 2.14: an assertion within layer_norm). ``fit`` compiles block
+# by block, which is tried in tests/training.
+TRACED = {name: r for name, r in NAMED.items() if not (isinstance(r.target, Leap) and r.target.cut == 0)}
 # Points: the recipes that differ in what is compiled, not in coupling and decays alone. Images: with bands and without.
-DISTINCT = {(r.rows, r.target, r.weights): name for name, r in RECIPES.items()}.values()
+DISTINCT = {(r.rows, r.target, r.weights): name for name, r in TRACED.items()}.values()
 STEPS: list[tuple[str, Kind]] = [(name, "points") for name in DISTINCT]
-STEPS += [("shortcut_every_level", "images"), ("ism", "images")]
+STEPS += [("shortcut_every_level", "images"), ("ism", "images"), ("ect", "images")]
 
 
 @pytest.mark.parametrize(("name", "kind"), STEPS)

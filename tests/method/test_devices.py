@@ -14,10 +14,11 @@ from ismkit.method.coupling import Coupling, Solver
 from ismkit.method.ema import TwinEMA
 from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.path import Query
-from ismkit.method.recipes import RECIPES, Answer, Context
+from ismkit.method.recipes import Answer, Context
 from ismkit.method.rows import Rows
 from ismkit.method.sampling import sample, solve, trajectory
 from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, candidates, dwt, idwt, l2
+from ismkit.neighbours import NAMED, Leap
 from ismkit.utils.seeding import stream
 from tests.fake_cuda import CUDA, Wait, fake_cuda
 from tests.steps import Kind, network, pair, recipe, step
@@ -28,13 +29,16 @@ KINDS = get_args(Kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", NAMED)
 def test_a_step_is_that_of_the_cpu_and_waits_for_nothing(name: str, kind: Kind) -> None:
-    loss, gradient = step(recipe(name, kind), network(kind), kind)
+    value = recipe(name, kind)
+    if isinstance(value.target, Leap) and value.target.cut == 0:  # the stand-in has no derivative in forward mode
+        value = replace(value, target=replace(value.target, differences=0.01))
+    loss, gradient = step(value, network(kind), kind)
     with fake_cuda() as waits:
         net = network(kind).to("cuda")
         waits.clear()
-        there, slopes = step(recipe(name, kind), net, kind, "cuda")
+        there, slopes = step(value, net, kind, "cuda")
         assert not waits
         assert there.device == slopes.device == CUDA
         assert there.item() == pytest.approx(loss.item(), rel=1e-6)

@@ -3,14 +3,16 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from ismkit.method.coupling import Coupling
+from ismkit.method.ema import TwinEMA
 from ismkit.method.guidance import Strengths
 from ismkit.method.path import Query, StepGrid, expand_as
 from ismkit.method.recipes import (
@@ -20,11 +22,14 @@ from ismkit.method.recipes import (
     Intrinsic,
     Recipe,
     TargetRule,
+    ask,
     average_of_half_steps,
+    training_step,
     velocity_target,
 )
 from ismkit.method.rows import Rows
 from ismkit.method.wavelet import WaveletDistance, l2
+from ismkit.models.nets import ToyMLP
 from tests.float64 import NULL, close, grids, normal, rng, seeds
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -101,9 +106,9 @@ def test_the_average_of_half_steps_written_out() -> None:
     grid = StepGrid(8)
     x, t, d = normal(3, 2), torch.tensor([0.25, 0.5, 0.0]), torch.tensor([0.25, 0.5, 1.0])
     target = average_of_half_steps(field, x, t, d, grid)
-    for i, (time, half, ask) in enumerate([(0.25, 0.125, 0.0), (0.5, 0.25, 0.25), (0.0, 0.5, 0.5)]):
-        first = torch.sin(3 * x[i] + 2 * time - ask)
-        second = torch.sin(3 * (x[i] + half * first) + 2 * (time + half) - ask)
+    for i, (time, half, asked) in enumerate([(0.25, 0.125, 0.0), (0.5, 0.25, 0.25), (0.0, 0.5, 0.5)]):
+        first = torch.sin(3 * x[i] + 2 * time - asked)
+        second = torch.sin(3 * (x[i] + half * first) + 2 * (time + half) - asked)
         close(target[i], (first + second) / 2)
 
 
@@ -273,20 +278,50 @@ def test_what_the_target_network_of_ism_is_asked() -> None:
     Intrinsic()(query, v, rows, Context(spy, spy, NULL))
     blocks = rows.blocks(64)
     assert sum(len(q.x) for q in asked) == 64  # one more forward pass over the batch, and no backward: 4/3 of the cost
-    conditional, unconditional, first, second = asked
-    of = query.take(blocks.guidance)
+    together, second = asked  # the gap and the first half step are one call, since they ask one network
+    of, steps = query.take(blocks.guidance), query.take(blocks.consistency)
+    sizes = [len(of.x), len(of.x), len(steps.x)]
+    conditional, unconditional, first = (
+        Query(*parts) for parts in zip(*(c.split(sizes) for c in together), strict=True)
+    )
     for q, y in ((conditional, of.y), (unconditional, torch.full_like(of.y, NULL))):
         assert torch.equal(q.x, of.x)
         assert torch.equal(q.t, of.t)
         assert not q.d.any()
         assert not q.w.any()
         assert torch.equal(q.y, y)
-    of = query.take(blocks.consistency)
+    of = steps
     for q, start in ((first, of.t), (second, of.t + of.d / 2)):
         assert torch.equal(q.t, start)
         assert torch.equal(q.d, torch.where(of.d > 2 / 128, of.d / 2, 0))
         assert torch.equal(q.w, of.w)  # the same w
         assert torch.equal(q.y, of.y)
+
+
+@pytest.mark.parametrize("gap", ["fast", "slow"])
+def test_questions_to_two_averages_stay_apart(gap: str) -> None:
+    calls: list[str] = []
+
+    def named(name: str) -> Callable[..., Tensor]:
+        def net(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+            calls.append(f"{name} {len(x)}")
+            return gaussian(x, t, d, w, y)
+
+        return net
+
+    rows = RECIPES["ism"].rows
+    query, v = rows(*normal(2, 64, 2), torch.randint(NULL, (64,), generator=rng()), NULL, rng())
+    answer = Intrinsic(gap=gap)(query, v, rows, Context(named("fast"), named("slow"), NULL))  # type: ignore[arg-type]
+    assert calls == (["fast 48", "fast 16"] if gap == "fast" else ["slow 32", "fast 16", "fast 16"])
+    close(answer.target, Intrinsic()(query, v, rows, BOTH).target)
+
+
+def test_asking_together_is_asking_one_by_one() -> None:
+    queries = [Query(normal(n, 2, seed=n), *torch.rand(3, n).double(), torch.arange(n) % 2) for n in (3, 0, 5)]
+    answers = ask(*((gaussian, query) for query in queries))
+    for query, answer in zip(queries, answers, strict=True):
+        assert torch.equal(answer, gaussian(*query) if len(query.x) else query.x)
+    assert ask() == []
 
 
 # -------------------------------------------------------------------------------------------------- other targets
@@ -452,3 +487,33 @@ def test_the_settings_of_the_papers() -> None:
 def test_an_interval_outside_the_unit_interval_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match=rf"t_interval must be a time in \[0, 1\], got {value}"):
         Intrinsic(value)
+
+
+# ---------------------------------------------------------------------------------------------------------- terms
+
+
+def test_a_term_is_added_to_the_loss_and_sees_the_clean_data() -> None:
+    def far_from_data(net: nn.Module, prediction: Tensor, query: Query, velocity: Tensor, context: Context) -> Tensor:
+        data = query.x + (1 - query.t)[:, None] * velocity
+        close(data, x1)
+        assert context.progress == 0.25
+        return net.scale * prediction.sum()  # type: ignore[operator, return-value]
+
+    net = ToyMLP(width=8, depth=1, num_classes=NULL)
+    net.scale = nn.Parameter(torch.tensor(2.0))
+    x1 = normal(8, 2, seed=1)
+    pair = normal(8, 2), x1, torch.arange(8) % NULL
+    ema = TwinEMA(net)
+    with_term = replace(RECIPES["flow"], terms=(far_from_data, far_from_data))
+    for parameter in net.parameters():
+        parameter.data += 0.1
+    plain, query, _ = training_step(RECIPES["flow"], net, ema, pair, NULL, rng())
+    loss, _, _ = training_step(with_term, net, ema, pair, NULL, rng(), 0.25)
+    close(loss - plain, 2 * net.scale * net(*query).sum())
+    loss.backward()
+    close(net.scale.grad, 2 * net(*query).sum())
+
+
+def test_a_term_that_is_no_function_is_refused() -> None:
+    with pytest.raises(ValueError, match="each of the terms must be a function, such as those of RECIPES, got 3"):
+        replace(RECIPES["flow"], terms=(3,))

@@ -208,4 +208,6 @@ def test_a_batch_too_small_for_a_block_is_refused_with_the_size_that_is_enough(p
 def test_rows_say_which_steps_they_train() -> None:
     assert Rows(consistency=0.5).step_lengths == Intervals().step_lengths == "dyadic"
     assert Intervals(consistency=0.5).step_lengths == "any"
-    assert Intervals(consistency=0.5, to_data=True).step_lengths == "to data"
+    assert Intervals(consistency=0.5, to_data=0.5, from_noise=0.25).step_lengths == "any"
+    assert Intervals(consistency=0.5, to_data=1.0).step_lengths == "to data"
+    assert Intervals(consistency=0.5, to_data=0.5, from_noise=0.5).step_lengths == "to data"

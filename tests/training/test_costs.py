@@ -62,8 +62,8 @@ def test_512_pixels_cost_what_is_published() -> None:
     ("recipe", "expected"),
     [
         ("flow", Passes(16, 0, 0)),
-        ("shortcut_every_level", Passes(16, 8, 4)),  # 2 rows, two half steps, with and without their label
-        ("ism", Passes(16, 16, 4)),  # 4 guidance rows with and without label, 4 consistency rows at two half steps
+        ("shortcut_every_level", Passes(16, 8, 2)),  # 2 rows, two half steps, with and without their label
+        ("ism", Passes(16, 16, 2)),  # 4 guidance rows with and without label, 4 consistency rows at two half steps
     ],
 )
 def test_passes_of_a_step(recipe: str, expected: Passes) -> None:

@@ -28,12 +28,13 @@ from ismkit.data.sets import EIGHT_GAUSSIANS_MEANS, EIGHT_GAUSSIANS_STD, Labelle
 from ismkit.method.auction import Auction
 from ismkit.method.coupling import Coupling
 from ismkit.method.ema import TwinEMA, ramped
-from ismkit.method.path import Network, Query, StepGrid, StepLengths, interpolate, step_lengths_of
+from ismkit.method.path import Network, Query, StepGrid, interpolate, step_lengths_of
 from ismkit.method.recipes import RECIPES, Answer, Context, Recipe, training_step
-from ismkit.method.rows import Rows
+from ismkit.method.rows import Intervals, Rows
 from ismkit.method.sampling import sample
 from ismkit.method.wavelet import Normalised, WaveletDistance, geometric_weights, l2
 from ismkit.models.nets import DiT, ToyMLP
+from ismkit.neighbours.recipes import NEIGHBOURS
 from ismkit.training import checkpoint, distributed, loop
 from ismkit.training.checkpoint import collect
 from ismkit.training.distributed import REQUEUE, Preempted
@@ -93,6 +94,12 @@ def images(seed: int = 0) -> Problem:
     assert isinstance(recipe.distance, WaveletDistance)
     assert recipe.distance.levels == 3
     return recipe, net, Batches(Labelled(x, y, 3, ("a", "b", "c")), 16, seed=1)
+
+
+def derivative(seed: int = 0) -> Problem:
+    """The images with improved MeanFlow, whose targets hold a derivative of the network."""
+    _, net, batches = images(seed)
+    return for_side(NEIGHBOURS["imf"], 8), net, batches
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {"toy": toy, "images": images}
@@ -227,8 +234,12 @@ def test_a_rule_gets_both_averages_and_what_it_answers_is_weighed() -> None:
     ema = TwinEMA(net, 0.5, 0.9)
     assert ema.fast is not ema.slow
     (pair,) = recipe.coupling.pairs(iter([next(batches.stream(0, 0, 1))]), 0)
-    loss, query, distance = training_step(recipe, net.eval(), ema, pair, net.num_classes, stream(0, "rows"), 0.25)
-    assert made == [(Context(ema.fast, ema.slow, net.num_classes, 0.25), False)]
+    rng = stream(0, "rows")
+    loss, query, distance = training_step(recipe, net.eval(), ema, pair, net.num_classes, rng, 0.25)
+    ((context, with_gradient),) = made
+    assert context[:4] == (ema.fast, ema.slow, net.num_classes, 0.25)
+    assert context.rng is rng
+    assert not with_gradient
     x0, x1, _ = pair
     torch.testing.assert_close(distance, l2(net(*query), x1 - x0 + 1))  # and what it answers is the target
     torch.testing.assert_close(loss, recipe.loss(weight * distance))
@@ -241,8 +252,8 @@ def test_a_rule_gets_both_averages_and_what_it_answers_is_weighed() -> None:
     ("name", "target_rows"),
     [
         ("flow", []),
-        ("shortcut_every_level", [2] * 4),  # an eighth of the rows, two half steps, each with and without label
-        ("ism", [4] * 4),  # a quarter: the gap with and without label; a quarter: two half steps
+        ("shortcut_every_level", [4, 4]),  # an eighth of the rows, two half steps, each with and without label
+        ("ism", [12, 4]),  # a quarter: the gap with and without label; a quarter: two half steps, one beside the gap
     ],
 )
 @pytest.mark.parametrize("micro_batches", [1, 2])
@@ -601,6 +612,7 @@ def _worker(folder: str, rank: int, tell: Tell) -> None:
     results["fsdp, other weights"] = contents(sharded(partial(images, seed=rank), 3))
     results["fsdp, resumed"] = contents(sharded(images, 6, folder=f"{folder}/one-again", resume=True))
     results["fsdp, recomputed"] = contents(sharded(images, 3, recompute=True))
+    results["fsdp, derivative"] = sharded(derivative, 3, recompute=True).losses
     answers: list[Tensor] = []
 
     def ask(state: TrainState, report: StepReport) -> None:
@@ -775,6 +787,13 @@ def test_sharded_and_replicated_losses_are_those_of_one(two: Two) -> None:
         assert half == pytest.approx(losses, rel=0.02)  # bf16 rounds at 0.4 %
         assert half != losses
         assert kept == {torch.float32}
+
+
+def test_a_derivative_passes_through_shards_and_recomputed_blocks(two: Two) -> None:
+    losses = multi(derivative, 3).losses
+    assert losses != multi(images, 3).losses
+    for rank in two.ranks:
+        assert rank["fsdp, derivative"] == pytest.approx(losses, rel=1e-6)
 
 
 def test_each_process_holds_its_share_in_float32(two: Two) -> None:
@@ -974,8 +993,17 @@ def test_blocks_are_traced_once_for_each_number_of_rows_however_many_there_are(n
     net.blocks.extend(copy.deepcopy(net.blocks[0]) for _ in range(10))
     recipe = replace(for_side(RECIPES[name], 8), coupling=Coupling())
     fit(recipe, net, batches, steps=3, compile=True, progress=False)
-    # The batch with gradients; guidance rows and consistency rows, here as many, without.
-    assert len(traced) == (1 if name == "flow" else 2)
+    # The batch with gradients; without, the gap beside the first half step, and the second half step.
+    assert len(traced) == {"flow": 1, "shortcut_every_level": 2, "ism_plus": 3}[name]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_a_derivative_passes_through_compiled_blocks(traced: list[int]) -> None:
+    losses = fit(*derivative(), steps=3, optim=OPTIM, progress=False).losses
+    assert fit(*derivative(), steps=3, optim=OPTIM, compile=True, progress=False).losses == pytest.approx(
+        losses, rel=1e-5
+    )
+    assert traced
 
 
 # ---------------------------------------------------------------- mixed precision
@@ -1373,6 +1401,29 @@ def test_a_run_is_lengthened_where_its_rate_has_not_fallen_yet(cooldown: float, 
     assert_same(contents(state), contents(train("toy", 6, optim=optim)))
 
 
+@pytest.mark.parametrize(("name", "longer"), [("imf", True), ("soflow", False), ("alpha_flow", False)])
+def test_a_run_whose_recipe_changes_on_the_way_is_not_lengthened(name: str, longer: bool, tmp_path: Path) -> None:
+    recipe, optim = for_points(NEIGHBOURS[name]), replace(OPTIM, cooldown=0.0)
+    batches = Batches(eight_gaussians(64, 0), 16, seed=1)
+
+    def trained(steps: int, **options: Any) -> TrainState:
+        torch.manual_seed(0)
+        net = ToyMLP(width=16, depth=1, time_scale=10.0)
+        return fit(recipe, net, batches, steps=steps, optim=optim, progress=False, **options)
+
+    trained(4, folder=tmp_path, save_every=2)
+    again = {"folder": tmp_path, "resume": True}
+    if longer:
+        assert_same(contents(trained(6, **again)), contents(trained(6)))
+    else:
+        message = (
+            rf"^steps must be 4, as .* was started with, got 6: the recipe {name} changes with the share of the run"
+        )
+        with pytest.raises(ValueError, match=message):
+            trained(6, **again)
+        assert trained(4, **again).step == 4
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_pool_that_no_machine_can_assign_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """faults D12: no answer in a minute, and no bound."""
@@ -1387,24 +1438,13 @@ def test_a_pool_that_no_machine_can_assign_is_refused_before_any_work(monkeypatc
 # ---------------------------------------------------------------- what a training leaves for the sampler
 
 
-@dataclass(frozen=True)
-class OtherRows(Rows):
-    """Rows that say of themselves which steps they train."""
-
-    lengths: StepLengths = "any"
-
-    @property
-    def step_lengths(self) -> StepLengths:
-        return self.lengths
-
-
 @pytest.mark.parametrize(
-    "rows", [Rows(consistency=0.5), OtherRows(consistency=0.5), OtherRows(0.0, 0.5, lengths="to data")]
+    "rows", [Rows(consistency=0.5), Intervals(consistency=0.5), Intervals(consistency=0.5, to_data=1.0)]
 )
 def test_a_network_says_which_steps_it_was_trained_on(rows: Rows) -> None:
-    net = ToyMLP(width=16, depth=1)
+    net = ToyMLP(width=16, depth=1, time_scale=rows.time_scale)
     net.step_lengths = "to data"  # of a training before
-    recipe = replace(RECIPES["ism"], rows=rows, distance=l2, coupling=Coupling())
+    recipe = replace(RECIPES["flow"], rows=rows)
     state = fit(recipe, net, Batches(eight_gaussians(64, 0), 16, 0), steps=1, progress=False)
     x0, y = torch.zeros(2, 2), torch.tensor([0, 1])
     for trained in (state.net, state.ema.fast, state.ema.slow):

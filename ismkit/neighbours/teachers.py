@@ -1,0 +1,434 @@
+"""Methods with a teacher: a frozen network answers for part of the rows, or gives the velocity.
+
+Each is a function of the teacher that makes a recipe: truncated consistency models, FACM, dual-end consistency. A
+teacher is any network with the kit's signature; :class:`Trained` is one from a file, which runs can be keyed by.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ismkit.method.coupling import Coupling
+from ismkit.method.path import Network, Query, expand_as
+from ismkit.method.recipes import Answer, Context, Recipe
+from ismkit.method.rows import Blocked, Intervals
+from ismkit.method.wavelet import Normalised, l2
+from ismkit.models.saved import load_model
+from ismkit.neighbours.leap import HalvingCut, Leap
+from ismkit.utils.checks import check_number, shown
+from ismkit.utils.files import file_sum
+from ismkit.utils.keys import UNKEYED
+from ismkit.utils.settings import check_types
+
+
+@lru_cache(maxsize=4)
+def _loaded(path: str, sha256: str, device: torch.device) -> nn.Module:
+    if (found := file_sum(path)) != sha256:
+        raise ValueError(f"{path} is not the file that was named: its SHA-256 is {found}, not {sha256}")
+    return load_model(path)[0].to(device).eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network as a setting: a file and its checksum, read when it is first asked.
+
+    Attributes:
+        path: of a model file, as :func:`ismkit.models.save_model` writes them.
+        sha256: of the file, in hexadecimal digits; a run is keyed by it, and not by the path. :meth:`at` reads it.
+
+    Raises:
+        ValueError: when it is asked, if the file has another checksum.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from ismkit import ToyMLP, save_model
+        >>> from ismkit.neighbours import Trained
+        >>> x, t, y = torch.zeros(1, 2), torch.zeros(1), torch.tensor([0])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = save_model(ToyMLP(width=16, depth=1, num_classes=3), f"{folder}/flow.safetensors", {})
+        ...     teacher = Trained.at(f"{folder}/flow.safetensors")
+        ...     teacher(x, t, t, t, y)
+        tensor([[0., 0.]])
+    """
+
+    path: str = field(metadata=UNKEYED)
+    sha256: str
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> Trained:
+        """Name the file as it is now.
+
+        Args:
+            path: of a model file.
+
+        Returns:
+            The network as a setting.
+
+        Raises:
+            OSError: if there is no such file.
+        """
+        return cls(os.fspath(path), file_sum(path))
+
+    def __call__(self, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        """Ask the network; see :class:`ismkit.method.path.Network`."""
+        return _loaded(self.path, self.sha256, x.device)(x, t, d, w, y)
+
+
+# ------------------------------------------------------------------------------------ truncated consistency models
+
+
+@dataclass(frozen=True)
+class TruncatedRows(Intervals):
+    """Rows that end at the data and begin at noisy times only, some of them at the last of these (TCM).
+
+    Attributes:
+        guidance, consistency, label_dropout, drop_consistency, strengths, grid, time_scale: as in
+            :class:`~ismkit.method.rows.Intervals`.
+        logit, to_data, from_noise: as there; ``to_data`` must be 1.
+        boundary: the last time, in (0, 1] (TCM: where the deviation of its noise is 1, which is 1/2 here).
+        at_boundary: share of the consistency rows that sit there (TCM: 1/4).
+
+    Raises:
+        ValueError: as :class:`~ismkit.method.rows.Intervals`, or for a time or a share out of range.
+
+    Example:
+        >>> import torch
+        >>> from ismkit.neighbours import TruncatedRows
+        >>> rows = TruncatedRows(consistency=1.0)
+        >>> x, y, rng = torch.zeros(8, 1), torch.zeros(8).long(), torch.Generator().manual_seed(0)
+        >>> query, _ = rows(x, x, y, null=1, generator=rng)
+        >>> (query.t == 0.5).sum().item(), bool((query.t <= 0.5).all())
+        (2, True)
+    """
+
+    to_data: float = 1.0
+    boundary: float = 0.5
+    at_boundary: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.to_data != 1:
+            raise ValueError(f"to_data must be 1, got {self.to_data}: these rows end at the data")
+        check_number("boundary", self.boundary, "in (0, 1]", 1e-300, 1)
+        check_number("at_boundary", self.at_boundary, "in [0, 1]", 0, 1)
+
+    def _draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        t, d, w = super()._draw(n, generator, device)
+        steps = self.blocks(n).consistency
+        at = round(self.at_boundary * (steps.stop - steps.start))
+        t[steps] *= self.boundary
+        t[steps][:at] = self.boundary
+        d[steps] = 1 - t[steps]
+        return t, d, w
+
+
+class Staged(nn.Module):
+    """Two networks that share the path: the second one until a time, the first one from there on.
+
+    Args:
+        first: answers for ``t >= boundary``.
+        second: answers before.
+        boundary: the time.
+
+    Raises:
+        TypeError: if one of them is no function.
+        ValueError: if ``boundary`` is no time in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from ismkit.neighbours import Staged
+        >>> def constant(value):
+        ...     return lambda x, t, d, w, y: torch.full_like(x, value)
+        >>> zero = torch.zeros(2)
+        >>> net = Staged(constant(1.0), constant(2.0), boundary=0.5)
+        >>> net(zero[:, None], torch.tensor([0.25, 0.5]), zero, zero, zero.long()).flatten()
+        tensor([2., 1.])
+    """
+
+    def __init__(self, first: Network, second: Network, boundary: float) -> None:
+        super().__init__()
+        check_number("boundary", boundary, "in [0, 1]", 0, 1)
+        for name, net in (("first", first), ("second", second)):
+            if not callable(net) or isinstance(net, type):
+                raise TypeError(f"{name} must be a network, a function (x, t, d, w, y) -> s, got {shown(net)}")
+        self.first, self.second, self.boundary = first, second, boundary
+
+    def forward(self, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        """Ask both, and take each row's; see :class:`ismkit.method.path.Network`."""
+        late = expand_as(t >= self.boundary, x)
+        return torch.where(late, self.first(x, t, d, w, y), self.second(x, t, d, w, y))
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """Targets of a truncated consistency model: its own answer further on, the first stage's beyond the boundary (TCM).
+
+    Attributes:
+        first_stage: the consistency model that answers from the boundary on.
+        leap: how the target is cut.
+        boundary: the time, as in the rows.
+        weight: of the rows at the boundary, which match the first stage there (TCM: 0.1). Without them the model may
+            collapse to a constant.
+
+    Raises:
+        ValueError: if the rows of a recipe have another boundary.
+
+    Example:
+        A row at the boundary is to answer what the first stage answers there:
+
+        >>> import torch
+        >>> from ismkit.method import Context, Query
+        >>> from ismkit.neighbours import Leap, Truncated, TruncatedRows
+        >>> def constant(value):
+        ...     return lambda x, t, d, w, y: torch.full_like(x, value)
+        >>> rule, own = Truncated(constant(5.0), Leap("sample", 0.5)), constant(1.0)
+        >>> zero = torch.zeros(2)
+        >>> query = Query(zero[:, None], torch.tensor([0.5, 0.0]), torch.tensor([0.5, 1.0]), zero, zero.long())
+        >>> answer = rule(query, torch.full((2, 1), 3.0), TruncatedRows(consistency=1.0), Context(own, own, null=1))
+        >>> answer.target.flatten(), answer.weight
+        (tensor([5., 4.]), tensor([0.1000, 1.0000]))
+    """
+
+    first_stage: Network
+    leap: Leap = field(default_factory=Leap)
+    boundary: float = 0.5
+    weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_number("boundary", self.boundary, "in (0, 1]", 1e-300, 1)
+        check_number("weight", self.weight, "of at least 0", 0)
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuse rows that do not have the boundary.
+
+        Raises:
+            ValueError: if the recipe's rows are others.
+        """
+        if not isinstance(recipe.rows, TruncatedRows) or recipe.rows.boundary != self.boundary:
+            raise ValueError(f"rows must be TruncatedRows with boundary={self.boundary}, got {recipe.rows}")
+        self.leap.check(recipe)
+
+    def __call__(self, query: Query, velocity: Tensor, rows: Blocked, context: Context) -> Answer:
+        """Targets (B, ...) and weights; see :class:`~ismkit.method.recipes.TargetRule`."""
+        staged = Staged(self.first_stage, context.fast, self.boundary)
+        target, weight = self.leap(query, velocity, rows, context._replace(fast=staged))
+        at = query.t >= self.boundary
+        block = rows.blocks(len(velocity)).consistency
+        target[block] = torch.where(
+            expand_as(at[block], velocity), self.first_stage(*query.take(block)).to(target.dtype), target[block]
+        )
+        return Answer(target, torch.where(at & (query.d > 0), self.weight, weight))
+
+
+def truncated(first_stage: Network, boundary: float = 0.5) -> Recipe:
+    """Make the second stage of a truncated consistency model (arXiv 2410.14895).
+
+    The first stage is a consistency model, such as one trained by the recipe ``ect``; the second trains on noisy times
+    only. To sample in several steps, use :class:`Staged`. Not the paper's: times are uniform instead of heavy-tailed in
+    the logarithm of the noise, and the share is cut as in ``ect``, from 1/16 on.
+
+    Args:
+        first_stage: the trained consistency model, frozen.
+        boundary: the time from which on it answers.
+
+    Returns:
+        A recipe.
+
+    Raises:
+        TypeError: if ``first_stage`` is no network.
+        ValueError: if ``boundary`` is no time in (0, 1].
+
+    Example:
+        >>> from ismkit import ToyMLP
+        >>> from ismkit.neighbours import truncated
+        >>> recipe = truncated(ToyMLP(width=16, depth=1, num_classes=3))
+        >>> recipe.name, recipe.rows.boundary
+        ('tcm', 0.5)
+    """
+    _check_network("first_stage", first_stage)
+    rows = TruncatedRows(consistency=1.0, drop_consistency=True, boundary=boundary)
+    leap = Leap("sample", HalvingCut(5, first=1 / 16), weight=-1.0)
+    return Recipe(
+        "tcm",
+        rows,
+        Truncated(first_stage, leap, boundary),
+        weights=(0.0, 0.0, 1.0),
+        coupling=Coupling(pool=0),
+        distance=Normalised(l2, 0.5),
+        fast=0.0,
+    )
+
+
+def _check_network(name: str, net: Any) -> None:
+    if not callable(net) or isinstance(net, type):
+        raise TypeError(f"{name} must be a network, a function (x, t, d, w, y) -> s, got {shown(net)}")
+
+
+# ------------------------------------------------------------------------------------------ FACM, dual-end consistency
+
+
+@dataclass(frozen=True)
+class Anchored:
+    """Targets of FACM: the teacher's velocity at ``d = 0``, and a bounded pull towards the limit of a cut elsewhere.
+
+    With ``e = net - (v + d D)``, bounded to ``clip``, the target of a step is ``net - (1 - t^relax) e``.
+
+    Attributes:
+        teacher: asked for the velocity v.
+        clip: bound on e (FACM: 1).
+        relax: the power of the time by which the pull is weaker near the data; not known, 1 is this kit's.
+
+    Raises:
+        ValueError: if ``clip`` or ``relax`` is not positive.
+
+    Example:
+        A network that answers what the teacher's flow says is a fixed point; here both are constant:
+
+        >>> import torch
+        >>> from ismkit.method import Context, Intervals, Query
+        >>> from ismkit.neighbours import Anchored
+        >>> def constant(x, t, d, w, y):
+        ...     return torch.full_like(x, 2.0)
+        >>> zero, half = torch.zeros(2), torch.full((2,), 0.5)
+        >>> query = Query(zero[:, None], half, torch.tensor([0.0, 0.5]), zero, zero.long())
+        >>> context = Context(constant, constant, null=1)
+        >>> Anchored(constant)(query, zero[:, None], Intervals(consistency=0.5), context).target.flatten()
+        tensor([2., 2.])
+    """
+
+    teacher: Network
+    clip: float = 1.0
+    relax: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("clip", "relax"):
+            check_number(name, getattr(self, name), "above 0", 1e-300)
+
+    def __call__(self, query: Query, velocity: Tensor, rows: Blocked, context: Context) -> Answer:
+        """Targets, (B, ...); see :class:`~ismkit.method.recipes.TargetRule`."""
+        v = self.teacher(*query._replace(d=torch.zeros_like(query.d))).to(velocity.dtype)
+        limit = Leap("sample", 0.0)(query, v, rows, context).target
+        block = rows.blocks(len(velocity)).consistency
+        asked, target = query.take(block), v.clone()
+        net = context.fast(*asked).to(v.dtype)
+        pull = (net - limit[block]).clamp(-self.clip, self.clip)
+        target[block] = net - expand_as(1 - asked.t**self.relax, net) * pull
+        return Answer(target)
+
+
+def anchored_distance(prediction: Tensor, target: Tensor, query: Query | None = None) -> Tensor:
+    """Compute FACM's distance: squares and a cosine at ``d = 0``, elsewhere a root that weighs less near the data.
+
+    Args:
+        prediction: (B, ...).
+        target: (B, ...).
+        query: says which rows have ``d = 0``, and their times.
+
+    Returns:
+        Distances, (B,): ``mse + 1 - cos`` at ``d = 0``, and ``cos(pi t / 2) mse / sqrt(sg(mse) + 1e-3)`` at d > 0.
+
+    Raises:
+        ValueError: without a query.
+
+    Example:
+        >>> import torch
+        >>> from ismkit.method import Query
+        >>> from ismkit.neighbours import anchored_distance
+        >>> zero = torch.zeros(2)
+        >>> query = Query(zero[:, None], zero, torch.tensor([0.0, 1.0]), zero, zero.long())
+        >>> anchored_distance(torch.ones(2, 1), -torch.ones(2, 1), query)
+        tensor([6.0000, 1.9998])
+    """
+    if not isinstance(query, Query):
+        raise ValueError(f"query must be what was asked, a Query, got {shown(query)}")
+    anchor = l2(prediction, target) + 1 - F.cosine_similarity(prediction.flatten(1), target.flatten(1))
+    step = torch.cos(torch.pi / 2 * query.t) * Normalised(l2, 0.5)(prediction, target)
+    return torch.where(query.d == 0, anchor, step)
+
+
+def facm(teacher: Network) -> Recipe:
+    """Make FACM of a flow model (arXiv 2507.03738): consistency anchored in the teacher's velocity.
+
+    In the paper each sample has both losses; here half of the rows have each.
+
+    Args:
+        teacher: a trained flow model, such as one of the recipe ``flow``.
+
+    Returns:
+        A recipe.
+
+    Raises:
+        TypeError: if ``teacher`` is no network.
+
+    Example:
+        >>> from ismkit import ToyMLP
+        >>> from ismkit.neighbours import facm
+        >>> facm(ToyMLP(width=16, depth=1, num_classes=3)).rows.to_data
+        1.0
+    """
+    _check_network("teacher", teacher)
+    return Recipe(
+        "facm",
+        Intervals(consistency=1 / 2, drop_consistency=True, to_data=1.0),
+        Anchored(teacher),
+        weights=(1.0, 0.0, 1.0),
+        coupling=Coupling(pool=0),
+        distance=anchored_distance,
+        fast=0.0,
+    )
+
+
+def dual_end(teacher: Network) -> Recipe:
+    """Make dual-end consistency of a flow model (arXiv 2602.10764): steps to the data, and steps from the noise.
+
+    A third of the rows each: the teacher's velocity at ``d = 0``, steps that end at the data, steps that begin at the
+    noise. What is printed leaves the third loss open; here it is the limit of a cut as in the second, in every step.
+
+    Args:
+        teacher: a trained flow model.
+
+    Returns:
+        A recipe.
+
+    Raises:
+        TypeError: if ``teacher`` is no network.
+
+    Example:
+        >>> from ismkit import ToyMLP
+        >>> from ismkit.neighbours import dual_end
+        >>> rows = dual_end(ToyMLP(width=16, depth=1, num_classes=3)).rows
+        >>> rows.to_data, rows.from_noise
+        (0.5, 0.5)
+    """
+    _check_network("teacher", teacher)
+    return Recipe(
+        "dual_end",
+        Intervals(consistency=2 / 3, drop_consistency=True, to_data=0.5, from_noise=0.5),
+        Leap("sample", 0.0, guide=_Taught(teacher)),
+        weights=(1 / 3, 0.0, 2 / 3),
+        coupling=Coupling(pool=0),
+        distance=Normalised(l2, 1.0),
+        fast=0.0,
+    )
+
+
+@dataclass(frozen=True)
+class _Taught:
+    """The teacher's velocity in the place of the sample's, in all rows: a :class:`~ismkit.neighbours.leap.Guide`."""
+
+    teacher: Network
+
+    def __call__(self, query: Query, velocity: Tensor, rows: Blocked, context: Context) -> Tensor:
+        return self.teacher(*query._replace(d=torch.zeros_like(query.d))).to(velocity.dtype)

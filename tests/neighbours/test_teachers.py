@@ -1,0 +1,182 @@
+"""Methods with a teacher: fixed points in float64 against a known flow, and who answers which rows."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from ismkit.method.ema import TwinEMA
+from ismkit.method.path import Query
+from ismkit.method.recipes import Context, Recipe, training_step
+from ismkit.method.rows import Intervals
+from ismkit.models.nets import ToyMLP
+from ismkit.models.saved import save_model
+from ismkit.neighbours import (
+    Anchored,
+    Leap,
+    Staged,
+    Trained,
+    Truncated,
+    TruncatedRows,
+    anchored_distance,
+    dual_end,
+    facm,
+    truncated,
+)
+from ismkit.utils.keys import identity_sum
+from tests.neighbours.exact import CONTEXT, NULL, asked, flow
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def unlike(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+    """A network that is far from the flow."""
+    return torch.sin(x + t[:, None]) * d[:, None] + 2 * x
+
+
+UNLIKE = Context(unlike, unlike, NULL)
+
+
+def teaching(recipe: Recipe) -> Intervals:
+    """The recipe's rows without dropped labels."""
+    assert isinstance(recipe.rows, Intervals)
+    return replace(recipe.rows, label_dropout=0.0)
+
+
+# ---------------------------------------------------------------- truncated consistency models
+
+
+def test_truncated_rows_sit_at_noisy_times_and_a_quarter_at_the_boundary() -> None:
+    rows = TruncatedRows(consistency=1.0, label_dropout=0.0, boundary=0.4)
+    query, _ = asked(n=400, rows=rows)
+    torch.testing.assert_close(query.t[:100], torch.full((100,), 0.4, dtype=query.t.dtype), rtol=0, atol=1e-7)
+    assert bool((query.t[100:] < 0.4).all())
+    assert abs(query.t[100:].mean().item() - 0.2) < 4 * 0.4 / 12**0.5 / 300**0.5  # uniform
+    torch.testing.assert_close(query.t + query.d, torch.ones_like(query.t), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("cut", [0.0, 0.02, 0.3, 0.9])
+def test_the_first_stage_answers_from_the_boundary_on(cut: float) -> None:
+    rows = TruncatedRows(consistency=1.0, label_dropout=0.0)
+    query, velocity = asked(rows=rows)
+    query = query._replace(t=torch.where(query.t > 0.4999, 0.5, query.t))  # what float32 draws is exact there
+    answer = Truncated(flow, Leap("sample", cut))(query, velocity, rows, UNLIKE)
+    at = query.t == 0.5
+    assert at.sum() == 16
+    torch.testing.assert_close(answer.target[at], flow(*query)[at])
+    assert isinstance(answer.weight, Tensor)
+    assert set(answer.weight[at].tolist()) == {0.1}
+    assert set(answer.weight[~at].tolist()) == {1.0}
+    beyond = ~at & (query.t + cut * query.d >= 0.5)
+    plain = Leap("sample", cut)
+    for asks, which in ((CONTEXT, beyond), (UNLIKE, ~at & ~beyond)):
+        torch.testing.assert_close(answer.target[which], plain(query, velocity, rows, asks).target[which])
+    assert (beyond.sum() > 4) == (cut >= 0.3)  # a small cut leads beyond it from its vicinity alone
+
+
+def test_a_staged_network_of_two_equal_stages_is_either() -> None:
+    query, _ = asked()
+    assert torch.equal(Staged(flow, flow, 0.5)(*query), flow(*query))
+    mixed = Staged(flow, unlike, 0.5)(*query)
+    late = query.t >= 0.5
+    assert torch.equal(mixed[late], flow(*query)[late])
+    assert torch.equal(mixed[~late], unlike(*query)[~late])
+
+
+def test_another_boundary_in_the_rows_is_refused() -> None:
+    recipe = truncated(unlike, boundary=0.4)
+    with pytest.raises(ValueError, match=r"rows must be TruncatedRows with boundary=0.4, got TruncatedRows"):
+        replace(recipe, rows=TruncatedRows(consistency=1.0))
+    with pytest.raises(ValueError, match=r"rows must be TruncatedRows with boundary=0.4, got Intervals"):
+        replace(recipe, rows=Intervals(consistency=1.0, to_data=1.0))
+    with pytest.raises(ValueError, match=r"to_data must be 1, got 0\.5"):
+        TruncatedRows(consistency=1.0, to_data=0.5)
+
+
+# ---------------------------------------------------------------- FACM, dual-end consistency
+
+
+def test_the_exact_flow_is_a_fixed_point_of_facm() -> None:
+    recipe = facm(flow)
+    rows = teaching(recipe)
+    query, velocity = asked(rows=rows)
+    answer = recipe.target(query, torch.full_like(velocity, torch.nan), rows, CONTEXT)  # the sample is not asked
+    torch.testing.assert_close(answer.target, flow(*query), rtol=1e-10, atol=1e-10)
+    distance = recipe.distance(flow(*query), answer.target, query)
+    assert distance.abs().max() < 1e-9
+
+
+def test_facm_pulls_by_a_bounded_error_that_is_0_at_the_data() -> None:
+    rows = Intervals(consistency=1.0, label_dropout=0.0, to_data=1.0)
+    query, velocity = asked(rows=rows)
+    target = Anchored(flow, clip=0.05, relax=2.0)(query, velocity, rows, UNLIKE).target
+    net = unlike(*query)
+    limit = Leap("sample", 0.0)(query, velocity, rows, UNLIKE).target
+    expected = net - (1 - query.t[:, None] ** 2) * (net - limit).clamp(-0.05, 0.05)
+    torch.testing.assert_close(target, expected)
+    assert ((target - net).abs() <= 0.05 * (1 - query.t[:, None] ** 2) + 1e-12).all()
+
+
+def test_facms_distance_written_out() -> None:
+    p, q = torch.tensor([[3.0, 4.0]] * 2), torch.tensor([[4.0, 3.0]] * 2)
+    zero, t = torch.zeros(2), torch.tensor([0.0, 0.5])
+    found = anchored_distance(p, q, Query(p, t, torch.tensor([0.0, 0.5]), zero, zero.long()))
+    anchor = 1.0 + 1 - 24 / 25
+    step = 2**-0.5 / (1 + 1e-3) ** 0.5
+    torch.testing.assert_close(found, torch.tensor([anchor, step]))
+
+
+def test_dual_ends_are_steps_to_the_data_and_from_the_noise() -> None:
+    recipe = dual_end(flow)
+    rows = teaching(recipe)
+    query, velocity = asked(n=60, rows=rows)
+    assert (query.d[:20] == 0).all()
+    torch.testing.assert_close((query.t + query.d)[20:40], torch.ones(20), rtol=0, atol=1e-6)
+    assert (query.t[20:40] > 0).all()
+    assert (query.t[40:] == 0).all()
+    assert len(set(query.d[40:].tolist())) == 20
+    answer = recipe.target(query, torch.full_like(velocity, torch.nan), rows, CONTEXT)
+    torch.testing.assert_close(answer.target, flow(*query), rtol=1e-10, atol=1e-10)
+
+
+# ---------------------------------------------------------------- any of them
+
+
+@pytest.mark.parametrize("make", [truncated, facm, dual_end])
+def test_a_step_trains_the_network_and_not_its_teacher(make: object) -> None:
+    torch.manual_seed(0)
+    net, teacher = (ToyMLP(width=16, depth=1, num_classes=NULL, time_scale=10.0) for _ in range(2))
+    recipe = make(teacher)  # type: ignore[operator]
+    pair = torch.randn(32, 2), torch.randn(32, 2), torch.arange(32) % NULL
+    for parameter in [*net.parameters(), *teacher.parameters()]:
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    loss, _, distance = training_step(recipe, net, TwinEMA(net), pair, NULL, torch.Generator().manual_seed(0), 0.5)
+    loss.backward()
+    assert torch.isfinite(distance).all()
+    assert sum(p.grad.abs().sum() for p in net.parameters() if p.grad is not None) > 0
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_what_is_no_network_is_refused() -> None:
+    for make, name in ((truncated, "first_stage"), (facm, "teacher"), (dual_end, "teacher")):
+        with pytest.raises(TypeError, match=f"{name} must be a network, a function"):
+            make("flow.safetensors")  # type: ignore[operator]
+
+
+def test_a_trained_teacher_is_keyed_by_its_weights_and_checked_when_it_is_read(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    nets = [ToyMLP(width=16, depth=1, num_classes=NULL).float() for _ in range(2)]
+    for parameter in nets[1].parameters():
+        parameter.data += 1
+    for net, name in zip([*nets, nets[0]], "abc", strict=True):
+        save_model(net, tmp_path / f"{name}.safetensors", {})
+    a, b, c = (Trained.at(tmp_path / f"{name}.safetensors") for name in "abc")
+    keys = [identity_sum(facm(teacher)) for teacher in (a, b, c)]
+    assert keys[0] == keys[2] != keys[1]
+    x, t, y = torch.randn(3, 2).float(), torch.rand(3).float(), torch.arange(3)
+    assert torch.equal(b(x, t, 1 - t, t, y), nets[1](x, t, 1 - t, t, y))
+    save_model(nets[1], tmp_path / "c.safetensors", {})
+    with pytest.raises(ValueError, match=r"c.safetensors is not the file that was named: its SHA-256 is"):
+        c(x, t, 1 - t, t, y)
