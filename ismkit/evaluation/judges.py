@@ -35,7 +35,7 @@ from ismkit.evaluation.metrics import (
     radial_spectrum,
     wasserstein2,
 )
-from ismkit.method.path import Network, Source, StepGrid, check_source, draw_noise
+from ismkit.method.path import Network, Source, StepGrid, check_source, draw_noise, step_lengths_of
 from ismkit.method.sampling import trajectory
 from ismkit.models.drawing import draw_clothes, draw_latents
 from ismkit.utils.checks import as_integer, check_count, check_kind, shown
@@ -288,7 +288,7 @@ class PointJudge:
             raise ValueError(f"n must be at least {len(self._classes)} samples, one of each class, got {setting.n}")
 
     def score(self, net: Network, setting: Setting) -> dict[str, float]:
-        """Score samples, labels in turn.
+        """Score samples, labels in turn; a network of steps to the data alone gets new noise after each but the last.
 
         Args:
             net: on ``device``.
@@ -306,7 +306,10 @@ class PointJudge:
         y = torch.tensor(classes)[torch.arange(setting.n) % len(classes)]
         x0 = draw_noise(self.source, (setting.n, *self.data.x.shape[1:]), stream(setting.seed, "samples"))
         x0 = x0.to(self.device)
-        path = trajectory(net, x0, y.to(self.device), w=setting.w, nfe=setting.nfe)
+        options: dict[str, Any] = {"source": self.source}
+        if step_lengths_of(net) == "to data":
+            options |= {"renoise": True, "generator": stream(setting.seed, "renoise")}
+        path = trajectory(net, x0, y.to(self.device), w=setting.w, nfe=setting.nfe, **options)
         drawn = path[-1].cpu()
         distances = [wasserstein2(drawn[y == c], self.data.x[self.data.y == c][: int((y == c).sum())]) for c in classes]
         return {"w2": sum(distances) / len(distances), "curvature": _mean_curvature(path)}
@@ -414,6 +417,7 @@ class FashionJudge:
             ValueError: for an NFE or a strength that the sampler cannot do.
         """
         options: dict[str, Any] = {"seed": seed, "device": self.device, "batch": batch, "source": self.source}
+        options["renoise"] = step_lengths_of(net) == "to data"
         return draw_clothes(y, net, w=w, nfe=nfe, autoencoder=self.autoencoder, **options)
 
     def score_images(self, images: Tensor, y: Tensor) -> dict[str, float]:
@@ -454,6 +458,7 @@ class FashionJudge:
             seed=setting.seed,
             device=self.device,
             paths=CURVED,
+            renoise=step_lengths_of(net) == "to data",
             source=self.source,
         )
         images = in_batches(self.autoencoder.decode, latents)
