@@ -71,6 +71,7 @@ from .method import interpolate as interpolate
 from .method import intrinsic_velocity as intrinsic_velocity
 from .method import l2 as l2
 from .method import sample as sample
+from .method import solve as solve
 from .method import training_step as training_step
 from .method import trajectory as trajectory
 from .method import unit_weights as unit_weights

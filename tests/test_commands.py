@@ -386,6 +386,17 @@ def test_sample_draws_each_class_in_a_column(
     assert (tmp_path / "new" / "shoes.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
 
 
+def test_sample_draws_by_times_and_with_new_noise(model: Path, tmp_path: Path, ismkit_: Ismkit) -> None:
+    options = ["--times", "0", "0.5", "0.75", "1", "--renoise", "--seed", "6", "-n", "1"]
+    answer = ismkit_("sample", model, *options, "-o", "few.png")
+    assert (answer.status, answer.out) == (0, "10 images, 3 NFE, w = 1: few.png\n")
+    expected = draw_clothes(range(10), load_model(model)[0], times=(0, 0.5, 0.75, 1), renoise=True, seed=6)
+    write_png(expected, tmp_path / "expected.png")
+    assert (tmp_path / "few.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+    assert "--nfe is what --times are, less one" in ismkit_("sample", model, "--times", "0", "1", "--nfe", "1").err
+    assert "times must begin at 0" in ismkit_("sample", model, "--times", "0.5", "1").err
+
+
 def test_sample_draws_all_classes_into_the_output_folder_by_default(
     model: Path, tmp_path: Path, ismkit_: Ismkit
 ) -> None:

@@ -338,7 +338,24 @@ CALLS: dict[str, Call] = {
         like("velocity"),
     ),
     "l2": Call(l2, {"prediction": X0, "target": X1}, per_row("prediction")),
+    "draw_noise": Call(
+        method.draw_noise,
+        {"source": None, "shape": (4, 3), "generator": rng()},
+        lambda found, given: found.shape == given["shape"],
+    ),
     "sample": Call(method.sample, {"net": still, "x0": X0, "y": Y, "w": W, "nfe": 2, "grid": GRID}, like("x0")),
+    "sample by times": Call(method.sample, {"net": still, "x0": X0, "y": Y, "times": (0.0, 0.3, 1.0)}, like("x0")),
+    "sample with new noise": Call(
+        method.sample,
+        {"net": still, "x0": X0, "y": Y, "nfe": 2, "renoise": True, "generator": rng(), "source": None},
+        like("x0"),
+        names=("shape",),
+    ),
+    "solve": Call(
+        method.solve,
+        {"net": still, "x0": X0, "y": Y, "w": W, "method": "bosh3", "rtol": 0.1, "atol": 0.1},
+        lambda found, given: found.samples.shape == given["x0"].shape and found.calls > 0,
+    ),
     "shares": Call(
         method.shares, {"decay": 0.9, "updates": 3}, lambda found, given: len(found) == given["updates"] + 1
     ),
@@ -677,7 +694,9 @@ INNER = "a part of a rule, which is called in each step: what it gets was admitt
 NOTHING = "it has no argument, or uses none"
 PARTS = "what it is made of is called above; trained and run as a whole in tests/training, sweeps and evaluation"
 ELSEWHERE = {
-    **dict.fromkeys(("Network", "TargetRule", "Term", "Guide", "StochasticDataset", "Distance", "Blocked"), TYPED),
+    **dict.fromkeys(
+        ("Network", "Source", "TargetRule", "Term", "Guide", "StochasticDataset", "Distance", "Blocked"), TYPED
+    ),
     **dict.fromkeys(("CheckpointError", "DataError", "WorkerError", "PictureError", "DivergenceError"), ERROR),
     **dict.fromkeys(("Preempted", "SweepError", "ClaimError"), ERROR),
     **dict.fromkeys(("file_sum", "verify_sha256", "read_weights", "load_weights", "load_model", "load_sampler"), FILE),
@@ -686,7 +705,7 @@ ELSEWHERE = {
     **dict.fromkeys(("replacing", "replacing_path", "open_latents", "imagenet_latents", "small_vae"), FILE),
     **dict.fromkeys(("open_source", "fashion_latents", "write_tiny_vae", "export_npz", "export_png"), FILE),
     **dict.fromkeys(("Mapped", "PictureFiles", "ImageVAE", "Reference", "Scores", "StepReport", "TrainState"), RECORD),
-    **dict.fromkeys(("Answer", "Context"), RECORD),
+    **dict.fromkeys(("Answer", "Context", "Solution"), RECORD),
     **dict.fromkeys(("ask", "derivative", "posterior_velocity"), INNER),
     **dict.fromkeys(("FashionJudge", "ImageJudge", "ImageOptions", "Claim", "KillAt", "Tracking"), RECORD),
     **dict.fromkeys(("in_checkout", "out_dir", "velocity_target", "data_folders", "weights_file"), NOTHING),

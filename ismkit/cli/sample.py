@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -12,6 +12,7 @@ from ismkit.cli import UsageError
 EXAMPLES = (
     "ismkit sample",
     "ismkit sample out/runs/NAME/model.safetensors --nfe 4 --w 1 --classes 5 7 9 -o shoes.png",
+    "ismkit sample --times 0 0.5 0.75 1 --renoise",
 )
 
 
@@ -27,7 +28,9 @@ def names() -> dict[str, dict[str, str]]:
 
 def command(
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = "ism_plus",
-    nfe: int = 1,
+    nfe: int | None = None,
+    times: tuple[float, ...] = (),
+    renoise: bool = False,
     w: float = 1.0,
     n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 8,
     classes: tuple[int, ...] = tuple(range(10)),
@@ -39,7 +42,9 @@ def command(
 
     Args:
         model: a model.safetensors that `ismkit train` wrote, of a fashion run, or the name of a released one.
-        nfe: network evaluations per sample: 1, 2, 4 ... 128.
+        nfe: network evaluations per sample, by equal steps: 1, 2, 4 ... 128 (default: 1).
+        times: where steps begin and end, from 0 to 1, in place of --nfe: for a model that was trained on such steps.
+        renoise: jump to the data in each step, and go back to the next time by fresh noise.
         w: guidance strength, 0 = unguided.
         n: images per class.
         classes: labels 0 .. 9.
@@ -60,6 +65,9 @@ def command(
         raise UsageError(f"--out must end in .png, got {str(path)!r}")
     destination(path)  # what cannot be written is refused before anything is drawn
     check_count("n", n)
+    if nfe is not None and times:
+        raise UsageError(f"--nfe is what --times are, less one: give one of them, got {nfe} and {len(times)} times")
+    nfe = 1 if nfe is None else nfe
     Setting(nfe, w, n, seed).check()
     if not classes or len(classes) * n > LARGEST:
         raise UsageError(
@@ -69,6 +77,8 @@ def command(
         raise UsageError(f"--classes must be labels 0 .. 9, got {wrong[0]}")
     where = device_at_hand(device)
     net = load_generator(model).to(where)
-    images = draw_clothes(classes * n, net, w=w, nfe=nfe, seed=seed, device=where)
-    print(f"{len(images)} images, {nfe} NFE, w = {w:g}: {write_png(images, path, len(classes))}")
+    options: dict[str, Any] = {"times": times or None, "renoise": renoise}
+    images = draw_clothes(classes * n, net, w=w, nfe=nfe, seed=seed, device=where, **options)
+    made = len(times) - 1 if times else nfe
+    print(f"{len(images)} images, {made} NFE, w = {w:g}: {write_png(images, path, len(classes))}")
     return 0

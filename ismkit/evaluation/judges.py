@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypedDict
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ from ismkit.evaluation.metrics import (
     radial_spectrum,
     wasserstein2,
 )
-from ismkit.method.path import Network, StepGrid
+from ismkit.method.path import Network, Source, StepGrid, check_source, draw_noise, step_lengths_of
 from ismkit.method.sampling import trajectory
 from ismkit.models.drawing import draw_clothes, draw_latents
 from ismkit.utils.checks import as_integer, check_count, check_kind, shown
@@ -240,6 +240,7 @@ class PointJudge:
         data: the reference, anything that :func:`ismkit.data.doors.admit` admits and that is in memory; each class is
             compared with as many of its points as there are samples. Classes without points are not scored.
         device: where the network lives.
+        source: the distribution of the noise, that of the network's recipe.
 
     Raises:
         TypeError: for other data.
@@ -263,8 +264,10 @@ class PointJudge:
 
     data: Labelled
     device: torch.device
+    source: Source | None = None
 
     def __post_init__(self) -> None:
+        check_source(self.source)
         if not isinstance(data := admit(self.data), Labelled):
             raise TypeError(f"data must be in memory, such as Labelled.of(x, y), got {type(self.data).__name__}")
         if data.x.ndim != 2:
@@ -285,7 +288,7 @@ class PointJudge:
             raise ValueError(f"n must be at least {len(self._classes)} samples, one of each class, got {setting.n}")
 
     def score(self, net: Network, setting: Setting) -> dict[str, float]:
-        """Score samples, labels in turn.
+        """Score samples, labels in turn; a network of steps to the data alone gets new noise after each but the last.
 
         Args:
             net: on ``device``.
@@ -301,8 +304,12 @@ class PointJudge:
         self.check(setting)
         classes = self._classes
         y = torch.tensor(classes)[torch.arange(setting.n) % len(classes)]
-        x0 = torch.randn(setting.n, *self.data.x.shape[1:], generator=stream(setting.seed, "samples")).to(self.device)
-        path = trajectory(net, x0, y.to(self.device), w=setting.w, nfe=setting.nfe)
+        x0 = draw_noise(self.source, (setting.n, *self.data.x.shape[1:]), stream(setting.seed, "samples"))
+        x0 = x0.to(self.device)
+        options: dict[str, Any] = {"source": self.source}
+        if step_lengths_of(net) == "to data":
+            options |= {"renoise": True, "generator": stream(setting.seed, "renoise")}
+        path = trajectory(net, x0, y.to(self.device), w=setting.w, nfe=setting.nfe, **options)
         drawn = path[-1].cpu()
         distances = [wasserstein2(drawn[y == c], self.data.x[self.data.y == c][: int((y == c).sum())]) for c in classes]
         return {"w2": sum(distances) / len(distances), "curvature": _mean_curvature(path)}
@@ -321,6 +328,7 @@ class FashionJudge:
         classifier: the released feature network.
         autoencoder: the released autoencoder.
         device: where the model lives and all of this runs.
+        source: the distribution of the noise, that of the model's recipe.
 
     Example:
         >>> import torch
@@ -342,6 +350,7 @@ class FashionJudge:
     classifier: FeatureNet
     autoencoder: FashionAutoencoder
     device: torch.device
+    source: Source | None = None
 
     @classmethod
     def load(cls, device: torch.device | str = "cpu") -> FashionJudge:
@@ -407,9 +416,9 @@ class FashionJudge:
         Raises:
             ValueError: for an NFE or a strength that the sampler cannot do.
         """
-        return draw_clothes(
-            y, net, w=w, nfe=nfe, seed=seed, device=self.device, autoencoder=self.autoencoder, batch=batch
-        )
+        options: dict[str, Any] = {"seed": seed, "device": self.device, "batch": batch, "source": self.source}
+        options["renoise"] = step_lengths_of(net) == "to data"
+        return draw_clothes(y, net, w=w, nfe=nfe, autoencoder=self.autoencoder, **options)
 
     def score_images(self, images: Tensor, y: Tensor) -> dict[str, float]:
         """Score images.
@@ -442,7 +451,15 @@ class FashionJudge:
         """
         y = torch.arange(setting.n) % len(CLOTHES)
         latents, path = draw_latents(
-            y, net, w=setting.w, nfe=setting.nfe, seed=setting.seed, device=self.device, paths=CURVED
+            y,
+            net,
+            w=setting.w,
+            nfe=setting.nfe,
+            seed=setting.seed,
+            device=self.device,
+            paths=CURVED,
+            renoise=step_lengths_of(net) == "to data",
+            source=self.source,
         )
         images = in_batches(self.autoencoder.decode, latents)
         return {

@@ -28,6 +28,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from ismkit.evaluation.judges import Setting
+from ismkit.method.path import draw_noise
 from ismkit.method.sampling import sample
 from ismkit.utils.checks import check_count, check_kind
 from ismkit.utils.files import replacing
@@ -64,7 +65,7 @@ class Decoder(Protocol):
 def noise(seed: int, start: int, stop: int, shape: tuple[int, ...]) -> Tensor:
     """Noise of the samples ``start .. stop - 1``, ``(stop - start, *shape)``: a function of the seed and numbers."""
     first, last = start // BLOCK, math.ceil(stop / BLOCK)
-    blocks = [torch.randn(BLOCK, *shape, generator=stream(seed, "samples", k)) for k in range(first, last)]
+    blocks = [draw_noise(None, (BLOCK, *shape), stream(seed, "samples", k)) for k in range(first, last)]
     return torch.cat(blocks)[start - first * BLOCK : stop - first * BLOCK]
 
 

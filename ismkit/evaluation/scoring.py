@@ -20,7 +20,7 @@ from ismkit.evaluation.options import ImageOptions
 from ismkit.evaluation.reference import Reference, folder_images, load_reference, make_reference
 from ismkit.evaluation.samples import SampleSet, export_npz, export_png, latent_shape
 from ismkit.imagenet.vae import PINNED, ImageVAE
-from ismkit.models.saved import RELEASED, load_generator, load_sampler
+from ismkit.models.saved import RELEASED, check_normal, load_generator, load_sampler
 from ismkit.utils.checks import check_form
 from ismkit.utils.files import DataError, destination, expanded, file_sum, json_sum, out_dir
 
@@ -109,6 +109,7 @@ def evaluate(
     net, card = load_sampler(model)
     if not isinstance(card, dict):  # a card is any JSON
         card = {}
+    check_normal(card, model)
     if card.get("vae"):
         check_form(f"the card of {model}", card, {"vae": dict})
     if not (images.vae or card.get("vae")):

@@ -18,7 +18,9 @@ from .guidance import cfg as cfg
 from .guidance import intrinsic_velocity as intrinsic_velocity
 from .path import Network as Network
 from .path import Query as Query
+from .path import Source as Source
 from .path import StepGrid as StepGrid
+from .path import draw_noise as draw_noise
 from .path import interpolate as interpolate
 from .recipes import RECIPES as RECIPES
 from .recipes import Answer as Answer
@@ -35,7 +37,10 @@ from .recipes import velocity_target as velocity_target
 from .rows import Blocked as Blocked
 from .rows import Intervals as Intervals
 from .rows import Rows as Rows
+from .sampling import SOLVERS as SOLVERS
+from .sampling import Solution as Solution
 from .sampling import sample as sample
+from .sampling import solve as solve
 from .sampling import trajectory as trajectory
 from .wavelet import Distance as Distance
 from .wavelet import Normalised as Normalised

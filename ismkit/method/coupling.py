@@ -17,7 +17,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from ismkit.method.path import check_labels
+from ismkit.method.path import Source, check_labels, draw_noise
 from ismkit.utils.checks import check_count, check_tensor, shown
 from ismkit.utils.seeding import stream
 from ismkit.utils.settings import check_types
@@ -187,7 +187,12 @@ class Coupling:
         return x0[order.to(x0.device)]
 
     def pairs(
-        self, batches: Iterator[tuple[Tensor, Tensor]], seed: int, step: int = 0, micro_batch: int = 0
+        self,
+        batches: Iterator[tuple[Tensor, Tensor]],
+        seed: int,
+        step: int = 0,
+        micro_batch: int = 0,
+        source: Source | None = None,
     ) -> Generator[tuple[Tensor, Tensor, Tensor]]:
         """Couple a stream of batches, one pool ahead of the consumer, in a thread (the solvers release the GIL).
 
@@ -199,6 +204,7 @@ class Coupling:
             seed: seed of the noise.
             step: the first batch to hand out.
             micro_batch: which of several parallel streams this is.
+            source: the distribution of the noise.
 
         Yields:
             (x0, x1, y) on the CPU, one batch at a time, without end as long as ``batches`` has none.
@@ -210,7 +216,7 @@ class Coupling:
                 return []
             x1 = torch.cat([x for x, _ in pool])
             y = torch.cat([labels for _, labels in pool])
-            x0 = self.couple(torch.randn(x1.shape, generator=stream(seed, "noise", micro_batch, p)), x1, y)
+            x0 = self.couple(draw_noise(source, tuple(x1.shape), stream(seed, "noise", micro_batch, p)), x1, y)
             lengths = [len(labels) for _, labels in pool]
             return list(zip(x0.split(lengths), x1.split(lengths), y.split(lengths), strict=True))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ismkit.method.path import Network, expand_as
+from ismkit.method.path import Network, StepLengths, expand_as
 from ismkit.utils.checks import check_count, check_number, check_tensor, shown
 from ismkit.utils.settings import check_types
 
@@ -180,7 +180,8 @@ class TwoPassCFG(nn.Module):
     """Classic CFG at sampling, for a network that does not know ``w``: two calls per step, ``cfg_scale = 1 + w``.
 
     It wraps a network trained with the recipe ``flow``, so that the sampler treats it like any other. It always asks
-    for the instantaneous velocity (``d = 0``), whatever step size the sampler takes. Source: arXiv 2207.12598.
+    for the instantaneous velocity (``d = 0``), whatever step size the sampler takes: so any number of steps will do.
+    Source: arXiv 2207.12598.
 
     Args:
         net: the network, asked twice per step; each sampler step then costs two network evaluations.
@@ -200,6 +201,9 @@ class TwoPassCFG(nn.Module):
         >>> guided(torch.zeros(3, 1), zero, zero, w, zero.long()).flatten()
         tensor([3., 4., 7.])
     """
+
+    step_lengths: StepLengths = "any"
+    calls = 2  # of the network inside, for each of its own
 
     def __init__(self, net: Network, null: int) -> None:
         super().__init__()

@@ -8,12 +8,12 @@ along that path is ``v = x1 - x0``. A shortcut network answers ``s(x, t, d, w, y
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
 
-from ismkit.utils.checks import as_integer, check_number, check_tensor, shown
+from ismkit.utils.checks import as_integer, check_count, check_number, check_tensor, shown
 
 
 class Network(Protocol):
@@ -78,6 +78,79 @@ class Query(NamedTuple):
         if not isinstance(rows, slice):
             raise TypeError(f"rows must be a slice, got {shown(rows)}")
         return Query(*(column[rows] for column in self))
+
+
+class Source(Protocol):
+    """Where paths begin, the distribution of the noise: a function ``(shape, generator) -> x0``.
+
+    A recipe names its own, ``None`` for N(0, I); what samples its networks must draw from the same.
+
+    Example:
+        Points on a circle. A function of a module has an identity, so that runs from other sources are other runs:
+
+        >>> import math
+        >>> import torch
+        >>> from dataclasses import replace
+        >>> from ismkit import RECIPES
+        >>> def circle(shape, generator):
+        ...     angle = 2 * math.pi * torch.rand(shape[0], generator=generator, device=generator.device)
+        ...     return torch.stack([angle.cos(), angle.sin()], 1)
+        >>> recipe = replace(RECIPES["flow"], name="from a circle", source=circle)
+        >>> x0 = recipe.source((4, 2), torch.Generator().manual_seed(0))
+        >>> [round(radius, 4) for radius in x0.norm(dim=1).tolist()]
+        [1.0, 1.0, 1.0, 1.0]
+    """
+
+    def __call__(self, shape: tuple[int, ...], generator: torch.Generator, /) -> Tensor:
+        """Noise of a shape (B, ...) on the device of the generator, each row drawn by itself."""
+        ...
+
+
+def draw_noise(source: Source | None, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Draw noise, the only way in the kit: what a source returns is checked here.
+
+    Args:
+        source: of the recipe; None is N(0, I).
+        shape: (B, ...).
+        generator: on the device of the result.
+
+    Returns:
+        Noise of that shape.
+
+    Raises:
+        TypeError: if ``source`` is no function, or returns anything but floating point numbers, or ``generator`` is
+            none.
+        ValueError: if it returns another shape, or ``shape`` is none.
+
+    Example:
+        >>> import torch
+        >>> from ismkit.method import draw_noise
+        >>> x0 = draw_noise(None, (1000, 2), torch.Generator().manual_seed(0))
+        >>> round(x0.mean().item(), 1) + 0.0, round(x0.std().item(), 1)
+        (0.0, 1.0)
+        >>> draw_noise(lambda shape, generator: torch.zeros(3), (2, 3), torch.Generator())
+        Traceback (most recent call last):
+        ValueError: source must return noise of shape (2, 3), got (3,)
+    """
+    check_source(source)
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {shown(generator)}")
+    if not isinstance(shape, tuple):
+        raise ValueError(f"shape must be a tuple of counts, got {shown(shape)}")
+    shape = tuple(check_count("each part of shape", count, 0) for count in shape)
+    if source is None:
+        return torch.randn(shape, generator=generator, device=generator.device)
+    x0 = source(shape, generator)
+    check_tensor("the noise of source", x0)
+    if x0.shape != shape:
+        raise ValueError(f"source must return noise of shape {shape}, got {tuple(x0.shape)}")
+    return x0
+
+
+def check_source(source: Source | None) -> None:
+    """Raise TypeError unless ``source`` is a function or None."""
+    if source is not None and (not callable(source) or isinstance(source, type)):
+        raise TypeError(f"source must be a function (shape, generator) -> noise, or None, got {shown(source)}")
 
 
 def check_labels(y: Tensor, x: Tensor, of: str) -> None:
@@ -214,7 +287,7 @@ class StepGrid:
         return length, self.ask(length)
 
     def ask(self, length: Tensor) -> Tensor:
-        """Compute the ``d`` under which a network is asked for a step of this length: 0 at the finest level ``1/n``.
+        """Compute the ``d`` under which a network is asked for a step of this length: 0 up to the finest level ``1/n``.
 
         Args:
             length: of steps, (B,).
@@ -222,7 +295,7 @@ class StepGrid:
         Returns:
             ``d`` of each, (B,).
         """
-        return torch.where(length * self.n > 1.5, length, torch.zeros_like(length))
+        return torch.where(length * self.n > 1.001, length, torch.zeros_like(length))  # 1/n may have been rounded
 
     def random_times(self, d: Tensor, generator: torch.Generator | None = None, power: float = 1.0) -> Tensor:
         """Draw a start time for each ``d``, uniformly from that level's own grid {0, d, 2d, ..., 1 - d}.
@@ -272,6 +345,16 @@ class StepGrid:
         if not known:
             raise ValueError(f"nfe must be one of {allowed} (the levels of this grid), got {shown(nfe)}")
         return 1 / nfe
+
+
+#: Which steps a network was trained on: those of the dyadic grid, between any two times, or from any time to the data.
+StepLengths = Literal["dyadic", "any", "to data"]
+
+
+def step_lengths_of(net: Network) -> StepLengths:
+    """The steps that a network was trained on, its attribute ``step_lengths``; the dyadic ones if it does not say."""
+    said = getattr(net, "step_lengths", None)
+    return next((lengths for lengths in get_args(StepLengths) if said == lengths), "dyadic")
 
 
 def grid_of(net: Network) -> StepGrid | None:

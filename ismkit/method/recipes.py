@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from ismkit.method.coupling import Coupling
 from ismkit.method.ema import TwinEMA, check_decay
 from ismkit.method.guidance import Strengths, cfg, intrinsic_velocity
-from ismkit.method.path import Network, Query, StepGrid, expand_as
+from ismkit.method.path import Network, Query, Source, StepGrid, check_source, expand_as
 from ismkit.method.rows import Blocked, Rows
 from ismkit.method.wavelet import Distance, WaveletDistance, geometric_weights, l2, unit_weights
 from ismkit.utils.checks import check_number, check_tensor, shown
@@ -420,9 +420,11 @@ class Recipe:
         coupling: which noise goes with which data.
         distance: error per sample, of prediction and target (B, ...) each, and what was asked: (B,).
         fast, slow: decays of the average that makes targets and of the one that samples.
+        source: the distribution of the noise, a :class:`~ismkit.method.path.Source`.
         terms: what is added to the loss, each a :class:`Term`.
 
     Raises:
+        TypeError: if ``source`` is no function.
         ValueError: if ``target``, ``distance`` or a term is no function, a weight is negative or not finite, a decay
             outside [0, 1), or by the rule, if it is not valid in this recipe.
 
@@ -451,10 +453,12 @@ class Recipe:
     distance: Distance = l2
     fast: float = 0.9999
     slow: float = 0.9999
+    source: Source | None = None
     terms: tuple[Term, ...] = ()
 
     def __post_init__(self) -> None:
         check_types(self)
+        check_source(self.source)
         parts = [("target", self.target), ("distance", self.distance), *(("each of the terms", t) for t in self.terms)]
         for name, part in parts:
             if not callable(part) or isinstance(part, type):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ismkit.method.guidance import Strengths
-from ismkit.method.path import Query, StepGrid, check_labels, interpolate
+from ismkit.method.path import Query, StepGrid, StepLengths, check_labels, interpolate
 from ismkit.utils.checks import check_count, check_number, check_tensor, shown
 from ismkit.utils.settings import check_types
 
@@ -70,6 +70,11 @@ class Blocked:
             raise ValueError(f"guidance + consistency must not exceed 1, got {self.guidance} + {self.consistency}")
         if self.guidance and not self.strengths.count:
             raise ValueError(f"guidance={self.guidance} needs strengths above 0, got w_max={self.strengths.w_max}")
+
+    @property
+    def step_lengths(self) -> StepLengths:
+        """Which steps a network learns from these rows; ``fit`` writes it on the network, for the sampler to read."""
+        return "dyadic"
 
     def blocks(self, batch: int) -> Blocks:
         """Split a batch into its blocks.
@@ -270,6 +275,13 @@ class Intervals(Blocked):
             check_number(name, getattr(self, name), "in [0, 1]", 0, 1)
         if self.to_data + self.from_noise > 1:
             raise ValueError(f"to_data + from_noise must not exceed 1, got {self.to_data} + {self.from_noise}")
+
+    @property
+    def step_lengths(self) -> StepLengths:
+        """See :attr:`Blocked.step_lengths`; those that all touch noise or data leave jumps to the data alone."""
+        if not self.consistency:
+            return "dyadic"
+        return "to data" if self.to_data + self.from_noise == 1 else "any"
 
     def _draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         rows = self.blocks(n)

@@ -11,14 +11,14 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ismkit.data.fashion import CLOTHES, SHAPE
 from ismkit.method.guidance import TwoPassCFG
-from ismkit.method.path import StepGrid
+from ismkit.method.path import StepGrid, StepLengths, step_lengths_of
 from ismkit.method.recipes import velocity_target
 from ismkit.models.nets import DiT, ToyMLP
 from ismkit.utils.checks import check_name, shown
@@ -63,6 +63,8 @@ def save_model(
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating point type, such as torch.float16, got {shown(dtype)}")
     config = {"class": type(net).__name__, **net.config, "grid": net.conditioning.grid.n}  # type: ignore[dict-item, union-attr]
+    if (lengths := step_lengths_of(net)) != "dyadic":
+        config["step_lengths"] = lengths
     stored = copy.deepcopy(net).to(dtype)
     numbers = stored.state_dict()
     for name, value in net.state_dict().items():
@@ -165,12 +167,15 @@ def _build(config: dict[str, Any], dtype: torch.dtype, path: str, tensors: Mappi
     if sizes[largest] > numbers:  # of a network that fits, the largest size is far below the number of its weights
         raise ValueError(f"{largest} is {sizes[largest]}, but the file holds {numbers} numbers in all")
     sizes["grid"] = StepGrid(sizes["grid"])
+    check_name("step_lengths", lengths := sizes.pop("step_lengths", "dyadic"), get_args(StepLengths))
     with torch.device("meta"):
         planned = kind(**sizes).to(dtype)
     check_fit(path, tensors, planned.state_dict(), "Build the module as it was when it was saved.")
     if (derived := sum(buffer.numel() for buffer in planned.buffers())) > max(MAX_DERIVED, 16 * numbers):
         raise ValueError(f"its sizes ask for {derived} numbers beside the {numbers} of the file")
-    return kind(**sizes).to(dtype)
+    net = kind(**sizes).to(dtype)
+    net.step_lengths = lengths
+    return net
 
 
 def load_sampler(path: str | os.PathLike[str], sha256: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
@@ -201,12 +206,37 @@ def load_sampler(path: str | os.PathLike[str], sha256: str | None = None) -> tup
         ism ToyMLP
     """
     net, card = load_model(path, sha256)
-    target: Any = card
-    for name in ("run", "recipe", "target"):  # a card is any JSON
-        target = target.get(name) if isinstance(target, dict) else None
-    if target == velocity_target.__qualname__:
+    if _of_recipe(card, "target") == velocity_target.__qualname__:
         net = TwoPassCFG(net, net.num_classes).eval()  # type: ignore[arg-type]
     return net, card
+
+
+def _of_recipe(card: Any, part: str) -> Any:
+    """A part of the recipe that a card describes, None where it does not; a card is any JSON."""
+    for name in ("run", "recipe", part):
+        card = card.get(name) if isinstance(card, dict) else None
+    return card
+
+
+def check_normal(card: Any, model: str | os.PathLike[str]) -> None:
+    """Refuse a model whose noise no command can draw: a card names a source, and has no function.
+
+    Args:
+        card: of the model.
+        model: its name, for the message.
+
+    Raises:
+        ValueError: if its recipe has another source than normal noise.
+
+    Example:
+        >>> from ismkit.models.saved import check_normal
+        >>> check_normal({"run": {"recipe": {"source": "mine.circle"}}}, "model.safetensors")
+        Traceback (most recent call last):
+        ValueError: model.safetensors was trained from the source mine.circle: draw x0 from it, and call `sample`
+    """
+    if (source := _of_recipe(card, "source")) is not None:
+        name = source if isinstance(source, str) else shown(source)
+        raise ValueError(f"{model} was trained from the source {name}: draw x0 from it, and call `sample`")
 
 
 #: The released generators of clothes, alike in all but the recipe that each is named after: SHA-256 of its file.
@@ -254,7 +284,7 @@ def load_generator(model: str | os.PathLike[str] = "ism_plus") -> nn.Module:
 
     Raises:
         CheckpointError: if the file cannot be used.
-        ValueError: if it holds a network of other data.
+        ValueError: if it holds a network of other data, or from another source than normal noise.
 
     Example:
         Ten clothes, one of each class, in one step:
@@ -270,7 +300,8 @@ def load_generator(model: str | os.PathLike[str] = "ism_plus") -> nn.Module:
         >>> (brightness[2] > 2 * brightness[5]).item()  # a pullover fills more of the picture than a sandal
         True
     """
-    net, _ = released(str(model)) if model in RELEASED else load_sampler(model)
+    net, card = released(str(model)) if model in RELEASED else load_sampler(model)
+    check_normal(card, model)
     one = torch.ones(1)
     try:
         net(torch.ones(1, *SHAPE), one, one, one, one.long())

@@ -114,8 +114,10 @@ def _judge(trial: Trial, data: Any, device: str) -> Judge:
     if trial.run.images:
         if data is not None:
             FashionJudge.check_data(admit(data))
-        return _fashion_judge(device)
-    judge = PointJudge(data, torch.device(device))
+        judge_of_clothes, source = _fashion_judge(device), trial.run.recipe.source
+        same = source == judge_of_clothes.source
+        return judge_of_clothes if same else dataclasses.replace(judge_of_clothes, source=source)
+    judge = PointJudge(data, torch.device(device), trial.run.recipe.source)
     for setting in trial.settings:
         judge.check(setting)
     return judge

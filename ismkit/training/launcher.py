@@ -178,7 +178,7 @@ def _tracking(
         every=logging.log_every or LOG_EVERY,
         flops=_flops(run, data.num_classes),
         devices=accelerator.num_processes,
-        samples=_samples(logging.vae, data, accelerator) if logging.vae else None,
+        samples=_samples(run, logging.vae, data, accelerator) if logging.vae else None,
         samples_every=logging.samples_every or SAVE_EVERY,
     )
 
@@ -230,10 +230,11 @@ def _flops(run: Run, num_classes: int) -> float | None:
     return costs.step_flops(net.config, run.recipe, run.batch_size) if isinstance(net, DiT) else None
 
 
-def _samples(vae: str, data: Any, accelerator: Accelerator) -> tracking.SampleGrid:
+def _samples(run: Run, vae: str, data: Any, accelerator: Accelerator) -> tracking.SampleGrid:
     from ismkit.imagenet.vae import ImageVAE
 
     decoder = ImageVAE.load(vae).to(accelerator.device)
     check_vae(data.folder, data.manifest, decoder)
     few = tuple(c for c in SAMPLED if c < data.num_classes)
-    return tracking.SampleGrid(decoder.decode, data.shape, few or tuple(range(min(8, data.num_classes))))
+    classes = few or tuple(range(min(8, data.num_classes)))
+    return tracking.SampleGrid(decoder.decode, data.shape, classes, source=run.recipe.source)

@@ -501,6 +501,7 @@ def _prepare(recipe: Recipe, net: nn.Module, optim: Optim, engine: Engine, accel
     if engine.recompute and not distributed.recompute(net):
         raise ValueError(f"recompute needs a network with blocks, such as DiT, {type(net).__name__} has none")
     (net if sharding else net.to(accelerator.device)).train()  # sharding moves one block at a time
+    net.step_lengths = recipe.rows.step_lengths  # type: ignore[assignment]  # for the sampler; its averages copy it
     distributed.synchronise(net, accelerator)  # DDP does so too, but the averages must start there as well
     ema = TwinEMA(net, recipe.fast, recipe.slow)
     evaluated = dict.fromkeys([ema.fast, getattr(ema, getattr(recipe.target, "gap", "fast"))])
@@ -541,7 +542,7 @@ class _MicroBatches:
         needed = -(-steps // size) * size - first  # whole pools: the last is the same whatever ``steps`` is
         self.pairs = [
             recipe.coupling.pairs(
-                islice(batches.stream(first, k, count, classes=self.null), needed), seed, state.step, k
+                islice(batches.stream(first, k, count, classes=self.null), needed), seed, state.step, k, recipe.source
             )
             for k in self.local
         ]

@@ -19,7 +19,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from ismkit.method.path import Query, StepGrid
+from ismkit.method.path import Query, Source, StepGrid, draw_noise, step_lengths_of
 from ismkit.method.sampling import sample
 from ismkit.training.loop import StepReport, TrainState
 from ismkit.utils.seeding import stream
@@ -119,6 +119,7 @@ class SampleGrid:
         nfe: numbers of network evaluations, one row each.
         w: guidance strength.
         seed: of the noise.
+        source: the distribution of the noise, the recipe's.
     """
 
     decode: Callable[[Tensor], Tensor]
@@ -127,13 +128,17 @@ class SampleGrid:
     nfe: tuple[int, ...] = (1, 2, 4)
     w: float = 1.0
     seed: int = 0
+    source: Source | None = None
 
     def latents(self, net: nn.Module) -> list[Tensor]:
         """Samples (B, C, h, w) for each NFE; if the network is sharded, every process must call this."""
         device = next(net.parameters()).device
-        x0 = torch.randn(len(self.classes), *self.shape, generator=stream(self.seed, "grid")).to(device)
+        x0 = draw_noise(self.source, (len(self.classes), *self.shape), stream(self.seed, "grid")).to(device)
         y = torch.tensor(self.classes, device=device)
-        return [sample(net, x0, y, w=self.w, nfe=steps) for steps in self.nfe]
+        options: dict[str, Any] = {"w": self.w, "source": self.source}
+        if step_lengths_of(net) == "to data":
+            options |= {"renoise": True, "generator": stream(self.seed, "renoise")}
+        return [sample(net, x0, y, nfe=steps, **options) for steps in self.nfe]
 
     @torch.no_grad()
     def sheet(self, latents: list[Tensor]) -> Tensor:

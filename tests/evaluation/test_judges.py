@@ -308,6 +308,31 @@ def test_points_are_scored_by_the_exact_distance_per_class(n: int) -> None:
     assert (asked.w == 1.5).all()
 
 
+def test_points_are_drawn_from_the_source_of_the_judge() -> None:
+    def uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return torch.rand(shape, generator=generator)
+
+    data, y = points(400), torch.arange(80) % 8
+    net = Leading(of_class(data, y))
+    PointJudge(data, torch.device("cpu"), uniform).score(net, Setting(1, 0.0, 80, seed=3))
+    assert torch.equal(net.asked[0].x, uniform((80, 2), stream(3, "samples")))
+    with pytest.raises(TypeError, match="source must be a function"):
+        PointJudge(data, torch.device("cpu"), "uniform")  # type: ignore[arg-type]
+
+
+def test_networks_of_steps_to_the_data_are_sampled_as_such() -> None:
+    data, y = points(400), torch.arange(80) % 8
+    net = Leading(of_class(data, y))
+    net.step_lengths = "to data"  # type: ignore[attr-defined]
+    judge = PointJudge(data, torch.device("cpu"))
+    assert judge.score(net, Setting(4, 0.0, 80, seed=3))["w2"] == pytest.approx(0, abs=1e-6)
+    assert [(query.t[0].item(), query.d[0].item()) for query in net.asked] == [(k / 4, 1 - k / 4) for k in range(4)]
+    fresh = stream(3, "renoise")
+    for query in net.asked[1:]:
+        expected = torch.lerp(torch.randn(80, 2, generator=fresh), net.ends, query.t[0].item())
+        torch.testing.assert_close(query.x, expected)
+
+
 def test_points_of_the_data_themselves_are_at_distance_zero_and_shifted_ones_at_the_shift() -> None:
     data, y = points(400), torch.arange(160) % 8
     judge = PointJudge(data, torch.device("cpu"))

@@ -17,6 +17,7 @@ from ismkit.lessons.pairings import class_information, class_leak, crossings, pa
 from ismkit.method import coupling as module
 from ismkit.method.auction import Auction
 from ismkit.method.coupling import LOW_DIMENSION, Coupling, assign
+from ismkit.utils import seeding
 from tests.waiting import wait_until
 
 # Both solvers: POT's up to LOW_DIMENSION, SciPy's above.
@@ -410,6 +411,24 @@ def test_the_noise_is_standard_normal(coupling: Coupling) -> None:
     assert abs(x0.square().mean() - 1) < 6 * (2 / n) ** 0.5
     assert abs(x0.pow(3).mean()) < 6 * (15 / n) ** 0.5
     assert abs(x0.pow(4).mean() - 3) < 6 * (96 / n) ** 0.5
+
+
+def ones_and_more(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """A source: far from standard normal, and rows that can be told apart."""
+    return 1 + torch.rand(shape, generator=generator)
+
+
+@pytest.mark.parametrize("coupling", [Coupling(0), Coupling(2), Coupling(2, class_aware=False)])
+def test_the_noise_is_of_the_source_that_is_given(coupling: Coupling) -> None:
+    handed = list(coupling.pairs(batches(0, 4), seed=3, micro_batch=1, source=ones_and_more))
+    size = max(coupling.pool, 1)
+    for p in range(4 // size):
+        x0, x1 = (torch.cat([pair[k] for pair in handed[p * size : (p + 1) * size]]) for k in (0, 1))
+        drawn = ones_and_more(tuple(x1.shape), seeding.stream(3, "noise", 1, p))
+        assert sorted_rows(x0) == sorted_rows(drawn)
+    first = coupling.first_batch(3)
+    (late,) = coupling.pairs(batches(first, 4), seed=3, step=3, micro_batch=1, source=ones_and_more)
+    assert all(torch.equal(a, b) for a, b in zip(late, handed[3], strict=True))
 
 
 # -------------------------------------------------------------------------------------------------------- overlap

@@ -16,7 +16,7 @@ from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.path import Query
 from ismkit.method.recipes import Answer, Context
 from ismkit.method.rows import Rows
-from ismkit.method.sampling import sample, trajectory
+from ismkit.method.sampling import sample, solve, trajectory
 from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, candidates, dwt, idwt, l2
 from ismkit.neighbours import NAMED, Leap
 from ismkit.utils.seeding import stream
@@ -178,6 +178,29 @@ def test_images_are_sampled_on_the_device() -> None:
     with fake_cuda():
         found = sample(net.to("cuda"), x0.to("cuda"), y.to("cuda"), w=2.0, nfe=4)
         torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_new_noise_is_brought_to_the_device() -> None:
+    x0, _, y = pair("points")
+    net, options = network("points").eval(), {"times": (0, 0.3, 0.6, 1), "renoise": True}
+    expected = sample(net, x0, y, generator=torch.Generator().manual_seed(1), **options)
+    with fake_cuda() as waits:
+        net, x0, y = net.to("cuda"), x0.to("cuda"), y.to("cuda")
+        waits.clear()
+        found = sample(net, x0, y, generator=torch.Generator().manual_seed(1), **options)
+        assert {wait.place for wait in waits} == AT_THE_DOOR
+        assert found.device == CUDA
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_solver_works_on_the_device() -> None:
+    x0, _, y = pair("points")
+    net = network("points").eval()
+    expected = solve(net, x0, y, rtol=1e-2, atol=1e-2)
+    with fake_cuda():
+        found = solve(net.to("cuda"), x0.to("cuda"), y.to("cuda"), rtol=1e-2, atol=1e-2)
+        assert (found.samples.device, found.calls) == (CUDA, expected.calls)
+        torch.testing.assert_close(found.samples.cpu(), expected.samples, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("wrong", ["net", "x0", "y"])

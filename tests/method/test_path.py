@@ -1,11 +1,14 @@
 """The straight path and the dyadic grid: end points, and that every half step queried is itself trained."""
 
+import re
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ismkit.method.path import Query, StepGrid, expand_as, interpolate
+from ismkit.method.path import Query, StepGrid, draw_noise, expand_as, interpolate
 
 dtypes = st.sampled_from([torch.float32, torch.float64])
 shapes = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)
@@ -199,3 +202,43 @@ def test_noise_and_data_of_two_shapes_are_refused() -> None:
 def test_times_that_are_not_one_per_row_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"t must hold one time per row, shape \(2,\), got \("):
         interpolate(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(shape))
+
+
+# ------------------------------------------------------------------------------------------------------- the source
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 2), (3, 4, 8, 8)])
+def test_normal_noise_is_that_of_the_generator(shape: tuple[int, ...]) -> None:
+    ours, theirs = (torch.Generator().manual_seed(1) for _ in range(2))
+    assert torch.equal(draw_noise(None, shape, ours), torch.randn(shape, generator=theirs))
+
+
+def test_noise_of_a_source_is_what_it_returns_in_the_shape_asked_for() -> None:
+    generator = torch.Generator().manual_seed(1)
+
+    def uniform(shape: tuple[int, ...], given: torch.Generator) -> torch.Tensor:
+        assert given is generator
+        return torch.rand(shape, generator=given)
+
+    x0 = draw_noise(uniform, (100, 3), generator)
+    assert x0.shape == (100, 3)
+    assert 0 <= x0.min() < x0.max() < 1
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        ("normal", TypeError, "source must be a function (shape, generator) -> noise, or None, got 'normal'"),
+        (torch.nn.Linear, TypeError, "source must be a function"),
+        (
+            lambda shape, generator: torch.zeros(shape[1:]),
+            ValueError,
+            "source must return noise of shape (4, 2), got (2,)",
+        ),
+        (lambda shape, generator: torch.zeros(shape).long(), TypeError, "noise of source must be floating point"),
+        (lambda shape, generator: None, TypeError, "the noise of source must be a tensor, got NoneType"),
+    ],
+)
+def test_sources_that_are_none_are_refused(source: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        draw_noise(source, (4, 2), torch.Generator())

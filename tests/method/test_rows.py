@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ismkit.method.guidance import Strengths
 from ismkit.method.path import StepGrid
 from ismkit.method.recipes import RECIPES
-from ismkit.method.rows import Rows
+from ismkit.method.rows import Intervals, Rows
 from tests.float64 import NULL, close, grids, normal, rng, seeds
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -203,3 +203,11 @@ def test_a_batch_too_small_for_a_block_is_refused_with_the_size_that_is_enough(p
     rows.blocks(enough)
     with pytest.raises(ValueError, match=f"a batch of {enough - 1} gives no {name} row"):
         rows.blocks(enough - 1)
+
+
+def test_rows_say_which_steps_they_train() -> None:
+    assert Rows(consistency=0.5).step_lengths == Intervals().step_lengths == "dyadic"
+    assert Intervals(consistency=0.5).step_lengths == "any"
+    assert Intervals(consistency=0.5, to_data=0.5, from_noise=0.25).step_lengths == "any"
+    assert Intervals(consistency=0.5, to_data=1.0).step_lengths == "to data"
+    assert Intervals(consistency=0.5, to_data=0.5, from_noise=0.5).step_lengths == "to data"

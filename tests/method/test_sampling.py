@@ -6,6 +6,8 @@ such fields does not depend on x, so guidance by w is the same field with the me
 """
 
 import math
+import re
+import sys
 from itertools import pairwise
 
 import pytest
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.path import StepGrid, expand_as
-from ismkit.method.sampling import sample, trajectory
+from ismkit.method.sampling import SOLVERS, sample, solve, trajectory
 
 DIM, NULL = 3, 4
 MEANS = torch.randn(NULL + 1, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -58,6 +60,10 @@ def noise(n: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Te
     x0 = torch.randn(n, DIM, dtype=dtype, generator=generator)
     w = torch.randint(0, 15, (n,), generator=generator).to(dtype) / 4
     return x0, w, torch.randint(0, NULL + 1, (n,), generator=generator)
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 # ------------------------------------------------------------------------------------------------- the closed form
@@ -221,3 +227,221 @@ def test_strengths_below_zero_or_not_finite_are_refused(w: float | Tensor) -> No
     x0, _, y = noise(2)
     with pytest.raises(ValueError, match=r"w, the guidance strength, must be finite and at least 0 .*, got "):
         sample(never, x0, y, w=w)
+
+
+# ------------------------------------------------------------------------------------------- steps of any length
+
+
+class AnyLength(Gaussian):
+    """The same, by its own word trained on steps of any length."""
+
+    step_lengths = "any"
+
+
+class ToData(Gaussian):
+    """The same, by its own word trained on steps to the data alone."""
+
+    step_lengths = "to data"
+
+
+partitions = st.lists(st.floats(0.01, 0.99), max_size=6, unique=True).map(lambda inner: [0.0, *sorted(inner), 1.0])
+
+
+@given(sigmas, partitions, seeds)
+@settings(max_examples=40)
+def test_exact_shortcuts_land_on_the_closed_form_by_any_times(sigma: float, times: list[float], seed: int) -> None:
+    net = Gaussian(sigma)
+    x0, w, y = noise(3, seed)
+    torch.testing.assert_close(sample(net, x0, y, w=w, times=times), net.samples(x0, w, y), rtol=1e-9, atol=1e-9)
+    assert [asked[1][0].item() for asked in net.asked] == times[:-1]
+    assert [asked[2][0].item() for asked in net.asked] == [b - a for a, b in pairwise(times)]
+
+
+@pytest.mark.parametrize("nfe", [1, 3, 7, 100])
+def test_a_network_of_any_steps_makes_any_number(nfe: int) -> None:
+    net = AnyLength()
+    x0, w, y = noise(4)
+    torch.testing.assert_close(sample(net, x0, y, w=w, nfe=nfe), net.samples(x0, w, y), rtol=1e-9, atol=1e-9)
+    assert len(net.asked) == nfe
+    states = trajectory(net, x0, y, w=w, nfe=nfe)
+    for k, state in enumerate(states):
+        t = torch.tensor(k / nfe, dtype=torch.float64)
+        torch.testing.assert_close(state, t * net.mean(w, y) + net.scale(t) * x0, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("nfe", [1, 4, 128])
+def test_times_of_equal_steps_are_those_of_nfe(nfe: int) -> None:
+    x0, w, y = noise(4)
+    expected = sample(Gaussian(), x0, y, w=w, nfe=nfe)
+    for times in ([k / nfe for k in range(nfe + 1)], torch.linspace(0, 1, nfe + 1)):
+        assert torch.equal(sample(Gaussian(), x0, y, w=w, times=times, grid=StepGrid()), expected)
+        assert torch.equal(sample(Gaussian(), x0, y, w=w, times=times, grid=StepGrid(), nfe=nfe), expected)
+
+
+def test_steps_below_the_grid_ask_for_the_velocity() -> None:
+    net, (x0, _, y) = AnyLength(), noise(2)
+    sample(net, x0, y, times=(0, 1 / 8, 1 / 8 + 1 / 16, 1 / 2, 1), grid=StepGrid(8))
+    assert [d[0].item() for _, _, d, _, _ in net.asked] == [0, 0, 0.3125, 0.5]
+
+
+def test_two_pass_cfg_asks_for_the_velocity_and_so_makes_any_number_of_steps() -> None:
+    velocity, (x0, w, y) = Gaussian(), noise(3)
+    sample(TwoPassCFG(velocity, NULL), x0, y, w=w, nfe=3)
+    assert [t[0].item() for _, t, _, _, _ in velocity.asked[::2]] == [0, 1 / 3, 2 / 3]
+    assert all((d == 0).all() for _, _, d, _, _ in velocity.asked)
+
+
+@pytest.mark.parametrize("draw", [sample, trajectory])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"nfe": 3}, "got 3, those of net: for others give times, (0, 0.3, 1)"),
+        ({"nfe": 3, "times": (0, 0.5, 1)}, "nfe must be left out beside times, which have 2 steps, got 3"),
+        ({"times": (0.5, 1)}, "times must begin at 0, grow, and end at 1, such as (0, 0.3, 1), got (0.5, 1)"),
+        ({"times": (0, 0.5)}, "end at 1"),
+        ({"times": (0, 0.5, 0.5, 1)}, "grow"),
+        ({"times": (0, math.nan, 1)}, "grow"),
+        ({"times": ()}, "times must begin at 0"),
+        ({"generator": torch.Generator()}, "generator goes with renoise=True"),
+        ({"renoise": True, "generator": torch.Generator(), "nfe": 4}, "nfe must be 1 or 2 with renoise, got 4"),
+    ],
+)
+def test_steps_that_cannot_be_are_refused(draw: type, options: dict[str, object], message: str) -> None:
+    x0, _, y = noise(2)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        draw(never, x0, y, **options)
+
+
+def test_a_network_of_steps_to_the_data_makes_one_or_adds_noise() -> None:
+    x0, _, y = noise(2)
+    net = ToData()
+    with pytest.raises(ValueError, match="nfe must be 1 without renoise=True, got 2: net was trained on steps to the"):
+        sample(net, x0, y, nfe=2)
+    assert not net.asked
+    sample(net, x0, y)
+    sample(net, x0, y, times=(0, 0.5, 1))
+    sample(net, x0, y, nfe=3, renoise=True, generator=torch.Generator())
+
+
+# ------------------------------------------------------------------------------------------------- noise added again
+
+
+def test_with_new_noise_each_step_asks_for_the_data() -> None:
+    net, (x0, w, y) = ToData(), noise(2)
+    states = trajectory(net, x0, y, w=w, times=(0, 0.25, 0.7, 1), renoise=True, generator=generator(5))
+    assert [(t[0].item(), d[0].item()) for _, t, d, _, _ in net.asked] == [(0, 1), (0.25, 0.75), (0.7, 1 - 0.7)]
+    again, expected = generator(5), [x0]
+    for start, end in ((0, 0.25), (0.25, 0.7), (0.7, 1)):
+        x, t = expected[-1], torch.full((2,), start, dtype=torch.float64)
+        data = x + (1 - start) * net(x, t, 1 - t, w, y)
+        fresh = 0 if end == 1 else torch.randn(x0.shape, generator=again).double()
+        expected.append(end * data + (1 - end) * fresh)
+    torch.testing.assert_close(states, torch.stack(expected), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("nfe", [1, 2, 4])
+def test_with_the_exact_consistency_function_the_distribution_is_exact(nfe: int) -> None:
+    """Each jump ends at the data's distribution, and the noise added again at that of the next time."""
+    net, n = ToData(sigma=0.5), 40_000
+    x0 = torch.randn(n, DIM, dtype=torch.float64, generator=generator(1))
+    y = torch.zeros(n, dtype=torch.long)
+    x1 = sample(net, x0, y, nfe=nfe, renoise=True, generator=generator(2))
+    # Four standard errors, of the mean and of the variance of n normal numbers.
+    assert ((x1.mean(0) - MEANS[0]).abs() < 4 * 0.5 / math.sqrt(n)).all()
+    assert ((x1.var(0) - 0.25).abs() < 4 * 0.25 * math.sqrt(2 / n)).all()
+    if nfe > 1:  # it is new noise: the sample no longer says where its path began
+        assert abs(torch.corrcoef(torch.stack([x0[:, 0], x1[:, 0]]))[0, 1]) < 0.99
+        assert torch.equal(x1, sample(net, x0, y, nfe=nfe, renoise=True, generator=generator(2)))
+        assert not torch.equal(x1, sample(net, x0, y, nfe=nfe, renoise=True, generator=generator(3)))
+
+
+def test_the_noise_added_again_is_of_the_source() -> None:
+    def ones(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return torch.ones(shape)
+
+    def still(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+    x0, y = torch.zeros(2, DIM), torch.tensor([0, 1])
+    states = trajectory(still, x0, y, nfe=2, renoise=True, generator=generator(0), source=ones)
+    assert torch.equal(states, torch.stack([x0, x0 + 0.5, x0 + 0.5]))
+
+
+@pytest.mark.parametrize("renoise", [1, None, "yes"])
+def test_adding_noise_is_true_or_false_and_needs_a_generator(renoise: object) -> None:
+    x0, _, y = noise(2)
+    with pytest.raises(TypeError, match="renoise must be True or False"):
+        sample(never, x0, y, renoise=renoise, generator=generator(0))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"generator must be a torch\.Generator, for the noise of renoise, got None"):
+        sample(never, x0, y, renoise=True)
+
+
+# ------------------------------------------------------------------------------------------------- adaptive steps
+
+
+@pytest.mark.parametrize("method", SOLVERS)
+def test_solvers_come_nearer_by_more_calls(method: str) -> None:
+    net, (x0, w, y) = Gaussian(sigma=0.5), noise(16)
+    errors, calls = [], []
+    for tolerance in (1e-3, 1e-5, 1e-7):
+        solution = solve(net, x0, y, w=w, method=method, rtol=tolerance, atol=tolerance)
+        assert solution.calls == len(net.asked)
+        net.asked.clear()
+        errors.append((solution.samples - net.samples(x0, w, y)).abs().max().item())
+        calls.append(solution.calls)
+    assert errors[0] > 5 * errors[1] > 25 * errors[2]
+    assert errors[2] < 1e-4
+    assert calls == sorted(set(calls))
+
+
+def test_a_solver_asks_for_velocities_up_to_the_data_and_no_further() -> None:
+    net, (x0, w, y) = Gaussian(sigma=0.1), noise(4)
+    solve(net, x0, y, w=w)
+    assert all((d == 0).all() for _, _, d, _, _ in net.asked)
+    assert all(0 <= t.min() <= t.max() <= 1 for _, t, _, _, _ in net.asked)
+    assert all(torch.equal(strength, w) and torch.equal(labels, y) for *_, strength, labels in net.asked)
+
+
+def test_calls_of_two_pass_cfg_count_twice() -> None:
+    velocity, (x0, w, y) = Gaussian(sigma=0.5), noise(8)
+    samples, calls = solve(TwoPassCFG(velocity, NULL), x0, y, w=w, rtol=1e-8, atol=1e-8)
+    assert calls == len(velocity.asked)
+    assert calls % 2 == 0
+    torch.testing.assert_close(samples, velocity.samples(x0, w, y), rtol=0, atol=1e-6)
+
+
+def test_a_solver_keeps_shape_dtype_and_no_gradient() -> None:
+    layer = torch.nn.Linear(4, 4)
+    x0 = torch.randn(3, 2, 4, generator=generator(0))
+    samples, _ = solve(lambda x, *_: layer(x), x0, torch.zeros(3).long())
+    assert samples.shape == x0.shape
+    assert samples.dtype == torch.float32
+    assert not samples.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "euler"}, "method must be one of dopri8, dopri5, bosh3, adaptive_heun, fehlberg2, got 'euler'"),
+        ({"rtol": 0.0}, "rtol must be a number above 0, got 0.0"),
+        ({"atol": -1.0}, "atol must be a number above 0, got -1.0"),
+        ({"w": -1.0}, "w, the guidance strength, must be finite and at least 0"),
+    ],
+)
+def test_solvers_name_what_does_not_fit(options: dict[str, object], message: str) -> None:
+    x0, _, y = noise(2)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        solve(never, x0, y, **options)  # type: ignore[arg-type]
+
+
+def test_a_tolerance_that_is_never_met_is_named() -> None:
+    x0, _, y = noise(2)
+    with pytest.raises(ValueError, match=r"rtol=1e-05 and atol=1e-05 are not met by dopri5 in torch\.float64, its"):
+        solve(lambda x, *_: math.nan * x, x0, y)
+
+
+def test_without_the_package_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchdiffeq", None)
+    x0, _, y = noise(2)
+    with pytest.raises(ImportError, match="solve needs torchdiffeq, which is missing: pip install torchdiffeq"):
+        solve(never, x0, y)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ismkit.data.fashion import SHAPE, load_autoencoder
 from ismkit.method.sampling import sample
-from ismkit.models.drawing import draw_clothes
+from ismkit.models.drawing import draw_clothes, draw_latents
 from ismkit.models.saved import released
 from ismkit.utils.seeding import stream
 
@@ -25,6 +25,22 @@ def test_clothes_are_the_released_models_samples_decoded() -> None:
     latents = sample(released("ism_plus")[0], x0, torch.tensor([7, 8, 9]), w=2.0, nfe=4)
     assert torch.equal(images, load_autoencoder().decode(latents))
     assert not torch.equal(images, draw_clothes([7, 8, 9], w=2.0, nfe=4, seed=4))
+
+
+def test_clothes_by_times_with_new_noise_and_from_another_source() -> None:
+    net, y = released("ism_plus")[0], torch.tensor([7, 8, 9])
+    x0 = torch.randn(3, *SHAPE, generator=stream(3, "samples"))
+    latents = sample(net, x0, y, w=1.0, times=(0, 0.5, 0.75, 1))
+    decode = load_autoencoder().decode
+    assert torch.equal(draw_clothes(y, net, times=(0, 0.5, 0.75, 1), seed=3), decode(latents))
+    latents = sample(net, x0, y, w=1.0, nfe=2, renoise=True, generator=stream(3, "renoise", 0))
+    assert torch.equal(draw_clothes(y, net, nfe=2, renoise=True, seed=3), decode(latents))
+    assert torch.equal(draw_latents(y, net, nfe=2, renoise=True, seed=3, paths=2)[1][-1], latents[:2])
+
+    def zero(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return torch.zeros(shape)
+
+    assert torch.equal(draw_clothes(y, net, source=zero), decode(sample(net, torch.zeros(3, *SHAPE), y, w=1.0)))
 
 
 def test_one_step_at_the_guidance_of_the_card_is_the_default() -> None:

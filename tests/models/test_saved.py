@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from ismkit.data.batches import Batches
 from ismkit.data.sets import eight_gaussians
+from ismkit.evaluation.scoring import evaluate
 from ismkit.method.guidance import TwoPassCFG
-from ismkit.method.path import StepGrid
+from ismkit.method.path import StepGrid, step_lengths_of
 from ismkit.method.recipes import RECIPES, Recipe
 from ismkit.method.sampling import sample
 from ismkit.models import saved
 from ismkit.models.nets import DiT, ToyMLP
-from ismkit.models.saved import NETWORKS, load_model, load_sampler, save_model
+from ismkit.models.saved import NETWORKS, load_generator, load_model, load_sampler, save_model
 from ismkit.training import checkpoint
 from ismkit.training.loop import StepReport, TrainState
 from ismkit.training.runs import RUNS, Run
@@ -197,6 +198,33 @@ def test_foreign_truncated_altered_and_missing_files(tmp_path: Path) -> None:
         load_model(tmp_path / "model.pt")
 
 
+@pytest.mark.parametrize("lengths", ["dyadic", "any", "to data"])
+def test_a_file_keeps_which_steps_were_trained(lengths: str, tmp_path: Path) -> None:
+    net, path = trained(mlp()), tmp_path / "model.safetensors"
+    plain = save_model(net, path, CARD)
+    net.step_lengths = lengths
+    assert (save_model(net, path, CARD) == plain) == (lengths == "dyadic")
+    loaded, _ = load_model(path)
+    assert step_lengths_of(loaded) == lengths
+    x0, y = torch.ones(2, 3), torch.tensor([0, 1])
+    if lengths == "any":
+        assert torch.equal(sample(loaded, x0, y, nfe=3), sample(net, x0, y, times=(0, 1 / 3, 2 / 3, 1)))
+    else:
+        with pytest.raises(ValueError, match="nfe must be"):
+            sample(loaded, x0, y, nfe=3)
+
+
+@pytest.mark.parametrize("lengths", ["all", 3, None, ["any"]])
+def test_a_file_of_other_steps_is_refused(lengths: Any, tmp_path: Path) -> None:
+    net, path = mlp(), tmp_path / "model.safetensors"
+    config = {"class": "ToyMLP", **net.config, "grid": 128, "step_lengths": lengths}
+    save_weights(net, path, {"net": json.dumps(config), "dtype": "float32", "card": "{}"})
+    with pytest.raises(
+        CheckpointError, match=r"names no network of this kit .*step_lengths must be one of dyadic, any"
+    ):
+        load_model(path)
+
+
 # ---------------------------------------------------------------- ready for the sampler
 
 
@@ -232,6 +260,26 @@ def test_other_recipes_come_back_as_they_are(name: str, tmp_path: Path) -> None:
     sampler, _ = load_sampler(path)
     assert type(sampler) is ToyMLP
     assert torch.equal(sampler(*query(net)), net(*query(net)))
+
+
+def other_source(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.rand(shape, generator=generator)
+
+
+def test_a_model_of_another_source_is_not_drawn_from_normal_noise(tmp_path: Path) -> None:
+    net, path = ToyMLP(dim=256, width=16, depth=1, num_classes=10), tmp_path / "model.safetensors"
+    save_model(net, path, card_of(replace(RECIPES["ism"], source=other_source)))
+    assert type(load_sampler(path)[0]) is ToyMLP
+    with pytest.raises(
+        ValueError, match=r"was trained from the source tests\.models\.test_saved\.other_source: draw x0"
+    ):
+        load_generator(path)
+    with pytest.raises(
+        ValueError, match=r"was trained from the source tests\.models\.test_saved\.other_source: draw x0"
+    ):
+        evaluate(path, nfe=[1], w=[0.0], n=100)
+    save_model(net, path, card_of(RECIPES["ism"]))
+    assert load_generator(path).num_classes == 10
 
 
 def test_network_without_a_run_on_its_card_comes_back_as_it_is(tmp_path: Path) -> None:

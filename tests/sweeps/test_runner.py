@@ -81,6 +81,23 @@ def test_a_trial_is_what_training_and_judging_by_hand_give(tmp_path: Path) -> No
     assert not (tmp_path / "runs" / trial.key).exists()  # checkpoints go when the model is there
 
 
+def shifted(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """A source of another module than the kit's."""
+    return 2 + torch.randn(shape, generator=generator)
+
+
+def test_a_trial_is_judged_from_the_source_it_was_trained_from(tmp_path: Path) -> None:
+    run = tiny()
+    run = replace(run, recipe=replace(run.recipe, source=shifted), steps=2)
+    trial = Trial("ism", run, 5, SETTINGS[1:])
+    assert trial.key != Trial("ism", replace(run, recipe=replace(run.recipe, source=None)), 5, SETTINGS[1:]).key
+    runner.work(trial, tmp_path)
+    net, _ = load_model(tmp_path / "models" / f"{trial.key}.safetensors")
+    scores = PointJudge(run.load(), torch.device("cpu"), shifted).score(net, SETTINGS[1])
+    assert table([trial], tmp_path).iloc[0].w2 == scores["w2"]
+    assert scores["w2"] != PointJudge(run.load(), torch.device("cpu")).score(net, SETTINGS[1])["w2"]
+
+
 def test_flow_is_sampled_with_two_calls_a_step(tmp_path: Path) -> None:
     trial = Trial("flow", tiny("flow"), 0, SETTINGS[1:])
     runner.work(trial, tmp_path)

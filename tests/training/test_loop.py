@@ -28,9 +28,10 @@ from ismkit.data.sets import EIGHT_GAUSSIANS_MEANS, EIGHT_GAUSSIANS_STD, Labelle
 from ismkit.method.auction import Auction
 from ismkit.method.coupling import Coupling
 from ismkit.method.ema import TwinEMA, ramped
-from ismkit.method.path import Network, Query, StepGrid, interpolate
+from ismkit.method.path import Network, Query, StepGrid, interpolate, step_lengths_of
 from ismkit.method.recipes import RECIPES, Answer, Context, Recipe, training_step
-from ismkit.method.rows import Rows
+from ismkit.method.rows import Intervals, Rows
+from ismkit.method.sampling import sample
 from ismkit.method.wavelet import Normalised, WaveletDistance, geometric_weights, l2
 from ismkit.models.nets import DiT, ToyMLP
 from ismkit.neighbours.recipes import NEIGHBOURS
@@ -1432,3 +1433,46 @@ def test_a_pool_that_no_machine_can_assign_is_refused_before_any_work(monkeypatc
     batches = Batches(eight_gaussians(2000, seed=0), 256, seed=0)
     with pytest.raises(ValueError, match=r"coupling.pool must be at most \d+ with a batch_size of 256, got 100000"):
         fit(recipe, ToyMLP(width=8, depth=1), batches, steps=2, progress=False)
+
+
+# ---------------------------------------------------------------- what a training leaves for the sampler
+
+
+@pytest.mark.parametrize(
+    "rows", [Rows(consistency=0.5), Intervals(consistency=0.5), Intervals(consistency=0.5, to_data=1.0)]
+)
+def test_a_network_says_which_steps_it_was_trained_on(rows: Rows) -> None:
+    net = ToyMLP(width=16, depth=1, time_scale=rows.time_scale)
+    net.step_lengths = "to data"  # of a training before
+    recipe = replace(RECIPES["flow"], rows=rows)
+    state = fit(recipe, net, Batches(eight_gaussians(64, 0), 16, 0), steps=1, progress=False)
+    x0, y = torch.zeros(2, 2), torch.tensor([0, 1])
+    for trained in (state.net, state.ema.fast, state.ema.slow):
+        assert step_lengths_of(trained) == rows.step_lengths
+    if rows.step_lengths == "any":
+        assert sample(state.ema.slow, x0, y, nfe=3).shape == x0.shape
+    else:
+        with pytest.raises(ValueError, match="nfe must be"):
+            sample(state.ema.slow, x0, y, nfe=3)
+
+
+def test_a_training_draws_its_noise_from_the_source_of_the_recipe() -> None:
+    drawn: list[Tensor] = []
+
+    def source(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        drawn.append(torch.rand(shape, generator=generator))
+        return drawn[-1]
+
+    recipe = replace(RECIPES["flow"], source=source, rows=Rows(label_dropout=0.0))
+    data = eight_gaussians(64, 0)
+    queries = []
+    fit(
+        recipe,
+        ToyMLP(width=16, depth=1),
+        Batches(Labelled(torch.zeros_like(data.x), data.y, 8, data.class_names), 16, 0),
+        steps=2,
+        progress=False,
+        hooks=[lambda state, report: queries.append(report.query)],
+    )
+    for x0, query in zip(drawn, queries, strict=False):  # the data are 0
+        torch.testing.assert_close(query.x, (1 - query.t)[:, None] * x0)

@@ -203,6 +203,10 @@ def test_a_network_is_built_from_its_seed_alone(run: Run) -> None:
     assert nets[0].num_classes == 4
 
 
+def a_source(shape: tuple[int, ...], generator: torch.Generator, width: float = 1.0) -> torch.Tensor:
+    return width * torch.rand(shape, generator=generator)
+
+
 def test_other_settings_have_another_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ISMKIT_OUT", str(tmp_path))
     assert out_dir() == tmp_path
@@ -218,6 +222,8 @@ def test_other_settings_have_another_folder(monkeypatch: pytest.MonkeyPatch, tmp
         replace(run, batch_size=128).folder(3),
         replace(run, net=partial(ToyMLP, width=64)).folder(3),
         replace(run, recipe=replace(run.recipe, rows=Rows())).folder(3),
+        replace(run, recipe=replace(run.recipe, source=a_source)).folder(3),
+        replace(run, recipe=replace(run.recipe, source=partial(a_source, width=2.0))).folder(3),
     ]
     assert len({folder, *others}) == 1 + len(others)
 

@@ -224,8 +224,10 @@ def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
 # ---------------------------------------------------------------- samples
 
 
-def test_a_sheet_has_a_row_for_each_nfe_of_the_same_noise() -> None:
+@pytest.mark.parametrize("lengths", ["dyadic", "to data"])
+def test_a_sheet_has_a_row_for_each_nfe_of_the_same_noise(lengths: str) -> None:
     net = ToyMLP(dim=16, width=8, depth=1, num_classes=4)
+    net.step_lengths = lengths
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.3, generator=stream(0, "weights"))
 
@@ -238,8 +240,9 @@ def test_a_sheet_has_a_row_for_each_nfe_of_the_same_noise() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
     assert (sheet.dtype, sheet.shape) == (torch.uint8, (2 * 8, 3 * 8, 3))
     x0 = torch.randn(3, 1, 4, 4, generator=stream(7, "grid"))
+    again = {"renoise": True, "generator": stream(7, "renoise")} if lengths == "to data" else {}
     for row, steps in enumerate((1, 4)):
-        images = decode(sample(net, x0, torch.tensor([2, 0, 3]), w=1.5, nfe=steps))
+        images = decode(sample(net, x0, torch.tensor([2, 0, 3]), w=1.5, nfe=steps, **again))
         for column, image in enumerate(images):
             piece = sheet[8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
             torch.testing.assert_close(piece.permute(2, 0, 1) / 127.5 - 1, image, rtol=0, atol=1 / 255 + 1e-6)
