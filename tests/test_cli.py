@@ -141,7 +141,10 @@ def class_folder(folder: Path) -> Path:
 
 MISTAKES: dict[str, tuple[list[Any], str]] = {
     "unknown command": (["fly"], "ismkit: no command 'fly': (more: ismkit --help)"),
-    "no run": (["train"], "RUN name of the run. (required) (more: ismkit train --help)"),
+    "no run": (
+        ["train"],
+        "RUN name of the run, or module:attribute of your own. (required) (more: ismkit train --help)",
+    ),
     "unknown run": (["train", "cats"], "run must be one of gaussians, fashion-smoke, "),
     "unknown recipe": (
         ["train", "gaussians", "--recipe", "ddpm"],

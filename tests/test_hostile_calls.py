@@ -601,6 +601,7 @@ CALLS: dict[str, Call] = {
     "coerce": Call(utils.coerce, {"value": "3", "kind": int, "name": "n"}, names=("n",), keep=("kind", "name")),
     "describe": Call(utils.describe, {"value": training.Optim()}, names=("settings",)),
     "identity": Call(utils.identity, {"value": training.Optim(), "name": "optim"}, keep=("name",), names=("optim",)),
+    "import_named": Call(utils.import_named, {"name": "math:pi", "what": "number"}, names=("number",), keep=("what",)),
     "json_sum": Call(utils.json_sum, {"value": {"a": 1}}, lambda found, _: len(found) == 64),
     "stream": Call(
         lambda seed, place: utils.stream(seed, place),

@@ -134,6 +134,7 @@ def _launch(
     """The training, its logs and its model, when no other writes into the folder."""
     folder = saving.folder
     assert folder is not None
+    card = {"run": describe(run)}  # what cannot be described is refused before the training
     if accelerator.num_processes > 1:  # the main process first, for it may have to make them
         distributed.on_main_process(accelerator, lambda: len(load()))
     data = admit(load())
@@ -149,7 +150,7 @@ def _launch(
             state = train_run(run, seed, hooks=[hook, *hooks], **options)
     net = distributed.unsharded(state.ema.slow)
     if accelerator.is_main_process:
-        card = {"run": describe(run), "steps": state.step, "seed": seed, "licence": "Apache-2.0"}
+        card |= {"steps": state.step, "seed": seed, "licence": "Apache-2.0"}
         if isinstance(data, Latents):
             card["vae"] = data.manifest["vae"]  # that decodes what this model draws
         digest = save_model(net, folder / "model.safetensors", card)
@@ -225,6 +226,8 @@ def launch_processes(
 
 def _flops(run: Run, num_classes: int) -> float | None:
     """Model FLOPs of one optimiser step, of a transformer; None for other networks."""
+    if getattr(run.net, "func", run.net) is not DiT:
+        return None
     with torch.device("meta"):
         net = run.net(num_classes=num_classes)
     return costs.step_flops(net.config, run.recipe, run.batch_size) if isinstance(net, DiT) else None
