@@ -236,3 +236,18 @@ def test_the_current_folder_is_not_searched_where_python_is_told_not_to(tmp_path
     environment: dict[str, Any] = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-P", "-c", program], env=environment, capture_output=True, text=True)
     assert "ValueError: run my_runs:run: there is no module my_runs" in done.stderr
+
+
+# ---------------------------------------------------------------- an own network, through every command
+
+
+def test_an_own_network_is_trained_drawn_and_loaded_by_its_name(tmp_path: Path) -> None:
+    done = shell("train", "my_runs:run", "--network", "my_runs:Own", "-p", "net.width", "16", "--folder", "net")
+    assert done.returncode == 0, done.stderr
+    digest = re.search(r"SHA-256 ([0-9a-f]{64})", done.stdout)[1]  # type: ignore[index]
+    net, card = load_model("net/model.safetensors", digest, network="my_runs:Own")
+    assert (type(net).__qualname__, net.width, card["steps"]) == ("Own", 16, 4)
+    refused = shell("evaluate", "net/model.safetensors")
+    assert refused.returncode == 2
+    assert "holds a network of other code, my_runs:Own, which is imported only if you name it" in refused.stderr
+    assert refused.stderr.count("\n") == 1

@@ -32,6 +32,7 @@ def command(
     n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 8,
     classes: tuple[int, ...] = tuple(range(10)),
     seed: int = 0,
+    network: str | None = None,
     device: Literal["cpu", "cuda"] | None = None,
     out: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None,
 ) -> int:
@@ -44,6 +45,7 @@ def command(
         n: images per class.
         classes: labels 0 .. 9.
         seed: of the noise.
+        network: module:attribute of the class, if the model is a network of your own: its code is run.
         device: cpu or cuda (default: a GPU where there is one).
         out: PNG file to write (default: out/samples.png).
     """
@@ -68,7 +70,7 @@ def command(
     if wrong := [label for label in classes if not 0 <= label < 10]:
         raise UsageError(f"--classes must be labels 0 .. 9, got {wrong[0]}")
     where = device_at_hand(device)
-    net = load_generator(model).to(where)
+    net = load_generator(model, network=network).to(where)
     images = draw_clothes(classes * n, net, w=w, nfe=nfe, seed=seed, device=where)
     print(f"{len(images)} images, {nfe} NFE, w = {w:g}: {write_png(images, path, len(classes))}")
     return 0

@@ -20,7 +20,7 @@ from ismkit.evaluation.options import ImageOptions
 from ismkit.evaluation.reference import Reference, folder_images, load_reference, make_reference
 from ismkit.evaluation.samples import SampleSet, export_npz, export_png, latent_shape
 from ismkit.imagenet.vae import PINNED, ImageVAE
-from ismkit.models.saved import RELEASED, load_generator, load_sampler
+from ismkit.models.saved import RELEASED, Maker, load_generator, load_sampler
 from ismkit.utils.checks import check_form
 from ismkit.utils.files import DataError, destination, expanded, file_sum, json_sum, out_dir
 
@@ -68,6 +68,7 @@ def evaluate(
     w: Sequence[float] = (0.0, 1.0, 2.0),
     n: int | None = None,
     seed: int = 0,
+    network: Maker | None = None,
     device: str | None = None,
     out: str | os.PathLike[str] | None = None,
     images: ImageOptions | None = None,
@@ -80,6 +81,8 @@ def evaluate(
         w: guidance strengths, >= 0.
         n: samples per setting; of clothes 100 .. 10 000 (default: 2000), of images any number (default: 50 000).
         seed: of the noise.
+        network: the class of a network of your own, or its ``module:attribute``, as for
+            :func:`ismkit.models.saved.load_model`.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
         out: CSV file to write; for images the folder of samples, features and scores (default: out/evaluation/...).
         images: how images are scored. Under several processes each draws its share.
@@ -105,14 +108,14 @@ def evaluate(
         raise ValueError(f"n, the samples per setting, must be at least 10, got {n}")
     choose(list(images.metrics) or list(METRICS), images.features)
     if model in RELEASED and not images.vae:
-        return _clothes(model, settings, n or 2000, device, out, images)
-    net, card = load_sampler(model)
+        return _clothes(model, settings, n or 2000, network, device, out, images)
+    net, card = load_sampler(model, network=network)
     if not isinstance(card, dict):  # a card is any JSON
         card = {}
     if card.get("vae"):
         check_form(f"the card of {model}", card, {"vae": dict})
     if not (images.vae or card.get("vae")):
-        return _clothes(model, settings, n or 2000, device, out, images)
+        return _clothes(model, settings, n or 2000, network, device, out, images)
     settings = [setting._replace(n=n or tables.PAPER_N) for setting in settings]
     return _images(Path(model), net.to(device_at_hand(device)), card, settings, out, images)
 
@@ -121,6 +124,7 @@ def _clothes(
     model: str | os.PathLike[str],
     settings: list[Setting],
     n: int,
+    network: Maker | None,
     device: str | None,
     out: str | os.PathLike[str] | None,
     images: ImageOptions,
@@ -131,7 +135,7 @@ def _clothes(
     if out:
         destination(out := expanded(out))  # what cannot be written is refused before anything is drawn
     where = device_at_hand(device)
-    judge, net = FashionJudge.load(where), load_generator(model).to(where)
+    judge, net = FashionJudge.load(where), load_generator(model, network=network).to(where)
     nfe, w = (list(dict.fromkeys(values)) for values in zip(*((s.nfe, s.w) for s in settings), strict=True))
     rows = judge.table(net, nfe=nfe, w=w, n=n, seed=settings[0].seed)
     return Scores([dict(row) for row in rows], as_text(rows), [("table", write_csv(rows, out))] if out else [])

@@ -33,7 +33,7 @@ import torch
 
 from ismkit.data.doors import admit
 from ismkit.evaluation.judges import FashionJudge, Judge, PointJudge, Setting
-from ismkit.models.saved import check_saveable, load_sampler, save_model
+from ismkit.models.saved import NETWORKS, check_saveable, load_sampler, save_model
 from ismkit.sweeps import cluster, processes
 from ismkit.sweeps.sweep import Trial, table
 from ismkit.training.options import Saving
@@ -132,7 +132,8 @@ def _score(
 ) -> None:
     """Score the model in the settings that are left, and write the results after each."""
     result, store = _results(trial, folder), trial.results(folder)
-    net, card = load_sampler(model)
+    kind = type(trial.run.build(1))
+    net, card = load_sampler(model, network=None if kind in NETWORKS.values() else kind)
     net = net.to(here["device"])
     for setting in trial.settings:
         if setting in left:
@@ -246,7 +247,7 @@ def run_trials(
 
     Raises:
         ValueError: if a trial or an argument cannot be, or another sweep works in the folder, before any work.
-        TypeError: for a network that no model file can hold, before any work.
+        CheckpointError: for a network that no model file can hold, before any work.
         ClusterError: if there is no Ray, or no cluster at the address.
         SweepError: when all others are done, if trials failed; their messages in its text.
     """

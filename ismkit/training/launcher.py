@@ -98,9 +98,10 @@ def launch(
 
     Raises:
         ValueError: for settings that do not fit, before any work; also if another training works in the folder.
-        TypeError: for a network that no model file can hold, before step 1, see :func:`ismkit.models.saved.save_model`.
+        CheckpointError: for a network that no model file can hold, before step 1, see
+            :func:`ismkit.models.saved.check_saveable`; and as in :func:`ismkit.training.loop.fit`.
         DataError: if the latents are missing, altered or of another VAE.
-        Preempted, DivergenceError, CheckpointError: see :func:`ismkit.training.loop.fit`.
+        Preempted, DivergenceError: see :func:`ismkit.training.loop.fit`.
 
     Example:
         >>> import dataclasses, tempfile

@@ -169,12 +169,34 @@ class Better(ToyMLP):
     """Another one, though it is one of the kit as well."""
 
 
-@pytest.mark.parametrize("net", [Own, partial(Better, width=8, depth=1), lambda num_classes: Own(num_classes)])
-def test_a_network_that_cannot_be_saved_is_refused_before_step_1(net: Any, tmp_path: Path) -> None:
+class Forgetful(Own):
+    """One that cannot be built again."""
+
+    def __init__(self, num_classes: int, width: int = 2) -> None:
+        super().__init__(num_classes)
+
+
+def test_a_network_that_cannot_be_saved_is_refused_before_step_1(tmp_path: Path) -> None:
     """faults B1: it was trained to the end, and then could not be saved."""
-    with pytest.raises(TypeError, match=r"net must be one of DiT, ToyMLP to be saved as a model, got .*`train_run`"):
-        launch(toy(net=net), folder=tmp_path / "run", hooks=[lambda *_: pytest.fail("trained")])
+    with pytest.raises(CheckpointError, match=r"net cannot be saved, the argument width of Forgetful is not known"):
+        launch(toy(net=Forgetful), folder=tmp_path / "run", hooks=[lambda *_: pytest.fail("trained")])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("net", [Own, partial(Better, width=8, depth=1), lambda num_classes: Own(num_classes)])
+def test_own_networks_are_trained_saved_and_loaded_by_their_class(net: Any, tmp_path: Path) -> None:
+    """faults B1: they were refused. However it is built, the file has its class and what that is built from."""
+    if net is not Own and not isinstance(net, partial):  # a lambda has no key, where results are kept
+        with pytest.raises(ValueError, match="is a lambda"):
+            launch(toy(net=net))
+    state = launch(toy(net=net, steps=2), folder=tmp_path / "run")
+    kind = type(state.net)
+    with pytest.raises(CheckpointError, match=rf"of other code, {__name__}:{kind.__name__}, which is imported only if"):
+        load_model(tmp_path / "run" / "model.safetensors")
+    loaded, card = load_model(tmp_path / "run" / "model.safetensors", network=kind)
+    assert (type(loaded), card["steps"]) == (kind, 2)
+    for name, value in state.ema.slow.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
 
 
 def test_flops_of_a_step_are_those_of_its_rows_and_passes(latents: Path) -> None:
