@@ -28,7 +28,7 @@ from ismkit.utils.weights import CheckpointError
 from tests.commandline import Ismkit, a_file, parses
 from tests.conftest import ROOT
 
-COMMANDS = ("lab", "doctor", "notebook", "ledger", "train", "latents", "sweep", "sample", "evaluate")
+COMMANDS = ("lab", "doctor", "notebook", "ledger", "train", "latents", "sweep", "sample", "evaluate", "export")
 pytestmark = pytest.mark.usefixtures("own_folder")
 
 

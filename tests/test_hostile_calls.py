@@ -383,6 +383,11 @@ CALLS: dict[str, Call] = {
         {"y": torch.tensor([0, 1]), "net": still, "w": 1.0, "nfe": 1, "seed": 0, "batch": 2},
         lambda found, given: found.shape == (len(given["y"]), 1, 28, 28),
     ),
+    "export": Call(
+        lambda **options: models.export(path="net.pt2", **options),
+        {"net": NET.eval(), "shape": (3,), "format": "torch"},
+        lambda found, _: found.difference == 0,
+    ),
     "released": Call(models.released, {"recipe": "ism"}),
     "save_model": Call(
         lambda **options: models.load_model("m.safetensors", models.save_model(path="m.safetensors", **options)),
@@ -618,14 +623,14 @@ PARTS = "what it is made of is called above; trained and run as a whole in tests
 ELSEWHERE = {
     **dict.fromkeys(("Network", "TargetRule", "StochasticDataset", "Distance"), TYPED),
     **dict.fromkeys(("CheckpointError", "DataError", "WorkerError", "PictureError", "DivergenceError"), ERROR),
-    **dict.fromkeys(("Preempted", "SweepError", "ClaimError"), ERROR),
+    **dict.fromkeys(("Preempted", "SweepError", "ClaimError", "ExportError"), ERROR),
     **dict.fromkeys(("file_sum", "verify_sha256", "read_weights", "load_weights", "load_model", "load_sampler"), FILE),
     **dict.fromkeys(("load_generator", "load_reference", "load_autoencoder", "read_picture", "picture_files"), FILE),
     **dict.fromkeys(("Latents", "SampleSet", "read_table", "write_table", "table", "scalars", "ImageFolder"), FILE),
     **dict.fromkeys(("replacing", "replacing_path", "open_latents", "imagenet_latents", "small_vae"), FILE),
     **dict.fromkeys(("open_source", "fashion_latents", "write_tiny_vae", "export_npz", "export_png"), FILE),
     **dict.fromkeys(("Mapped", "PictureFiles", "ImageVAE", "Reference", "Scores", "StepReport", "TrainState"), RECORD),
-    **dict.fromkeys(("Answer", "Context"), RECORD),
+    **dict.fromkeys(("Answer", "Context", "Exported"), RECORD),
     **dict.fromkeys(("FashionJudge", "ImageJudge", "ImageOptions", "Claim", "KillAt", "Tracking"), RECORD),
     **dict.fromkeys(("in_checkout", "out_dir", "velocity_target", "data_folders", "weights_file"), NOTHING),
     **dict.fromkeys(("run_group", "accelerator", "launch", "launch_processes", "train_run", "encode"), PARTS),

@@ -26,7 +26,7 @@ from ismkit import __version__
 from ismkit.utils.files import expanded
 
 #: In the order of the help.
-COMMANDS = ("lab", "doctor", "notebook", "ledger", "train", "latents", "sweep", "sample", "evaluate")
+COMMANDS = ("lab", "doctor", "notebook", "ledger", "train", "latents", "sweep", "sample", "evaluate", "export")
 
 
 class UsageError(ValueError):

@@ -111,19 +111,20 @@ def check_saveable(net: nn.Module) -> None:
         >>> from torch import nn
         >>> from ismkit import CheckpointError
         >>> from ismkit.models.saved import check_saveable
-        >>> class Own(nn.Module):
-        ...     def __init__(self, num_classes, width=8, depth=2):
+        >>> class Forgetful(nn.Module):
+        ...     def __init__(self, num_classes, width=8):
         ...         super().__init__()
-        ...         self.num_classes, self.width = num_classes, width
-        ...         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        >>> net = Own(num_classes=3)
+        ...         self.num_classes, self.layer = num_classes, nn.Linear(width, width)
         >>> try:
-        ...     check_saveable(net)
+        ...     check_saveable(Forgetful(num_classes=3))
         ... except CheckpointError as error:
         ...     print(str(error).partition(":")[0])
-        net cannot be saved, the argument depth of Own is not known
-        >>> net.depth = 2  # as a line of the constructor would do
-        >>> check_saveable(net)
+        net cannot be saved, the argument width of Forgetful is not known
+        >>> class Own(Forgetful):
+        ...     def __init__(self, num_classes, width=8):
+        ...         super().__init__(num_classes, width)
+        ...         self.width = width
+        >>> check_saveable(Own(num_classes=3))
     """
     _description(net)
 
@@ -247,7 +248,7 @@ def load_model(
         config, card = json.loads(metadata["net"]), json.loads(metadata["card"])
         dtype, kind = getattr(torch, metadata["dtype"]), config["class"] if isinstance(config, dict) else None
         if not isinstance(dtype, torch.dtype):
-            raise TypeError(f"{dtype} is no type of numbers")
+            raise ValueError(f"{dtype} is no type of numbers")
         own = isinstance(kind, str) and (":" in kind or network is not None)
         net = None if own else _build(config, dtype, str(path), tensors)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
@@ -385,6 +386,39 @@ def released(recipe: str = "ism_plus") -> tuple[nn.Module, dict[str, Any]]:
     """
     check_name("recipe", recipe, RELEASED)
     return load_sampler(weights_file(f"fashion_{recipe}"), RELEASED[recipe])
+
+
+def sample_shape(net: nn.Module, card: Any = None) -> tuple[int, ...]:
+    """Find the shape of what a network draws: as its card says, else from the sizes of a network of this kit.
+
+    Args:
+        net: also :class:`~ismkit.method.guidance.TwoPassCFG` around one.
+        card: of its file, which may be any JSON; of a trained model it holds ``shape``.
+
+    Returns:
+        The shape of one sample.
+
+    Raises:
+        ValueError: if neither says it.
+
+    Example:
+        >>> from ismkit import ToyMLP
+        >>> from ismkit.models.saved import sample_shape
+        >>> sample_shape(ToyMLP(dim=2, width=8, depth=1)), sample_shape(ToyMLP(dim=256), {"shape": [4, 8, 8]})
+        ((2,), (4, 8, 8))
+    """
+    shape = card.get("shape") if isinstance(card, dict) else None
+    if isinstance(shape, list) and shape and all(type(side) is int and side > 0 for side in shape):
+        return tuple(shape)
+    inner = net.net if isinstance(net, TwoPassCFG) else net
+    if isinstance(inner, DiT):
+        return inner.channels, inner.size, inner.size
+    if isinstance(inner, ToyMLP):
+        return (inner.dim,)
+    raise ValueError(
+        f"net must be one whose card says the shape of its samples, as `ismkit train` writes it, or a network of this "
+        f"kit, got a {type(inner).__name__}"
+    )
 
 
 def load_generator(model: str | os.PathLike[str] = "ism_plus", *, network: Maker | None = None) -> nn.Module:

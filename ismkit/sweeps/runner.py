@@ -100,6 +100,8 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
         state = train_run(trial.run, trial.seed, data=data, **options)
         seconds = (time.perf_counter() - began) / len(state.losses) if state.losses else None
         card = {"run": describe(trial.run), "seed": trial.seed, "licence": "Apache-2.0"}
+        if (shape := getattr(admit(data), "shape", None)) is not None:
+            card["shape"] = list(shape)  # of what this model draws
         trained = {"steps": state.step, "seconds_per_step": seconds, **here}
         save_model(state.ema.slow, model, card | {"trained": trained}, torch.float16)
     else:

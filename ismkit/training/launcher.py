@@ -152,6 +152,8 @@ def _launch(
     net = distributed.unsharded(state.ema.slow)
     if accelerator.is_main_process:
         card |= {"steps": state.step, "seed": seed, "licence": "Apache-2.0"}
+        if (shape := getattr(data, "shape", None)) is not None:
+            card["shape"] = list(shape)  # of what this model draws
         if isinstance(data, Latents):
             card["vae"] = data.manifest["vae"]  # that decodes what this model draws
         digest = save_model(net, folder / "model.safetensors", card)
