@@ -89,8 +89,8 @@ def launch(
         engine: processes, precision, compilation, memory, micro-batches.
         saving: ``folder`` is by default ``run.folder(seed)``, ``save_every`` at most 5000; the model goes into the
             folder as ``model.safetensors``.
-        logging: losses, throughput and samples, to TensorBoard.
-        trackers: opens other trackers in its place, see :class:`ismkit.training.tracking.Tracking`.
+        logging: losses, throughput and samples, to TensorBoard or another tracker.
+        trackers: opens trackers in its place, see :class:`ismkit.training.tracking.Tracking`.
         hooks: further hooks of :func:`ismkit.training.loop.fit`.
 
     Returns:
@@ -142,8 +142,8 @@ def _launch(
     engine = with_micro_batches(engine, saving, accelerator)
     options: dict[str, Any] = {"data": data, "engine": engine, "saving": saving, "accelerator": accelerator}
     options["check"] = check_saveable
-    if trackers is None and logging.tracker == "tensorboard":
-        trackers = tracking.tensorboard(folder / "logs")
+    if trackers is None and logging.tracker not in (None, "none"):
+        trackers = tracking.named(logging.tracker, run.name, folder / "logs")
     if trackers is None:
         state = train_run(run, seed, hooks=hooks, **options)
     else:
@@ -184,6 +184,7 @@ def _tracking(
         devices=accelerator.num_processes,
         samples=_samples(logging.vae, data, accelerator) if logging.vae else None,
         samples_every=logging.samples_every or SAVE_EVERY,
+        settings=describe(run),
     )
 
 
