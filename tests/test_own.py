@@ -251,3 +251,6 @@ def test_an_own_network_is_trained_drawn_and_loaded_by_its_name(tmp_path: Path) 
     assert refused.returncode == 2
     assert "holds a network of other code, my_runs:Own, which is imported only if you name it" in refused.stderr
     assert refused.stderr.count("\n") == 1
+    drawn = shell("sample", "net/model.safetensors", "--network", "my_runs:Own", "-n", "20", "-o", "points.png")
+    assert (drawn.returncode, drawn.stdout) == (0, "40 points, 1 NFE, w = 1: points.png\n"), drawn.stderr
+    assert (tmp_path / "points.png").read_bytes().startswith(b"\x89PNG")
