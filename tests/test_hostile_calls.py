@@ -25,7 +25,7 @@ from torch import Tensor
 
 import ismkit
 from ismkit import data, evaluation, lessons, method, models, sweeps, training, utils
-from ismkit.evaluation.judges import PointJudge, Setting
+from ismkit.evaluation.judges import FeatureJudge, PointJudge, Setting
 from ismkit.evaluation.metrics import Gaussian, Moments
 from ismkit.lessons.closed_forms import ClassMixture, Mixture
 from ismkit.method.guidance import TwoPassCFG
@@ -78,6 +78,11 @@ class Decoded:
 def still(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
     """A network that answers 1."""
     return torch.ones_like(x)
+
+
+def still_features(x: Tensor) -> Tensor:
+    """Two features of a sample."""
+    return x.flatten(1)[:, :2]
 
 
 def rng() -> torch.Generator:
@@ -469,6 +474,17 @@ CALLS: dict[str, Call] = {
         lambda found, given: found.step == given["steps"],
     ),
     # ------------------------------------------------------------ evaluation
+    "FeatureJudge": Call(
+        evaluation.FeatureJudge,
+        {"data": POINTS, "features": still_features, "device": CPU, "batch": 2},
+        keep=("device",),
+        names=("x", "row"),
+    ),
+    "FeatureJudge.score": Call(
+        FeatureJudge(POINTS, still_features, CPU).score,
+        {"net": still, "setting": Setting(1, 0.0, 4)},
+        lambda found, _: found["frechet"] >= -1e-9,
+    ),
     "Moments": Call(
         evaluation.Moments, {"features": FEATURES}, lambda found, given: found.n == 0 or found.mean.isfinite().all()
     ),
@@ -621,7 +637,7 @@ RECORD = "a record that the kit fills itself"
 NOTHING = "it has no argument, or uses none"
 PARTS = "what it is made of is called above; trained and run as a whole in tests/training, sweeps and evaluation"
 ELSEWHERE = {
-    **dict.fromkeys(("Network", "TargetRule", "StochasticDataset", "Distance"), TYPED),
+    **dict.fromkeys(("Network", "TargetRule", "StochasticDataset", "Distance", "Judge"), TYPED),
     **dict.fromkeys(("CheckpointError", "DataError", "WorkerError", "PictureError", "DivergenceError"), ERROR),
     **dict.fromkeys(("Preempted", "SweepError", "ClaimError", "ExportError"), ERROR),
     **dict.fromkeys(("file_sum", "verify_sha256", "read_weights", "load_weights", "load_model", "load_sampler"), FILE),

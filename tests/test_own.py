@@ -254,3 +254,11 @@ def test_an_own_network_is_trained_drawn_and_loaded_by_its_name(tmp_path: Path) 
     drawn = shell("sample", "net/model.safetensors", "--network", "my_runs:Own", "-n", "20", "-o", "points.png")
     assert (drawn.returncode, drawn.stdout) == (0, "40 points, 1 NFE, w = 1: points.png\n"), drawn.stderr
     assert (tmp_path / "points.png").read_bytes().startswith(b"\x89PNG")
+    options = ["--network", "my_runs:Own", "--judge", "my_judges:judge", "--nfe", "1", "--w", "0", "-n", "100"]
+    (tmp_path / "my_judges.py").write_text(
+        "from ismkit import PointJudge\nfrom my_runs import moons\n\n\n"
+        "def judge(device):\n    return PointJudge(moons(), device)\n"
+    )
+    scored = shell("evaluate", "net/model.safetensors", *options)
+    assert scored.returncode == 0, scored.stderr
+    assert scored.stdout.split()[:5] == ["NFE", "w", "n", "w2", "curvature"]
