@@ -67,7 +67,7 @@ def command(
         check_count("n", n)
     Setting(nfe, w, n or 1, seed).check()
     where = device_at_hand(device)
-    net, shape = None, SHAPE
+    net, shape = None, tuple(SHAPE)
     if model not in RELEASED:
         net, card = load_sampler(model, network=network)
         shape = sample_shape(net, card)

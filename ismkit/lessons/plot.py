@@ -124,7 +124,15 @@ def scatter(points: Tensor, y: Tensor, title: str = "") -> Figure:
     figure, axes = plt.subplots(figsize=(5.2, 4.8), layout="constrained")
     for label, colour in zip(labels, colours, strict=False):
         chosen = points[y == label].detach().cpu().numpy()
-        axes.scatter(*chosen.T, s=36 / len(points) ** 0.25, color=colour, linewidths=0, alpha=0.7, label=f"{label}")
+        axes.scatter(
+            chosen[:, 0],
+            chosen[:, 1],
+            s=36 / len(points) ** 0.25,
+            color=colour,
+            linewidths=0,
+            alpha=0.7,
+            label=f"{label}",
+        )
     axes.set_aspect("equal", adjustable="datalim")
     if 1 < len(labels) <= 20:
         axes.legend(title="class", loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=2, frameon=False)

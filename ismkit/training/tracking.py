@@ -7,6 +7,7 @@ removed (TensorBoard's ``purge_step``), so every step is in one window.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import os
@@ -166,9 +167,10 @@ def named(tracker: str, project: str, folder: str | os.PathLike[str]) -> Open:
     if tracker == "tensorboard":
         return tensorboard(folder)
     found = named_tracker(tracker)
+    is_class = inspect.isclass(found)
 
     def open_(step: int) -> Sequence[GeneralTracker]:
-        if not isinstance(found, type):
+        if not is_class:
             return [found]
         os.makedirs(folder, exist_ok=True)
         return [found(project, *([folder] if found.requires_logging_directory else []))]
