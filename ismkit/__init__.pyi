@@ -26,6 +26,7 @@ from .data import two_moons as two_moons
 from .data import write_png as write_png
 from .evaluation import PAPER as PAPER
 from .evaluation import FashionJudge as FashionJudge
+from .evaluation import FeatureJudge as FeatureJudge
 from .evaluation import ImageJudge as ImageJudge
 from .evaluation import ImageOptions as ImageOptions
 from .evaluation import Moments as Moments

@@ -28,7 +28,7 @@ from ismkit.utils.weights import CheckpointError
 from tests.commandline import Ismkit, a_file, parses
 from tests.conftest import ROOT
 
-COMMANDS = ("lab", "doctor", "notebook", "ledger", "train", "latents", "sweep", "sample", "evaluate")
+COMMANDS = ("lab", "doctor", "notebook", "ledger", "train", "latents", "sweep", "sample", "evaluate", "export")
 pytestmark = pytest.mark.usefixtures("own_folder")
 
 
@@ -122,6 +122,11 @@ def toy_model(folder: Path) -> Path:
     return folder / "toy.safetensors"
 
 
+def in_space(folder: Path) -> Path:
+    save_model(ToyMLP(dim=3, width=8, depth=1), folder / "space.safetensors", {})
+    return folder / "space.safetensors"
+
+
 def foreign_file(folder: Path) -> Path:
     save_file({"weight": torch.zeros(2)}, folder / "foreign.safetensors")
     return folder / "foreign.safetensors"
@@ -141,7 +146,10 @@ def class_folder(folder: Path) -> Path:
 
 MISTAKES: dict[str, tuple[list[Any], str]] = {
     "unknown command": (["fly"], "ismkit: no command 'fly': (more: ismkit --help)"),
-    "no run": (["train"], "RUN name of the run. (required) (more: ismkit train --help)"),
+    "no run": (
+        ["train"],
+        "RUN name of the run, or module:attribute of your own. (required) (more: ismkit train --help)",
+    ),
     "unknown run": (["train", "cats"], "run must be one of gaussians, fashion-smoke, "),
     "unknown recipe": (
         ["train", "gaussians", "--recipe", "ddpm"],
@@ -179,7 +187,14 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
     "pickled model": (["sample", "model.pt"], "model.pt is no .safetensors file"),
     "foreign model": (["sample", foreign_file], "names no network of this kit"),
     "truncated model": (["evaluate", cut_off], "truncated"),
-    "model of points": (["sample", toy_model], "holds a ToyMLP that draws no clothes: use a model of fashion-laptop"),
+    "model of points in space": (["sample", in_space], "holds a ToyMLP that draws no clothes: use a model of fashion-"),
+    "class of points": (["sample", toy_model, "--classes", "0", "8"], "--classes must be labels 0 .. 7, got 8"),
+    "too many points": (
+        ["sample", toy_model, "-n", "200000"],
+        "points must be 1000000 or fewer, got 8 classes x 2",
+    ),
+    "too many images": (["sample", "-n", "2000"], "images must be 10000 or fewer, got 10 classes x 2000"),
+    "points by clothes": (["evaluate", toy_model], "holds a ToyMLP that draws no clothes: use a model of fashion-"),
     "no power of two": (["sample", "m.safetensors", "--nfe", "3"], "nfe must be one of [1, 2, 4, 8, 16, 32, 64, 128]"),
     "too many steps": (
         ["evaluate", "m.safetensors", "--nfe", "1", "256"],
@@ -195,7 +210,7 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
         ["sample", "--w", "1e38", "-n", "1"],
         "net draws NaN or infinity in 10 of 10 images at w = 1e+38",
     ),
-    "bad class": (["sample", "m.safetensors", "--classes", "3", "10"], "--classes must be labels 0 .. 9, got 10"),
+    "bad class": (["sample", "--classes", "3", "10"], "--classes must be labels 0 .. 9, got 10"),
     "no images": (["sample", "m.safetensors", "-n", "0"], "n must be an integer of at least 1, got 0"),
     "no picture": (["sample", "m.safetensors", "-o", "clothes.jpg"], "--out must end in .png, got 'clothes.jpg'"),
     "no images to encode": (["latents"], "give either the source of the images, or --verify and a folder of latents"),

@@ -16,6 +16,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageColor
 
 from ismkit.cli import doctor, lab
 from ismkit.data.photos import photo_folder
@@ -24,19 +25,22 @@ from ismkit.evaluation import judges
 from ismkit.evaluation.judges import FashionJudge, Setting
 from ismkit.imagenet.vae import write_tiny_vae
 from ismkit.lessons.notebooks import _choices
+from ismkit.lessons.plot import PALETTE
 from ismkit.method import recipes
 from ismkit.models.drawing import draw_clothes
-from ismkit.models.saved import load_model
+from ismkit.models.nets import ToyMLP
+from ismkit.models.saved import load_model, save_model
 from ismkit.sweeps import ladder
 from ismkit.sweeps.sweep import Trial, read_table, summary
 from ismkit.training import runs
 from ismkit.training.checkpoint import saved_steps
 from ismkit.training.loop import TrainState, fit
 from ismkit.utils.workers import run_group
-from tests.commandline import PARAMETERS, Answer, Ismkit, a_file, tiny
+from tests.commandline import PARAMETERS, Answer, Ismkit, a_file, fill, tiny
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("own_folder")
+PALETTE_RGB = [ImageColor.getrgb(colour) for colour in PALETTE]
 
 
 # ---------------------------------------------------------------- doctor and lab
@@ -407,6 +411,23 @@ def test_sample_draws_all_classes_into_the_output_folder_by_default(
     assert path.read_bytes() == (tmp_path / "expected.png").read_bytes()
 
 
+def test_sample_of_points_is_a_scatter_plot_by_class(tmp_path: Path, ismkit_: Ismkit) -> None:
+    """It said that the model draws no clothes."""
+    save_model(fill(ToyMLP(width=8, depth=1, num_classes=3)), tmp_path / "points.safetensors", {})
+    answer = ismkit_("sample", "points.safetensors", "-n", "40", "--nfe", "2")
+    assert (answer.status, answer.err) == (0, "")
+    assert answer.out == f"120 points, 2 NFE, w = 1: {tmp_path / 'out' / 'samples.png'}\n"
+    with Image.open(tmp_path / "out" / "samples.png") as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(10**6)}
+    assert min(picture.size) > 300
+    near = [min(sum(abs(a - b) for a, b in zip(c, wanted, strict=True)) for c in colours) for wanted in PALETTE_RGB[:3]]
+    assert max(near) < 120  # a point of each class, a little transparent
+    one = ismkit_("sample", "points.safetensors", "--classes", "1", "-n", "5", "-o", "one.png")
+    assert one.out == "5 points, 1 NFE, w = 1: one.png\n"
+    answer = ismkit_("sample", "points.safetensors", "--w", "1e38")
+    assert "net draws NaN or infinity in 750 of 750 points" in answer.err
+
+
 def test_evaluate_prints_and_writes_the_table(
     model: Path, judge: FashionJudge, ismkit_: Ismkit, tmp_path: Path
 ) -> None:
@@ -538,7 +559,7 @@ def test_a_tilde_is_the_home_folder_in_every_command(
     ):
         answer = ismkit_(*argv)
         assert (answer.status, answer.err) == (0, ""), argv
-    assert "draws no clothes" in ismkit_("sample", "~/run/model.safetensors").err
+    assert "holds a ToyMLP that draws no clothes" in ismkit_("evaluate", "~/run/model.safetensors").err
     monkeypatch.setenv("ISMKIT_OUT", "~/out")
     assert ismkit_("sample", "-n", "1").status == 0
     made = {"run", "s.png", "e.csv", "t.parquet", "latents", "out"}
@@ -565,7 +586,7 @@ def test_names_that_are_no_utf8(ismkit_: Ismkit, tmp_path: Path, monkeypatch: py
         assert (answer.status, answer.err) == (0, ""), argv
     assert "n\\udcff.png" in out.getvalue().decode()
     assert load_model(f"{name}/model.safetensors")[1]["steps"] == 6
-    assert "draws no clothes" in ismkit_("sample", f"{name}/model.safetensors").err
+    assert "holds a ToyMLP that draws no clothes" in ismkit_("evaluate", f"{name}/model.safetensors").err
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from torch import Tensor
 
 import ismkit
 from ismkit import data, evaluation, lessons, method, models, neighbours, sweeps, training, utils
-from ismkit.evaluation.judges import PointJudge, Setting
+from ismkit.evaluation.judges import FeatureJudge, PointJudge, Setting
 from ismkit.evaluation.metrics import Gaussian, Moments
 from ismkit.lessons.closed_forms import ClassMixture, Mixture
 from ismkit.method.guidance import TwoPassCFG
@@ -78,6 +78,11 @@ class Decoded:
 def still(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
     """A network that answers 1."""
     return torch.ones_like(x)
+
+
+def still_features(x: Tensor) -> Tensor:
+    """Two features of a sample."""
+    return x.flatten(1)[:, :2]
 
 
 def rng() -> torch.Generator:
@@ -461,6 +466,11 @@ CALLS: dict[str, Call] = {
         {"y": torch.tensor([0, 1]), "net": still, "w": 1.0, "nfe": 1, "seed": 0, "batch": 2},
         lambda found, given: found.shape == (len(given["y"]), 1, 28, 28),
     ),
+    "export": Call(
+        lambda **options: models.export(path="net.pt2", **options),
+        {"net": NET.eval(), "shape": (3,), "format": "torch"},
+        lambda found, _: found.difference == 0,
+    ),
     "released": Call(models.released, {"recipe": "ism"}),
     "save_model": Call(
         lambda **options: models.load_model("m.safetensors", models.save_model(path="m.safetensors", **options)),
@@ -542,6 +552,17 @@ CALLS: dict[str, Call] = {
         lambda found, given: found.step == given["steps"],
     ),
     # ------------------------------------------------------------ evaluation
+    "FeatureJudge": Call(
+        evaluation.FeatureJudge,
+        {"data": POINTS, "features": still_features, "device": CPU, "batch": 2},
+        keep=("device",),
+        names=("x", "row"),
+    ),
+    "FeatureJudge.score": Call(
+        FeatureJudge(POINTS, still_features, CPU).score,
+        {"net": still, "setting": Setting(1, 0.0, 4)},
+        lambda found, _: found["frechet"] >= -1e-9,
+    ),
     "Moments": Call(
         evaluation.Moments, {"features": FEATURES}, lambda found, given: found.n == 0 or found.mean.isfinite().all()
     ),
@@ -679,6 +700,7 @@ CALLS: dict[str, Call] = {
     "coerce": Call(utils.coerce, {"value": "3", "kind": int, "name": "n"}, names=("n",), keep=("kind", "name")),
     "describe": Call(utils.describe, {"value": training.Optim()}, names=("settings",)),
     "identity": Call(utils.identity, {"value": training.Optim(), "name": "optim"}, keep=("name",), names=("optim",)),
+    "import_named": Call(utils.import_named, {"name": "math:pi", "what": "number"}, names=("number",), keep=("what",)),
     "json_sum": Call(utils.json_sum, {"value": {"a": 1}}, lambda found, _: len(found) == 64),
     "stream": Call(
         lambda seed, place: utils.stream(seed, place),
@@ -694,18 +716,17 @@ INNER = "a part of a rule, which is called in each step: what it gets was admitt
 NOTHING = "it has no argument, or uses none"
 PARTS = "what it is made of is called above; trained and run as a whole in tests/training, sweeps and evaluation"
 ELSEWHERE = {
-    **dict.fromkeys(
-        ("Network", "Source", "TargetRule", "Term", "Guide", "StochasticDataset", "Distance", "Blocked"), TYPED
-    ),
+    **dict.fromkeys(("Network", "Source", "TargetRule", "Term", "Guide", "StochasticDataset", "Distance"), TYPED),
+    **dict.fromkeys(("Blocked", "Judge"), TYPED),
     **dict.fromkeys(("CheckpointError", "DataError", "WorkerError", "PictureError", "DivergenceError"), ERROR),
-    **dict.fromkeys(("Preempted", "SweepError", "ClaimError"), ERROR),
+    **dict.fromkeys(("Preempted", "SweepError", "ClaimError", "ExportError"), ERROR),
     **dict.fromkeys(("file_sum", "verify_sha256", "read_weights", "load_weights", "load_model", "load_sampler"), FILE),
     **dict.fromkeys(("load_generator", "load_reference", "load_autoencoder", "read_picture", "picture_files"), FILE),
     **dict.fromkeys(("Latents", "SampleSet", "read_table", "write_table", "table", "scalars", "ImageFolder"), FILE),
     **dict.fromkeys(("replacing", "replacing_path", "open_latents", "imagenet_latents", "small_vae"), FILE),
     **dict.fromkeys(("open_source", "fashion_latents", "write_tiny_vae", "export_npz", "export_png"), FILE),
     **dict.fromkeys(("Mapped", "PictureFiles", "ImageVAE", "Reference", "Scores", "StepReport", "TrainState"), RECORD),
-    **dict.fromkeys(("Answer", "Context", "Solution"), RECORD),
+    **dict.fromkeys(("Answer", "Context", "Solution", "Exported"), RECORD),
     **dict.fromkeys(("ask", "derivative", "posterior_velocity"), INNER),
     **dict.fromkeys(("FashionJudge", "ImageJudge", "ImageOptions", "Claim", "KillAt", "Tracking"), RECORD),
     **dict.fromkeys(("in_checkout", "out_dir", "velocity_target", "data_folders", "weights_file"), NOTHING),

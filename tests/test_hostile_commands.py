@@ -33,6 +33,7 @@ GIVEN: dict[str, list[str]] = {
     "sweep": ["gaussians"],
     "sample": ["ism_plus"],
     "evaluate": ["ism_plus", "-n", "100"],
+    "export": ["ism_plus", "--format", "torch"],
     "ledger": [],
 }
 
@@ -60,6 +61,7 @@ def quick(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> I
     monkeypatch.setattr("ismkit.training.loop.training_step", stopped)
     monkeypatch.setattr("ismkit.sweeps.runner.run_trials", run)
     monkeypatch.setattr("ismkit.models.drawing.draw_clothes", draw)
+    monkeypatch.setattr("ismkit.models.exporting._program", stopped)
     monkeypatch.setattr("ismkit.imagenet.encoding.encode", lambda *_, **__: None)
     monkeypatch.setattr("ismkit.lessons.notebooks.measure", stopped)
     monkeypatch.setattr(FashionJudge, "score", score)

@@ -26,7 +26,7 @@ from ismkit import __version__
 from ismkit.utils.files import expanded
 
 #: In the order of the help.
-COMMANDS = ("lab", "doctor", "notebook", "ledger", "train", "latents", "sweep", "sample", "evaluate")
+COMMANDS = ("lab", "doctor", "notebook", "ledger", "train", "latents", "sweep", "sample", "evaluate", "export")
 
 
 class UsageError(ValueError):
@@ -135,7 +135,7 @@ def plainly(message: str, command: ModuleType, arguments: Sequence[str]) -> str:
     options = found[1].split("/") if found else []
     kind = kinds(command).get(options[-1].lstrip("-").replace("-", "_")) if options else None
     if kind is None:
-        return message
+        return re.sub(r"^Error parsing [a-z]+: ", "", message)  # a group of options says itself what is wrong with it
     from ismkit.utils.settings import wanted
 
     parts = get_args(kind)

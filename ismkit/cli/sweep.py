@@ -17,6 +17,7 @@ EXAMPLES = (
     "ismkit sweep ladder-laptop",
     "ismkit sweep fashion-laptop --recipe flow ism --seeds 3 --nfe 1 4 --w 0 1 -n 10000",
     "ismkit sweep gaussians -p recipe.fast 0.5 0.95 -p optim.lr 1e-3 2e-3",
+    "ismkit sweep my_runs:moons --recipe ism my_methods:robust   # a Run and a Recipe of your own",
     "ismkit sweep ladder --address 10.0.0.1:6379 --gpus 0.25 --out /shared/sweeps",
 )
 
@@ -49,8 +50,8 @@ def command(
     """Run sweeps.
 
     Args:
-        name: prepared sweeps or runs; several share their trainings.
-        recipe: methods, with a run (default: ism).
+        name: prepared sweeps or runs, or module:attribute of your own; several share their trainings.
+        recipe: methods, or module:attribute of your own, with a run (default: ism; of your own run, its recipe).
         parameter: a setting by its path and the values to try, such as recipe.fast 0.5 0.95; repeatable, all
             combinations.
         seeds: seeds 0 .. K - 1 (default: its own; a run: 3).
@@ -85,7 +86,7 @@ def command(
     if len({run.images for plan in plans for run in plan.runs.values()}) > 1:
         raise UsageError("points and images are scored by other metrics: sweep one kind at a time")
     folder = out or out_dir() / "sweeps"
-    path = table or folder / f"{'_'.join(name)}.parquet"
+    path = table or folder / f"{'_'.join(plan.name for plan in plans)}.parquet"
     destination(path)  # what cannot be written is refused before any work
     for plan in plans:
         print(f"{plan.name}: {len(plan.runs)} variants, {len(plan.seeds)} seeds; in {folder}", flush=True)

@@ -19,6 +19,8 @@ EXAMPLES = (
     "ismkit train fashion-laptop --resume --from-step 400     # from the checkpoint of step 400",
     "ismkit train imagenet256-xl2 --latents /data/latents --precision bf16 --compile --micro-batches 4",
     "ismkit train imagenet256-xl2 -p recipe.coupling.pool 0   # no optimal transport",
+    "ismkit train my_runs:moons                # a Run of your own, in my_runs.py of this folder",
+    "ismkit train fashion-laptop --recipe my_methods:robust --network my_nets:UNet -p net.width 64",
     "",
     "on many GPUs, started again by the same command after a kill, with as many processes or others:",
     "  torchrun --nproc-per-node 8 -m ismkit train imagenet256-xl2 --precision bf16 --compile --resume",
@@ -37,6 +39,7 @@ def names() -> dict[str, dict[str, str]]:
 def command(
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")],
     recipe: str | None = None,
+    network: str | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
@@ -52,8 +55,9 @@ def command(
     """Train a run.
 
     Args:
-        run: name of the run.
-        recipe: name of the method (default: the run's).
+        run: name of the run, or module:attribute of your own.
+        recipe: name of the method, or module:attribute of your own (default: the run's).
+        network: module:attribute of your own network, which is built from num_classes (default: the run's).
         steps: optimiser steps.
         batch_size: rows per step, over all processes.
         lr: peak learning rate.
@@ -68,11 +72,11 @@ def command(
     from ismkit.training.launcher import launch
     from ismkit.training.runs import change_run, named_run
 
-    imagenet, preset = run.startswith("imagenet"), named_run(run)
-    if not imagenet and (latents or logging.vae):
+    preset = named_run(run)
+    if not preset.takes_latents and (latents or logging.vae):
         option = "latents" if latents else "vae"
         raise UsageError(f"{run} has data of its own: --{option} goes with the runs of ImageNet")
-    short = {"recipe": recipe, "steps": steps, "batch_size": batch_size, "optim.lr": lr}
+    short = {"recipe": recipe, "net": network, "steps": steps, "batch_size": batch_size, "optim.lr": lr}
     for path, value in [*((path, value) for path, value in short.items() if value is not None), *parameter]:
         preset = change_run(preset, path, value)
     preset.recipe.rows.blocks(preset.batch_size)  # too small a batch is refused before the data are loaded
@@ -88,7 +92,7 @@ def command(
                 f"0; to lengthen that one: --folder {other} --resume"
             )
         print(f"{preset.name}: recipe {preset.recipe.name}, {preset.steps} steps of {preset.batch_size}; in {folder}")
-    if logging.tracker is None and imagenet:
+    if logging.tracker is None and preset.takes_latents:
         logging = replace(logging, tracker="tensorboard")
     launch(preset, seed, latents=latents, engine=engine, saving=replace(saving, folder=folder), logging=logging)
     return 0

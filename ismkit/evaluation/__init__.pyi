@@ -11,6 +11,8 @@ from .extractors import load_extractor as load_extractor
 from .fidelity import METRICS as METRICS
 from .fidelity import ImageJudge as ImageJudge
 from .judges import FashionJudge as FashionJudge
+from .judges import FeatureJudge as FeatureJudge
+from .judges import Judge as Judge
 from .judges import PointJudge as PointJudge
 from .judges import Setting as Setting
 from .metrics import Moments as Moments

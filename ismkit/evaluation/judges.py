@@ -9,7 +9,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
@@ -36,9 +36,9 @@ from ismkit.evaluation.metrics import (
     wasserstein2,
 )
 from ismkit.method.path import Network, Source, StepGrid, check_source, draw_noise, step_lengths_of
-from ismkit.method.sampling import trajectory
+from ismkit.method.sampling import sample, trajectory
 from ismkit.models.drawing import draw_clothes, draw_latents
-from ismkit.utils.checks import as_integer, check_count, check_kind, shown
+from ismkit.utils.checks import as_integer, check_count, check_finite, check_kind, shown
 from ismkit.utils.files import WEIGHT_SUMS, replacing, weights_file
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.seeding import stream
@@ -222,10 +222,37 @@ class Setting(NamedTuple):
 
 
 class Judge(Protocol):
-    """Scores a network in one setting."""
+    """Scores a network in one setting; what is called so may also have ``check(setting)``, which refuses one.
+
+    ``ismkit evaluate MODEL --judge my_judges:judge`` and :func:`ismkit.evaluation.scoring.evaluate` take an object with
+    this method, or a function that makes one for a device, ``judge(device)``.
+
+    Example:
+        The share of the points that lie on the right side:
+
+        >>> import torch
+        >>> from ismkit import Setting, evaluate, sample, stream
+        >>> class Right:
+        ...     def score(self, net, setting):
+        ...         x0 = torch.randn(setting.n, 2, generator=stream(setting.seed, "samples"))
+        ...         drawn = sample(net, x0, torch.zeros(setting.n).long(), w=setting.w, nfe=setting.nfe)
+        ...         return {"right": (drawn[:, 0] > 0).float().mean().item()}
+        >>> def moved(x, t, d, w, y):
+        ...     return torch.ones_like(x)
+        >>> 0.75 < Right().score(moved, Setting(nfe=1, w=0.0, n=400))["right"] < 0.95
+        True
+    """
 
     def score(self, net: Network, setting: Setting) -> dict[str, float]:
-        """Metrics by name."""
+        """Score a network.
+
+        Args:
+            net: on the judge's device, in eval mode.
+            setting: of the sampler; equal seeds should give equal noise.
+
+        Returns:
+            Numbers by the names of the metrics, the same names for every setting.
+        """
         ...
 
 
@@ -273,7 +300,7 @@ class PointJudge:
         if data.x.ndim != 2:
             raise ValueError(
                 f"data must be points (n, F) to be scored by distances between points, got {tuple(data.x.shape)}: "
-                "images need features, see ismkit.evaluation.fidelity.ImageJudge"
+                "images need features, see ismkit.FeatureJudge"
             )
         object.__setattr__(self, "data", data)
         warn_of_missing(data.missing, data.num_classes, "they are not scored")
@@ -313,6 +340,124 @@ class PointJudge:
         drawn = path[-1].cpu()
         distances = [wasserstein2(drawn[y == c], self.data.x[self.data.y == c][: int((y == c).sum())]) for c in classes]
         return {"w2": sum(distances) / len(distances), "curvature": _mean_curvature(path)}
+
+
+@dataclass(frozen=True)
+class FeatureJudge:
+    """Scores a network of samples of any shape by features of your own, such as those of a classifier of your images.
+
+    Protocol: n samples, their labels the classes that have data in turn; Frechet distance, precision and recall (k = 3)
+    between their features and those of all the data, of which precision and recall take as many rows as there are
+    samples. The Frechet distance shrinks as n grows: compare equal n only, several times as large as the number of
+    features.
+
+    Attributes:
+        data: the reference, as the network draws it: anything that :func:`ismkit.data.doors.admit` admits and that is
+            in memory.
+        features: from samples (B, ...) on ``device`` to features (B, F); of latents, it decodes them first.
+        device: where the network lives.
+        batch: samples at one time.
+
+    Raises:
+        TypeError: for other data.
+        ValueError: for data that is not finite, fewer than four rows, or features that are no function.
+        UserWarning: a warning, for classes without rows.
+
+    Example:
+        Pictures of 4 x 4 dots, all of one grey, by their mean and their spread. The network that draws what it has been
+        told is as far as two halves of the data are; one that draws noise is not:
+
+        >>> import torch
+        >>> from ismkit import FeatureJudge, Setting
+        >>> def features(images):
+        ...     return torch.stack([images.mean((1, 2, 3)), images.std((1, 2, 3))], 1)
+        >>> greys = torch.rand(400, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+        >>> judge = FeatureJudge(greys.expand(-1, 1, 4, 4).contiguous(), features, torch.device("cpu"))
+        >>> def flat(x, t, d, w, y):
+        ...     return (x.mean((1, 2, 3), keepdim=True) * 4 * 0.29 + 0.5) - x
+        >>> def noise(x, t, d, w, y):
+        ...     return torch.zeros_like(x)
+        >>> scores = [judge.score(net, Setting(nfe=1, w=0.0, n=200)) for net in (flat, noise)]
+        >>> [round(score["frechet"], 1) for score in scores], scores[1]["precision"]
+        ([0.0, 1.3], 0.0)
+    """
+
+    data: Labelled
+    features: Callable[[Tensor], Tensor]
+    device: torch.device
+    batch: int = 500
+
+    def __post_init__(self) -> None:
+        if not isinstance(data := admit(self.data), Labelled):
+            raise TypeError(f"data must be in memory, such as Labelled.of(x, y), got {type(self.data).__name__}")
+        if len(data) < 4:
+            raise ValueError(f"data must have 4 rows or more, of which 3 are neighbours, got {len(data)}")
+        if not callable(self.features) or isinstance(self.features, type):
+            raise ValueError(f"features must be a function, (B, ...) -> (B, F), got {shown(self.features)}")
+        object.__setattr__(self, "batch", check_count("batch", self.batch))
+        object.__setattr__(self, "data", data)
+        warn_of_missing(data.missing, data.num_classes, "they are not scored")
+
+    def check(self, setting: Setting) -> None:
+        """Refuse a setting that cannot be scored.
+
+        Args:
+            setting: of the sampler.
+
+        Raises:
+            ValueError: for fewer than four samples, or more than rows of data.
+        """
+        if not 4 <= setting.n <= len(self.data):
+            raise ValueError(f"n must be 4 .. {len(self.data)} samples, the rows of the data, got {setting.n}")
+
+    @torch.no_grad()
+    def _embedded(self, x: Tensor) -> Tensor:
+        """Features (n, F) in float64, batch by batch."""
+        parts = []
+        for part in x.split(self.batch):
+            found = self.features(part.to(self.device))
+            if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(part):
+                raise ValueError(f"features must give (B, F) for B = {len(part)} samples, got {shown(found)}")
+            parts.append(found.double().cpu())
+        return torch.cat(parts)
+
+    @cached_property
+    def _real(self) -> tuple[Tensor, Moments]:
+        """Features of the data, computed once for all settings; in an order that does not follow the classes."""
+        order = torch.randperm(len(self.data), generator=stream(0, "reference"))
+        found = self._embedded(self.data.x[order])
+        check_finite("features", found)
+        return found, Moments(found)
+
+    def score(self, net: Network, setting: Setting) -> dict[str, float]:
+        """Draw and score samples, labels in turn.
+
+        Args:
+            net: on ``device``, in eval mode.
+            setting: of the sampler.
+
+        Returns:
+            ``frechet``, ``precision`` and ``recall``.
+
+        Raises:
+            ValueError: for a number of samples that cannot be scored, or features that are not (B, F) and finite.
+        """
+        check_kind("setting", setting, Setting)
+        self.check(setting)
+        classes = torch.tensor([c for c in range(self.data.num_classes) if c not in self.data.missing])
+        y = classes[torch.arange(setting.n) % len(classes)]
+        x0 = torch.randn(setting.n, *self.data.shape, generator=stream(setting.seed, "samples"))
+        parts = zip(x0.split(self.batch), y.split(self.batch), strict=True)
+        drawn = torch.cat(
+            [
+                sample(net, noise.to(self.device), labels.to(self.device), w=setting.w, nfe=setting.nfe).cpu()
+                for noise, labels in parts
+            ]
+        )
+        features, (real, moments) = self._embedded(drawn), self._real
+        check_finite("features of what net draws", features)
+        precision, recall = precision_recall(features, real[: len(features)])
+        return {"frechet": frechet(Moments(features), moments), "precision": precision, "recall": recall}
 
 
 @dataclass(frozen=True)
@@ -512,20 +657,33 @@ def _mean_curvature(path: Tensor) -> float:
     return float(curvature(path[:, moved]).mean()) if moved.any() else math.nan
 
 
-def as_text(rows: Sequence[Score]) -> str:
-    """A table to print, one line for each row."""
-    columns = {"NFE": 4, "w": 5, "n": 6, "Frechet": 8, "agreement": 9, "precision": 9, "recall": 7, "spectrum": 8}
-    columns["curvature"] = 9
-    head = " ".join(name.rjust(width) for name, width in columns.items())
-    line = "{nfe:>4} {w:>5g} {n:>6} {frechet:>8.3f} {agreement:>9.3f} {precision:>9.3f} {recall:>7.3f}"
-    line += " {spectrum_error:>8.4f} {curvature:>9.4f}"
-    return "\n".join([head, *(line.format(**row) for row in rows)])
+#: How the columns of a table are printed: title, width, format; those of other metrics are as wide as their name.
+_COLUMNS: dict[str, tuple[str, int, str]] = {
+    "nfe": ("NFE", 4, ""),
+    "w": ("w", 5, "g"),
+    "n": ("n", 6, ""),
+    "frechet": ("Frechet", 8, ".3f"),
+    "agreement": ("agreement", 9, ".3f"),
+    "precision": ("precision", 9, ".3f"),
+    "recall": ("recall", 7, ".3f"),
+    "spectrum_error": ("spectrum", 8, ".4f"),
+    "curvature": ("curvature", 9, ".4f"),
+}
 
 
-def write_csv(rows: Sequence[Score], path: str | os.PathLike[str]) -> Path:
-    """Write rows as CSV, atomically, making the folder; returns the path."""
+def as_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table to print, one line for each row; the columns are those of the first."""
+    names = list(rows[0]) if rows else list(Score.__annotations__)
+    columns = {name: _COLUMNS.get(name, (name, max(9, len(name)), ".4g")) for name in names}
+    head = " ".join(title.rjust(width) for title, width, _ in columns.values())
+    lines = [" ".join(f"{row[name]:>{width}{kind}}" for name, (_, width, kind) in columns.items()) for row in rows]
+    return "\n".join([head, *lines])
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
+    """Write rows as CSV, atomically, making the folder; the columns are those of the first. Returns the path."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(Score.__annotations__))
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else list(Score.__annotations__))
     writer.writeheader()
     writer.writerows(rows)
     with replacing(path) as file:

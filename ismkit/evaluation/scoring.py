@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,14 +15,15 @@ from ismkit.data.decoding import ENDINGS, PictureError, picture_bytes, picture_f
 from ismkit.evaluation import tables
 from ismkit.evaluation.extractors import Extractor, load_extractor
 from ismkit.evaluation.fidelity import METRICS, ImageJudge, choose
-from ismkit.evaluation.judges import FashionJudge, Setting, as_text, write_csv
+from ismkit.evaluation.judges import FashionJudge, Judge, Setting, as_text, write_csv
 from ismkit.evaluation.options import ImageOptions
 from ismkit.evaluation.reference import Reference, folder_images, load_reference, make_reference
 from ismkit.evaluation.samples import SampleSet, export_npz, export_png, latent_shape
 from ismkit.imagenet.vae import PINNED, ImageVAE
-from ismkit.models.saved import RELEASED, check_normal, load_generator, load_sampler
-from ismkit.utils.checks import check_form
+from ismkit.models.saved import RELEASED, Maker, check_normal, load_generator, load_sampler, released
+from ismkit.utils.checks import as_number, check_form, shown
 from ismkit.utils.files import DataError, destination, expanded, file_sum, json_sum, out_dir
+from ismkit.utils.settings import import_named
 
 
 class Scores(NamedTuple):
@@ -68,11 +69,15 @@ def evaluate(
     w: Sequence[float] = (0.0, 1.0, 2.0),
     n: int | None = None,
     seed: int = 0,
+    network: Maker | None = None,
+    judge: Judge | Callable[[torch.device], Judge] | str | None = None,
     device: str | None = None,
     out: str | os.PathLike[str] | None = None,
     images: ImageOptions | None = None,
 ) -> Scores:
     """Score a model of image latents, if its card names a VAE or one is given, else a model of Fashion-MNIST.
+
+    With a judge of your own, a model of anything.
 
     Args:
         model: the recipe of a released model, or a file of :func:`ismkit.models.saved.save_model`.
@@ -80,6 +85,10 @@ def evaluate(
         w: guidance strengths, >= 0.
         n: samples per setting; of clothes 100 .. 10 000 (default: 2000), of images any number (default: 50 000).
         seed: of the noise.
+        network: the class of a network of your own, or its ``module:attribute``, as for
+            :func:`ismkit.models.saved.load_model`.
+        judge: of your own: an object with :meth:`ismkit.evaluation.judges.Judge.score`, a function that makes one for a
+            device, or its ``module:attribute``.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
         out: CSV file to write; for images the folder of samples, features and scores (default: out/evaluation/...).
         images: how images are scored. Under several processes each draws its share.
@@ -88,7 +97,7 @@ def evaluate(
         The rows, the same as text, and what was written.
 
     Raises:
-        ValueError: for settings that do not fit, before any work.
+        ValueError: for settings that do not fit, before any work; for what is no judge, or does not return numbers.
         CheckpointError: if the model cannot be read.
 
     Example:
@@ -104,35 +113,85 @@ def evaluate(
     if n is not None and n < 10:
         raise ValueError(f"n, the samples per setting, must be at least 10, got {n}")
     choose(list(images.metrics) or list(METRICS), images.features)
+    if judge is not None:
+        settings = [setting._replace(n=n or 2000) for setting in settings]
+        return _judged(model, settings, network, judge, device_at_hand(device), out, images)
     if model in RELEASED and not images.vae:
-        return _clothes(model, settings, n or 2000, device, out, images)
-    net, card = load_sampler(model)
+        return _clothes(model, settings, n or 2000, network, device, out, images)
+    net, card = load_sampler(model, network=network)
     if not isinstance(card, dict):  # a card is any JSON
         card = {}
     check_normal(card, model)
     if card.get("vae"):
         check_form(f"the card of {model}", card, {"vae": dict})
     if not (images.vae or card.get("vae")):
-        return _clothes(model, settings, n or 2000, device, out, images)
+        return _clothes(model, settings, n or 2000, network, device, out, images)
     settings = [setting._replace(n=n or tables.PAPER_N) for setting in settings]
     return _images(Path(model), net.to(device_at_hand(device)), card, settings, out, images)
+
+
+def _refuse_options(images: ImageOptions, why: str) -> None:
+    """Raise ValueError if there are options that go with models of image latents alone."""
+    if changed := [f.name for f in fields(images) if getattr(images, f.name) != f.default]:
+        raise ValueError(f"--{changed[0]} goes with a model of image latents: {why}")
+
+
+def _judge_of(judge: Any, device: torch.device) -> Judge:
+    """The judge that is given or named, or that a function makes for a device; ValueError for what is none."""
+    found = import_named(judge, "judge") if isinstance(judge, str) else judge
+    if callable(found) and (isinstance(found, type) or not hasattr(found, "score")):
+        found = found(device)
+    if not callable(getattr(found, "score", None)):
+        given = judge if isinstance(judge, str) else shown(judge)
+        raise ValueError(f"judge must have a method score(net, setting), or make what has, got {given}: {shown(found)}")
+    return found
+
+
+def _judged(
+    model: str | os.PathLike[str],
+    settings: list[Setting],
+    network: Maker | None,
+    judge: Any,
+    device: torch.device,
+    out: str | os.PathLike[str] | None,
+    images: ImageOptions,
+) -> Scores:
+    """The scores that a judge of the caller's gives."""
+    _refuse_options(images, "a judge of your own has settings of its own")
+    if out:
+        destination(out := expanded(out))
+    mine = _judge_of(judge, device)
+    for setting in settings:
+        if callable(check := getattr(mine, "check", None)):
+            check(setting)
+    net, _ = released(str(model)) if model in RELEASED else load_sampler(model, network=network)
+    net = net.to(device)
+    rows: list[dict[str, Any]] = []
+    for setting in settings:
+        scores = mine.score(net, setting)
+        if not isinstance(scores, Mapping) or not all(isinstance(name, str) for name in scores):
+            raise ValueError(f"judge must return numbers by their names, got {shown(scores)}")
+        row = {name: as_number(f"what judge calls {name}", value) for name, value in scores.items()}
+        if rows and row.keys() != {*rows[0]} - {"nfe", "w", "n"}:
+            raise ValueError(f"judge must return the same names for every setting, got {', '.join(row)}")
+        rows.append({"nfe": setting.nfe, "w": setting.w, "n": setting.n, **row})
+    return Scores(rows, as_text(rows), [("table", write_csv(rows, out))] if out else [])
 
 
 def _clothes(
     model: str | os.PathLike[str],
     settings: list[Setting],
     n: int,
+    network: Maker | None,
     device: str | None,
     out: str | os.PathLike[str] | None,
     images: ImageOptions,
 ) -> Scores:
-    changed = [f.name for f in fields(images) if getattr(images, f.name) != f.default]
-    if changed:
-        raise ValueError(f"--{changed[0]} goes with a model of image latents: {model} draws clothes (or give --vae)")
+    _refuse_options(images, f"{model} draws clothes (or give --vae)")
     if out:
         destination(out := expanded(out))  # what cannot be written is refused before anything is drawn
     where = device_at_hand(device)
-    judge, net = FashionJudge.load(where), load_generator(model).to(where)
+    judge, net = FashionJudge.load(where), load_generator(model, network=network).to(where)
     nfe, w = (list(dict.fromkeys(values)) for values in zip(*((s.nfe, s.w) for s in settings), strict=True))
     rows = judge.table(net, nfe=nfe, w=w, n=n, seed=settings[0].seed)
     return Scores([dict(row) for row in rows], as_text(rows), [("table", write_csv(rows, out))] if out else [])

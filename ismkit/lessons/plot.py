@@ -115,6 +115,32 @@ def grid(panels: Sequence[Sequence[Tensor]], rows: Sequence[str], columns: Seque
     return figure
 
 
+def scatter(points: Tensor, y: Tensor, title: str = "") -> Figure:
+    """A figure of points in the plane, (n, 2), coloured by their labels (n,), on axes of one scale."""
+    if points.ndim != 2 or points.shape[1] != 2 or y.shape != points.shape[:1]:
+        raise ValueError(f"points must be (n, 2) and y (n,), got {tuple(points.shape)} and {tuple(y.shape)}")
+    labels = sorted({*y.tolist()})
+    colours = PALETTE if len(labels) <= len(PALETTE) else plt.get_cmap("turbo")(np.linspace(0.05, 0.95, len(labels)))
+    figure, axes = plt.subplots(figsize=(5.2, 4.8), layout="constrained")
+    for label, colour in zip(labels, colours, strict=False):
+        chosen = points[y == label].detach().cpu().numpy()
+        axes.scatter(
+            chosen[:, 0],
+            chosen[:, 1],
+            s=36 / len(points) ** 0.25,
+            color=colour,
+            linewidths=0,
+            alpha=0.7,
+            label=f"{label}",
+        )
+    axes.set_aspect("equal", adjustable="datalim")
+    if 1 < len(labels) <= 20:
+        axes.legend(title="class", loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=2, frameon=False)
+    if title:
+        axes.set_title(title)
+    return figure
+
+
 def losses(values: Sequence[float], smooth: int = 25, label: str = "loss") -> Figure:
     """Loss against the step: every value faintly, and its moving average over ``smooth`` steps."""
     if len(values) == 0 or smooth < 1:

@@ -1,7 +1,11 @@
 from . import drawing as drawing
+from . import exporting as exporting
 from . import nets as nets
 from . import saved as saved
 from .drawing import draw_clothes as draw_clothes
+from .exporting import Exported as Exported
+from .exporting import ExportError as ExportError
+from .exporting import export as export
 from .nets import PRESETS as PRESETS
 from .nets import DiT as DiT
 from .nets import ToyMLP as ToyMLP

@@ -1,6 +1,9 @@
 """Trained networks as files: one safetensors file that says which network it holds and how it was trained.
 
 The released ones are part of the package (``ismkit/models/weights``), and loaded with their checksums verified.
+
+A network of your own class is saved with ``module:class`` and the arguments of its constructor. Its code is run only if
+the caller names the class again: a file alone never has anything imported.
 """
 
 from __future__ import annotations
@@ -9,7 +12,8 @@ import copy
 import inspect
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,13 +25,16 @@ from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.path import StepGrid, StepLengths, step_lengths_of
 from ismkit.method.recipes import velocity_target
 from ismkit.models.nets import DiT, ToyMLP
-from ismkit.utils.checks import check_name, shown
+from ismkit.utils.checks import check_form, check_kind, check_name, shown
 from ismkit.utils.files import WEIGHT_SUMS, weights_file
+from ismkit.utils.settings import import_named, plain
 from ismkit.utils.weights import CheckpointError, check_fit, load_weights, read_weights, save_weights
 
 #: Numbers that a network may derive from its sizes, such as the positions of tokens, however few weights it has.
 MAX_DERIVED = 2**24
 NETWORKS: dict[str, type[nn.Module]] = {"DiT": DiT, "ToyMLP": ToyMLP}
+#: A class of networks, or a function that makes one, called with the settings in the file; or its ``module:attribute``.
+Maker = Callable[..., nn.Module] | str
 
 
 def save_model(
@@ -36,7 +43,7 @@ def save_model(
     """Write a network, usually ``state.ema.slow``, with its shape and a card, to one safetensors file.
 
     Args:
-        net: a network of this kit.
+        net: a network of this kit, or of your own class, see :func:`check_saveable`.
         path: ends in ``.safetensors``; written atomically.
         card: anything JSON that a reader should know: run, recipe, steps, seed, figures, licence.
         dtype: in which the numbers are stored; float16 halves the file.
@@ -45,8 +52,9 @@ def save_model(
         The SHA-256 of the file.
 
     Raises:
-        TypeError: for a network of another class.
-        CheckpointError: if the file cannot be written, or a weight is not finite in ``dtype``.
+        TypeError: if ``net`` is no module, or ``card`` no JSON.
+        CheckpointError: if the file cannot be written, a weight is not finite in ``dtype``, or the network cannot be
+            built again from what it says of itself.
 
     Example:
         >>> import tempfile
@@ -56,13 +64,13 @@ def save_model(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     sha256 = save_model(net, f"{folder}/points.safetensors", {"steps": 500, "licence": "Apache-2.0"})
         ...     loaded, card = load_model(f"{folder}/points.safetensors", sha256)
-        >>> card["licence"], loaded.config
-        ('Apache-2.0', {'dim': 2, 'width': 16, 'depth': 1, 'num_classes': 3, 'time_scale': 1000.0})
+        >>> card, loaded.config  # doctest: +NORMALIZE_WHITESPACE
+        ({'steps': 500, 'licence': 'Apache-2.0'},
+         {'dim': 2, 'width': 16, 'depth': 1, 'num_classes': 3, 'time_scale': 1000.0})
     """
-    check_saveable(net)
+    config = _description(net)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating point type, such as torch.float16, got {shown(dtype)}")
-    config = {"class": type(net).__name__, **net.config, "grid": net.conditioning.grid.n}  # type: ignore[dict-item, union-attr]
     if (lengths := step_lengths_of(net)) != "dyadic":
         config["step_lengths"] = lengths
     stored = copy.deepcopy(net).to(dtype)
@@ -83,45 +91,142 @@ def _as_json(card: dict[str, Any]) -> str:
 
 
 def check_saveable(net: nn.Module) -> None:
-    """Refuse a network that :func:`save_model` cannot write: a file says of it no more than class and sizes.
+    """Refuse a network that :func:`save_model` cannot write, because it could not be built again.
+
+    A file has the class of a network and the arguments of its constructor, which must be numbers, texts, truth values,
+    None, a :class:`~ismkit.method.path.StepGrid`, or lists and dicts of them. Those of your own class are found
+
+    * in its attribute ``config``, a dict or a dataclass,
+    * in what ``PyTorchModelHubMixin`` of huggingface_hub has noted, if the class has that base,
+    * in attributes of the same names: ``self.width = width``.
+
+    A second network is built from what was found, and must have the same weights and the same arguments.
 
     Args:
         net: a network, trained or not.
 
     Raises:
-        TypeError: for a network of another class than those of this kit.
+        TypeError: if it is no module.
+        CheckpointError: if an argument is not found, is of another kind, or builds another network.
 
     Example:
         >>> from torch import nn
-        >>> from ismkit import ToyMLP
+        >>> from ismkit import CheckpointError
         >>> from ismkit.models.saved import check_saveable
-        >>> check_saveable(ToyMLP(width=16, depth=1))
+        >>> class Forgetful(nn.Module):
+        ...     def __init__(self, num_classes, width=8):
+        ...         super().__init__()
+        ...         self.num_classes, self.layer = num_classes, nn.Linear(width, width)
         >>> try:
-        ...     check_saveable(nn.Linear(2, 2))
-        ... except TypeError as error:
+        ...     check_saveable(Forgetful(num_classes=3))
+        ... except CheckpointError as error:
         ...     print(str(error).partition(":")[0])
-        net must be one of DiT, ToyMLP to be saved as a model, got Linear
+        net cannot be saved, the argument width of Forgetful is not known
+        >>> class Own(Forgetful):
+        ...     def __init__(self, num_classes, width=8):
+        ...         super().__init__(num_classes, width)
+        ...         self.width = width
+        >>> check_saveable(Own(num_classes=3))
     """
-    kind = type(net).__name__
-    if NETWORKS.get(kind) is not type(net):
-        raise TypeError(
-            f"net must be one of {', '.join(NETWORKS)} to be saved as a model, got {kind}: train it by `train_run`, "
-            "whose checkpoints hold any network, and score or save its `state.ema.slow` in your own code"
-        )
+    _description(net)
 
 
-def load_model(path: str | os.PathLike[str], sha256: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
+def _description(net: nn.Module) -> dict[str, Any]:
+    """What a file says of a network, JSON."""
+    check_kind("net", net, nn.Module)
+    kind = type(net)
+    if NETWORKS.get(kind.__name__) is kind:
+        return {"class": kind.__name__, **net.config, "grid": net.conditioning.grid.n}  # type: ignore[dict-item, union-attr]
+    settings = _arguments(net)
+    why = f"net cannot be saved, {kind.__name__} built again from {json.dumps(settings)}"
+    try:
+        again = _planned(kind, settings)
+    except Exception as error:  # its code may raise anything
+        raise CheckpointError(f"{why} fails: {type(error).__name__}: {error}") from error
+    remedy = "Keep each argument of its constructor in an attribute of that name, or in a dict `config`."
+    check_fit(why, net.state_dict(), again.state_dict(), remedy)
+    found = _arguments(again)
+    if other := [name for name in settings if found[name] != settings[name]]:
+        changed = f"{other[0]} = {found[other[0]]!r} instead of {settings[other[0]]!r}"
+        raise CheckpointError(f"{why} has {changed}. {remedy}")
+    return {"class": f"{kind.__module__}:{kind.__qualname__}", "settings": settings}
+
+
+def _arguments(net: nn.Module) -> dict[str, Any]:
+    """The arguments of the constructor of an own class as JSON; CheckpointError for one that is not known."""
+    kind, config = type(net), getattr(net, "config", None)
+    if not isinstance(config, Mapping) and not is_dataclass(config):
+        config = getattr(net, "_hub_mixin_config", None)
+    given: dict[str, Any] = {}
+    if is_dataclass(config) and not isinstance(config, type):
+        config = asdict(config)
+    if isinstance(config, Mapping):
+        given |= config
+    found: dict[str, Any] = {}
+    missing = object()
+    parameters = inspect.signature(kind).parameters
+    for name, parameter in parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            found |= {key: _as_setting(kind, key, given[key]) for key in given.keys() - parameters.keys()}
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            value = given[name] if name in given else getattr(net, name, missing)
+            if value is missing:
+                raise CheckpointError(
+                    f"net cannot be saved, the argument {name} of {kind.__name__} is not known: have its constructor "
+                    f"say `self.{name} = {name}`, or keep all in a dict `self.config`"
+                )
+            found[name] = _as_setting(kind, name, value)
+    return found
+
+
+def _as_setting(kind: type, name: str, value: Any) -> Any:
+    """An argument as it comes back out of JSON; CheckpointError for what does not."""
+    value = {"StepGrid": value.n} if isinstance(value, StepGrid) else plain(value)
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"net cannot be saved, its {name} is {shown(value)}, which is no JSON: keep what its constructor was "
+            f"given, numbers or texts, in a dict `config` of {kind.__name__}"
+        ) from error
+
+
+def _planned(kind: Callable[..., nn.Module], settings: Mapping[str, Any]) -> nn.Module:
+    """The network that settings ask for, without memory for its weights if its constructor can do that."""
+    arguments = _decoded(settings)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return kind(**arguments)
+        except (RuntimeError, NotImplementedError):  # a constructor that looks at its numbers
+            return kind(**arguments)
+
+
+def _decoded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments out of JSON, see :func:`_as_setting`."""
+    return {
+        name: StepGrid(value["StepGrid"]) if isinstance(value, dict) and [*value] == ["StepGrid"] else value
+        for name, value in settings.items()
+    }
+
+
+def load_model(
+    path: str | os.PathLike[str], sha256: str | None = None, *, network: Maker | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
     """Load the network in a file of :func:`save_model`, and its card.
 
     Args:
         path: of the file.
         sha256: the checksum that the file must have; that of its contents is in the file, and always compared.
+        network: of a network of your own, its class, or ``module:class``; the file never decides what is imported.
 
     Returns:
         The network, in float32 and eval mode, without gradients; and the card.
 
     Raises:
-        CheckpointError: if the file is missing, truncated, altered or no such file.
+        CheckpointError: if the file is missing, truncated, altered or no such file; if it holds a network of a class
+            that is not named, or weights that do not fit it.
+        ValueError: if ``network`` cannot be imported.
 
     Example:
         >>> import os
@@ -143,12 +248,20 @@ def load_model(path: str | os.PathLike[str], sha256: str | None = None) -> tuple
     tensors, metadata = read_weights(path, sha256)
     try:
         config, card = json.loads(metadata["net"]), json.loads(metadata["card"])
-        net = _build(config, getattr(torch, metadata["dtype"]), str(path), tensors)
+        dtype, kind = getattr(torch, metadata["dtype"]), config["class"] if isinstance(config, dict) else None
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"{dtype} is no type of numbers")
+        check_name("step_lengths", lengths := config.pop("step_lengths", "dyadic"), get_args(StepLengths))
+        own = isinstance(kind, str) and (":" in kind or network is not None)
+        net = None if own else _build(config, dtype, str(path), tensors)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         raise CheckpointError(
             f"{Path(path)} names no network of this kit ({error!r}): use a file that `ismkit train` wrote"
         ) from error
+    if net is None:
+        net = _build_own(config, dtype, str(path), tensors, network)
     load_weights(net, path)
+    net.step_lengths = lengths
     return net.float().eval().requires_grad_(False), card
 
 
@@ -167,18 +280,48 @@ def _build(config: dict[str, Any], dtype: torch.dtype, path: str, tensors: Mappi
     if sizes[largest] > numbers:  # of a network that fits, the largest size is far below the number of its weights
         raise ValueError(f"{largest} is {sizes[largest]}, but the file holds {numbers} numbers in all")
     sizes["grid"] = StepGrid(sizes["grid"])
-    check_name("step_lengths", lengths := sizes.pop("step_lengths", "dyadic"), get_args(StepLengths))
     with torch.device("meta"):
         planned = kind(**sizes).to(dtype)
     check_fit(path, tensors, planned.state_dict(), "Build the module as it was when it was saved.")
     if (derived := sum(buffer.numel() for buffer in planned.buffers())) > max(MAX_DERIVED, 16 * numbers):
         raise ValueError(f"its sizes ask for {derived} numbers beside the {numbers} of the file")
-    net = kind(**sizes).to(dtype)
-    net.step_lengths = lengths
-    return net
+    return kind(**sizes).to(dtype)
 
 
-def load_sampler(path: str | os.PathLike[str], sha256: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
+def _build_own(
+    config: dict[str, Any], dtype: torch.dtype, path: str, tensors: Mapping[str, Tensor], network: Maker | None
+) -> nn.Module:
+    """A network of a class that the caller names, from the settings in a file."""
+    named = config["class"]
+    if network is None:
+        raise CheckpointError(
+            f"{path} holds a network of other code, {named}, which is imported only if you name it: "
+            f"load_model(path, network=...) in Python, --network {named} on the command line"
+        )
+    if ":" not in named:
+        raise CheckpointError(f"{path} holds a {named} of this kit: leave out network, got {shown(network)}")
+    check_form(f"the description in {path}", config, {"settings": dict})
+    kind: Any = import_named(network, "network") if isinstance(network, str) else network
+    if not callable(kind):
+        raise ValueError(f"network must be the class of the network, or its module:attribute, got {shown(network)}")
+    name = getattr(kind, "__qualname__", shown(kind))
+    try:
+        planned = _planned(kind, config["settings"])
+        check_kind("network", planned, nn.Module)
+    except Exception as error:  # its code may raise anything
+        raise CheckpointError(
+            f"{path} holds settings from which {name} cannot be built, {json.dumps(config['settings'])}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    remedy = f"Name the class that was saved, {named}, as it was then; got {name}."
+    check_fit(path, tensors, planned.to(dtype).state_dict(), remedy)
+    with torch.random.fork_rng(devices=[]):
+        return kind(**_decoded(config["settings"])).to(dtype)
+
+
+def load_sampler(
+    path: str | os.PathLike[str], sha256: str | None = None, *, network: Maker | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
     """Load a network like :func:`load_model`, ready for the sampler.
 
     A network trained by the recipe ``flow``, as its card says, knows no ``w`` and no ``d``: it gets two-pass CFG.
@@ -186,6 +329,7 @@ def load_sampler(path: str | os.PathLike[str], sha256: str | None = None) -> tup
     Args:
         path: of a file of :func:`save_model`.
         sha256: the checksum that the file must have; that of its contents is in the file, and always compared.
+        network: the class of a network of your own, as for :func:`load_model`.
 
     Returns:
         The network, or :class:`~ismkit.method.guidance.TwoPassCFG` around it, in eval mode; and the card.
@@ -205,7 +349,7 @@ def load_sampler(path: str | os.PathLike[str], sha256: str | None = None) -> tup
         flow TwoPassCFG
         ism ToyMLP
     """
-    net, card = load_model(path, sha256)
+    net, card = load_model(path, sha256, network=network)
     if _of_recipe(card, "target") == velocity_target.__qualname__:
         net = TwoPassCFG(net, net.num_classes).eval()  # type: ignore[arg-type]
     return net, card
@@ -273,11 +417,45 @@ def released(recipe: str = "ism_plus") -> tuple[nn.Module, dict[str, Any]]:
     return load_sampler(weights_file(f"fashion_{recipe}"), RELEASED[recipe])
 
 
-def load_generator(model: str | os.PathLike[str] = "ism_plus") -> nn.Module:
+def sample_shape(net: nn.Module, card: Any = None) -> tuple[int, ...]:
+    """Find the shape of what a network draws: as its card says, else from the sizes of a network of this kit.
+
+    Args:
+        net: also :class:`~ismkit.method.guidance.TwoPassCFG` around one.
+        card: of its file, which may be any JSON; of a trained model it holds ``shape``.
+
+    Returns:
+        The shape of one sample.
+
+    Raises:
+        ValueError: if neither says it.
+
+    Example:
+        >>> from ismkit import ToyMLP
+        >>> from ismkit.models.saved import sample_shape
+        >>> sample_shape(ToyMLP(dim=2, width=8, depth=1)), sample_shape(ToyMLP(dim=256), {"shape": [4, 8, 8]})
+        ((2,), (4, 8, 8))
+    """
+    shape = card.get("shape") if isinstance(card, dict) else None
+    if isinstance(shape, list) and shape and all(type(side) is int and side > 0 for side in shape):
+        return tuple(shape)
+    inner = net.net if isinstance(net, TwoPassCFG) else net
+    if isinstance(inner, DiT):
+        return inner.channels, inner.size, inner.size
+    if isinstance(inner, ToyMLP):
+        return (inner.dim,)
+    raise ValueError(
+        f"net must be one whose card says the shape of its samples, as `ismkit train` writes it, or a network of this "
+        f"kit, got a {type(inner).__name__}"
+    )
+
+
+def load_generator(model: str | os.PathLike[str] = "ism_plus", *, network: Maker | None = None) -> nn.Module:
     """Load a network that draws latents of clothes, ready for the sampler.
 
     Args:
         model: the recipe of a released one, or a file of :func:`ismkit.models.saved.save_model`.
+        network: the class of a network of your own, as for :func:`load_model`.
 
     Returns:
         The network, in eval mode without gradients.
@@ -300,13 +478,13 @@ def load_generator(model: str | os.PathLike[str] = "ism_plus") -> nn.Module:
         >>> (brightness[2] > 2 * brightness[5]).item()  # a pullover fills more of the picture than a sandal
         True
     """
-    net, card = released(str(model)) if model in RELEASED else load_sampler(model)
+    net, card = released(str(model)) if model in RELEASED else load_sampler(model, network=network)
     check_normal(card, model)
     one = torch.ones(1)
     try:
         net(torch.ones(1, *SHAPE), one, one, one, one.long())
         fits = net.num_classes == len(CLOTHES)
-    except ValueError:  # what the networks of this kit say to samples of another shape
+    except (ValueError, RuntimeError, IndexError):  # what networks say to samples of another shape
         fits = False
     if not fits:
         raise ValueError(f"{model} holds a {type(net).__name__} that draws no clothes: use a model of fashion-laptop")

@@ -13,11 +13,10 @@ from typing import Any
 from ismkit.method.coupling import Coupling
 from ismkit.method.recipes import RECIPES, Intrinsic, Recipe
 from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, geometric_weights, l2, unit_weights
-from ismkit.neighbours.recipes import NAMED
 from ismkit.sweeps.sweep import Sweep, settings
-from ismkit.training.runs import RUNS, Run
-from ismkit.utils.checks import check_name, shown
-from ismkit.utils.settings import change
+from ismkit.training.runs import MODULE_ATTRIBUTE, RUNS, Run, named_recipe
+from ismkit.utils.checks import shown
+from ismkit.utils.settings import change, import_named
 
 NFE = (1, 2, 4, 8, 128)
 STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0)
@@ -156,7 +155,7 @@ SWEEPS: dict[str, Sweep] = {
 
 def of_run(run: Run, recipes: Iterable[str]) -> Sweep:
     """A sweep of one run over recipes by name, to be scored at 1 and 4 NFE, w = 0 and 1, over three seeds."""
-    runs = {name: _with(run, NAMED[name]) for name in recipes}
+    runs = {name: _with(run, named_recipe(name)) for name in recipes}
     return Sweep(run.name, run.about, runs, (0, 1, 2), settings((1, 4), (0.0, 1.0), 1000))
 
 
@@ -164,8 +163,8 @@ def named_sweep(name: str, recipes: Sequence[str] = ()) -> Sweep:
     """A prepared sweep by its name, or that of a run over recipes.
 
     Args:
-        name: of ``SWEEPS`` or of ``RUNS``.
-        recipes: names of ``NAMED``, for a run (default: ism).
+        name: of ``SWEEPS`` or of ``RUNS``; ``module:attribute`` for a sweep or a run of your own.
+        recipes: names of ``NAMED`` or ``module:attribute``, for a run (default: ism; of your own run, its recipe).
 
     Returns:
         The sweep.
@@ -180,14 +179,20 @@ def named_sweep(name: str, recipes: Sequence[str] = ()) -> Sweep:
     """
     if isinstance(recipes, str) or not isinstance(recipes, Sequence):
         raise ValueError(f"recipes must be a list of names, got {shown(recipes)}")
-    if isinstance(name, str) and name in SWEEPS:
-        if recipes:
-            raise ValueError(f"{name} has its own recipes; --recipe goes with a run: {', '.join(RUNS)}")
-        return SWEEPS[name]
-    if not isinstance(name, str) or name not in RUNS:
+    known: dict[str, Sweep | Run] = {**SWEEPS, **RUNS}
+    if isinstance(name, str) and ":" in name:
+        own: Any = import_named(name, "name", Sweep, Run)
+        known = {name: own}
+    if not isinstance(name, str) or name not in known:
         raise ValueError(
-            f"name must be a prepared sweep ({', '.join(SWEEPS)}) or a run ({', '.join(RUNS)}), got {shown(name)}"
+            f"name must be a prepared sweep ({', '.join(SWEEPS)}), a run ({', '.join(RUNS)}) or {MODULE_ATTRIBUTE}, "
+            f"got {shown(name)}"
         )
-    for recipe in recipes:
-        check_name("recipe", recipe, NAMED)
-    return of_run(RUNS[name], recipes or ["ism"])
+    found = known[name]
+    if isinstance(found, Run):
+        if name in RUNS or recipes:
+            return of_run(found, recipes or ["ism"])
+        return replace(of_run(found, []), runs={found.recipe.name: found})
+    if recipes:
+        raise ValueError(f"{name} has its own recipes; --recipe goes with a run: {', '.join(RUNS)}")
+    return found

@@ -33,7 +33,7 @@ import torch
 
 from ismkit.data.doors import admit
 from ismkit.evaluation.judges import FashionJudge, Judge, PointJudge, Setting
-from ismkit.models.saved import check_saveable, load_sampler, save_model
+from ismkit.models.saved import NETWORKS, check_saveable, load_sampler, save_model
 from ismkit.sweeps import cluster, processes
 from ismkit.sweeps.sweep import Trial, table
 from ismkit.training.options import Saving
@@ -100,6 +100,8 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
         state = train_run(trial.run, trial.seed, data=data, **options)
         seconds = (time.perf_counter() - began) / len(state.losses) if state.losses else None
         card = {"run": describe(trial.run), "seed": trial.seed, "licence": "Apache-2.0"}
+        if (shape := getattr(admit(data), "shape", None)) is not None:
+            card["shape"] = list(shape)  # of what this model draws
         trained = {"steps": state.step, "seconds_per_step": seconds, **here}
         save_model(state.ema.slow, model, card | {"trained": trained}, torch.float16)
     else:
@@ -134,7 +136,8 @@ def _score(
 ) -> None:
     """Score the model in the settings that are left, and write the results after each."""
     result, store = _results(trial, folder), trial.results(folder)
-    net, card = load_sampler(model)
+    kind = type(trial.run.build(1))
+    net, card = load_sampler(model, network=None if kind in NETWORKS.values() else kind)
     net = net.to(here["device"])
     for setting in trial.settings:
         if setting in left:
@@ -248,7 +251,7 @@ def run_trials(
 
     Raises:
         ValueError: if a trial or an argument cannot be, or another sweep works in the folder, before any work.
-        TypeError: for a network that no model file can hold, before any work.
+        CheckpointError: for a network that no model file can hold, before any work.
         ClusterError: if there is no Ray, or no cluster at the address.
         SweepError: when all others are done, if trials failed; their messages in its text.
     """

@@ -89,8 +89,8 @@ def launch(
         engine: processes, precision, compilation, memory, micro-batches.
         saving: ``folder`` is by default ``run.folder(seed)``, ``save_every`` at most 5000; the model goes into the
             folder as ``model.safetensors``.
-        logging: losses, throughput and samples, to TensorBoard.
-        trackers: opens other trackers in its place, see :class:`ismkit.training.tracking.Tracking`.
+        logging: losses, throughput and samples, to TensorBoard or another tracker.
+        trackers: opens trackers in its place, see :class:`ismkit.training.tracking.Tracking`.
         hooks: further hooks of :func:`ismkit.training.loop.fit`.
 
     Returns:
@@ -98,9 +98,10 @@ def launch(
 
     Raises:
         ValueError: for settings that do not fit, before any work; also if another training works in the folder.
-        TypeError: for a network that no model file can hold, before step 1, see :func:`ismkit.models.saved.save_model`.
+        CheckpointError: for a network that no model file can hold, before step 1, see
+            :func:`ismkit.models.saved.check_saveable`; and as in :func:`ismkit.training.loop.fit`.
         DataError: if the latents are missing, altered or of another VAE.
-        Preempted, DivergenceError, CheckpointError: see :func:`ismkit.training.loop.fit`.
+        Preempted, DivergenceError: see :func:`ismkit.training.loop.fit`.
 
     Example:
         >>> import dataclasses, tempfile
@@ -134,14 +135,15 @@ def _launch(
     """The training, its logs and its model, when no other writes into the folder."""
     folder = saving.folder
     assert folder is not None
+    card = {"run": describe(run)}  # what cannot be described is refused before the training
     if accelerator.num_processes > 1:  # the main process first, for it may have to make them
         distributed.on_main_process(accelerator, lambda: len(load()))
     data = admit(load())
     engine = with_micro_batches(engine, saving, accelerator)
     options: dict[str, Any] = {"data": data, "engine": engine, "saving": saving, "accelerator": accelerator}
     options["check"] = check_saveable
-    if trackers is None and logging.tracker == "tensorboard":
-        trackers = tracking.tensorboard(folder / "logs")
+    if trackers is None and logging.tracker not in (None, "none"):
+        trackers = tracking.named(logging.tracker, run.name, folder / "logs")
     if trackers is None:
         state = train_run(run, seed, hooks=hooks, **options)
     else:
@@ -149,7 +151,9 @@ def _launch(
             state = train_run(run, seed, hooks=[hook, *hooks], **options)
     net = distributed.unsharded(state.ema.slow)
     if accelerator.is_main_process:
-        card = {"run": describe(run), "steps": state.step, "seed": seed, "licence": "Apache-2.0"}
+        card |= {"steps": state.step, "seed": seed, "licence": "Apache-2.0"}
+        if (shape := getattr(data, "shape", None)) is not None:
+            card["shape"] = list(shape)  # of what this model draws
         if isinstance(data, Latents):
             card["vae"] = data.manifest["vae"]  # that decodes what this model draws
         digest = save_model(net, folder / "model.safetensors", card)
@@ -180,6 +184,7 @@ def _tracking(
         devices=accelerator.num_processes,
         samples=_samples(run, logging.vae, data, accelerator) if logging.vae else None,
         samples_every=logging.samples_every or SAVE_EVERY,
+        settings=describe(run),
     )
 
 
@@ -225,6 +230,8 @@ def launch_processes(
 
 def _flops(run: Run, num_classes: int) -> float | None:
     """Model FLOPs of one optimiser step, of a transformer; None for other networks."""
+    if getattr(run.net, "func", run.net) is not DiT:
+        return None
     with torch.device("meta"):
         net = run.net(num_classes=num_classes)
     return costs.step_flops(net.config, run.recipe, run.batch_size) if isinstance(net, DiT) else None

@@ -242,8 +242,7 @@ def _changes(recipe: Recipe, batches: Batches, planned: int, steps: int) -> bool
     def answer(progress: float) -> list[Tensor]:
         rng = torch.Generator().manual_seed(0)
         return [
-            torch.as_tensor(part)
-            for part in rule(query, velocity, recipe.rows, Context(net, net, 1, progress, rng))
+            torch.as_tensor(part) for part in rule(query, velocity, recipe.rows, Context(net, net, 1, progress, rng))
         ]
 
     shares = [step / 16 for step in range(16)]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from ismkit.utils.checks import check_count
+from ismkit.utils.checks import check_count, shown
 from ismkit.utils.files import expanded
-from ismkit.utils.settings import check_types
+from ismkit.utils.settings import check_types, import_named
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,15 @@ class Logging:
     """What a training shows while it runs.
 
     Attributes:
-        tracker: tensorboard writes the folder ``logs`` beside the checkpoints; none, the default, writes nothing.
+        tracker: tensorboard writes the folder ``logs`` beside the checkpoints; any other tracker of Accelerate by its
+            name, such as wandb, if its package is installed; module:attribute of your own
+            accelerate.tracking.GeneralTracker, a class or an object; none, the default, writes nothing.
         log_every: optimiser steps per line of the logs, a divisor of ``save_every``; by default the largest up to 100.
         vae: name or folder of the VAE that made the latents: sheets of decoded samples go to the logs.
         samples_every: optimiser steps between them, a multiple of ``log_every``; by default as ``save_every``.
 
     Raises:
-        ValueError: for another tracker, or intervals below 1.
+        ValueError: for a tracker that is not known or not installed, or intervals below 1.
 
     Example:
         >>> from ismkit import Logging
@@ -106,15 +108,55 @@ class Logging:
         Logging(tracker='tensorboard', log_every=20, vae=None, samples_every=None)
     """
 
-    tracker: Literal["tensorboard", "none"] | None = None
+    tracker: str | None = None
     log_every: int | None = None
     vae: str | None = None
     samples_every: int | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
-        if self.tracker not in ("tensorboard", "none", None):
-            raise ValueError(f"tracker must be one of tensorboard, none, got {self.tracker!r}")
+        if self.tracker not in ("none", None):
+            named_tracker(self.tracker)
         for name in ("log_every", "samples_every"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, check_count(name, value))
+
+
+def named_tracker(name: str) -> Any:
+    """A tracker of Accelerate by its name, as a class, or what ``module:attribute`` names.
+
+    Args:
+        name: such as ``wandb``, or ``my_logs:Printer``.
+
+    Returns:
+        A class of ``accelerate.tracking.GeneralTracker``, or an object of one.
+
+    Raises:
+        ValueError: for another name or another kind of thing, or if its package is not installed.
+    """
+    from accelerate import tracking  # here, because it imports torch
+
+    if ":" in name:
+        found: Any = import_named(name, "tracker")
+        if not (isinstance(found, tracking.GeneralTracker) or _is_tracker(found)):
+            raise ValueError(f"tracker {name} must be an accelerate.tracking.GeneralTracker, got {shown(found)}")
+        return found
+    known = {getattr(kind, "value", kind): tracker for kind, tracker in tracking.LOGGER_TYPE_TO_CLASS.items()}
+    here = [kind.value for kind in tracking.get_available_trackers()]
+    if name not in known:
+        raise ValueError(
+            f"tracker must be none, {', '.join(known)} or module:attribute, got {shown(name)}; installed here: "
+            f"{', '.join(here) or 'none of them'}"
+        )
+    if name not in here:
+        raise ValueError(
+            f"tracker {name} is not installed: `pip install {name.replace('_', '-')}` adds it; installed here: "
+            f"{', '.join(here) or 'none'}"
+        )
+    return known[name]
+
+
+def _is_tracker(value: Any) -> bool:
+    from accelerate.tracking import GeneralTracker
+
+    return isinstance(value, type) and issubclass(value, GeneralTracker)

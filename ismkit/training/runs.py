@@ -31,7 +31,7 @@ from ismkit.training.options import Engine, Saving
 from ismkit.utils.checks import as_integer, check_count, check_kind, check_name, shown
 from ismkit.utils.files import expanded, out_dir
 from ismkit.utils.keys import UNKEYED, identity, identity_sum
-from ismkit.utils.settings import change, check_types
+from ismkit.utils.settings import change, check_types, import_named
 
 
 def _fashion_latents(count: int | None = None) -> Labelled:
@@ -203,12 +203,31 @@ class Run:
         """The network with initial weights drawn from ``seed`` (the global generator is left alone).
 
         One that takes a ``grid`` or a ``time_scale`` gets those of the recipe's rows, unless ``net`` names them.
+
+        Raises:
+            ValueError: for a ``net`` that takes no ``num_classes``, or that needs more.
         """
-        open_arguments = inspect.signature(self.net).parameters.keys() - getattr(self.net, "keywords", {}).keys()
-        of_rows = {name: getattr(self.recipe.rows, name) for name in ("grid", "time_scale") if name in open_arguments}
+        signature = inspect.signature(self.net)
+        open_arguments = signature.parameters.keys() - getattr(self.net, "keywords", {}).keys()
+        of_rows: dict[str, Any] = {
+            name: getattr(self.recipe.rows, name) for name in ("grid", "time_scale") if name in open_arguments
+        }
+        try:
+            signature.bind(num_classes=num_classes, **of_rows)
+        except TypeError as error:
+            name = f"{getattr(self.net, '__qualname__', shown(self.net))}{signature}"
+            raise ValueError(
+                f"net must be built from {' and '.join(('num_classes', *of_rows))} alone, {name} cannot: {error}; give "
+                "what else it needs by functools.partial, or as settings net.NAME"
+            ) from error
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(as_integer(seed))
             return self.net(num_classes=num_classes, **of_rows)
+
+    @property
+    def takes_latents(self) -> bool:
+        """Whether the data are latents of ImageNet or of your own images, in a folder that can be named."""
+        return getattr(self.load, "func", self.load) is imagenet_latents
 
     def folder(self, seed: int = 0) -> Path:
         """Where this run's checkpoints go: ``out/runs/NAME-SEED-...``, another one for other settings.
@@ -328,25 +347,42 @@ RUNS: dict[str, Run] = {
 }
 
 
+MODULE_ATTRIBUTE = "module:attribute"  # how what is no preset is named, see :func:`ismkit.utils.settings.import_named`
+
+
 def named_run(name: str) -> Run:
-    """The run of ``RUNS`` with a name.
+    """The run of ``RUNS`` with a name, or one of your own by ``module:attribute``.
 
     Args:
-        name: such as ``fashion-laptop``.
+        name: such as ``fashion-laptop``; with a colon, what :func:`ismkit.utils.settings.import_named` imports.
 
     Returns:
         The run.
 
     Raises:
-        ValueError: for another name; the message lists them.
+        ValueError: for another name, the message lists them; for what cannot be imported, or is no run.
 
     Example:
         >>> from ismkit import named_run
         >>> named_run("gaussians").steps
         2000
+        >>> named_run("ismkit:Run")
+        Traceback (most recent call last):
+            ...
+        ValueError: run ismkit:Run must be a Run, got the class Run
     """
-    check_name("run", name, RUNS)
+    if isinstance(name, str) and ":" in name:
+        return import_named(name, "run", Run)
+    check_name("run", name, [*RUNS, MODULE_ATTRIBUTE])
     return RUNS[name]
+
+
+def named_recipe(name: str) -> Recipe:
+    """The recipe of ``NAMED`` with a name, or one of your own by ``module:attribute``; ValueError for another."""
+    if isinstance(name, str) and ":" in name:
+        return import_named(name, "recipe", Recipe)
+    check_name("recipe", name, [*NAMED, MODULE_ATTRIBUTE])
+    return NAMED[name]
 
 
 def change_run(run: Run, path: str, value: Any) -> Run:
@@ -355,8 +391,8 @@ def change_run(run: Run, path: str, value: Any) -> Run:
     Args:
         run: a value of ``RUNS`` or your own.
         path: such as ``optim.lr`` or ``recipe.coupling.pool``; of the recipe as a whole ``recipe``.
-        value: the new value, or a text that is read as the type of the setting; for ``recipe`` a name of ``NAMED``,
-            which is adapted to the data of the run.
+        value: the new value, or a text that is read as the type of the setting, ``module:attribute`` where that has
+            none; for ``recipe`` also a name of ``NAMED``. A recipe by its name is adapted to the data of the run.
 
     Returns:
         The changed run.
@@ -372,8 +408,7 @@ def change_run(run: Run, path: str, value: Any) -> Run:
     """
     check_kind("run", run, Run)
     if isinstance(path, str) and path == "recipe" and isinstance(value, str):
-        check_name("recipe", value, NAMED)
-        return dataclasses.replace(run, recipe=run.adapt(NAMED[value]))
+        return dataclasses.replace(run, recipe=run.adapt(named_recipe(value)))
     return change(run, path, value)
 
 
@@ -439,6 +474,8 @@ def train_run(
         kind = type(batches.data).__name__ if data is None else type(data).__name__
         raise ValueError(f"data must say how many classes it has: give the {kind} the attribute num_classes")
     net = run.build(batches.num_classes, seed)
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"net must make a torch.nn.Module, got {shown(net)}")
     check(net)
     return fit(
         run.recipe,

@@ -7,6 +7,7 @@ removed (TensorBoard's ``purge_step``), so every step is in one window.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import os
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from ismkit.method.path import Query, Source, StepGrid, draw_noise, step_lengths_of
 from ismkit.method.sampling import sample
 from ismkit.training.loop import StepReport, TrainState
+from ismkit.training.options import named_tracker
 from ismkit.utils.seeding import stream
 
 if TYPE_CHECKING:
@@ -162,6 +164,25 @@ def tensorboard(folder: str | os.PathLike[str]) -> Open:
     return open_
 
 
+def named(tracker: str, project: str, folder: str | os.PathLike[str]) -> Open:
+    """Open a tracker by its name, see :func:`ismkit.training.options.named_tracker`; a class as Accelerate opens it.
+
+    Only TensorBoard's logs are continued by a resumed run: in those of others it is a run of its own.
+    """
+    if tracker == "tensorboard":
+        return tensorboard(folder)
+    found = named_tracker(tracker)
+    is_class = inspect.isclass(found)
+
+    def open_(step: int) -> Sequence[GeneralTracker]:
+        if not is_class:
+            return [found]
+        os.makedirs(folder, exist_ok=True)
+        return [found(project, *([folder] if found.requires_logging_directory else []))]
+
+    return open_
+
+
 def scalars(folder: str | os.PathLike[str]) -> dict[str, list[tuple[int, float]]]:
     """Read what :func:`tensorboard` has written to a folder.
 
@@ -214,6 +235,7 @@ class Tracking:
         devices: how many share them.
         samples: the grid to draw from the slow average, or None.
         samples_every: steps between grids, a multiple of ``every``.
+        settings: of the run, for trackers that show them beside the logs.
 
     Raises:
         ValueError: for a count below 1, or if ``samples_every`` is no multiple of ``every``.
@@ -243,6 +265,7 @@ class Tracking:
     devices: int = 1
     samples: SampleGrid | None = None
     samples_every: int = 5000
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("rows", "every", "devices", "samples_every"):
@@ -302,6 +325,8 @@ class Tracking:
         self._trackers = self.open(report.step)
         for tracker in self._trackers:
             tracker.start()
+            if self.settings and tracker.name != "tensorboard":  # which takes numbers alone
+                tracker.store_init_configuration(dict(self.settings))
         self._began, self._timed = time.perf_counter(), -1  # the first step, with all preparation, is not timed
 
     def _log(self) -> None:

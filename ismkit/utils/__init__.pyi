@@ -23,6 +23,7 @@ from .seeding import stream as stream
 from .settings import change as change
 from .settings import coerce as coerce
 from .settings import describe as describe
+from .settings import import_named as import_named
 from .store import Store as Store
 from .weights import CheckpointError as CheckpointError
 from .weights import load_weights as load_weights

@@ -1,18 +1,23 @@
 """Settings as values: described by plain JSON, changed by their path, and read from text by the type they have.
 
 Descriptions are for people and model cards; keys are made of :func:`ismkit.utils.keys.identity`, which tells more.
+What has no text of its own, such as a function, is named by where it is: ``module:attribute``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import importlib
 import inspect
 import math
 import operator
+import os
 import re
 import sys
+import traceback
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -22,7 +27,7 @@ from ismkit.utils.checks import shown
 
 T = TypeVar("T")
 
-IN_PYTHON = "set in Python: a text cannot say it"  # what a setting must be whose type has no text, such as a function
+IN_PYTHON = "module:attribute, or set in Python"  # what a setting must be whose type has no text, such as a function
 
 
 def describe(value: Any) -> Any:
@@ -138,6 +143,8 @@ def get(settings: Any, path: str) -> Any:
 
 def _change(settings: Any, path: str, value: Any, whole: str) -> Any:
     name, _, rest = path.partition(".")
+    if isinstance(settings, type):  # such as an own network that has no settings yet
+        settings = partial(settings)
     if isinstance(settings, partial):
         arguments = inspect.signature(settings.func).parameters
         if name not in arguments:
@@ -147,7 +154,12 @@ def _change(settings: Any, path: str, value: Any, whole: str) -> Any:
             new = _change(settings.keywords.get(name, arguments[name].default), rest, value, whole)
         else:
             made = func.__init__ if isinstance(func, type) else func  # type: ignore[misc]
-            new = coerce(value, _hint(made, name), whole)
+            kind, default = _hint(made, name), arguments[name].default
+            if kind is Any and type(default) in (bool, int, float, str):
+                kind = type(default)
+            if kind is Any and isinstance(value, str):
+                raise ValueError(f"{whole} has no type in {func.__name__}: annotate it there, or set it in Python")
+            new = coerce(value, kind, whole)
         return partial(settings.func, *settings.args, **settings.keywords | {name: new})
     fields = [field.name for field in dataclasses.fields(settings)] if dataclasses.is_dataclass(settings) else []
     if name not in fields:
@@ -172,9 +184,9 @@ def coerce(value: Any, kind: Any, name: str) -> Any:
 
     Args:
         value: a Python value, or a text, such as from the command line: ``true``, ``12``, ``1e-3``, ``inf``, ``None``,
-            ``0.9,0.99`` for a tuple, one of the names of a ``Literal``.
+            ``0.9,0.99`` for a tuple, one of the names of a ``Literal``, ``module:attribute`` for what has no text.
         kind: a type or annotation: bool, int, float, str, Path, a tuple or a union of them, or a ``Literal``. Of any
-            other type, Python values are returned as they are and texts refused.
+            other type, Python values are returned as they are, and a text must be that of :func:`import_named`.
         name: of the setting, for the message.
 
     Returns:
@@ -191,10 +203,96 @@ def coerce(value: Any, kind: Any, name: str) -> Any:
         Traceback (most recent call last):
         ValueError: optim.lr must be a number, got 'fast'
     """
+    if isinstance(value, str) and ":" in value and _has_no_text(kind):
+        found: Any = import_named(value, name)
+        if get_origin(kind) is Callable and not callable(found):
+            raise ValueError(f"{name} must be a function, got {value}, {_what(found)}")
+        return found
     try:
         return _coerce(value, kind)
     except (ValueError, TypeError, KeyError, StopIteration) as error:
         raise ValueError(f"{name} must be {wanted(kind)}, got {shown(value)}") from error
+
+
+def _has_no_text(kind: Any) -> bool:
+    """Whether values of a type cannot be written as text, but for None."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    return kind is not Any and all(wanted(each) == IN_PYTHON for each in kinds if each is not type(None))
+
+
+def import_named(name: str, what: str, *kinds: type[T]) -> T:
+    """Import what a text such as ``my_runs:moons`` names: this runs the code of the module.
+
+    A module of the current folder comes first, as it does for ``python -m``.
+
+    Args:
+        name: ``module:attribute``; both may have points, ``package.module:Class.method``.
+        what: the argument or option that is named so, for the message.
+        kinds: what it must be one of; by default anything.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: for a text of another form, if there is no such module or attribute, if the module fails when it is
+            imported, or for a value of another type.
+
+    Example:
+        >>> from ismkit.utils import import_named
+        >>> import_named("math:pi", "number", float)
+        3.141592653589793
+        >>> import_named("math:pi", "name", str)
+        Traceback (most recent call last):
+        ValueError: name math:pi must be a str, got the float 3.141592653589793
+    """
+    module, _, path = name.partition(":") if isinstance(name, str) else ("", "", "")
+    if module.endswith(".py") or "/" in module:
+        stem = os.path.basename(module).removesuffix(".py")
+        raise ValueError(f"{what} must name a module, not its file: {stem}:{path} in its folder, got {shown(name)}")
+    if not all(part.isidentifier() for part in (*module.split("."), *path.split("."))):
+        raise ValueError(f"{what} must be module:attribute, such as my_runs:moons, got {shown(name)}")
+    value: Any = _imported(module, f"{what} {name}")
+    for part in path.split("."):
+        if not hasattr(value, part):
+            known = [attribute for attribute in dir(value) if not attribute.startswith("_")]
+            near = difflib.get_close_matches(part, known, 3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(known[:20]) or 'nothing'}"
+            file = getattr(sys.modules[module], "__file__", None)
+            where = f"{module} ({file})" if file else module
+            raise ValueError(f"{what} {name}: {where} has no {path}; {hint}")
+        value = getattr(value, part)
+    if kinds and not isinstance(value, kinds):
+        rule = " or a ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"{what} {name} must be a {rule}, got {_what(value)}")
+    return value
+
+
+def _imported(module: str, what: str) -> types.ModuleType:
+    """A module, the current folder first; ValueError with the place of what fails in it."""
+    here = os.getcwd()
+    if here not in sys.path and not sys.flags.safe_path:
+        sys.path.insert(0, here)  # and it stays: workers, which import the module again, have the same path
+        importlib.invalidate_caches()
+    try:
+        return importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # its code may raise anything
+        absent = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+        if absent is not None and f"{module}.".startswith(f"{absent}."):
+            near = difflib.get_close_matches(module, [file.stem for file in Path(here).glob("*.py")], 1)
+            hint = f"did you mean {near[0]}?" if near else f"looked for in {here} and among the installed packages"
+            raise ValueError(f"{what}: there is no module {absent}; {hint}") from error
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        said = "" if isinstance(error, SyntaxError) else f" ({place.filename}, line {place.lineno})"
+        raise ValueError(f"{what}: importing {module} failed: {type(error).__name__}: {error}{said}") from error
+
+
+def _what(value: Any) -> str:
+    """What a value is, for a message."""
+    if inspect.isroutine(value) or isinstance(value, type):
+        return f"the {'class' if isinstance(value, type) else 'function'} {value.__qualname__}"
+    if isinstance(value, types.ModuleType):
+        return f"the module {value.__name__}"
+    return f"the {type(value).__name__} {shown(value)}"
 
 
 def _coerce(value: Any, kind: Any) -> Any:

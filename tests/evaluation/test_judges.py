@@ -17,8 +17,17 @@ from torch import Tensor
 from ismkit.data.fashion import SHAPE, fashion_mnist
 from ismkit.data.sets import Labelled, eight_gaussians
 from ismkit.evaluation import judges
-from ismkit.evaluation.judges import FashionJudge, PointJudge, Score, Setting, as_text, load_features, write_csv
-from ismkit.evaluation.metrics import curvature, spectrum_error
+from ismkit.evaluation.judges import (
+    FashionJudge,
+    FeatureJudge,
+    PointJudge,
+    Score,
+    Setting,
+    as_text,
+    load_features,
+    write_csv,
+)
+from ismkit.evaluation.metrics import Moments, curvature, frechet, spectrum_error
 from ismkit.method.path import Query
 from ismkit.method.sampling import trajectory
 from ismkit.models.nets import DiT
@@ -398,3 +407,48 @@ def test_test_images_are_read_once_and_each_sample_is_drawn_once(
     assert scores[1]["curvature"] == pytest.approx(float(curvature(path).mean()), rel=1e-6)
     images = judge.draw(net, torch.arange(600) % 10, w=1.0, nfe=4)
     assert scores[1]["spectrum_error"] == spectrum_error(images, few.x)
+
+
+# ---------------------------------------------------------------- features of one's own
+
+
+def test_the_judge_of_own_features_is_the_metrics_by_hand() -> None:
+    """What is drawn is known up to rounding in float32; the classes without rows are not drawn."""
+    rng = torch.Generator().manual_seed(0)
+    data = Labelled(torch.randn(90, 1, 2, 2, generator=rng), torch.arange(90) % 2 * 2, 3, ("a", "b", "c"))
+    asked: list[Tensor] = []
+
+    def net(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        asked.append(y)
+        return y[:, None, None, None] - x
+
+    def features(x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :2]
+
+    with pytest.warns(UserWarning, match="scored"):
+        judge = FeatureJudge(data, features, torch.device("cpu"), batch=7)
+    found = judge.score(net, Setting(1, 0.0, 40))
+    y = torch.cat(asked)
+    assert y.tolist() == [0, 2] * 20
+    drawn = y[:, None].expand(-1, 2).double()
+    assert found["frechet"] == pytest.approx(frechet(Moments(drawn), Moments(features(data.x).double())), rel=1e-6)
+    assert found["precision"] <= 1
+    assert judge.score(net, Setting(1, 0.0, 40)) == found
+    perfect = FeatureJudge(torch.zeros(8, 3), lambda x: x, torch.device("cpu"))
+    assert perfect.score(lambda x, *_: -x, Setting(1, 0.0, 8))["frechet"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (lambda x: x.sum(), r"features must give \(B, F\) for B = 8 samples"),
+        (lambda x: x[:3], r"features must give \(B, F\) for B = 8 samples, got Tensor \(3, 3\)"),
+        (lambda x: x * float("nan"), "features of what net draws must be finite|features must be finite"),
+        (3, r"features must be a function, \(B, \.\.\.\) -> \(B, F\), got 3"),
+    ],
+)
+def test_features_that_are_none_are_refused(features: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FeatureJudge(torch.zeros(8, 3), features, torch.device("cpu")).score(lambda x, *_: -x, Setting(1, 0.0, 8))
+    with pytest.raises(ValueError, match=r"n must be 4 \.\. 8 samples, the rows of the data, got 9"):
+        FeatureJudge(torch.zeros(8, 3), lambda x: x, torch.device("cpu")).check(Setting(1, 0.0, 9))

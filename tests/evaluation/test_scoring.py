@@ -3,14 +3,19 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from ismkit.evaluation.judges import Setting
+from ismkit.evaluation.options import ImageOptions
 from ismkit.evaluation.samples import SampleSet
+from ismkit.evaluation.scoring import evaluate
 from ismkit.imagenet.vae import ImageVAE, write_tiny_vae
-from ismkit.models.nets import DiT
+from ismkit.models.nets import DiT, ToyMLP
 from ismkit.models.saved import save_model
 from tests.commandline import Ismkit, fill
 from tests.images import pictures
@@ -83,3 +88,89 @@ def test_missing_reference_and_weights_are_told_in_one_line_before_any_work(
         assert (answer.status, answer.err.count("\n")) == (2, 1)
         assert message in answer.err
     assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------- judges of one's own
+
+
+class Counting:
+    """A judge of any model: it counts what it is asked."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def check(self, setting: Setting) -> None:
+        if setting.n > 5000:
+            raise ValueError(f"n must be at most 5000, got {setting.n}")
+
+    def score(self, net: Any, setting: Setting) -> dict[str, Any]:
+        assert not net.training
+        return {"cost": setting.cost, "half of w": torch.tensor(setting.w / 2)}
+
+
+def counting(device: torch.device) -> Counting:
+    return Counting(device)
+
+
+JUDGE = Counting(torch.device("cpu"))
+NAMES = ["Counting", "counting", "JUDGE"]
+
+
+@pytest.fixture
+def points(tmp_path: Path) -> Path:
+    """A model of points, which the kit has no judge for."""
+    save_model(fill(ToyMLP(width=8, depth=1, num_classes=3)), tmp_path / "points.safetensors", {})
+    return tmp_path / "points.safetensors"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_judge_of_ones_own_scores_a_model_of_anything(name: str, points: Path, ismkit_: Ismkit) -> None:
+    options = ["--nfe", 1, 4, "--w", 0, 1.5, "-n", 100, "-o", "scores.csv"]
+    answer = ismkit_("evaluate", points, "--judge", f"{__name__}:{name}", *options)
+    assert answer.status == 0, answer.err
+    lines = answer.out.splitlines()
+    assert lines[0].split(maxsplit=4) == ["NFE", "w", "n", "cost", "half of w"]
+    assert [line.split() for line in lines[1:5]] == [
+        [str(nfe), f"{w:g}", "100", f"{100 * (nfe + 10):.4g}", f"{w / 2:.4g}"] for nfe in (1, 4) for w in (0.0, 1.5)
+    ]
+    assert lines[5] == "table: scores.csv"
+    assert Path("scores.csv").read_text().splitlines()[2] == "1,1.5,100,1100.0,0.75"
+    given = {"Counting": Counting, "counting": counting, "JUDGE": JUDGE}[name]
+    rows = evaluate(points, nfe=[4], w=[1.5], n=100, judge=given).rows
+    assert rows == [{"nfe": 4, "w": 1.5, "n": 100, "cost": 1400.0, "half of w": 0.75}]
+    assert evaluate("ism", nfe=[1], w=[0.0], judge=given).rows[0]["n"] == 2000
+
+
+class Returns:
+    """A judge that returns one thing after another."""
+
+    def __init__(self, *found: Any) -> None:
+        self.found = iter(found)
+
+    def score(self, net: Any, setting: Setting) -> Any:
+        return next(self.found)
+
+
+@pytest.mark.parametrize(
+    ("judge", "message"),
+    [
+        (3, r"judge must have a method score\(net, setting\), or make what has, got 3"),
+        (lambda device: 3, r"judge must have a method score\(net, setting\), or make what has, got .*: 3"),
+        (f"{__name__}:NAMES", r"judge must have a method score\(net, setting\), .*:NAMES: \['Counting'"),
+        (f"{__name__}:Nobody", "has no Nobody"),
+        ("judge", "judge must be module:attribute, such as my_runs:moons, got 'judge'"),
+        (Returns(3), "judge must return numbers by their names, got 3"),
+        (Returns({"a": "b"}), "what judge calls a must be a number, got 'b'"),
+        (Returns({"a": 1}, {"b": 1}), "judge must return the same names for every setting, got b"),
+    ],
+)
+def test_what_is_no_judge_is_refused(judge: Any, message: str, points: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate(points, nfe=[1, 2], w=[0.0], n=100, judge=judge)
+
+
+def test_a_judge_refuses_a_setting_before_the_model_is_read() -> None:
+    with pytest.raises(ValueError, match="n must be at most 5000, got 6000"):
+        evaluate("none.safetensors", nfe=[1], w=[0.0], n=6000, judge=JUDGE)
+    with pytest.raises(ValueError, match="--vae goes with a model of image latents: a judge of your own has settings"):
+        evaluate("none.safetensors", nfe=[1], w=[0.0], judge=JUDGE, images=ImageOptions(vae="tiny"))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import PyTorchModelHubMixin
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -20,7 +21,6 @@ from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.path import StepGrid, step_lengths_of
 from ismkit.method.recipes import RECIPES, Recipe
 from ismkit.method.sampling import sample
-from ismkit.models import saved
 from ismkit.models.nets import DiT, ToyMLP
 from ismkit.models.saved import NETWORKS, load_generator, load_model, load_sampler, save_model
 from ismkit.training import checkpoint
@@ -98,16 +98,159 @@ def test_every_network_of_the_list_is_tested() -> None:
     assert set(NETWORKS.values()) == {DiT, ToyMLP}
 
 
-def test_only_networks_of_the_kit_are_saved(tmp_path: Path) -> None:
-    class ToyMLP(saved.ToyMLP):  # the same name, but another class
-        pass
-
-    for net in (nn.Linear(2, 2), ToyMLP(width=8, depth=1)):
-        with pytest.raises(TypeError, match=rf"must be one of DiT, ToyMLP to be saved .*, got {type(net).__name__}"):
-            save_model(net, tmp_path / "model.safetensors", {})
+def test_what_is_no_network_or_cannot_be_built_again_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"net cannot be saved, its bias is Parameter \(2,\) torch.float32, which"
+    ):
+        save_model(nn.Linear(2, 2), tmp_path / "model.safetensors", {})
+    with pytest.raises(TypeError, match="net must be a Module, got 3"):
+        save_model(3, tmp_path / "model.safetensors", {})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="not JSON serializable"):
         save_model(mlp(), tmp_path / "model.safetensors", {"tensor": torch.zeros(1)})
     assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- networks of other code
+
+
+class Kept(nn.Module):
+    """Its arguments stand in attributes."""
+
+    def __init__(self, num_classes: int, width: int = 8, shape: tuple[int, ...] = (2,), grid: StepGrid | None = None):
+        super().__init__()
+        self.num_classes, self.width, self.shape, self.grid = num_classes, width, shape, grid
+        self.label = nn.Embedding(num_classes + 1, 3)
+        self.norm = nn.BatchNorm1d(8)  # whose count of batches is a whole number
+        self.body = nn.Sequential(nn.Linear(8, width), nn.SiLU(), nn.Linear(width, 2))
+
+    def forward(self, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        return self.body(self.norm(torch.cat([x, torch.stack([t, d, w], 1), self.label(y)], 1)))
+
+
+class Configured(Kept):
+    """Its arguments stand in a dict."""
+
+    def __init__(self, num_classes: int, size: int, **more: int) -> None:
+        super().__init__(num_classes, size * 2)
+        self.config = {"num_classes": num_classes, "size": size, **more}
+
+
+class Noted(Kept, PyTorchModelHubMixin):
+    """Its arguments are noted by huggingface_hub."""
+
+    def __init__(self, num_classes: int, half: int = 3) -> None:
+        super().__init__(num_classes, 2 * half)
+
+
+class Looks(Kept):
+    """It cannot be built without numbers."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        assert torch.ones(3).sum().item() == 3
+
+
+OWN: dict[str, Callable[[], nn.Module]] = {
+    "attributes": lambda: Kept(3, shape=(2, 2), grid=StepGrid(16)),
+    "config": lambda: Configured(3, size=2, more=5),
+    "hub": lambda: Noted(3, half=4),
+    "looks": lambda: Looks(3),
+    "a local class": lambda: type("Local", (Kept,), {})(3, 4),
+    "a child of the kit's": lambda: type("Child", (ToyMLP,), {})(width=8, depth=1, num_classes=3, grid=StepGrid(16)),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_own_networks_come_back_bit_for_bit_by_their_class(name: str, tmp_path: Path) -> None:
+    state = torch.get_rng_state()
+    net, path = trained(OWN[name]()), tmp_path / "model.safetensors"
+    state = torch.get_rng_state()
+    digest = save_model(net, path, CARD)
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    loaded, card = load_model(path, digest, network=type(net))
+    assert torch.equal(torch.get_rng_state(), state)  # two networks were built, and no number was drawn
+    assert (card, type(loaded), loaded.num_classes, loaded.training) == (CARD, type(net), 3, False)
+    assert getattr(loaded, "grid", None) == getattr(net, "grid", None)
+    for key, value in net.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+    x, y, number = torch.randn(4, 2), torch.arange(4), torch.rand(4)
+    assert torch.equal(loaded(x, number, number, number, y), net(x, number, number, number, y))
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    with pytest.raises(CheckpointError, match=r"holds a network of other code, .*, which is imported only if you name"):
+        load_model(path)
+    save_model(net, tmp_path / "half.safetensors", CARD, torch.float16)
+    half, _ = load_model(tmp_path / "half.safetensors", network=type(net))
+    assert half.state_dict().keys() == net.state_dict().keys()
+
+
+def test_a_file_alone_has_nothing_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a file names is text: only the caller's class is run."""
+    (tmp_path / "my_trap.py").write_text("raise SystemExit('run')")
+    monkeypatch.chdir(tmp_path)
+    save_model(Kept(3), tmp_path / "model.safetensors", {})
+    tensors, metadata = read_weights(tmp_path / "model.safetensors")
+    described = json.loads(metadata["net"]) | {"class": "my_trap:Net"}
+    metadata["net"] = json.dumps(described)
+    write_tensors(tmp_path / "model.safetensors", tensors, metadata)
+    with pytest.raises(CheckpointError, match="holds a network of other code, my_trap:Net, which is imported only if"):
+        load_model(tmp_path / "model.safetensors")
+    assert type(load_model(tmp_path / "model.safetensors", network=Kept)[0]) is Kept  # moved to another module
+    with pytest.raises(ValueError, match="importing my_trap failed: SystemExit: run"):
+        load_model(tmp_path / "model.safetensors", network="my_trap:Net")
+
+
+class Doubling(Kept):
+    def __init__(self, num_classes: int, width: int = 4) -> None:
+        super().__init__(num_classes, 2 * width)
+
+
+class Scaling(Kept):
+    def __init__(self, num_classes: int, scale: float = 4.0) -> None:
+        super().__init__(num_classes)
+        self.scale = 2 * scale
+
+
+class Fixed(Kept):
+    def __init__(self, num_classes: int, name: str = "a") -> None:
+        super().__init__(num_classes)
+        if name != "a":
+            raise KeyError(name)
+        self.name = "b"
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (lambda: Doubling(3), r"does not fit in 3 names: body\.0\.weight is torch\.float32 \[8, 8\], expected .* \[16"),
+        (lambda: Scaling(3), r"has scale = 16\.0 instead of 8\.0\. Keep each argument of its constructor in an attrib"),
+        (lambda: Fixed(3), r"built again from .*\"name\": \"b\"} fails: KeyError: 'b'"),
+        (lambda: Kept(3, shape=(torch.zeros(2),)), r"its shape is .*, which is no JSON"),  # type: ignore[arg-type]
+        (lambda: type("Hidden", (Kept,), {"__init__": lambda self, num_classes, depth=1: Kept.__init__(self, 3)})(3),
+         "the argument depth of Hidden is not known: have its constructor say `self.depth = depth`"),
+    ],
+)  # fmt: skip
+def test_an_own_network_that_would_come_back_as_another_is_refused(
+    net: Callable[[], nn.Module], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        save_model(net(), tmp_path / "model.safetensors", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_class_than_the_saved_one_is_refused_by_what_does_not_fit(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_model(Kept(3), path, {})
+    with pytest.raises(CheckpointError, match=r"settings from which Looks cannot be built, .*TypeError: .*'width'"):
+        load_model(path, network=Looks)
+    with pytest.raises(CheckpointError, match=r"body\.0\.bias is .*, expected missing.*Name the class that"):
+        load_model(path, network=lambda **_: nn.Linear(2, 2))
+    with pytest.raises(CheckpointError, match="TypeError: network must be a Module, got 3"):
+        load_model(path, network=lambda **_: 3)  # type: ignore[arg-type, return-value]
+    with pytest.raises(ValueError, match="network must be the class of the network, or its module:attribute, got 3"):
+        load_model(path, network=3)  # type: ignore[arg-type]
+    save_model(mlp(), path, {})
+    with pytest.raises(CheckpointError, match="holds a ToyMLP of this kit: leave out network"):
+        load_model(path, network=Kept)
 
 
 def write(path: Path, change: Callable[[dict[str, Any]], object], card: str = "{}", dtype: str = "float32") -> Path:

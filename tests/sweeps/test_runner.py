@@ -34,6 +34,7 @@ from ismkit.sweeps.sweep import Sweep, Trial, table
 from ismkit.training.runs import RUNS, Run, for_points
 from ismkit.utils.files import locked
 from ismkit.utils.progress import progress_bar
+from ismkit.utils.weights import CheckpointError
 from tests.conftest import ROOT
 from tests.options import train_run
 from tests.waiting import SECONDS, wait_until
@@ -219,6 +220,13 @@ class Own(ToyMLP):
     """A network that is no part of the kit."""
 
 
+class Forgetful(Own):
+    """One that cannot be built again."""
+
+    def __init__(self, num_classes: int, secret: int = 8) -> None:
+        super().__init__(width=secret, depth=1, num_classes=num_classes)
+
+
 def other_images() -> Labelled:
     return Labelled.of(torch.zeros(64, 1, 8, 8), torch.arange(64) % 10)
 
@@ -229,8 +237,8 @@ def nine_clothes() -> Labelled:
 
 def test_a_network_that_cannot_be_saved_is_refused_before_any_work(tmp_path: Path) -> None:
     """faults B1: each trial trained it to the end."""
-    run = tiny(net=partial(Own, width=8, depth=1), load=partial(pytest.fail, "loaded"))
-    with pytest.raises(TypeError, match="net must be one of DiT, ToyMLP to be saved as a model, got Own"):
+    run = tiny(net=Forgetful, load=partial(pytest.fail, "loaded"))
+    with pytest.raises(CheckpointError, match="net cannot be saved, the argument secret of Forgetful is not known"):
         runner.run_trials([Trial("own", run, 0, SETTINGS)], tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

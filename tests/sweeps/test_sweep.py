@@ -72,7 +72,7 @@ def test_one_setting_changes_and_no_other(path: str, value: Any, get: Any) -> No
         ("steps", 0, "steps must be an integer of at least 1, got 0"),
         ("batch_size", 2.5, "batch_size must be an integer, got 2.5"),
         ("recipe.target", 3, "target must be a function, such as those of RECIPES, got 3"),
-        ("recipe.distance", "l2", "recipe.distance must be set in Python: a text cannot say it, got 'l2'"),
+        ("recipe.distance", "l2", "recipe.distance must be module:attribute, or set in Python, got 'l2'"),
         ("", 1, "no setting '' in Run"),
         ("net.widht", 1, "no setting 'widht' in ToyMLP: it has dim, width, depth, num_classes, grid"),
     ],

@@ -1,5 +1,6 @@
 """A run as a launcher starts it: logs, micro-batches, kills and resumes; the command line in several processes."""
 
+import math
 import os
 import re
 import signal
@@ -10,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from accelerate import tracking as accelerate_tracking
+from accelerate.tracking import GeneralTracker
 from safetensors.torch import save_file
 from torch import nn
 
@@ -26,6 +29,7 @@ from ismkit.models.saved import load_model
 from ismkit.training import checkpoint, costs
 from ismkit.training.distributed import REQUEUE, Preempted
 from ismkit.training.launcher import KillAt
+from ismkit.training.options import Logging
 from ismkit.training.runs import RUNS, Run
 from ismkit.training.tracking import scalars
 from ismkit.utils.files import locked
@@ -122,7 +126,10 @@ def test_a_damaged_checkpoint_is_told_by_fit(damage: str, tmp_path: Path) -> Non
         ({"micro_batches": 16}, "a batch of 2 gives no"),
         ({"mode": "zero"}, "mode must be one of ddp, fsdp, got 'zero'"),
         ({"precision": "fp8"}, "precision must be one of no, bf16, got 'fp8'"),
-        ({"tracker": "notes"}, "tracker must be one of tensorboard, none or None, got 'notes'"),
+        (
+            {"tracker": "notes"},
+            "tracker must be none, .*, wandb, .* or module:attribute, got 'notes'; installed",
+        ),
     ],
 )
 def test_mistakes_are_found_before_any_work(options: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -169,12 +176,34 @@ class Better(ToyMLP):
     """Another one, though it is one of the kit as well."""
 
 
-@pytest.mark.parametrize("net", [Own, partial(Better, width=8, depth=1), lambda num_classes: Own(num_classes)])
-def test_a_network_that_cannot_be_saved_is_refused_before_step_1(net: Any, tmp_path: Path) -> None:
+class Forgetful(Own):
+    """One that cannot be built again."""
+
+    def __init__(self, num_classes: int, width: int = 2) -> None:
+        super().__init__(num_classes)
+
+
+def test_a_network_that_cannot_be_saved_is_refused_before_step_1(tmp_path: Path) -> None:
     """faults B1: it was trained to the end, and then could not be saved."""
-    with pytest.raises(TypeError, match=r"net must be one of DiT, ToyMLP to be saved as a model, got .*`train_run`"):
-        launch(toy(net=net), folder=tmp_path / "run", hooks=[lambda *_: pytest.fail("trained")])
+    with pytest.raises(CheckpointError, match=r"net cannot be saved, the argument width of Forgetful is not known"):
+        launch(toy(net=Forgetful), folder=tmp_path / "run", hooks=[lambda *_: pytest.fail("trained")])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("net", [Own, partial(Better, width=8, depth=1), lambda num_classes: Own(num_classes)])
+def test_own_networks_are_trained_saved_and_loaded_by_their_class(net: Any, tmp_path: Path) -> None:
+    """faults B1: they were refused. However it is built, the file has its class and what that is built from."""
+    if net is not Own and not isinstance(net, partial):  # a lambda has no key, where results are kept
+        with pytest.raises(ValueError, match="is a lambda"):
+            launch(toy(net=net))
+    state = launch(toy(net=net, steps=2), folder=tmp_path / "run")
+    kind = type(state.net)
+    with pytest.raises(CheckpointError, match=rf"of other code, {__name__}:{kind.__name__}, which is imported only if"):
+        load_model(tmp_path / "run" / "model.safetensors")
+    loaded, card = load_model(tmp_path / "run" / "model.safetensors", network=kind)
+    assert (type(loaded), card["steps"]) == (kind, 2)
+    for name, value in state.ema.slow.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
 
 
 def test_flops_of_a_step_are_those_of_its_rows_and_passes(latents: Path) -> None:
@@ -227,7 +256,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "a VAE for points": (["gaussians", "--vae", "sd-vae-ft-mse"], "gaussians has data of its own: --vae goes with"),
     "unknown mode": (["gaussians", "--mode", "zero"], "--mode must be one of ddp, fsdp, got 'zero'"),
     "unknown precision": (["gaussians", "--precision", "fp8"], "--precision must be one of no, bf16, got 'fp8'"),
-    "unknown tracker": (["gaussians", "--tracker", "notes"], "--tracker must be one of tensorboard, none, got 'notes'"),
+    "unknown tracker": (["gaussians", "--tracker", "notes"], "ismkit train: tracker must be none, aim, "),
     "logs that miss the checkpoints": (
         ["gaussians", "--save-every", "100", "--log-every", "30"],
         "save_every must be a multiple of log_every=30, got 100",
@@ -304,3 +333,87 @@ def test_slurm_job_is_queued_again_and_goes_on_with_other_processes(latents: Pat
     steps = [at for at, _ in scalars(run / "logs")["loss/all"]]
     assert steps == sorted(set(steps))
     assert steps[-1] == step + 2
+
+
+# ---------------------------------------------------------------- trackers
+
+
+class Remembering(GeneralTracker):
+    """A tracker as a user writes one."""
+
+    name, requires_logging_directory = "remembering", True
+    opened: ClassVar[list["Remembering"]] = []
+
+    def __init__(self, project: str, folder: Path) -> None:
+        super().__init__()
+        self.project, self.folder = project, folder
+        self.settings: dict[str, Any] = {}
+        self.steps: list[int] = []
+        self.opened.append(self)
+
+    @property
+    def tracker(self) -> Any:
+        return self.steps
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        self.settings = values
+
+    def log(self, values: dict[str, float], step: int | None = None, **_: Any) -> None:
+        assert math.isfinite(values["loss/all"])
+        self.steps.append(step or 0)
+
+
+class Plain(GeneralTracker):
+    name, requires_logging_directory, tracker = "plain", False, None
+    steps: ClassVar[list[int]] = []
+
+    def log(self, values: dict[str, float], step: int | None = None, **_: Any) -> None:
+        self.steps.append(step or 0)
+
+
+PLAIN = Plain()
+
+
+def test_a_tracker_of_ones_own_is_named_by_its_module(tmp_path: Path) -> None:
+    Remembering.opened.clear()
+    launch(toy(steps=4), folder=tmp_path / "a", tracker=f"{__name__}:Remembering", log_every=2)
+    (tracker,) = Remembering.opened
+    assert (tracker.steps, tracker.project, tracker.folder) == ([2, 4], "gaussians", tmp_path / "a" / "logs")
+    assert tracker.settings["steps"] == 4
+    for name in ("Plain", "PLAIN"):
+        Plain.steps.clear()
+        launch(toy(steps=4), folder=tmp_path / name, tracker=f"{__name__}:{name}", log_every=2)
+        assert Plain.steps == [2, 4]
+
+
+def test_a_tracker_of_accelerate_is_taken_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the package of another tracker were there."""
+    Remembering.opened.clear()
+    monkeypatch.setitem(accelerate_tracking.LOGGER_TYPE_TO_CLASS, "wandb", Remembering)
+    there = [accelerate_tracking.LoggerType.TENSORBOARD, accelerate_tracking.LoggerType.WANDB]
+    monkeypatch.setattr(accelerate_tracking, "get_available_trackers", lambda: there)
+    launch(toy(steps=4), folder=tmp_path / "run", tracker="wandb", log_every=4)
+    assert [tracker.steps for tracker in Remembering.opened] == [[4]]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mlflow", r"tracker mlflow is not installed: `pip install mlflow` adds it; installed here: tensorboard$"),
+        ("", r"tracker must be none, .* or module:attribute, got ''; installed here: tensorboard$"),
+        ("all", r"tracker must be none, .* or module:attribute, got 'all'"),
+        (f"{__name__}:toy", r"tracker .*:toy must be an accelerate\.tracking\.GeneralTracker, got <function toy"),
+        (f"{__name__}:Nothing", r"has no Nothing; it has|did you mean"),
+        ("no_such:Printer", "tracker no_such:Printer: there is no module no_such"),
+    ],
+)
+def test_a_tracker_that_is_not_there_is_refused_before_any_work(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ismkit_: Ismkit
+) -> None:
+    there = [accelerate_tracking.LoggerType.TENSORBOARD]
+    monkeypatch.setattr(accelerate_tracking, "get_available_trackers", lambda: there)
+    with pytest.raises(ValueError, match=message):
+        Logging(tracker=name)
+    answer = ismkit_("train", "gaussians", f"--tracker={name}")
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    assert not (tmp_path / "out").exists()

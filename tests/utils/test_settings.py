@@ -62,8 +62,8 @@ def test_a_value_is_read_by_its_type(value: Any, kind: Any, want: Any) -> None:
         ("1,2,3", tuple[float, float], r"x must be a tuple \(a number, a number\), got"),
         ("1,a", tuple[int, ...], "x must be a tuple, each part an integer, got"),
         ("zero", Literal["ddp", "fsdp"], "x must be one of ddp, fsdp, got 'zero'"),
-        ("fast", Callable[[int], int] | None, "x must be None or set in Python: a text cannot say it, got 'fast'"),
-        ("l2", type(RECIPES["ism"]), "x must be set in Python: a text cannot say it, got 'l2'"),
+        ("fast", Callable[[int], int] | None, "x must be None or module:attribute, or set in Python, got 'fast'"),
+        ("l2", type(RECIPES["ism"]), "x must be module:attribute, or set in Python, got 'l2'"),
     ],
 )
 def test_another_type_is_refused(value: Any, kind: Any, message: str) -> None:
@@ -79,11 +79,15 @@ def test_another_type_is_refused(value: Any, kind: Any, message: str) -> None:
         ("net.width", "64.0", r"net\.width must be an integer, got '64\.0'"),
         ("recipe.coupling.pool", "2.0", r"recipe\.coupling\.pool must be an integer, got '2\.0'"),
         ("recipe.coupling.class_aware", "no", r"recipe\.coupling\.class_aware must be true or false, got 'no'"),
-        ("recipe.coupling.solver", "auction", r"recipe\.coupling\.solver must be None or set in Python: a text cannot"),
+        (
+            "recipe.coupling.solver",
+            "auction",
+            r"recipe\.coupling\.solver must be None or module:attribute, or set in Py",
+        ),
         ("recipe.coupling.solver", 3, r"solver must be None or a function \(x0, x1\) -> permutation, got 3"),
         ("recipe.coupling.solver.exact", "0", "no setting 'exact' in None: it has no settings"),
         ("recipe.target.gap", "medium", r"recipe\.target\.gap must be one of fast, slow, got 'medium'"),
-        ("recipe.distance", "l2", r"recipe\.distance must be set in Python"),
+        ("recipe.distance", "l2", r"recipe\.distance must be module:attribute, or set in Python"),
         ("steps", "0", "steps must be an integer of at least 1, got 0"),
         ("net.height", "3", "no setting 'height' in ToyMLP: it has "),
         ("steps.few", "3", "no setting 'few' in int: it has no settings"),

@@ -1,0 +1,170 @@
+"""Networks for other programs: the file answers what the network answers, for any batch, or is not written."""
+
+import hashlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ismkit.method.guidance import TwoPassCFG
+from ismkit.models import exporting
+from ismkit.models.exporting import ExportError, export
+from ismkit.models.nets import DiT, ToyMLP
+from ismkit.models.saved import save_model
+from tests.commandline import Ismkit, fill
+
+needs_onnx = pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="no ONNX Runtime")
+
+
+class Own(nn.Module):
+    """A network of other code."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.label, self.body = nn.Embedding(num_classes + 1, 3), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        return self.body(torch.cat([x, torch.stack([t, d, w], 1), self.label(y)], 1).tanh())
+
+
+class Looks(Own):
+    """One whose path depends on its numbers."""
+
+    def forward(self, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def mlp() -> nn.Module:
+    return fill(ToyMLP(dim=2, width=8, depth=1, num_classes=3))
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mlp": (mlp, (2,)),
+    "dit": (lambda: fill(DiT(size=4, channels=4, patch=2, width=16, depth=1, heads=2, num_classes=3)), (4, 4, 4)),
+    "two calls": (lambda: TwoPassCFG(mlp(), 3).eval(), (2,)),  # type: ignore[arg-type]
+    "own": (lambda: fill(Own(3)), (2,)),
+}
+
+
+def asked(rows: int, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Other questions than those that the export compares."""
+    rng = torch.Generator().manual_seed(rows)
+    t, w = torch.rand(2, rows, generator=rng)
+    return torch.randn(rows, *shape, generator=rng), t, torch.full((rows,), 0.25), w, torch.arange(rows) % 4
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_torch_export_gives_the_same_bits_for_any_batch(name: str, tmp_path: Path) -> None:
+    make, shape = NETS[name]
+    net, path = make(), tmp_path / "new" / "net.pt2"
+    found = export(net, path, shape, "torch")
+    assert (found.difference, found.sha256) == (0.0, hashlib.sha256(path.read_bytes()).hexdigest())
+    assert found.largest > 0.01
+    program = torch.export.load(path).module()
+    for rows in (1, 3, 11):
+        assert torch.equal(program(*asked(rows, shape)), net(*asked(rows, shape)))
+    assert [each.name for each in path.parent.iterdir()] == ["net.pt2"]
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETS)
+def test_onnx_answers_as_the_network_for_any_batch(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import onnxruntime
+
+    make, shape = NETS[name]
+    net, path = make(), tmp_path / "net.onnx"
+    found = export(net, path, shape)
+    assert found.difference <= 1e-5 * found.largest
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    assert [each.name for each in session.get_inputs()] == ["x", "t", "d", "w", "y"]
+    for rows in (1, 3, 11):
+        query = asked(rows, shape)
+        (answer,) = session.run(["s"], {key: part.numpy() for key, part in zip("xtdwy", query, strict=True)})
+        torch.testing.assert_close(torch.from_numpy(answer), net(*query), rtol=1e-4, atol=1e-5)
+    assert capfd.readouterr() == ("", "")
+    assert [each.name for each in tmp_path.iterdir()] == ["net.onnx"]
+
+
+@pytest.mark.parametrize("wrong", [lambda s: s + 1e-2, lambda s: s * float("nan"), lambda s: s[:, :1]])
+def test_a_file_that_answers_otherwise_is_not_left(
+    wrong: Callable[[Tensor], Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = exporting._WRITERS["torch"]
+
+    def spoilt(*args: Any) -> Callable[..., Tensor]:
+        run = write(*args)
+        return lambda query: wrong(run(query))
+
+    monkeypatch.setitem(exporting._WRITERS, "torch", spoilt)
+    path = tmp_path / "net.pt2"
+    path.write_text("from an earlier call")
+    with pytest.raises(
+        ExportError, match=r"is not written: the exported network answers otherwise, by|answers \(1, 1\)"
+    ):
+        export(mlp(), path, (2,), "torch")
+    assert path.read_text() == "from an earlier call"
+    assert [each.name for each in tmp_path.iterdir()] == ["net.pt2"]
+
+
+@pytest.mark.parametrize("format_", ["torch", pytest.param("onnx", marks=needs_onnx)])
+def test_what_has_no_graph_is_refused_in_one_line(format_: Any, tmp_path: Path) -> None:
+    path = tmp_path / f"net{exporting.FORMATS[format_]}"
+    with pytest.raises(ExportError, match=r"^net cannot be exported, a Looks: .+") as caught:
+        export(Looks(3).eval(), path, (2,), format_)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"format": "tflite"}, "format must be one of onnx, torch, got 'tflite'"),
+        ({"path": "net.onnx"}, r"path must end in \.pt2 for the format torch, got 'net.onnx'"),
+        ({"shape": (0,)}, r"shape must be the sizes of one sample, such as \(4, 8, 8\), got \(0,\)"),
+        ({"net": ToyMLP(width=8, depth=1)}, "net must be in eval mode, on the CPU and in float32"),
+        ({"net": ToyMLP(width=8, depth=1).eval().half()}, "net must be in eval mode, on the CPU and in float32"),
+    ],
+)
+def test_mistakes(given: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        export(**{"net": mlp(), "path": "net.pt2", "shape": (2,), "format": "torch"} | given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_exports_a_model(tmp_path: Path, ismkit_: Ismkit) -> None:
+    save_model(mlp(), tmp_path / "points.safetensors", {})
+    answer = ismkit_("export", "points.safetensors", "--format", "torch")
+    assert answer.status == 0, answer.err
+    path = tmp_path / "out" / "points.pt2"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    first, second = answer.out.splitlines()
+    assert first == f"{path} (SHA-256 {digest}): net(x, t, d, w, y) -> s for x of (B, 2)"
+    assert second.startswith("largest difference from the network 0, largest answer ")
+    answer = ismkit_("export", "points.safetensors", "--format", "torch", "-o", "points.onnx")
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    save_model(fill(Own(3)), tmp_path / "own.safetensors", {})
+    answer = ismkit_("export", "own.safetensors", "--format", "torch")
+    assert "holds a network of other code, tests.models.test_exporting:Own, which is imported only if" in answer.err
+    options = ["--network", f"{__name__}:Own", "--format", "torch"]
+    answer = ismkit_("export", "own.safetensors", *options)
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    assert "net must be one whose card says the shape of its samples" in answer.err
+    save_model(fill(Own(3)), tmp_path / "own.safetensors", {"shape": [2]})
+    assert ismkit_("export", "own.safetensors", *options).status == 0
+
+
+def test_a_missing_extra_is_one_line_with_the_remedy(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "NEEDED", ("onnx", "no_such_package"))
+    monkeypatch.setattr("ismkit.models.saved.released", lambda *_: pytest.fail("loaded"))
+    answer = ismkit_("export", "ism_plus")
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    assert "--format onnx needs no_such_package: pip install 'ismkit[export]'" in answer.err
