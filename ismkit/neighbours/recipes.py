@@ -78,13 +78,13 @@ NAMED: dict[str, Recipe] = RECIPES | NEIGHBOURS
 def guided(recipe: Recipe, gap: Gap | None = None, share: float = 1 / 4, strengths: Strengths | None = None) -> Recipe:
     """Add guidance with the strength as an input to a recipe that cuts intervals.
 
-    A share of the batch becomes guidance rows, taken from those with ``d = 0`` and, in proportion, from the others;
-    the rows with ``d > 0`` draw a strength too.
+    A share of the batch becomes guidance rows, taken from the others in proportion; at least as many stay velocity rows,
+    from which the gap is learnt. The rows with ``d > 0`` draw a strength too.
 
     Args:
         recipe: one of :data:`NEIGHBOURS` with a :class:`Leap`.
         gap: the estimator; by default intrinsic guidance from ``t = 0.3`` on.
-        share: of the guidance rows in the batch, in (0, 1).
+        share: of the guidance rows in the batch, in (0, 1/2).
         strengths: that are drawn, by default those of iSM.
 
     Returns:
@@ -92,7 +92,7 @@ def guided(recipe: Recipe, gap: Gap | None = None, share: float = 1 / 4, strengt
 
     Raises:
         TypeError: if the recipe is none, or the gap.
-        ValueError: if the recipe has no ``Leap`` or has guidance already, or for a share outside (0, 1).
+        ValueError: if the recipe has no ``Leap`` or has guidance already, or for a share outside (0, 1/2).
 
     Example:
         >>> from ismkit.neighbours import NEIGHBOURS, guided
@@ -104,15 +104,15 @@ def guided(recipe: Recipe, gap: Gap | None = None, share: float = 1 / 4, strengt
         raise TypeError(f"recipe must be a Recipe, such as one of NEIGHBOURS, got {shown(recipe)}")
     if gap is not None and not isinstance(gap, Gap):
         raise TypeError(f"gap must be a Gap or None, got {shown(gap)}")
-    check_number("share", share, "in (0, 1)", 0, 1)
+    check_number("share", share, "in (0, 1/2)", 0, 0.5)
     if not isinstance(recipe.target, Leap) or recipe.target.guide is not None:
         raise ValueError(f"recipe must be one of NEIGHBOURS with a Leap and without guidance, got {recipe.name}")
-    if not 0 < share < 1:
-        raise ValueError(f"share must be a fraction in (0, 1), got {share}")
-    consistency = recipe.rows.consistency * (1 - share)
+    if not 0 < share < 0.5:
+        raise ValueError(f"share must be a number in (0, 1/2), got {share}")
+    velocity = max((1 - recipe.rows.consistency) * (1 - share), share)
+    consistency = 1 - share - velocity
     strengths = Strengths() if strengths is None else strengths
     rows = replace(recipe.rows, guidance=share, consistency=consistency, strengths=strengths)
-    velocity = 1 - share - consistency
     weights = (velocity, share, consistency)
     target = replace(recipe.target, guide=Gap() if gap is None else gap)
     return replace(recipe, name=f"{recipe.name}_guided", rows=rows, target=target, weights=weights)

@@ -157,7 +157,8 @@ def test_guided_refuses_what_it_cannot_guide() -> None:
         guided(RECIPES["ism"])
     with pytest.raises(ValueError, match="with a Leap and without guidance, got imf_guided"):
         guided(guided(NEIGHBOURS["imf"]), Gap())
-    with pytest.raises(ValueError, match=r"share must be a fraction in \(0, 1\), got 1"):
+    with pytest.raises(ValueError, match=r"share must be a number in \(0, 1/2\), got 1"):
         guided(NEIGHBOURS["imf"], share=1)
     assert isinstance(guided(NEIGHBOURS["ect"]).rows, Intervals)
+    assert guided(NEIGHBOURS["ect"]).rows.blocks(16).velocity == slice(0, 4)  # else nothing learns the gap
     assert not isinstance(guided(NEIGHBOURS["ect"]).rows, Rows)
