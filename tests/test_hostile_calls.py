@@ -230,6 +230,14 @@ CALLS: dict[str, Call] = {
         lambda found, given: found.weights[2] == given["beta"],
         names=("network",),
     ),
+    "Aligned": Call(
+        neighbours.Aligned,
+        {"net": DRAWS, "block": 1, "dim": 4, "hidden": 8},
+        lambda found, given: found.net is given["net"],
+    ),
+    "RepaTerm": Call(neighbours.RepaTerm, {"encoder": torch.tanh, "weight": 0.5}, kept),
+    "NegativeClass": Call(neighbours.NegativeClass, {"net": still, "label": 1, "null": 2, "beta": 0.5}),
+    "shifted": Call(neighbours.shifted, {"net": NET, "label": 1, "beta": 0.5}),
     # ------------------------------------------------------------ method
     "Auction": Call(method.Auction, {"epsilon": 0.1, "stop": 0.01, "exact": 512, "device": "cpu"}, kept),
     "Auction()": Call(

@@ -1,9 +1,13 @@
+from . import alignment as alignment
 from . import drifting as drifting
 from . import leap as leap
 from . import moments as moments
+from . import negative as negative
 from . import recipes as recipes
 from . import rows as rows
 from . import terms as terms
+from .alignment import Aligned as Aligned
+from .alignment import RepaTerm as RepaTerm
 from .drifting import Drift as Drift
 from .drifting import drift as drift
 from .leap import ExponentialCut as ExponentialCut
@@ -17,6 +21,8 @@ from .leap import derivative as derivative
 from .leap import posterior_velocity as posterior_velocity
 from .moments import Discrepancy as Discrepancy
 from .moments import Inductive as Inductive
+from .negative import NegativeClass as NegativeClass
+from .negative import shifted as shifted
 from .recipes import NAMED as NAMED
 from .recipes import NEIGHBOURS as NEIGHBOURS
 from .recipes import guided as guided

@@ -144,7 +144,7 @@ class FrechetTerm:
         with torch.autocast(samples.device.type, enabled=False):
             features, counts = features.double(), counts.double()
             n = counts.sum()
-            own = counts @ features / n.clamp(min=1)
+            own = (counts[:, None] * features).sum(0) / n.clamp(min=1)
             centred = (features - own) * counts[:, None]
             cov = centred.T @ centred / (n - 1).clamp(min=1)
             values = torch.linalg.eigvalsh(root @ cov @ root)
