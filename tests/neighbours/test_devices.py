@@ -8,7 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ismkit.method.recipes import RECIPES, Recipe
-from ismkit.neighbours import NEIGHBOURS, Aligned, ClassReward, Drift, FrechetTerm, Ink, RepaTerm, reward_tuning
+from ismkit.neighbours import (
+    NEIGHBOURS,
+    Aligned,
+    ClassReward,
+    Drift,
+    FrechetTerm,
+    Ink,
+    RepaTerm,
+    SinkhornDrift,
+    reward_tuning,
+)
 from tests.fake_cuda import CUDA, fake_cuda
 from tests.steps import Kind, network, step
 
@@ -25,6 +35,7 @@ STEPS: dict[str, tuple[Recipe, Kind]] = {
     "imm": (NEIGHBOURS["imm"], "images"),
     "drifting": (NEIGHBOURS["drifting"], "points"),
     "drifting in bands": (replace(NEIGHBOURS["drifting"], target=Drift(levels=2)), "images"),
+    "drifting by plans": (replace(NEIGHBOURS["drifting"], target=SinkhornDrift()), "images"),
     "class reward": (reward_tuning(still, ClassReward(logits), 0.5), "images"),
     "ink": (reward_tuning(still, Ink(), 0.5), "images"),
 }

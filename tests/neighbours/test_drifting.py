@@ -12,7 +12,7 @@ from ismkit.method.path import Query
 from ismkit.method.recipes import Context, training_step
 from ismkit.method.rows import Rows
 from ismkit.models.nets import ToyMLP
-from ismkit.neighbours import NEIGHBOURS, Drift, OneStep, drift
+from ismkit.neighbours import NEIGHBOURS, Drift, OneStep, SinkhornDrift, drift
 from tests.neighbours.training import w2_of_one_step
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -79,7 +79,7 @@ def still(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
     return 0.5 * x
 
 
-def rule_of(rule: Drift, x0: Tensor, x1: Tensor, y: Tensor) -> Tensor:
+def rule_of(rule: Drift | SinkhornDrift, x0: Tensor, x1: Tensor, y: Tensor) -> Tensor:
     """The drift in a rule's target."""
     query, velocity = OneStep(label_dropout=0.0)(x0, x1, y, 9, torch.Generator().manual_seed(0))
     answer = rule(query, velocity, OneStep(), Context(still, still, null=9))
@@ -108,6 +108,38 @@ def test_bands_drift_each_by_itself() -> None:
     )
     in_1d = rule_of(Drift((1.0,), False), 4 * values[:, None], 4 * data[:, None], y)
     torch.testing.assert_close(found, (in_1d / 4)[..., None, None].expand(6, 1, 4, 4), rtol=1e-9, atol=1e-12)
+
+
+# ---------------------------------------------------------------- by plans
+
+
+def test_plans_are_those_of_a_library() -> None:
+    import ot
+
+    x0, x1 = draw(12, 2), draw(12, 2, seed=1) + 1
+    found = rule_of(SinkhornDrift(0.1, iterations=400), x0, x1, torch.zeros(12).long())
+    samples, uniform = 1.5 * x0, torch.full((12,), 1 / 12)
+    expected = torch.zeros_like(x0)
+    for points, sign in ((x1, 1), (samples, -1)):
+        cost = torch.cdist(samples, points).square()
+        plan = ot.sinkhorn(uniform, uniform, cost, 0.1 * cost.mean().item(), numItermax=5000, stopThr=1e-13)
+        expected += sign * 12 * plan @ points
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_plans_do_not_move_samples_that_are_the_data() -> None:
+    x0, order = draw(8, 2), torch.tensor([2, 3, 0, 1, 6, 7, 4, 5])
+    y = torch.arange(8) % 2
+    assert rule_of(SinkhornDrift(), x0, 1.5 * x0[order], y).abs().max() < 1e-12
+    assert rule_of(SinkhornDrift(), x0, 1.5 * x0[order] + 1, y).abs().min() > 0.1
+
+
+def test_a_large_entropy_moves_all_samples_by_the_difference_of_the_means() -> None:
+    x0, x1, y = draw(8, 2), draw(8, 2, seed=1), torch.arange(8) % 2
+    found = rule_of(SinkhornDrift(1e9), x0, x1, y)
+    for label in (0, 1):
+        expected = (x1 - 1.5 * x0)[y == label].mean(0)
+        torch.testing.assert_close(found[y == label], expected.expand(4, 2), rtol=1e-6, atol=1e-7)
 
 
 def test_rows_are_one_step_from_the_noise() -> None:
