@@ -243,9 +243,9 @@ def _one_step(query: Query, velocity: Tensor, context: Context) -> tuple[Tensor,
     return answer, query.x + answer, query.x + velocity, query.y[:, None] == query.y
 
 
-# The radii are those of the authors' code. In the plane larger ones learn sooner: eight Gaussians, batches of 256, seed 0,
-# the distance of one step is 0.123 after 600 steps and 0.080 with (0.1, 0.3, 1.0); after 800, 0.083 and 0.079. With
-# SinkhornDrift it is 0.045 then, where that of `ism` is 0.086.
+# The radii are those of the authors' code. In the plane larger ones learn sooner: eight Gaussians, batches of 256, one
+# seed, the distance of one step is 0.123 after 600 steps and 0.080 with (0.1, 0.3, 1.0); after 800, 0.083 and 0.079.
+# With SinkhornDrift it is 0.045 then, where that of `ism` is 0.086.
 DRIFTING = Recipe(
     "drifting",
     OneStep(drop_consistency=True),
