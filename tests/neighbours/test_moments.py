@@ -139,6 +139,21 @@ def test_the_discrepancy_is_that_of_loops(shape: tuple[int, ...]) -> None:
     assert bool((found > 0).all())
 
 
+def test_a_row_has_its_own_part_of_the_discrepancy() -> None:
+    """Of two rows: half of each kernel between its ends and the other's, so that logs say which row is far."""
+    s, target = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.5], [3.0]])
+    zero = torch.zeros(2)
+    query = Query(torch.zeros(2, 1), zero, zero + 1, zero, zero.long())
+    found = Discrepancy(size=2, sigma_data=1.0)(s, target, query)
+
+    def k(a: float, b: float) -> float:
+        return math.exp(-abs(a - b))
+
+    first = (2 + k(0, 1) + k(0.5, 3) - 2 * k(0, 0.5) - k(0, 3) - k(1, 0.5)) / 2
+    second = (2 + k(0, 1) + k(0.5, 3) - 2 * k(1, 3) - k(1, 0.5) - k(0, 3)) / 2
+    assert found.tolist() == pytest.approx([first, second], rel=1e-6)
+
+
 def test_equal_sets_are_at_distance_0_in_any_order_and_the_gradient_is_finite() -> None:
     rng = torch.Generator().manual_seed(4)
     s = torch.randn(4, 2, generator=rng, dtype=torch.float64)
