@@ -178,7 +178,7 @@ def test_every_neighbour_stands_on_its_page() -> None:
     text = PAGES[ROOT / "book" / "neighbours.md"]
     named = set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) | {"shortcut_every_level", "ism", "flow"}
     assert neighbours.NEIGHBOURS.keys() <= named
-    assert named <= neighbours.NAMED.keys() | {"truncated", "facm", "dual_end"}
+    assert named <= neighbours.NAMED.keys() | {"truncated", "facm", "dual_end", "reward_tuning"}
 
 
 def test_guarantees_say_how_often_they_are_tried() -> None:

@@ -13,7 +13,9 @@ from ismkit.method.guidance import Strengths
 from ismkit.method.recipes import RECIPES, Recipe
 from ismkit.method.rows import Intervals
 from ismkit.method.wavelet import Normalised, l2
+from ismkit.neighbours.drifting import DRIFTING
 from ismkit.neighbours.leap import ExponentialCut, Gap, HalvingCut, Leap, SigmoidCut
+from ismkit.neighbours.moments import IMM
 from ismkit.utils.checks import check_number, shown
 
 _ALONE = Coupling(pool=0)  # noise is drawn for each sample: none of these papers couples it
@@ -68,7 +70,8 @@ _SCT = replace(_ECT, name="sct", target=Leap("posterior", HalvingCut(), weight=-
 
 #: Neighbouring methods that need nothing but data, by name. Those with a teacher are functions that make a recipe.
 NEIGHBOURS: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (_MEANFLOW, _IMF, _ALPHA_FLOW, _SPLIT_MEANFLOW, _SOFLOW, _ECT, _SCT)
+    recipe.name: recipe
+    for recipe in (_MEANFLOW, _IMF, _ALPHA_FLOW, _SPLIT_MEANFLOW, _SOFLOW, _ECT, _SCT, IMM, DRIFTING)
 }
 
 #: Every recipe that has a name: the paper's ladder, and its neighbours.
@@ -78,8 +81,8 @@ NAMED: dict[str, Recipe] = RECIPES | NEIGHBOURS
 def guided(recipe: Recipe, gap: Gap | None = None, share: float = 1 / 4, strengths: Strengths | None = None) -> Recipe:
     """Add guidance with the strength as an input to a recipe that cuts intervals.
 
-    A share of the batch becomes guidance rows, taken from the others in proportion; at least as many stay velocity rows,
-    from which the gap is learnt. The rows with ``d > 0`` draw a strength too.
+    A share of the batch becomes guidance rows, taken from the others in proportion; at least as many stay velocity
+    rows, from which the gap is learnt. The rows with ``d > 0`` draw a strength too.
 
     Args:
         recipe: one of :data:`NEIGHBOURS` with a :class:`Leap`.
