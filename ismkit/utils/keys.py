@@ -176,6 +176,11 @@ def _parts(value: Any, path: str) -> tuple[str, dict[str, Any]]:
         }
     if (own := getattr(value, "identity", None)) is not None and not callable(own):
         return _name(type(value)), {"identity": own}
+    if hasattr(value, "state_dict"):
+        raise ValueError(
+            f"{path} is a network, whose weights may change: save it with save_model, and name the file by "
+            "ismkit.neighbours.Trained.at(path)"
+        )
     kind = f"a {type(value).__name__} that is not frozen" if dataclasses.is_dataclass(value) else type(value).__name__
     if isinstance(value, types.BuiltinFunctionType):
         raise _refuse(path, f"is {value.__name__}, whose source cannot be had")

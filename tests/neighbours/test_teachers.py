@@ -185,6 +185,8 @@ def test_a_trained_teacher_is_keyed_by_its_weights_and_checked_when_it_is_read(t
     for net, name in zip([*nets, nets[0]], "abc", strict=True):
         save_model(net, tmp_path / f"{name}.safetensors", {})
     a, b, c = (Trained.at(tmp_path / f"{name}.safetensors") for name in "abc")
+    with pytest.raises(ValueError, match=r"recipe.target.teacher is a network, .*: save it with save_model, and name"):
+        identity_sum(facm(nets[0]), "recipe")
     keys = [identity_sum(facm(teacher)) for teacher in (a, b, c)]
     assert keys[0] == keys[2] != keys[1]
     x, t, y = torch.randn(3, 2).float(), torch.rand(3).float(), torch.arange(3)
