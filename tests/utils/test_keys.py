@@ -304,7 +304,6 @@ exec("def typed(x): return x", SANDBOX)
         (Object(), r" is an object \(Object\), which has no identity"),
         (Object().method, r"\.\(object\) is an object \(Object\), which has no identity"),
         (Thawed(), r" is an object \(a Thawed that is not frozen\), which has no identity"),
-        (nn.Linear(1, 1), r" is an object \(Linear\), which has no identity"),
         (torch.Generator(), r" is an object \(Generator\), which has no identity"),
         (max, " is max, whose source cannot be had"),
         (SANDBOX["typed"], " is typed, whose source cannot be had, or was changed after its import"),
@@ -317,6 +316,14 @@ def test_what_has_no_identity_is_refused_in_a_line(value: Any, what: str) -> Non
     for within, place in ((value, "distance"), (partial(ToyMLP, width=[value]), r"distance\.width\[0\]")):
         with pytest.raises(ValueError, match=rf"^{place}{what}: {REMEDY}$"):
             identity({"distance": within})
+
+
+def test_a_network_is_refused_with_a_remedy_of_its_own() -> None:
+    message = (
+        r"^teacher is a network, whose weights may change: save it with save_model, and name the file by ismkit\.n"
+    )
+    with pytest.raises(ValueError, match=message):
+        identity({"teacher": nn.Linear(1, 1)})
 
 
 def test_a_function_inside_another_that_takes_nothing_from_it_has_a_key() -> None:
@@ -373,6 +380,14 @@ def test_functions_of_a_script_have_keys_in_the_processes_of_a_sweep_too(tmp_pat
 # ---------------------------------------------------------------- runs and trials
 
 
+def other_source(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    return torch.rand(shape, generator=generator)
+
+
+def other_term(net: Any, prediction: Any, query: Any, velocity: Any, context: Any) -> Any:
+    return prediction.square().mean()
+
+
 def other_distance(prediction: Tensor, target: Tensor, query: object = None) -> Tensor:
     return (prediction - target).abs().flatten(1).mean(1)
 
@@ -390,6 +405,8 @@ OTHER: dict[str, Any] = {
     "recipe.distance.wavelet": "db2",
     "recipe.rows.grid.n": 64,
     "recipe.target.gap": "slow",
+    "recipe.source": other_source,
+    "recipe.terms": (other_term,),
 }
 
 
