@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -62,6 +62,7 @@ class Inductive:
         (0.375, 0.375)
     """
 
+    needs_float32: ClassVar[bool] = True  # bf16 does not tell the two sets apart
     k: int = 15
     eta_max: float = 160.0
     eta_min: float = 0.0

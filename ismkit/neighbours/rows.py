@@ -27,7 +27,7 @@ class Groups(Intervals):
         grid: the dyadic grid that networks embed step sizes on.
         time_scale: by which networks multiply times before they embed them.
         logit: mean and standard deviation of the logit of the times; None for uniform ones.
-        to_data: all steps end at the data.
+        to_data, from_noise: shares of the groups whose steps end at the data, or begin at the noise.
         size: rows in a group, M.
 
     Raises:

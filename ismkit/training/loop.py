@@ -122,6 +122,11 @@ def check(
     if (classes := batches.num_classes or 0) > net.num_classes:  # type: ignore[operator]
         raise ValueError(f"net knows {net.num_classes} classes, but the data has {classes}")
     recipe.rows.blocks(batches.batch_size)
+    if needs_float32(recipe) and accelerator.mixed_precision != "no":
+        raise ValueError(
+            f"the recipe {recipe.name} needs precision='no', got {accelerator.mixed_precision!r}: what it compares is "
+            "nearer than that can tell"
+        )
     if (grid := grid_of(net)) not in (None, recipe.rows.grid):
         raise ValueError(
             f"recipe.rows.grid must be that of net, n = {grid.n}, got n = {recipe.rows.grid.n}: "
@@ -132,6 +137,11 @@ def check(
         fits((batches.batch_size, *shape))
     _check_assignments(recipe.coupling, batches, accelerator.is_main_process)
     return steps, seed
+
+
+def needs_float32(recipe: Recipe) -> bool:
+    """Whether a recipe's rule says, by an attribute of this name, that it is lost in a lower precision."""
+    return getattr(recipe.target, "needs_float32", False) is True
 
 
 def _groups(

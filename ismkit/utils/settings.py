@@ -124,6 +124,8 @@ def change(settings: T, path: str, value: Any) -> T:
     """
     if not isinstance(path, str):
         raise ValueError(f"path must be the names of settings joined by points, got {shown(path)}")
+    if not dataclasses.is_dataclass(settings) and not isinstance(settings, partial):
+        raise ValueError(f"settings must be a dataclass, such as a Run, got {shown(settings)}")
     return _change(settings, path, value, path)
 
 

@@ -52,10 +52,10 @@ def test_bytes_sent(gpus: int) -> None:
     P, many = parameters(XL), replace(SMOOTH, gpus=gpus)
     share = (gpus - 1) / gpus
     assert step(XL, ISM, 256, many, "ddp").bytes_sent == pytest.approx(2 * share * 4 * P, rel=1e-12)
-    # FSDP gathers two bytes per parameter for the forward, the backward and each of the four target passes, and
+    # FSDP gathers two bytes per parameter for the forward, the backward and each of the two target passes, and
     # scatters four; a flow step has no target passes.
     sent = {recipe.name: step(XL, recipe, 256, many, "fsdp").bytes_sent for recipe in (FLOW, ISM)}
-    assert sent == pytest.approx({"flow": share * 8 * P, "ism": share * 16 * P}, rel=1e-12)
+    assert sent == pytest.approx({"flow": share * 8 * P, "ism": share * 12 * P}, rel=1e-12)
 
 
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
@@ -111,9 +111,9 @@ def test_launches_make_small_target_passes_cost_more_than_their_flops() -> None:
 
     assert ratio(128, SMOOTH) == pytest.approx(4 / 3)
     assert ratio(4, SMOOTH) == pytest.approx(4 / 3)
-    assert ratio(4, Cluster()) > 1.8
-    # In the limit only launches are left: 4 target calls beside the 3 of forward and backward.
-    assert ratio(4, replace(Cluster(), launch=1.0)) == pytest.approx(7 / 3)
+    assert ratio(4, Cluster()) > 1.4
+    # In the limit only launches are left: 2 target calls beside the 3 of forward and backward.
+    assert ratio(4, replace(Cluster(), launch=1.0)) == pytest.approx(5 / 3)
 
 
 def test_checkpointing_costs_a_third_of_a_flow_step_and_frees_memory() -> None:

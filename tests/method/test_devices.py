@@ -41,8 +41,10 @@ def test_a_step_is_that_of_the_cpu_and_waits_for_nothing(name: str, kind: Kind) 
         there, slopes = step(value, net, kind, "cuda")
         assert not waits
         assert there.device == slopes.device == CUDA
-        assert there.item() == pytest.approx(loss.item(), rel=1e-6)
-        torch.testing.assert_close(slopes.cpu(), gradient, rtol=1e-4, atol=1e-6)
+        # In a discrepancy kernels near 1 cancel, and their rounding stays.
+        cancels = name == "imm"
+        assert there.item() == pytest.approx(loss.item(), rel=1e-6, abs=1e-7 * cancels)
+        torch.testing.assert_close(slopes.cpu(), gradient, rtol=1e-4, atol=1e-5 if cancels else 1e-6)
 
 
 def test_targets_by_the_levels_that_a_ratio_favours_wait_for_nothing() -> None:

@@ -5,9 +5,13 @@ from typing import get_args
 
 import pytest
 import torch
+from accelerate import Accelerator
 
+from ismkit.data.batches import Batches
+from ismkit.data.sets import eight_gaussians
 from ismkit.method.sampling import sample
 from ismkit.neighbours.recipes import NAMED
+from ismkit.training.loop import fit, needs_float32
 from tests.steps import Kind, network, pair, recipe, step
 
 # bf16 keeps 8 bits, so that rounding changes a number by at most U of it.
@@ -29,16 +33,42 @@ def bound(layers: int) -> float:
     return math.sqrt(3 * layers) * U
 
 
+# Drifting's narrowest kernels, a fiftieth of the mean distance wide, amplify errors: measured 0.032 of the gradient.
+AMPLIFIED = {"drifting": 2.0}
+
+
 @pytest.mark.parametrize("kind", get_args(Kind))
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", [name for name, value in NAMED.items() if not needs_float32(value)])
 def test_loss_and_gradient_of_a_step(name: str, kind: Kind) -> None:
+    more = AMPLIFIED.get(name, 1.0)
     for seed in SEEDS:
         loss, gradient = step(recipe(name, kind), network(kind, DEPTH, seed), kind, seed=seed)
         half, slopes = step(recipe(name, kind), network(kind, DEPTH, seed), kind, seed=seed, half=True)
         assert half.dtype == slopes.dtype == torch.float32
         assert not slopes.equal(gradient)  # a loss of power 1 is 1 whatever was rounded
-        assert abs(half - loss) <= bound(LAYERS[kind]) * loss
-        assert (slopes - gradient).norm() <= bound(2 * LAYERS[kind]) * gradient.norm()  # there and back
+        assert abs(half - loss) <= more * bound(LAYERS[kind]) * loss
+        assert (slopes - gradient).norm() <= more * bound(2 * LAYERS[kind]) * gradient.norm()  # there and back
+
+
+def test_moments_are_lost_in_bf16_and_refused_there() -> None:
+    """Its two sets of ends are nearer than bf16 can tell: the gradient's cosine to float32's was 0.33 to 0.98."""
+    cosines = []
+    for seed in SEEDS:
+        _, gradient = step(recipe("imm", "points"), network("points", DEPTH, seed), "points", seed=seed)
+        _, slopes = step(recipe("imm", "points"), network("points", DEPTH, seed), "points", seed=seed, half=True)
+        cosines.append(torch.cosine_similarity(slopes, gradient, dim=0).item())
+    assert min(cosines) < 0.9
+    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
+    batches = Batches(eight_gaussians(64, 0), 16, seed=0)
+    with pytest.raises(ValueError, match="the recipe imm needs precision='no', got 'bf16': what it compares"):
+        fit(
+            recipe("imm", "points"),
+            network("points", classes=8),
+            batches,
+            steps=1,
+            accelerator=accelerator,
+            progress=False,
+        )
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))

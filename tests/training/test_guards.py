@@ -7,6 +7,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from ismkit.data.batches import Batches
+from ismkit.data.sets import eight_gaussians
+from ismkit.method.recipes import RECIPES
 from ismkit.training import checkpoint
 from ismkit.training.loop import DivergenceError, Optim, check_folder, finite_losses
 from ismkit.training.options import Saving
@@ -34,8 +37,9 @@ def test_the_first_number_that_is_not_finite_is_named_by_its_step(bad: tuple[flo
 
 def test_a_folder_with_checkpoints_is_resumed_or_refused(tmp_path: Path) -> None:
     alone = Accelerator(cpu=True)
-    check_folder(Saving(tmp_path / "new"), Optim(), 8, alone)
+    parts = RECIPES["ism_plus"], Batches(eight_gaussians(64, 0), 16, seed=0)
+    check_folder(Saving(tmp_path / "new"), Optim(), *parts, 8, alone)
     checkpoint.save(tmp_path, 6, {"a": torch.ones(1)}, {})
-    check_folder(Saving(tmp_path, 2, resume=True), Optim(), 8, alone)
+    check_folder(Saving(tmp_path, 2, resume=True), Optim(), *parts, 8, alone)
     with pytest.raises(ValueError, match="holds checkpoints up to step 6: resume, or take another folder"):
-        check_folder(Saving(tmp_path, 2), Optim(), 8, alone)
+        check_folder(Saving(tmp_path, 2), Optim(), *parts, 8, alone)
