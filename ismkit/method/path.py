@@ -67,7 +67,7 @@ class Query(NamedTuple):
         """Take some of the rows.
 
         Args:
-            rows: which, such as a block of :meth:`ismkit.method.rows.Rows.blocks`.
+            rows: which, such as a block of :meth:`ismkit.method.rows.Blocked.blocks`.
 
         Returns:
             The same query for these rows.

@@ -2,7 +2,7 @@
 
 The interval ``[t, t + d]`` of a row is cut at the share ``c`` of its length. Which velocity its first part has, and
 where the cut is, makes a shortcut model, MeanFlow, alpha-Flow or consistency training of one formula; see
-:class:`Leap`, and :data:`ismkit.neighbours.NEIGHBOURS` for the recipes.
+:class:`Leap`, and :data:`ismkit.neighbours.recipes.NEIGHBOURS` for the recipes.
 """
 
 from __future__ import annotations

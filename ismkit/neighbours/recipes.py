@@ -85,7 +85,7 @@ def guided(recipe: Recipe, gap: Gap | None = None, share: float = 1 / 4, strengt
     rows, from which the gap is learnt. The rows with ``d > 0`` draw a strength too.
 
     Args:
-        recipe: one of :data:`NEIGHBOURS` with a :class:`Leap`.
+        recipe: one of :data:`NEIGHBOURS` with a :class:`~ismkit.neighbours.leap.Leap`.
         gap: the estimator; by default intrinsic guidance from ``t = 0.3`` on.
         share: of the guidance rows in the batch, in (0, 1/2).
         strengths: that are drawn, by default those of iSM.

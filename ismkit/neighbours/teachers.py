@@ -40,7 +40,7 @@ class Trained:
     """A trained network as a setting: a file and its checksum, read when it is first asked.
 
     Attributes:
-        path: of a model file, as :func:`ismkit.models.save_model` writes them.
+        path: of a model file, as :func:`ismkit.models.saved.save_model` writes them.
         sha256: of the file, in hexadecimal digits; a run is keyed by it, and not by the path. :meth:`at` reads it.
 
     Raises:
