@@ -1,8 +1,8 @@
 """Terms of the loss for one-step generators that are trained already: a distance of features, and rewards.
 
 A term acts on the rows that ask for one step from the noise to the data, ``t = 0`` and ``d = 1``, whose answer is a
-sample ``x + s``: those of :class:`ismkit.neighbours.rows.OneStep`, or some among others. Rows of another kind count nothing;
-which they are is not read, so that no step waits for the device.
+sample ``x + s``: those of :class:`~ismkit.neighbours.rows.OneStep`, or some among others. Rows of another kind count
+nothing; which they are is not read, so that no step waits for the device.
 """
 
 from __future__ import annotations
