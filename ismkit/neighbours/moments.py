@@ -1,7 +1,7 @@
 """Inductive moment matching (arXiv 2503.07565): samples of a step equal in distribution to those from a cleaner point.
 
 Three parts make the recipe: rows in groups (:class:`~ismkit.neighbours.rows.Groups`), a target from a point of the same
-pair that lies a little nearer to the data (:class:`Inductive`), and a distance within the groups (:class:`Discrepancy`).
+pair that lies a little nearer to the data (:class:`Inductive`), and a distance in groups (:class:`Discrepancy`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Inductive:
 
     At ``x_r = x_t + (r - t) v`` the target network is asked for the rest. Written as a velocity from ``x_t`` on, its
     answer is ``c v + (1 - c) net(x_r, r, s - r)`` with ``c = (r - t) / d``: that of
-    :class:`~ismkit.neighbours.leap.Leap` with the sample's velocity and a cut of its own in each row. What differs is the distance, :class:`Discrepancy`.
+    :class:`~ismkit.neighbours.leap.Leap` with the sample's velocity and a cut of its own in each row. What differs
+    is the distance, :class:`Discrepancy`.
 
     The weight of a row is the paper's, the derivative of the logarithmic signal-to-noise ratio ``lambda`` times a
     sigmoid that takes weight from times near the data::
