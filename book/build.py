@@ -40,7 +40,7 @@ PARTS = {
     "Guidance": ["03", "04"],
     "Frequency, paths, averages": ["05", "06", "07"],
     "Integration": ["08", "09", "neighbours"],
-    "Your own": ["own", "comparing"],
+    "Your own": ["14", "own", "comparing"],
     "Full scale": ["imagenet", "10", "11", "12", "failures", "pools"],
     "Claims": ["13", "ledger", "guarantees"],
     "The library": ["architecture", "api", "timings", "contributing", "changelog"],
@@ -53,6 +53,8 @@ ELSEWHERE = {
     "timings": ROOT / "tests" / "bench" / "RESULTS.md",
 }
 LINKS = {"](book/": "](", "](../notebooks/": "](notebooks/", "](../CONTRIBUTING.md": "](contributing.md"}
+#: What the table of notebooks says of those that have no rows in the ledger: the last one shows it whole.
+WITHOUT_ROWS = {"13": "all of them"}
 #: What changes at each rung of the ladder, and the recipe that it is compared with.
 RUNGS = {
     "flow": ("flow matching, guided by a second call", None),
@@ -121,7 +123,7 @@ def notebooks_table() -> list[str]:
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         number, title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0][2:].split(" ", 1)
         tested = BOOK / "ledger" / f"{number}.json"
-        came_out = ledger.verdicts(ledger.read(tested)) if tested.is_file() else "all of them"
+        came_out = ledger.verdicts(ledger.read(tested)) if tested.is_file() else WITHOUT_ROWS.get(number, "none")
         rows.append([number, f"[{title}](notebooks/{path.name})", came_out])
     return table(rows)
 

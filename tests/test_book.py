@@ -150,7 +150,8 @@ def test_start_page_leads_to_every_page(site: Site) -> None:
 def test_start_page_counts_the_verdicts_of_every_notebook(site: Site) -> None:
     for name in NOTEBOOKS:
         path = BOOK / "ledger" / f"{name[:2]}.json"
-        assert (verdicts(read(path)) if path.is_file() else "all of them") in site.pages["index.html"]["cells"], name
+        without = "all of them" if name[:2] == "13" else "none"
+        assert (verdicts(read(path)) if path.is_file() else without) in site.pages["index.html"]["cells"], name
 
 
 def test_architecture_page_shows_the_drawing_and_every_file(site: Site) -> None:
