@@ -1,11 +1,13 @@
 """bf16 under autocast, as ``fit`` computes with it: how far loss, gradient and samples are from float32."""
 
 import math
+from collections.abc import Iterator
 from typing import get_args
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from ismkit.data.batches import Batches
 from ismkit.data.sets import eight_gaussians
@@ -50,6 +52,15 @@ def test_loss_and_gradient_of_a_step(name: str, kind: Kind) -> None:
         assert (slopes - gradient).norm() <= more * bound(2 * LAYERS[kind]) * gradient.norm()  # there and back
 
 
+@pytest.fixture
+def fresh_accelerator() -> Iterator[None]:
+    """Accelerate keeps its precision for the process: not for the tests that follow."""
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
 def test_moments_are_lost_in_bf16_and_refused_there() -> None:
     """Its two sets of ends are nearer than bf16 can tell: the gradient's cosine to float32's was 0.33 to 0.98."""
     cosines = []
