@@ -83,6 +83,8 @@ def build(folder: Path) -> int:
 def lay_out(source: Path) -> None:
     """Write every source of the book into an empty folder."""
     shutil.copytree(NOTEBOOKS, source / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    for path in (source / "notebooks").glob("*.ipynb"):
+        path.write_text(path.read_text().replace("](../book/", "](../"))  # pages lie above the notebooks there
     shutil.copy(ROOT / "docs" / "samples.png", source)
     pages = {path.stem: path for path in BOOK.glob("*.md")} | ELSEWHERE
     for name, path in pages.items():
