@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ class Blocks(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Blocked:
+class Blocked(ABC):
     """What all rows have in common: blocks, dropped labels, strengths. How long the steps are is up to a subclass.
 
     Attributes:
@@ -140,9 +141,9 @@ class Blocked:
         x_t, velocity = interpolate(x0, x1, t)
         return Query(x_t, t, d, w, y), velocity
 
+    @abstractmethod
     def _draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Times, step sizes and strengths of n rows, (n,) each."""
-        raise NotImplementedError
 
     def _strengths(self, w: Tensor, rows: slice, guided: bool, generator: torch.Generator) -> None:
         """Draw the strengths of some rows into ``w``."""
@@ -288,13 +289,17 @@ class Intervals(Blocked):
         t, d, w = self._times(n, generator, device), *torch.zeros(2, n, device=device)
         self._strengths(w, rows.consistency, False, generator)
         self._strengths(w, rows.guidance, True, generator)
-        if count := len(d[rows.consistency]):
-            start, end = t[rows.consistency], torch.ones_like(t[rows.consistency])
-            to_data, from_noise = (round(share * count) for share in (self.to_data, self.from_noise))
-            end[to_data:] = self._times(count - to_data, generator, device)
-            start[to_data : to_data + from_noise] = 0.0
-            t[rows.consistency], d[rows.consistency] = torch.minimum(start, end), (end - start).abs()
+        t[rows.consistency], d[rows.consistency] = self._steps(t[rows.consistency], generator)
         return t, d, w
+
+    def _steps(self, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Start and length of steps between times drawn, (n,), and others; or to the data, or from the noise."""
+        count, end = len(start), torch.ones_like(start)
+        to_data, from_noise = (round(share * count) for share in (self.to_data, self.from_noise))
+        end[to_data:] = self._times(count - to_data, generator, start.device)
+        start = start.clone()
+        start[to_data : to_data + from_noise] = 0.0
+        return torch.minimum(start, end), (end - start).abs()
 
     def _times(self, n: int, generator: torch.Generator, device: torch.device) -> Tensor:
         """Times of n rows, (n,)."""

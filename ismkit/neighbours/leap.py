@@ -347,8 +347,11 @@ class Leap:
         """Refuse a recipe that this rule is not valid in.
 
         Raises:
-            ValueError: if the posterior of independent noise is asked for and noise is coupled with data.
+            ValueError: if the posterior of independent noise is asked for and noise is coupled with data, or not
+                normal.
         """
+        if self.first == "posterior" and recipe.source is not None:
+            raise ValueError(f"first='posterior' is the mean for normal noise: use source=None, got {recipe.source}")
         if self.first == "posterior" and recipe.coupling.pool:
             raise ValueError(
                 f"first='posterior' is the mean for independent noise: use Coupling(pool=0), got {recipe.coupling}"

@@ -71,11 +71,10 @@ class Groups(Intervals):
     def _draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         self.blocks(n)
         count = n // self.size
-        t, end = self._times(count, generator, device), torch.ones(count, device=device)
-        end = end if self.to_data else self._times(count, generator, device)
+        t, d = self._steps(self._times(count, generator, device), generator)
         w = torch.zeros(count, device=device)
         self._strengths(w, slice(None), False, generator)
-        drawn = torch.minimum(t, end), (end - t).abs(), w
+        drawn = t, d, w
         t, d, w = (value[:, None].expand(-1, self.size).reshape(-1) for value in drawn)
         return t, d, w
 

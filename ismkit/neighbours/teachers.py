@@ -318,12 +318,11 @@ class Anchored:
 
     def __call__(self, query: Query, velocity: Tensor, rows: Blocked, context: Context) -> Answer:
         """Targets, (B, ...); see :class:`~ismkit.method.recipes.TargetRule`."""
-        v = self.teacher(*query._replace(d=torch.zeros_like(query.d))).to(velocity.dtype)
-        limit = Leap("sample", 0.0)(query, v, rows, context).target
+        target = Leap("sample", 0.0, guide=_Taught(self.teacher))(query, velocity, rows, context).target
         block = rows.blocks(len(velocity)).consistency
-        asked, target = query.take(block), v.clone()
-        net = context.fast(*asked).to(v.dtype)
-        pull = (net - limit[block]).clamp(-self.clip, self.clip)
+        asked = query.take(block)
+        net = context.fast(*asked).to(target.dtype)
+        pull = (net - target[block]).clamp(-self.clip, self.clip)
         target[block] = net - expand_as(1 - asked.t**self.relax, net) * pull
         return Answer(target)
 

@@ -32,8 +32,6 @@ def logits(x: Tensor) -> Tensor:
 
 
 STEPS: dict[str, tuple[Recipe, Kind]] = {
-    "imm": (NEIGHBOURS["imm"], "images"),
-    "drifting": (NEIGHBOURS["drifting"], "points"),
     "drifting in bands": (replace(NEIGHBOURS["drifting"], target=Drift(levels=2)), "images"),
     "drifting by plans": (replace(NEIGHBOURS["drifting"], target=SinkhornDrift()), "images"),
     "class reward": (reward_tuning(still, ClassReward(logits), 0.5), "images"),

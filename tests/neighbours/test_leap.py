@@ -300,6 +300,8 @@ def test_with_many_data_it_is_the_marginal_velocity() -> None:
 def test_the_posterior_is_refused_where_noise_is_coupled() -> None:
     with pytest.raises(ValueError, match="first='posterior' is the mean for independent noise: use Coupling"):
         replace(NEIGHBOURS["sct"], coupling=Coupling(pool=8))
+    with pytest.raises(ValueError, match="first='posterior' is the mean for normal noise: use source=None, got"):
+        replace(NEIGHBOURS["sct"], source=lambda shape, generator: torch.zeros(shape))
 
 
 # ---------------------------------------------------------------- cuts

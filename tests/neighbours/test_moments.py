@@ -203,3 +203,16 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_one_step_learns_eight_gaussians() -> None:
     """A guard against regressions, whose bound was set after the measurement: 0.12 and 0.10; untrained 1.9."""
     assert w2_of_one_step(NEIGHBOURS["imm"], steps=300, seed=0) < 0.2
+
+
+def test_shares_of_the_groups_end_at_the_data_and_begin_at_the_noise() -> None:
+    rows = Groups(size=2, to_data=0.25, from_noise=0.5, label_dropout=0.0)
+    x, rng = torch.zeros(16, 1), torch.Generator().manual_seed(0)
+    query, _ = rows(x, x, torch.zeros(16).long(), 1, rng)
+    end = query.t + query.d
+    torch.testing.assert_close(end[:4], torch.ones_like(end[:4]))
+    assert (query.t[:4] > 0).all()
+    assert (query.t[4:12] == 0).all()
+    assert (query.t[12:] > 0).all()
+    assert (end[4:] < 1).all()
+    assert query.d[::2].equal(query.d[1::2])
