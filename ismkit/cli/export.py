@@ -32,12 +32,12 @@ def command(
     """
     from ismkit.data.fashion import SHAPE
     from ismkit.models.exporting import FORMATS, check_installed, export
-    from ismkit.models.saved import RELEASED, load_sampler, released, sample_shape
+    from ismkit.models.saved import RELEASED, load_named, sample_shape
     from ismkit.utils.files import out_dir
 
     if format == "onnx":
         check_installed()
-    net, card = released(model) if model in RELEASED else load_sampler(model, network=network)
+    net, card = load_named(model, network=network)
     shape = SHAPE if model in RELEASED else sample_shape(net, card)
     found = export(net, out or out_dir() / f"{Path(model).stem}{FORMATS[format]}", shape, format)
     print(f"{found.path} (SHA-256 {found.sha256}): net(x, t, d, w, y) -> s for x of (B, {', '.join(map(str, shape))})")

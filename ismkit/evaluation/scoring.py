@@ -20,7 +20,7 @@ from ismkit.evaluation.options import ImageOptions
 from ismkit.evaluation.reference import Reference, folder_images, load_reference, make_reference
 from ismkit.evaluation.samples import SampleSet, export_npz, export_png, latent_shape
 from ismkit.imagenet.vae import PINNED, ImageVAE
-from ismkit.models.saved import RELEASED, Maker, check_normal, load_generator, load_sampler, released
+from ismkit.models.saved import RELEASED, Maker, check_normal, load_generator, load_named, load_sampler
 from ismkit.utils.checks import as_number, check_form, shown
 from ismkit.utils.files import DataError, destination, expanded, file_sum, json_sum, out_dir
 from ismkit.utils.settings import import_named
@@ -164,7 +164,7 @@ def _judged(
     for setting in settings:
         if callable(check := getattr(mine, "check", None)):
             check(setting)
-    net, _ = released(str(model)) if model in RELEASED else load_sampler(model, network=network)
+    net, _ = load_named(model, network=network)
     net = net.to(device)
     rows: list[dict[str, Any]] = []
     for setting in settings:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ismkit.method.path import Network, StepLengths, expand_as
+from ismkit.method.path import Network, StepLengths, check_network, expand_as
 from ismkit.utils.checks import check_count, check_number, check_tensor, shown
 from ismkit.utils.settings import check_types
 
@@ -207,8 +207,7 @@ class TwoPassCFG(nn.Module):
 
     def __init__(self, net: Network, null: int) -> None:
         super().__init__()
-        if not callable(net) or isinstance(net, type):
-            raise TypeError(f"net must be a network, a function (x, t, d, w, y) -> s, got {shown(net)}")
+        check_network("net", net)
         self.net = net
         self.null = self.num_classes = check_count("null", null, 0)
 

@@ -8,7 +8,7 @@ along that path is ``v = x1 - x0``. A shortcut network answers ``s(x, t, d, w, y
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -145,6 +145,12 @@ def draw_noise(source: Source | None, shape: tuple[int, ...], generator: torch.G
     if x0.shape != shape:
         raise ValueError(f"source must return noise of shape {shape}, got {tuple(x0.shape)}")
     return x0
+
+
+def check_network(name: str, net: Any) -> None:
+    """Raise TypeError unless ``net`` can be asked as a network."""
+    if not callable(net) or isinstance(net, type):
+        raise TypeError(f"{name} must be a network, a function (x, t, d, w, y) -> s, got {shown(net)}")
 
 
 def check_source(source: Source | None) -> None:

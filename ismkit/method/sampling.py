@@ -19,6 +19,7 @@ from ismkit.method.path import (
     Source,
     StepGrid,
     check_labels,
+    check_network,
     check_source,
     draw_noise,
     grid_of,
@@ -29,8 +30,7 @@ from ismkit.utils.checks import check_count, check_finite, check_name, check_num
 
 def _check(net: Network, x0: Tensor, y: Tensor) -> None:
     """Raise unless noise and labels fit each other and the network."""
-    if not callable(net) or isinstance(net, type):
-        raise TypeError(f"net must be a network, a function (x, t, d, w, y) -> s, got {shown(net)}")
+    check_network("net", net)
     check_finite("x0", x0)
     check_labels(y, x0, "x0")
     if y.device != x0.device:

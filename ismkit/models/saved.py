@@ -417,6 +417,11 @@ def released(recipe: str = "ism_plus") -> tuple[nn.Module, dict[str, Any]]:
     return load_sampler(weights_file(f"fashion_{recipe}"), RELEASED[recipe])
 
 
+def load_named(model: str | os.PathLike[str], *, network: Maker | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """Load a released generator by its recipe, or a network from a file; both as :func:`load_sampler` does."""
+    return released(str(model)) if model in RELEASED else load_sampler(model, network=network)
+
+
 def sample_shape(net: nn.Module, card: Any = None) -> tuple[int, ...]:
     """Find the shape of what a network draws: as its card says, else from the sizes of a network of this kit.
 
@@ -478,7 +483,7 @@ def load_generator(model: str | os.PathLike[str] = "ism_plus", *, network: Maker
         >>> (brightness[2] > 2 * brightness[5]).item()  # a pullover fills more of the picture than a sandal
         True
     """
-    net, card = released(str(model)) if model in RELEASED else load_sampler(model, network=network)
+    net, card = load_named(model, network=network)
     check_normal(card, model)
     one = torch.ones(1)
     try:

@@ -14,10 +14,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ismkit.method.path import Network, Query, expand_as, grid_of
+from ismkit.method.path import Network, Query, check_network, expand_as, grid_of
 from ismkit.method.recipes import ask
 from ismkit.models.nets import DiT, ToyMLP
-from ismkit.utils.checks import check_count, check_kind, check_number, shown
+from ismkit.utils.checks import check_count, check_kind, check_number
 
 
 class NegativeClass(nn.Module):
@@ -48,8 +48,7 @@ class NegativeClass(nn.Module):
 
     def __init__(self, net: Network, label: int, null: int, beta: float) -> None:
         super().__init__()
-        if not callable(net) or isinstance(net, type):
-            raise TypeError(f"net must be a network, a function (x, t, d, w, y) -> s, got {shown(net)}")
+        check_network("net", net)
         self.net, self.grid = net, grid_of(net)
         self.null = self.num_classes = check_count("null", null)
         self.label, self.beta = _label(label, self.null), _beta(beta)

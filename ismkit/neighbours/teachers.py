@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ismkit.method.coupling import Coupling
-from ismkit.method.path import Network, Query, expand_as
+from ismkit.method.path import Network, Query, check_network, expand_as, grid_of, step_lengths_of
 from ismkit.method.recipes import Answer, Context, Recipe
 from ismkit.method.rows import Blocked, Intervals
 from ismkit.method.wavelet import Normalised, l2
@@ -159,9 +158,10 @@ class Staged(nn.Module):
         super().__init__()
         check_number("boundary", boundary, "in [0, 1]", 0, 1)
         for name, net in (("first", first), ("second", second)):
-            if not callable(net) or isinstance(net, type):
-                raise TypeError(f"{name} must be a network, a function (x, t, d, w, y) -> s, got {shown(net)}")
+            check_network(name, net)
         self.first, self.second, self.boundary = first, second, boundary
+        self.step_lengths, self.grid = step_lengths_of(second), grid_of(second)  # for the sampler
+        self.num_classes = getattr(second, "num_classes", None)
 
     def forward(self, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
         """Ask both, and take each row's; see :class:`ismkit.method.path.Network`."""
@@ -256,7 +256,7 @@ def truncated(first_stage: Network, boundary: float = 0.5) -> Recipe:
         >>> recipe.name, recipe.rows.boundary
         ('tcm', 0.5)
     """
-    _check_network("first_stage", first_stage)
+    check_network("first_stage", first_stage)
     rows = TruncatedRows(consistency=1.0, drop_consistency=True, boundary=boundary)
     leap = Leap("sample", HalvingCut(5, first=1 / 16), weight=-1.0)
     return Recipe(
@@ -268,11 +268,6 @@ def truncated(first_stage: Network, boundary: float = 0.5) -> Recipe:
         distance=Normalised(l2, 0.5),
         fast=0.0,
     )
-
-
-def _check_network(name: str, net: Any) -> None:
-    if not callable(net) or isinstance(net, type):
-        raise TypeError(f"{name} must be a network, a function (x, t, d, w, y) -> s, got {shown(net)}")
 
 
 # ------------------------------------------------------------------------------------------ FACM, dual-end consistency
@@ -377,7 +372,7 @@ def facm(teacher: Network) -> Recipe:
         >>> facm(ToyMLP(width=16, depth=1, num_classes=3)).rows.to_data
         1.0
     """
-    _check_network("teacher", teacher)
+    check_network("teacher", teacher)
     return Recipe(
         "facm",
         Intervals(consistency=1 / 2, drop_consistency=True, to_data=1.0),
@@ -411,7 +406,7 @@ def dual_end(teacher: Network) -> Recipe:
         >>> rows.to_data, rows.from_noise
         (0.5, 0.5)
     """
-    _check_network("teacher", teacher)
+    check_network("teacher", teacher)
     return Recipe(
         "dual_end",
         Intervals(consistency=2 / 3, drop_consistency=True, to_data=0.5, from_noise=0.5),

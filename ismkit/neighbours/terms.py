@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ismkit.method.coupling import Coupling
-from ismkit.method.path import Network, Query, expand_as
+from ismkit.method.path import Network, Query, check_network, expand_as
 from ismkit.method.recipes import Answer, Context, Recipe
 from ismkit.method.rows import Blocked
 from ismkit.neighbours.rows import OneStep
@@ -313,7 +313,7 @@ class Imitation:
         network: asked as the rows are; in eval mode, and on their device.
 
     Raises:
-        ValueError: if it is no network.
+        TypeError: if it is no network.
 
     Example:
         >>> import torch
@@ -327,8 +327,7 @@ class Imitation:
     network: Network
 
     def __post_init__(self) -> None:
-        if not callable(self.network) or isinstance(self.network, type):
-            raise ValueError(f"network must be a network, a function (x, t, d, w, y) -> s, got {shown(self.network)}")
+        check_network("network", self.network)
 
     def __call__(self, query: Query, velocity: Tensor, rows: Blocked, context: Context) -> Answer:
         """Targets (B, ...) made by the network; see :class:`ismkit.method.recipes.TargetRule`."""

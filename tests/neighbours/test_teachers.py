@@ -11,6 +11,7 @@ from ismkit.method.ema import TwinEMA
 from ismkit.method.path import Query
 from ismkit.method.recipes import Context, Recipe, training_step
 from ismkit.method.rows import Intervals
+from ismkit.method.sampling import sample
 from ismkit.models.nets import ToyMLP
 from ismkit.models.saved import save_model
 from ismkit.neighbours import (
@@ -84,6 +85,20 @@ def test_a_staged_network_of_two_equal_stages_is_either() -> None:
     late = query.t >= 0.5
     assert torch.equal(mixed[late], flow(*query)[late])
     assert torch.equal(mixed[~late], unlike(*query)[~late])
+
+
+def test_a_staged_network_is_sampled_as_its_second_stage_was_trained() -> None:
+    net = ToyMLP(width=16, depth=1, num_classes=NULL, time_scale=10.0)
+    net.step_lengths = truncated(unlike).rows.step_lengths  # type: ignore[assignment]  # what `fit` writes
+    staged = Staged(net, net, 0.5)
+    x0, y = torch.randn(4, 2), torch.arange(4) % NULL
+    with pytest.raises(ValueError, match="nfe must be 1 without renoise=True, got 2: net was trained on steps to the"):
+        sample(staged, x0, y, nfe=2)
+    with pytest.raises(ValueError, match=r"y must hold labels in 0 \.\. 2"):
+        sample(staged, x0, y + 2)
+    rng = [torch.Generator().manual_seed(0) for _ in range(2)]
+    drawn = [sample(n, x0, y, nfe=3, renoise=True, generator=g) for n, g in zip((staged, net), rng, strict=True)]
+    assert torch.equal(*drawn)
 
 
 def test_another_boundary_in_the_rows_is_refused() -> None:
