@@ -592,6 +592,12 @@ CALLS: dict[str, Call] = {
     ),
     "named_run": Call(training.named_run, {"name": "gaussians"}, names=("run",)),
     "passes": Call(training.passes, {"recipe": RECIPES["ism"], "batch": 8}, names=("a batch",)),
+    "row_cost": Call(training.row_cost, {"recipe": RECIPES["ism"], "batch": 8}, finite, names=("a batch",)),
+    "equal_passes": Call(
+        training.equal_passes,
+        {"run": RUNS["gaussians"], "recipe": RECIPES["flow"], "share": 0.5},
+        lambda found, given: found.recipe is given["recipe"],
+    ),
     "step_flops": Call(
         training.step_flops,
         {

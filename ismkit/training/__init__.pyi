@@ -7,6 +7,7 @@ from . import options as options
 from . import runs as runs
 from . import tracking as tracking
 from .costs import passes as passes
+from .costs import row_cost as row_cost
 from .costs import step_flops as step_flops
 from .distributed import Preempted as Preempted
 from .distributed import accelerator as accelerator
@@ -24,6 +25,7 @@ from .options import Saving as Saving
 from .runs import RUNS as RUNS
 from .runs import Run as Run
 from .runs import change_run as change_run
+from .runs import equal_passes as equal_passes
 from .runs import imagenet_latents as imagenet_latents
 from .runs import named_run as named_run
 from .runs import train_run as train_run

@@ -117,6 +117,38 @@ def asking(rule: Any, net: Network) -> Any:
     return dataclasses.replace(rule, **changes) if changes else rule
 
 
+def row_cost(recipe: Recipe, batch: int) -> float:
+    """Cost of one row of a training step in forward passes, the mean over a run.
+
+    A backward pass counts as two forward ones, a derivative in forward mode as one more, a pass of a teacher as one.
+
+    Args:
+        recipe: the method.
+        batch: rows of one micro-batch.
+
+    Returns:
+        Forward passes for each row: 3 for flow matching, which needs none for its targets.
+
+    Raises:
+        TypeError: if ``recipe`` is none.
+        ValueError: if the batch cannot be divided as the recipe's ``Rows`` say.
+
+    Example:
+        >>> from ismkit import RECIPES
+        >>> from ismkit.neighbours import NEIGHBOURS
+        >>> from ismkit.training import row_cost
+        >>> row_cost(RECIPES["flow"], batch=256), row_cost(RECIPES["ism"], batch=256)
+        (3.0, 4.0)
+        >>> row_cost(NEIGHBOURS["meanflow"], batch=256)
+        3.5
+    """
+    counts = [passes(recipe, batch, (k + 0.5) / _MOMENTS) for k in range(_MOMENTS)]
+    return sum(3 * count.online + count.target for count in counts) / _MOMENTS / batch
+
+
+_MOMENTS = 50  # of a run at which passes are counted: recipes that change do so in stages or slowly
+
+
 def step_flops(config: Mapping[str, Any], recipe: Recipe, batch: int) -> float:
     """FLOPs of one training step of ``batch`` rows, a backward pass taken as two forward ones.
 

@@ -26,9 +26,10 @@ from ismkit.models.nets import PRESETS, DiT, ToyMLP
 from ismkit.neighbours.recipes import NAMED
 from ismkit.training import distributed
 from ismkit.training.checkpoint import saved_setting
+from ismkit.training.costs import row_cost
 from ismkit.training.loop import Hook, Optim, TrainState, fit, with_micro_batches
 from ismkit.training.options import Engine, Saving
-from ismkit.utils.checks import as_integer, check_count, check_kind, check_name, shown
+from ismkit.utils.checks import as_integer, check_count, check_kind, check_name, check_number, shown
 from ismkit.utils.files import expanded, out_dir
 from ismkit.utils.keys import UNKEYED, identity, identity_sum
 from ismkit.utils.settings import change, check_types, import_named
@@ -410,6 +411,38 @@ def change_run(run: Run, path: str, value: Any) -> Run:
     if isinstance(path, str) and path == "recipe" and isinstance(value, str):
         return dataclasses.replace(run, recipe=run.adapt(named_recipe(value)))
     return change(run, path, value)
+
+
+def equal_passes(run: Run, recipe: Recipe, share: float = 1.0) -> Run:
+    """A run with another recipe, and as many steps as cost what the run's own do, by :func:`row_cost`.
+
+    So methods are compared at equal network passes, derivatives and teachers included. What a step does besides, such
+    as an assignment, is not counted: report seconds too.
+
+    Args:
+        run: the run to be equalled.
+        recipe: the other method, as it is to be trained: see ``run.adapt``.
+        share: of the passes, where a teacher's training takes the rest.
+
+    Returns:
+        The run with the recipe and its number of steps.
+
+    Raises:
+        TypeError: if ``run`` or ``recipe`` is none.
+        ValueError: if ``share`` is not above 0.
+
+    Example:
+        Flow matching makes four steps where iSM makes three:
+
+        >>> from ismkit import RECIPES, RUNS
+        >>> from ismkit.training import equal_passes
+        >>> RUNS["gaussians"].steps, equal_passes(RUNS["gaussians"], RECIPES["flow"]).steps
+        (2000, 2667)
+    """
+    check_kind("run", run, Run)
+    check_number("share", share, "above 0", 1e-300)
+    ratio = row_cost(run.recipe, run.batch_size) / row_cost(recipe, run.batch_size)
+    return dataclasses.replace(run, recipe=recipe, steps=max(1, round(share * ratio * run.steps)))
 
 
 def train_run(

@@ -21,9 +21,12 @@ from ismkit.training.costs import (
     latent_bytes,
     parameters,
     passes,
+    row_cost,
     step_flops,
 )
-from ismkit.training.runs import for_side
+from ismkit.neighbours.leap import Leap, SigmoidCut
+from ismkit.neighbours.recipes import NEIGHBOURS
+from ismkit.training.runs import RUNS, equal_passes, for_points, for_side
 
 
 def config(name: str, size: int = 32) -> dict[str, Any]:
@@ -68,6 +71,24 @@ def test_512_pixels_cost_what_is_published() -> None:
 )
 def test_passes_of_a_step(recipe: str, expected: Passes) -> None:
     assert passes(RECIPES[recipe], 16) == expected
+
+
+def test_the_cost_of_a_row_is_the_mean_over_a_run_that_changes() -> None:
+    # alpha-Flow cuts half of its rows: no further pass while the cut is 1, one while it falls, two (a derivative) at 0.
+    recipe = NEIGHBOURS["alpha_flow"]
+    assert isinstance(recipe.target, Leap) and isinstance(recipe.target.cut, SigmoidCut)
+    shares = [recipe.target.cut((k + 0.5) / 50) for k in range(50)]
+    further = sum(0 if c == 1 else 2 if c == 0 else 1 for c in shares) / 50
+    assert row_cost(recipe, 64) == pytest.approx(3 + further / 2)
+
+
+@pytest.mark.parametrize("name", ["flow", "meanflow", "imf", "ect", "imm", "drifting"])
+def test_equal_passes_are_equal(name: str) -> None:
+    recipe, run = for_points({**RECIPES, **NEIGHBOURS}[name]), RUNS["gaussians"]
+    other = equal_passes(run, recipe, share=0.5)
+    spent, wanted = (row_cost(r.recipe, r.batch_size) * r.steps * r.batch_size for r in (other, run))
+    assert spent == pytest.approx(wanted / 2, rel=1 / other.steps)
+    assert other.recipe == recipe and other.optim == run.optim
 
 
 def test_ism_costs_four_thirds_of_a_flow_step() -> None:
