@@ -693,6 +693,9 @@ CALLS: dict[str, Call] = {
             "settings": (Setting(1, 0.0, 9),),
         },
     ),
+    "against": Call(
+        partial(sweeps.against, w=1.0), {"frame": FRAME, "reference": "b", "metric": "w2"}, names=("frame", "w2")
+    ),
     "at_best": Call(sweeps.at_best, {"frame": FRAME, "metric": "w2"}, names=("frame",)),
     "change_in_percent": Call(
         partial(sweeps.change_in_percent, w=1.0),

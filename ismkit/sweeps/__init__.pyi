@@ -14,6 +14,7 @@ from .studies import mean_interval as mean_interval
 from .studies import run_study as run_study
 from .sweep import Sweep as Sweep
 from .sweep import Trial as Trial
+from .sweep import against as against
 from .sweep import at_best as at_best
 from .sweep import change_in_percent as change_in_percent
 from .sweep import paired as paired

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -427,6 +428,69 @@ def change_in_percent(
     """
     wide = paired(frame, [variant, reference], metric, **where)
     return mean_interval(torch.tensor((100 * (wide[variant] / wide[reference] - 1)).to_numpy()))
+
+
+def against(frame: pd.DataFrame, reference: str, metric: str, **where: Any) -> pd.DataFrame:
+    """Compare every variant with one of them, paired by seed, with probabilities corrected for how many there are.
+
+    Ratios, in logarithms: their mean, Student's interval at 95 % for each alone, and the probability of such a mean if
+    there were no difference (two-sided, paired). Holm's correction (1979) holds the probability that any of the
+    variants is called different without being so.
+
+    Args:
+        frame: of :func:`table`.
+        reference: the variant that the others are compared with.
+        metric: the column, of positive numbers.
+        where: values of more columns (nfe, w, n) that pick one row for each variant and seed.
+
+    Returns:
+        A pandas table, a row for each other variant: ``ratio`` of the metric to the reference's, ``low`` and ``high``
+        of its interval, ``p``, and ``holm``, the corrected probability.
+
+    Raises:
+        TypeError: if ``frame`` is no table.
+        ValueError: for columns or a reference that are not there, values that are missing, not unique or not positive,
+            fewer than two seeds, or no other variant.
+
+    Example:
+        Of three seeds that agree, one variant is lower beyond doubt, the other is not:
+
+        >>> import pandas as pd
+        >>> from ismkit.sweeps import against
+        >>> columns = {"variant": ["ism"] * 3 + ["a"] * 3 + ["b"] * 3, "seed": [0, 1, 2] * 3, "nfe": 1}
+        >>> frame = pd.DataFrame(columns | {"w2": [1.0, 2.0, 4.0, 0.5, 1.01, 2.02, 0.9, 2.2, 4.1]})
+        >>> found = against(frame, "ism", "w2")
+        >>> found.loc["b"].round(2).to_dict()
+        {'ratio': 1.0, 'low': 0.78, 'high': 1.29, 'p': 0.94, 'holm': 0.94}
+        >>> (found.holm < 0.05).to_dict()
+        {'a': True, 'b': False}
+    """
+    import pandas as pd
+    from scipy import stats
+
+    _check_columns(frame, metric, "variant", "seed", *where)
+    chosen = frame
+    for column, value in where.items():
+        chosen = chosen[chosen[column] == value]
+    names = list(dict.fromkeys(chosen.variant))
+    if reference not in names or len(names) < 2:
+        raise ValueError(f"reference must be one of the variants, beside others, got {shown(reference)}, of {names}")
+    wide = paired(chosen, names, metric)
+    if len(wide) < 2:
+        raise ValueError(f"frame must hold two seeds or more where {where}, got {len(wide)}")
+    if not (wide > 0).all(axis=None):
+        raise ValueError(f"{metric} must be positive to be compared by ratios, where {where}")
+    logs = wide.map(math.log)
+    differences = logs.drop(columns=reference).sub(logs[reference], axis=0)
+    seeds, mean, error = len(wide), differences.mean(), differences.sem()
+    half = stats.t.ppf(0.975, seeds - 1) * error
+    p = 2 * stats.t.sf((mean / error.where(error > 0)).abs(), seeds - 1)
+    columns = {"ratio": mean, "low": mean - half, "high": mean + half}
+    result = pd.DataFrame(columns).map(math.exp).assign(p=p)
+    result.p = result.p.fillna((mean == 0).astype(float))  # all seeds agree
+    # The least p times the number of variants, the next times one less; none below the one before.
+    ordered = result.p.sort_values()
+    return result.assign(holm=(ordered * ordered.rank(ascending=False, method="first")).cummax().clip(upper=1.0))
 
 
 def at_best(frame: pd.DataFrame, metric: str) -> pd.DataFrame:

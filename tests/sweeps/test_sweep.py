@@ -5,8 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_rel
 
 from ismkit.evaluation.judges import Setting
 from ismkit.method.auction import Auction
@@ -17,6 +19,7 @@ from ismkit.sweeps.ladder import SWEEPS
 from ismkit.sweeps.sweep import (
     Sweep,
     Trial,
+    against,
     at_best,
     change_in_percent,
     paired,
@@ -181,6 +184,46 @@ def test_changes_are_paired_by_seed() -> None:
     mean, half = change_in_percent(frame.sample(frac=1, random_state=0), "a", "b", "frechet", nfe=4)
     assert mean == pytest.approx(10)  # of 10, 20 and 0 percent, whose deviation is 10; t = 4.303 with 2 degrees
     assert half == pytest.approx(4.30265 * 10 / 3**0.5, rel=1e-5)
+
+
+def test_probabilities_are_student_s_and_corrected_after_holm() -> None:
+    rng = np.random.default_rng(0)
+    values = {
+        name: np.exp(rng.normal(shift, 0.1, 5)).tolist()
+        for name, shift in zip("abcde", (0, 0.3, 0.2, 0.1, 0.0), strict=False)
+    }
+    found = against(by_seed(values).sample(frac=1, random_state=0), "a", "frechet", nfe=4)
+    for name in "bcde":
+        test = ttest_rel(np.log(values[name]), np.log(values["a"]))
+        assert found.p[name] == pytest.approx(test.pvalue)
+        assert np.log(found.loc[name, ["low", "high"]].astype(float)).tolist() == pytest.approx(
+            test.confidence_interval()
+        )
+        assert found.ratio[name] == pytest.approx(np.exp(np.mean(np.log(values[name]) - np.log(values["a"]))))
+    # Step by step: the k-th smallest is compared with level / (m - k), and nothing after the first that fails passes.
+    ordered = found.p.sort_values()
+    for level in (0.001, 0.01, 0.05, 0.2, 0.5):
+        passed = []
+        for k, (name, p) in enumerate(ordered.items()):
+            if p > level / (len(ordered) - k):
+                break
+            passed.append(name)
+        assert set(found.index[found.holm <= level]) == set(passed)
+
+
+def test_seeds_that_all_agree_leave_no_doubt() -> None:
+    found = against(by_seed({"a": [1.0, 2.0], "b": [1.0, 2.0], "c": [2.0, 4.0]}), "a", "frechet", nfe=1)
+    assert found.p.tolist() == [1.0, 0.0]
+    assert found[["ratio", "low", "high"]].to_numpy().tolist() == [[1.0] * 3, [2.0] * 3]
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"reference must be one of the variants, beside others, got 'b', of \['a'\]"):
+        against(by_seed({"a": [1.0, 2.0]}), "b", "frechet", nfe=1)
+    with pytest.raises(ValueError, match="two seeds or more"):
+        against(by_seed({"a": [1.0], "b": [1.0]}), "b", "frechet", nfe=1)
+    with pytest.raises(ValueError, match="frechet must be positive"):
+        against(by_seed({"a": [1.0, 0.0], "b": [1.0, 1.0]}), "b", "frechet", nfe=1)
 
 
 def test_what_does_not_pair_is_refused() -> None:

@@ -13,6 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from ismkit.method.ema import TwinEMA
 from ismkit.method.recipes import RECIPES, training_step
 from ismkit.models.nets import FREQUENCIES, PRESETS, DiT
+from ismkit.neighbours.leap import Leap, SigmoidCut
+from ismkit.neighbours.recipes import NEIGHBOURS
 from ismkit.training.costs import (
     Passes,
     activation_bytes,
@@ -24,8 +26,6 @@ from ismkit.training.costs import (
     row_cost,
     step_flops,
 )
-from ismkit.neighbours.leap import Leap, SigmoidCut
-from ismkit.neighbours.recipes import NEIGHBOURS
 from ismkit.training.runs import RUNS, equal_passes, for_points, for_side
 
 
@@ -76,7 +76,8 @@ def test_passes_of_a_step(recipe: str, expected: Passes) -> None:
 def test_the_cost_of_a_row_is_the_mean_over_a_run_that_changes() -> None:
     # alpha-Flow cuts half of its rows: no further pass while the cut is 1, one while it falls, two (a derivative) at 0.
     recipe = NEIGHBOURS["alpha_flow"]
-    assert isinstance(recipe.target, Leap) and isinstance(recipe.target.cut, SigmoidCut)
+    assert isinstance(recipe.target, Leap)
+    assert isinstance(recipe.target.cut, SigmoidCut)
     shares = [recipe.target.cut((k + 0.5) / 50) for k in range(50)]
     further = sum(0 if c == 1 else 2 if c == 0 else 1 for c in shares) / 50
     assert row_cost(recipe, 64) == pytest.approx(3 + further / 2)
@@ -88,7 +89,8 @@ def test_equal_passes_are_equal(name: str) -> None:
     other = equal_passes(run, recipe, share=0.5)
     spent, wanted = (row_cost(r.recipe, r.batch_size) * r.steps * r.batch_size for r in (other, run))
     assert spent == pytest.approx(wanted / 2, rel=1 / other.steps)
-    assert other.recipe == recipe and other.optim == run.optim
+    assert other.recipe == recipe
+    assert other.optim == run.optim
 
 
 def test_ism_costs_four_thirds_of_a_flow_step() -> None:
