@@ -46,13 +46,15 @@ def test_files_hold_every_number_exactly_with_the_protocol_beside_it(tmp_path: P
 def test_paper_stands_beside_what_was_not_run() -> None:
     text = paper_tables([], METRICS)
     lines = [[setting.strip() for setting in line.strip("|").split("|")] for line in text.splitlines()]
-    assert lines[2] == ["SM (paper)", "10.60", "-", "7.80", "-", "3.80"]
-    assert lines[3] == ["IMM (paper)", "7.77", "3.99", "2.51", "1.99", "-"]
-    assert lines[4] == ["iSM (paper)", "5.27", "2.44", "2.05", "1.93", "1.88"]
-    assert lines[5] == ["iSM (here)", *["not run"] * 5]
-    assert lines[9][1:4] == ["500.92 / 102.66", "329.53 / 125.66", "265.90 / 136.79"]
-    assert lines[10][1:4] == ["232.31 / 223.52", "107.63 / 302.29", "83.70 / 298.23"]
-    assert lines[11] == ["iSM (here)", *["not run"] * 5]
+    assert lines[0][1:] == ["1 NFE", "2 NFE", "4 NFE", "8 NFE", "16 NFE", "128 NFE"]
+    assert lines[2] == ["SM (paper)", "10.60", "-", "7.80", "-", "-", "3.80"]
+    assert lines[3] == ["IMM (paper)", "-", "7.77", "3.99", "2.51", "1.99", "-"]  # two calls a step
+    assert lines[4] == ["iSM (paper)", "5.27", "2.44", "2.05", "1.93", "-", "1.88"]
+    assert lines[5] == ["iSM (here)", *["not run"] * 6]
+    assert "IMM guides each step by two" in text
+    assert lines[11][1:4] == ["500.92 / 102.66", "329.53 / 125.66", "265.90 / 136.79"]
+    assert lines[12][1:4] == ["232.31 / 223.52", "107.63 / 302.29", "83.70 / 298.23"]
+    assert lines[13] == ["iSM (here)", *["not run"] * 6]
 
 
 def test_ours_is_the_best_w_of_50_000_samples_in_the_networks_own_features() -> None:
