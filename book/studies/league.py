@@ -1,7 +1,8 @@
 """The league: every method of few steps under one training step, at equal network passes, over five paired seeds.
 
 `python book/studies/league.py plane` trains and scores points and writes `league-plane.parquet`, `... clothes` latents
-of Fashion-MNIST and `league-clothes.parquet`; stopped, the same command resumes. What they do:
+of Fashion-MNIST and `league-clothes.parquet`; `... choices` writes `league-choices.parquet`, what each choice of
+improved MeanFlow is worth on the checkerboard. Stopped, the same command resumes. What the first two do:
 
 1. *Tuning.* Each method is trained eight times at half the length from one seed that the league does not use: as it is
    adapted to the data, at half and at twice the learning rate, and with five changes of its own, one at a time, of the
@@ -39,7 +40,7 @@ from ismkit.method.recipes import RECIPES, BakedIn, Recipe
 from ismkit.method.rows import Intervals
 from ismkit.method.wavelet import Normalised, l2
 from ismkit.neighbours.drifting import DRIFTING, Drift, SinkhornDrift
-from ismkit.neighbours.leap import HalvingCut
+from ismkit.neighbours.leap import ExponentialCut, HalvingCut, Leap, SigmoidCut
 from ismkit.neighbours.recipes import NEIGHBOURS, guided
 from ismkit.neighbours.teachers import Trained, dual_end, facm, truncated
 from ismkit.sweeps.runner import run_trials
@@ -325,6 +326,36 @@ LEAGUES: dict[str, tuple[League, ...]] = {
 }
 
 
+_IMF = NEIGHBOURS["imf"]
+#: One choice of improved MeanFlow changed at a time, on the checkerboard.
+CHOICES: dict[str, Changes] = {
+    "imf": {},
+    "tangent: sample": {"target.tangent": "first"},
+    "velocity: predicted too": {"target.first": "net"},
+    "cut 0.1 to 0.002": {"target": Leap("sample", ExponentialCut())},
+    "cut 1 to 0": {"target": Leap("sample", SigmoidCut(), weight=1.0)},
+    "cut 1/2, own step": {"target": Leap("own", 0.5)},
+    "cut at random, own step": {"target": Leap("own", "uniform")},
+    "targets: average 0.95": {"fast": 0.95},
+    "targets: average 0.999": {"fast": 0.999},
+    "coupling": other_coupling,
+    "time scale 1000": {"rows.time_scale": 1000.0},
+}
+
+
+def choices() -> list[Trial]:
+    """Trials of improved MeanFlow and its variants, at equal passes."""
+    league, trials = LEAGUES["plane"][0], []
+    base = replace(league.run, recipe=league.run.adapt(RECIPES["ism"]))
+    for seed in SEEDS:
+        for label, changes in CHOICES.items():
+            recipe = changed(league.run.adapt(_IMF), changes)
+            if recipe.coupling.pool:
+                recipe = replace(recipe, coupling=replace(recipe.coupling, pool=league.pool))
+            trials.append(Trial(label, equal_passes(base, recipe), seed, league.scored, (("league", league.name),)))
+    return trials
+
+
 def with_teachers(
     league: League, wanted: Iterable[tuple[str, str, int]], length: float, folder: Path, tuning: bool
 ) -> list[Trial]:
@@ -345,8 +376,11 @@ def best_changes(frame: pd.DataFrame, metric: str) -> dict[str, str]:
 
 
 def main(name: str) -> None:
-    """Tune, then run the league, and write both tables."""
+    """Tune, then run the league, and write both tables; or do the choices, and write theirs."""
     folder, frames = out_dir() / "league", []
+    if name == "choices":
+        write_table(run_trials(choices(), folder), HERE / "league-choices.parquet")
+        return
     names = [method for method in METHODS if name == "clothes" or method != "ism_plus"]
     names = [method for method in names if name == "plane" or method != "ism without guidance"]
     for league in LEAGUES[name]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-#: paper: iSM (arXiv 2510.21250) or its baseline states it. code: read in the public code of SM. kit: ours.
-Source = Literal["paper", "code", "kit"]
+#: paper: iSM (arXiv 2510.21250) or its baseline states it. code: read in the public code of SM. neighbour: the paper of
+#: another method does. kit: ours.
+Source = Literal["paper", "code", "neighbour", "kit"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class Claim:
 
     Attributes:
         statement: the sentence.
-        source: ``paper`` (iSM or its baseline), ``code`` (the public code of SM) or ``kit`` (ours).
+        source: ``paper`` (iSM or its baseline), ``code`` (the public code of SM), ``neighbour`` (the paper of another
+            method) or ``kit`` (ours).
 
     Example:
         >>> from ismkit.lessons import CLAIMS
@@ -171,6 +173,31 @@ CLAIMS: dict[str, Claim] = {
     "C08.released": Claim("The released model's one-step distance is at most 1.5 times that of its 128 steps", "kit"),
     "C08.agreement": Claim("At least 93 % of its one-step samples show the class asked for", "kit"),
     "C08.recorded": Claim("The released models score what their cards record", "kit"),
+    # 09 the neighbours
+    "C09.own": Claim("The exact average velocity is its own target from any cut, by its own step", "kit"),
+    "C09.limit": Claim("It is the target of the limit, along the velocity with the end held (MeanFlow)", "neighbour"),
+    "C09.tangent": Claim("With the end not held the target is wrong", "kit"),
+    "C09.order": Claim("With the velocity on the first part the target misses in proportion to the cut squared", "kit"),
+    "C09.consistency": Claim("Consistency training is a cut by the sample's velocity of steps to the data", "kit"),
+    "C09.library": Claim("The formula written by hand is the library's rule", "kit"),
+    "C09.opposed": Claim(
+        "MeanFlow's gradient has two parts that point against each other: cosine below -0.4 (alpha-Flow)", "neighbour"
+    ),
+    "C09.jacobian": Claim("A sample's tangent multiplies the target's noise by the Jacobian of the flow map", "kit"),
+    "C09.variance": Claim(
+        "A sample's tangent adds variance to the target: 1.5 times or more for long steps late (iMF)", "neighbour"
+    ),
+    "C09.less": Claim("It adds variance to the target of every step (iMF)", "neighbour"),
+    "C09.price": Claim("The derivative costs 16 % of a training step (MeanFlow), counted in passes", "neighbour"),
+    "C09.gap": Claim("The gaps of improved MeanFlow and of iSM lead to one guided velocity", "kit"),
+    "C09.bootstrap": Claim("From an unguided start iMF's gap takes k updates to an error of (w / (1 + w))^k", "kit"),
+    "C09.metric": Claim("Trained on the Frechet distance, a model halves it or more within its features", "neighbour"),
+    "C09.elsewhere": Claim("In other features that distance falls by less than a third", "kit"),
+    "C09.reward": Claim("A reward costs variety: with a low price on leaving recall falls by a fifth or more", "kit"),
+    "C09.negative": Claim(
+        "A negative class makes it rarer in one step, between answers and between embeddings: by 30 % or more",
+        "neighbour",
+    ),
     # 10 ImageNet-256: latents
     "C10.moments": Claim("The stored moments are those of diffusers called directly, up to half precision", "kit"),
     "C10.flip": Claim("The second row of an image is the encoding of its mirror image", "kit"),
