@@ -35,8 +35,8 @@ from ismkit.evaluation.metrics import (
     radial_spectrum,
     wasserstein2,
 )
-from ismkit.method.path import Network, Source, StepGrid, check_source, draw_noise, step_lengths_of
-from ismkit.method.sampling import sample, trajectory
+from ismkit.method.path import Network, Source, check_source, draw_noise
+from ismkit.method.sampling import check_nfe, renoise_options, renoises, sample, trajectory
 from ismkit.models.drawing import draw_clothes, draw_latents
 from ismkit.utils.checks import as_integer, check_count, check_finite, check_kind, shown
 from ismkit.utils.files import WEIGHT_SUMS, replacing, weights_file
@@ -183,7 +183,8 @@ class Setting(NamedTuple):
     """One setting in which a model is scored.
 
     Attributes:
-        nfe: network evaluations per sample, a power of two in 1 .. 128.
+        nfe: network evaluations per sample, 1 or more; which ones a network can make is what it was trained on, see
+            :func:`ismkit.method.sampling.sample`.
         w: guidance strength, >= 0.
         n: number of samples.
         seed: of their noise.
@@ -192,10 +193,10 @@ class Setting(NamedTuple):
         >>> from ismkit import Setting
         >>> Setting(nfe=4, w=1.0, n=1000).cost  # rows through the networks: four steps, and the judge's own
         14000.0
-        >>> Setting(nfe=3, w=1.0, n=1000).check()
+        >>> Setting(nfe=0, w=1.0, n=1000).check()
         Traceback (most recent call last):
             ...
-        ValueError: nfe must be one of [1, 2, 4, 8, 16, 32, 64, 128] (the levels of this grid), got 3
+        ValueError: nfe must be an integer of at least 1, got 0
     """
 
     nfe: int
@@ -208,13 +209,19 @@ class Setting(NamedTuple):
         """Roughly how many rows pass through the network, those of the judge's networks included."""
         return float(self.n * (self.nfe + 10))
 
-    def check(self) -> None:
-        """Refuse a setting that the sampler cannot do.
+    def check(self, net: Network | None = None) -> None:
+        """Refuse a setting that the sampler cannot do, or not with a network.
+
+        Args:
+            net: the network; without one, what no network can do is refused.
 
         Raises:
-            ValueError: unless the sampler knows the number of evaluations and the strength, and there are samples.
+            ValueError: unless the number of evaluations is one, and one of those that the network was trained on; the
+                strength is none below 0; and there are samples.
         """
-        StepGrid().check_nfe(self.nfe)
+        check_count("nfe", self.nfe)
+        if net is not None:
+            check_nfe(net, self.nfe)
         if not isinstance(self.w, Real) or isinstance(self.w, bool) or not 0 <= self.w < math.inf:
             raise ValueError(f"w, the guidance strength, must be finite and at least 0, got {shown(self.w)}")
         check_count("n", self.n)
@@ -333,9 +340,7 @@ class PointJudge:
         y = torch.tensor(classes)[torch.arange(setting.n) % len(classes)]
         x0 = draw_noise(self.source, (setting.n, *self.data.x.shape[1:]), stream(setting.seed, "samples"))
         x0 = x0.to(self.device)
-        options: dict[str, Any] = {"source": self.source}
-        if step_lengths_of(net) == "to data":
-            options |= {"renoise": True, "generator": stream(setting.seed, "renoise")}
+        options = {"source": self.source, **renoise_options(net, setting.seed)}
         path = trajectory(net, x0, y.to(self.device), w=setting.w, nfe=setting.nfe, **options)
         drawn = path[-1].cpu()
         distances = [wasserstein2(drawn[y == c], self.data.x[self.data.y == c][: int((y == c).sum())]) for c in classes]
@@ -357,9 +362,10 @@ class FeatureJudge:
         features: from samples (B, ...) on ``device`` to features (B, F); of latents, it decodes them first.
         device: where the network lives.
         batch: samples at one time.
+        source: the distribution of the noise, that of the network's recipe.
 
     Raises:
-        TypeError: for other data.
+        TypeError: for other data, or a source that is none.
         ValueError: for data that is not finite, fewer than four rows, or features that are no function.
         UserWarning: a warning, for classes without rows.
 
@@ -386,8 +392,10 @@ class FeatureJudge:
     features: Callable[[Tensor], Tensor]
     device: torch.device
     batch: int = 500
+    source: Source | None = None
 
     def __post_init__(self) -> None:
+        check_source(self.source)
         if not isinstance(data := admit(self.data), Labelled):
             raise TypeError(f"data must be in memory, such as Labelled.of(x, y), got {type(self.data).__name__}")
         if len(data) < 4:
@@ -430,7 +438,7 @@ class FeatureJudge:
         return found, Moments(found)
 
     def score(self, net: Network, setting: Setting) -> dict[str, float]:
-        """Draw and score samples, labels in turn.
+        """Score samples, labels in turn; a network of steps to the data alone gets new noise after each but the last.
 
         Args:
             net: on ``device``, in eval mode.
@@ -446,15 +454,13 @@ class FeatureJudge:
         self.check(setting)
         classes = torch.tensor([c for c in range(self.data.num_classes) if c not in self.data.missing])
         y = classes[torch.arange(setting.n) % len(classes)]
-        x0 = torch.randn(setting.n, *self.data.shape, generator=stream(setting.seed, "samples"))
-        parts = zip(x0.split(self.batch), y.split(self.batch), strict=True)
-        drawn = torch.cat(
-            [
-                sample(net, noise.to(self.device), labels.to(self.device), w=setting.w, nfe=setting.nfe).cpu()
-                for noise, labels in parts
-            ]
-        )
-        features, (real, moments) = self._embedded(drawn), self._real
+        x0 = draw_noise(self.source, (setting.n, *self.data.shape), stream(setting.seed, "samples"))
+        drawn = []
+        for k, (noise, labels) in enumerate(zip(x0.split(self.batch), y.split(self.batch), strict=True)):
+            options = {"source": self.source, **renoise_options(net, setting.seed, k)}
+            part = noise.to(self.device), labels.to(self.device)
+            drawn.append(sample(net, *part, w=setting.w, nfe=setting.nfe, **options).cpu())
+        features, (real, moments) = self._embedded(torch.cat(drawn)), self._real
         check_finite("features of what net draws", features)
         precision, recall = precision_recall(features, real[: len(features)])
         return {"frechet": frechet(Moments(features), moments), "precision": precision, "recall": recall}
@@ -562,7 +568,7 @@ class FashionJudge:
             ValueError: for an NFE or a strength that the sampler cannot do.
         """
         options: dict[str, Any] = {"seed": seed, "device": self.device, "batch": batch, "source": self.source}
-        options["renoise"] = step_lengths_of(net) == "to data"
+        options["renoise"] = renoises(net)
         return draw_clothes(y, net, w=w, nfe=nfe, autoencoder=self.autoencoder, **options)
 
     def score_images(self, images: Tensor, y: Tensor) -> dict[str, float]:
@@ -603,7 +609,7 @@ class FashionJudge:
             seed=setting.seed,
             device=self.device,
             paths=CURVED,
-            renoise=step_lengths_of(net) == "to data",
+            renoise=renoises(net),
             source=self.source,
         )
         images = in_batches(self.autoencoder.decode, latents)
@@ -637,14 +643,14 @@ class FashionJudge:
             One :class:`Score` for each NFE and each strength.
 
         Raises:
-            ValueError: before any work, unless n is 100 .. 10 000 and the sampler knows every NFE and strength.
+            ValueError: before any work, unless n is 100 .. 10 000 and the network can do every NFE and strength.
         """
         if not 100 <= n <= 10_000:
             raise ValueError(f"n must be 100 .. 10000 samples (there are 10000 test images), got {n}")
         strengths = [float(strength) for strength in w]
         settings = [Setting(evaluations, strength, n, seed) for evaluations in nfe for strength in strengths]
         for setting in settings:
-            setting.check()
+            setting.check(net)
         return [
             Score(nfe=setting.nfe, w=setting.w, n=n, **self.score(net, setting))  # type: ignore[typeddict-item]
             for setting in progress_bar(settings, show=progress, desc="scoring", unit="setting")

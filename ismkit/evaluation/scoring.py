@@ -20,7 +20,7 @@ from ismkit.evaluation.options import ImageOptions
 from ismkit.evaluation.reference import Reference, folder_images, load_reference, make_reference
 from ismkit.evaluation.samples import SampleSet, export_npz, export_png, latent_shape
 from ismkit.imagenet.vae import PINNED, ImageVAE
-from ismkit.models.saved import RELEASED, Maker, check_normal, load_generator, load_named, load_sampler
+from ismkit.models.saved import RELEASED, Maker, check_clothes, check_normal, load_named, load_sampler
 from ismkit.utils.checks import as_number, check_form, shown
 from ismkit.utils.files import DataError, destination, expanded, file_sum, json_sum, out_dir
 from ismkit.utils.settings import import_named
@@ -81,7 +81,8 @@ def evaluate(
 
     Args:
         model: the recipe of a released model, or a file of :func:`ismkit.models.saved.save_model`.
-        nfe: network evaluations per sample, powers of two in 1 .. 128.
+        nfe: network evaluations per sample: powers of two in 1 .. 128, or any of a network that was trained on steps
+            of any length.
         w: guidance strengths, >= 0.
         n: samples per setting; of clothes 100 .. 10 000 (default: 2000), of images any number (default: 50 000).
         seed: of the noise.
@@ -97,7 +98,8 @@ def evaluate(
         The rows, the same as text, and what was written.
 
     Raises:
-        ValueError: for settings that do not fit, before any work; for what is no judge, or does not return numbers.
+        ValueError: for settings that do not fit, before any work; for a number of evaluations that the network was
+            not trained on, before anything is drawn; for what is no judge, or does not return numbers.
         CheckpointError: if the model cannot be read.
 
     Example:
@@ -117,15 +119,17 @@ def evaluate(
         settings = [setting._replace(n=n or 2000) for setting in settings]
         return _judged(model, settings, network, judge, device_at_hand(device), out, images)
     if model in RELEASED and not images.vae:
-        return _clothes(model, settings, n or 2000, network, device, out, images)
+        return _clothes(model, None, settings, n or 2000, device, out, images)
     net, card = load_sampler(model, network=network)
     if not isinstance(card, dict):  # a card is any JSON
         card = {}
     check_normal(card, model)
     if card.get("vae"):
         check_form(f"the card of {model}", card, {"vae": dict})
+    for setting in settings:
+        setting.check(net)
     if not (images.vae or card.get("vae")):
-        return _clothes(model, settings, n or 2000, network, device, out, images)
+        return _clothes(model, net, settings, n or 2000, device, out, images)
     settings = [setting._replace(n=n or tables.PAPER_N) for setting in settings]
     return _images(Path(model), net.to(device_at_hand(device)), card, settings, out, images)
 
@@ -165,6 +169,8 @@ def _judged(
         if callable(check := getattr(mine, "check", None)):
             check(setting)
     net, _ = load_named(model, network=network)
+    for setting in settings:
+        setting.check(net)
     net = net.to(device)
     rows: list[dict[str, Any]] = []
     for setting in settings:
@@ -180,18 +186,22 @@ def _judged(
 
 def _clothes(
     model: str | os.PathLike[str],
+    net: torch.nn.Module | None,
     settings: list[Setting],
     n: int,
-    network: Maker | None,
     device: str | None,
     out: str | os.PathLike[str] | None,
     images: ImageOptions,
 ) -> Scores:
+    """Scores of clothes; without a network, of the released model."""
     _refuse_options(images, f"{model} draws clothes (or give --vae)")
     if out:
         destination(out := expanded(out))  # what cannot be written is refused before anything is drawn
+    if net is None:
+        net, _ = load_named(model)
+    check_clothes(net, model)
     where = device_at_hand(device)
-    judge, net = FashionJudge.load(where), load_generator(model, network=network).to(where)
+    judge, net = FashionJudge.load(where), net.to(where)
     nfe, w = (list(dict.fromkeys(values)) for values in zip(*((s.nfe, s.w) for s in settings), strict=True))
     rows = judge.table(net, nfe=nfe, w=w, n=n, seed=settings[0].seed)
     return Scores([dict(row) for row in rows], as_text(rows), [("table", write_csv(rows, out))] if out else [])
@@ -224,7 +234,7 @@ def _images(
     rows = judge.table(net, settings)
     if not state.is_main_process:
         return Scores(rows, "", [])
-    protocol = judge.protocol(settings[0])
+    protocol = judge.protocol(max(settings, key=lambda setting: setting.nfe))  # one step needs no fresh noise
     files = [("table", table) for table in tables.write(rows, metrics, protocol, folder)]
     for setting in settings:
         samples = SampleSet.open(judge.place(setting))

@@ -30,14 +30,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from ismkit.data.doors import admit
 from ismkit.evaluation.judges import FashionJudge, Judge, PointJudge, Setting
+from ismkit.method.guidance import TwoPassCFG
+from ismkit.method.recipes import velocity_target
 from ismkit.models.saved import NETWORKS, check_saveable, load_sampler, save_model
 from ismkit.sweeps import cluster, processes
 from ismkit.sweeps.sweep import Trial, table
 from ismkit.training.options import Saving
-from ismkit.training.runs import train_run
+from ismkit.training.runs import Run, train_run
 from ismkit.utils.files import expanded, locked
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.settings import describe
@@ -195,13 +198,20 @@ def _environments(workers: int, gpus: float) -> list[dict[str, str]]:
     return [{"CUDA_VISIBLE_DEVICES": device} for device in processes.share_devices(devices, gpus, workers)]
 
 
+def _as_sampled(run: Run, net: nn.Module) -> nn.Module:
+    """A network as :func:`ismkit.models.saved.load_sampler` will give it, which says what steps it makes."""
+    net.step_lengths = run.recipe.rows.step_lengths  # type: ignore[assignment]  # as `fit` does
+    return TwoPassCFG(net, 1) if run.recipe.target is velocity_target else net
+
+
 def _merged(trials: list[Trial]) -> dict[str, Trial]:
     """The trials by their keys, each once with all settings; ValueError for one that cannot be."""
     for trial in trials:
         trial.run.recipe.rows.blocks(trial.run.batch_size)
-        check_saveable(trial.run.build(1))  # a network that cannot be is refused here, not once per trial
+        check_saveable(net := trial.run.build(1))  # a network that cannot be is refused here, not once per trial
+        sampler = _as_sampled(trial.run, net)
         for setting in trial.settings:
-            setting.check()
+            setting.check(sampler)
             if trial.run.images and setting.n > 10_000:
                 raise ValueError(f"n must be at most 10000, the number of test images, got {setting.n}")
     merged: dict[str, Trial] = {}

@@ -26,7 +26,9 @@ import torch
 from ismkit.data.sets import Labelled, eight_gaussians
 from ismkit.evaluation.judges import PointJudge, Setting
 from ismkit.method.guidance import TwoPassCFG
+from ismkit.method.path import StepGrid
 from ismkit.method.recipes import RECIPES
+from ismkit.method.rows import Intervals
 from ismkit.models.nets import ToyMLP
 from ismkit.models.saved import load_model, load_sampler
 from ismkit.sweeps import runner
@@ -40,6 +42,7 @@ from tests.options import train_run
 from tests.waiting import SECONDS, wait_until
 
 SETTINGS = (Setting(1, 0.0, 64), Setting(4, 1.0, 64, 3))
+THREE = Setting(3, 0.0, 64)
 
 
 def tiny(recipe: str = "ism", **changes: Any) -> Run:
@@ -97,6 +100,29 @@ def test_a_trial_is_judged_from_the_source_it_was_trained_from(tmp_path: Path) -
     scores = PointJudge(run.load(), torch.device("cpu"), shifted).score(net, SETTINGS[1])
     assert table([trial], tmp_path).iloc[0].w2 == scores["w2"]
     assert scores["w2"] != PointJudge(run.load(), torch.device("cpu")).score(net, SETTINGS[1])["w2"]
+
+
+@pytest.mark.parametrize("to_data", [0.0, 1.0])
+def test_a_trial_of_steps_of_any_length_is_scored_in_any_number(to_data: float, tmp_path: Path) -> None:
+    """A sweep took 1, 2, 4 .. 128 alone."""
+    recipe = tiny().recipe
+    rows = Intervals(guidance=0.25, consistency=0.25, to_data=to_data, strengths=recipe.rows.strengths)
+    run = replace(tiny(), recipe=replace(recipe, name="any", rows=rows), steps=2)
+    trial = Trial("any", run, 0, (THREE,))
+    assert runner._merged([trial]) == {trial.key: trial}
+    runner.work(trial, tmp_path)
+    (row,) = table([trial], tmp_path).to_dict("records")
+    net, _ = load_model(tmp_path / "models" / f"{trial.key}.safetensors")
+    assert net.step_lengths == ("to data" if to_data else "any")
+    assert (row["nfe"], row["w2"]) == (3, PointJudge(run.load(), torch.device("cpu")).score(net, THREE)["w2"])
+
+
+def test_flow_makes_any_number_of_steps(tmp_path: Path) -> None:
+    """Two-pass CFG asks for the velocity alone, as the sampler knows."""
+    trial = Trial("flow", tiny("flow", steps=2), 0, (THREE,))
+    assert runner._merged([trial]) == {trial.key: trial}
+    runner.work(trial, tmp_path)
+    assert table([trial], tmp_path).calls.tolist() == [6]
 
 
 def test_flow_is_sampled_with_two_calls_a_step(tmp_path: Path) -> None:
@@ -165,6 +191,9 @@ def test_bad_plans_are_refused_before_any_work(tmp_path: Path) -> None:
         runner.run_trials([Trial("ism", tiny(batch_size=2), 0, SETTINGS)], tmp_path / "a")
     with pytest.raises(ValueError, match="nfe must be one of"):
         runner.run_trials([Trial("ism", tiny(), 0, (Setting(3, 0.0, 64),))], tmp_path / "a")
+    small = replace(tiny().recipe, rows=replace(tiny().recipe.rows, grid=StepGrid(8)))
+    with pytest.raises(ValueError, match=r"nfe must be one of \[1, 2, 4, 8\] \(the levels of this grid\), got 16"):
+        runner.run_trials([Trial("ism", replace(tiny(), recipe=small), 0, (Setting(16, 0.0, 64),))], tmp_path / "a")
     with pytest.raises(ValueError, match="width must be"):
         runner.run_trials([Trial("ism", tiny(net=partial(ToyMLP, width=0)), 0, SETTINGS)], tmp_path / "a")
     with pytest.raises(ValueError, match="n must be at most 10000, the number of test images, got 20000"):
