@@ -9,7 +9,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
@@ -38,10 +38,11 @@ from ismkit.evaluation.metrics import (
 from ismkit.method.path import Network, Source, check_source, draw_noise
 from ismkit.method.sampling import check_nfe, renoise_options, renoises, sample, trajectory
 from ismkit.models.drawing import draw_clothes, draw_latents
-from ismkit.utils.checks import as_integer, check_count, check_finite, check_kind, shown
+from ismkit.utils.checks import as_integer, as_number, check_count, check_finite, check_kind, shown
 from ismkit.utils.files import WEIGHT_SUMS, replacing, weights_file
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.seeding import stream
+from ismkit.utils.settings import import_named
 from ismkit.utils.weights import load_weights
 
 FEATURES_SHA256 = WEIGHT_SUMS["fashion_features"]
@@ -231,8 +232,9 @@ class Setting(NamedTuple):
 class Judge(Protocol):
     """Scores a network in one setting; what is called so may also have ``check(setting)``, which refuses one.
 
-    ``ismkit evaluate MODEL --judge my_judges:judge`` and :func:`ismkit.evaluation.scoring.evaluate` take an object with
-    this method, or a function that makes one for a device, ``judge(device)``.
+    ``ismkit evaluate MODEL --judge my_judges:judge``, :func:`ismkit.evaluation.scoring.evaluate` and sweeps
+    (:class:`ismkit.sweeps.sweep.Sweep`) take an object with this method, or a function that makes one for a device,
+    ``judge(device)``.
 
     Example:
         The share of the points that lie on the right side:
@@ -261,6 +263,81 @@ class Judge(Protocol):
             Numbers by the names of the metrics, the same names for every setting.
         """
         ...
+
+
+#: A judge as it is given: an object, a function that makes one for a device, or the ``module:attribute`` of either.
+GivenJudge = Judge | Callable[[torch.device], Judge] | str
+
+
+def named_judge(judge: Any) -> Any:
+    """The judge that is given or named, or the function that makes one; ValueError for what is neither."""
+    found = import_named(judge, "judge") if isinstance(judge, str) else judge
+    if not callable(found) and not callable(getattr(found, "score", None)):
+        raise _no_judge(judge, found)
+    return found
+
+
+def make_judge(judge: Any, device: torch.device, settings: Iterable[Setting]) -> Judge:
+    """The judge that is given or named, or that a function makes for a device.
+
+    Args:
+        judge: a :data:`GivenJudge`.
+        device: where the networks live.
+        settings: those wanted.
+
+    Returns:
+        The judge.
+
+    Raises:
+        ValueError: for what is no judge, or where it refuses a setting.
+    """
+    found = named_judge(judge)
+    if callable(found) and (isinstance(found, type) or not hasattr(found, "score")):
+        found = found(device)
+    if not callable(getattr(found, "score", None)):
+        raise _no_judge(judge, found)
+    if callable(check := getattr(found, "check", None)):
+        for setting in settings:
+            check(setting)
+    return found
+
+
+def _no_judge(judge: Any, found: Any) -> ValueError:
+    given = judge if isinstance(judge, str) else shown(judge)
+    return ValueError(f"judge must have a method score(net, setting), or make what has, got {given}: {shown(found)}")
+
+
+def as_scores(found: Any, taken: Collection[str], before: Collection[str] | None = None) -> dict[str, float]:
+    """Read what a judge of one's own has returned.
+
+    Args:
+        found: what its ``score`` returned.
+        taken: names of other columns of the table.
+        before: the names that it returned for another setting.
+
+    Returns:
+        Python's numbers by their names.
+
+    Raises:
+        ValueError: unless it is numbers by names, as before and not those of other columns.
+
+    Example:
+        >>> import torch
+        >>> from ismkit.evaluation.judges import as_scores
+        >>> as_scores({"right": torch.tensor(0.5)}, taken=["nfe", "w", "n"])
+        {'right': 0.5}
+        >>> as_scores({"n": 3}, taken=["nfe", "w", "n"])
+        Traceback (most recent call last):
+        ValueError: judge must call no number n: the table has a column of that name
+    """
+    if not isinstance(found, Mapping) or not found or not all(isinstance(name, str) for name in found):
+        raise ValueError(f"judge must return numbers by their names, got {shown(found)}")
+    scores = {name: as_number(f"what judge calls {name}", value) for name, value in found.items()}
+    if before is not None and scores.keys() != {*before}:
+        raise ValueError(f"judge must return the same names for every setting, got {', '.join(scores)}")
+    if twice := [name for name in scores if name in taken]:
+        raise ValueError(f"judge must call no number {twice[0]}: the table has a column of that name")
+    return scores
 
 
 CURVED = 250  # samples whose paths are kept to measure their curvature
@@ -547,7 +624,7 @@ class FashionJudge:
             raise ValueError(
                 f"data must be latents of clothes, (n, {', '.join(map(str, SHAPE))}) in {len(CLOTHES)} classes, to be "
                 f"scored as clothes, got {tuple(data.x.shape)} in {data.num_classes}: leave images=False for points, "
-                "and score other images in your own code"
+                "and give a judge of your own for other images"
             )
 
     def draw(self, net: Network, y: Tensor, *, w: float, nfe: int, seed: int = 0, batch: int = 500) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,15 +15,14 @@ from ismkit.data.decoding import ENDINGS, PictureError, picture_bytes, picture_f
 from ismkit.evaluation import tables
 from ismkit.evaluation.extractors import Extractor, load_extractor
 from ismkit.evaluation.fidelity import METRICS, ImageJudge, choose
-from ismkit.evaluation.judges import FashionJudge, Judge, Setting, as_text, write_csv
+from ismkit.evaluation.judges import FashionJudge, GivenJudge, Setting, as_scores, as_text, make_judge, write_csv
 from ismkit.evaluation.options import ImageOptions
 from ismkit.evaluation.reference import Reference, folder_images, load_reference, make_reference
 from ismkit.evaluation.samples import SampleSet, export_npz, export_png, latent_shape
 from ismkit.imagenet.vae import PINNED, ImageVAE
 from ismkit.models.saved import RELEASED, Maker, check_clothes, check_normal, load_named, load_sampler
-from ismkit.utils.checks import as_number, check_form, shown
+from ismkit.utils.checks import check_form
 from ismkit.utils.files import DataError, destination, expanded, file_sum, json_sum, out_dir
-from ismkit.utils.settings import import_named
 
 
 class Scores(NamedTuple):
@@ -70,7 +69,7 @@ def evaluate(
     n: int | None = None,
     seed: int = 0,
     network: Maker | None = None,
-    judge: Judge | Callable[[torch.device], Judge] | str | None = None,
+    judge: GivenJudge | None = None,
     device: str | None = None,
     out: str | os.PathLike[str] | None = None,
     images: ImageOptions | None = None,
@@ -140,17 +139,6 @@ def _refuse_options(images: ImageOptions, why: str) -> None:
         raise ValueError(f"--{changed[0]} goes with a model of image latents: {why}")
 
 
-def _judge_of(judge: Any, device: torch.device) -> Judge:
-    """The judge that is given or named, or that a function makes for a device; ValueError for what is none."""
-    found = import_named(judge, "judge") if isinstance(judge, str) else judge
-    if callable(found) and (isinstance(found, type) or not hasattr(found, "score")):
-        found = found(device)
-    if not callable(getattr(found, "score", None)):
-        given = judge if isinstance(judge, str) else shown(judge)
-        raise ValueError(f"judge must have a method score(net, setting), or make what has, got {given}: {shown(found)}")
-    return found
-
-
 def _judged(
     model: str | os.PathLike[str],
     settings: list[Setting],
@@ -164,23 +152,17 @@ def _judged(
     _refuse_options(images, "a judge of your own has settings of its own")
     if out:
         destination(out := expanded(out))
-    mine = _judge_of(judge, device)
-    for setting in settings:
-        if callable(check := getattr(mine, "check", None)):
-            check(setting)
+    mine = make_judge(judge, device, settings)
     net, _ = load_named(model, network=network)
     for setting in settings:
         setting.check(net)
     net = net.to(device)
     rows: list[dict[str, Any]] = []
+    scores: dict[str, float] | None = None
     for setting in settings:
-        scores = mine.score(net, setting)
-        if not isinstance(scores, Mapping) or not all(isinstance(name, str) for name in scores):
-            raise ValueError(f"judge must return numbers by their names, got {shown(scores)}")
-        row = {name: as_number(f"what judge calls {name}", value) for name, value in scores.items()}
-        if rows and row.keys() != {*rows[0]} - {"nfe", "w", "n"}:
-            raise ValueError(f"judge must return the same names for every setting, got {', '.join(row)}")
-        rows.append({"nfe": setting.nfe, "w": setting.w, "n": setting.n, **row})
+        asked = {"nfe": setting.nfe, "w": setting.w, "n": setting.n}
+        scores = as_scores(mine.score(net, setting), taken=asked, before=scores)
+        rows.append(asked | scores)
     return Scores(rows, as_text(rows), [("table", write_csv(rows, out))] if out else [])
 
 

@@ -217,6 +217,9 @@ class Returns:
         (Returns(3), "judge must return numbers by their names, got 3"),
         (Returns({"a": "b"}), "what judge calls a must be a number, got 'b'"),
         (Returns({"a": 1}, {"b": 1}), "judge must return the same names for every setting, got b"),
+        (Returns({}), "judge must return numbers by their names, got {}"),
+        (Returns({3: 1}), "judge must return numbers by their names, got {3: 1}"),
+        (Returns({"n": 1}), "judge must call no number n: the table has a column of that name"),
     ],
 )
 def test_what_is_no_judge_is_refused(judge: Any, message: str, points: Path) -> None:
