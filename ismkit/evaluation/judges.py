@@ -234,7 +234,8 @@ class Judge(Protocol):
 
     ``ismkit evaluate MODEL --judge my_judges:judge``, :func:`ismkit.evaluation.scoring.evaluate` and sweeps
     (:class:`ismkit.sweeps.sweep.Sweep`) take an object with this method, or a function that makes one for a device,
-    ``judge(device)``.
+    ``judge(device)``. Networks of steps to the data alone are sampled with the options that
+    :func:`ismkit.method.sampling.renoise_options` names.
 
     Example:
         The share of the points that lie on the right side:

@@ -401,7 +401,7 @@ def test_an_edited_judge_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_trial_and_its_judge_are_the_same_in_a_worker() -> None:
-    for judge in (by_quarters, Scaled(3)):
+    for judge in (by_quarters, Scaled(3), partial(FeatureJudge, greys(), quarters)):
         trial = Trial("ism", tiny(), 0, SETTINGS, judge=judge)
         again = loads(dumps(trial))
         assert (again.result_name, again.judged_by) == (trial.result_name, trial.judged_by)
