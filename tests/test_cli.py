@@ -198,7 +198,7 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
     "no power of two": (["sample", "--nfe", "3"], "nfe must be one of [1, 2, 4, 8, 16, 32, 64, 128]"),
     "no step": (["sample", "m.safetensors", "--nfe", "0"], "nfe must be an integer of at least 1, got 0"),
     "too many steps": (
-        ["evaluate", "m.safetensors", "--nfe", "1", "256"],
+        ["evaluate", "--nfe", "1", "256"],
         "nfe must be one of [1, 2, 4, 8, 16, 32, 64, 128]",
     ),
     "negative w": (

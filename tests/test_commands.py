@@ -308,6 +308,25 @@ def test_sweep_of_a_run_with_all_its_options(swept: list[Any], tmp_path: Path, i
     assert (tmp_path / "new" / "t.parquet").is_file()
 
 
+def test_sweep_takes_a_judge_for_all_its_trials(swept: list[Any], ismkit_: Ismkit) -> None:
+    """It is looked for before any work; with one, points and clothes may be swept together."""
+    answer = ismkit_(
+        "sweep", "gaussians", "fashion-smoke", "--seeds", "1", "--judge", "tests.sweeps.test_runner:SETTINGS"
+    )
+    assert (answer.status, answer.out, swept) == (2, "", [])
+    assert "judge must have a method score(net, setting), or make what has, got tests.sweeps" in answer.err
+    both = ["sweep", "gaussians", "fashion-smoke", "--seeds", "1"]
+    assert "points and images are scored by other metrics" in ismkit_(*both).err
+    answer = ismkit_(*both, "--judge", "tests.sweeps.test_runner:by_quarters")
+    assert answer.status == 0, answer.err
+    ((trials, _, _),) = swept
+    assert [(trial.run.images, trial.judge.__name__) for trial in trials] == [
+        (False, "by_quarters"),
+        (True, "by_quarters"),
+    ]
+    assert "gaussians: frechet, mean" in answer.out  # the first score of the table
+
+
 @pytest.mark.slow
 def test_sweep_trains_scores_and_repeats_nothing(tmp_path: Path, ismkit_: Ismkit) -> None:
     settings = ["-p", "steps", "2", "3", "-p", "batch_size", "32", "-p", "recipe.coupling.pool", "0"]

@@ -628,7 +628,7 @@ CALLS: dict[str, Call] = {
     # ------------------------------------------------------------ evaluation
     "FeatureJudge": Call(
         evaluation.FeatureJudge,
-        {"data": POINTS, "features": still_features, "device": CPU, "batch": 2},
+        {"data": POINTS, "features": still_features, "device": CPU, "batch": 2, "source": None},
         keep=("device",),
         names=("x", "row"),
     ),
@@ -707,7 +707,14 @@ CALLS: dict[str, Call] = {
     ),
     "summary": Call(sweeps.summary, {"frame": FRAME, "metric": "w2"}, names=("frame",)),
     "Trial": Call(
-        sweeps.Trial, {"variant": "own", "run": RUNS["gaussians"], "seed": 0, "settings": (Setting(1, 0.0, 100),)}
+        sweeps.Trial,
+        {
+            "variant": "own",
+            "run": RUNS["gaussians"],
+            "seed": 0,
+            "settings": (Setting(1, 0.0, 100),),
+            "judge": PointJudge(POINTS, CPU),
+        },
     ),
     "mean_interval": Call(
         sweeps.mean_interval,

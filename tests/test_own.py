@@ -125,6 +125,42 @@ def test_an_own_run_is_swept_in_workers_over_own_recipes(tmp_path: Path) -> None
     assert frame.key.nunique() == 2
 
 
+JUDGES = """
+from ismkit import Labelled, PointJudge, Run, sample, stream
+import torch
+
+REFERENCE = {reference}
+
+
+class Mean:
+    def score(self, net, setting):
+        x0 = torch.randn(setting.n, 2, generator=stream(setting.seed, "samples"))
+        y = torch.arange(setting.n) % 2
+        drawn = sample(net, x0, y, w=setting.w, nfe=setting.nfe)
+        return {{"off": float((drawn.mean(0) - REFERENCE).norm())}}
+
+
+def judge(device):
+    return Mean()
+"""
+
+
+@pytest.mark.slow
+def test_an_own_run_is_swept_with_an_own_judge_and_an_edited_one_scores_again(tmp_path: Path) -> None:
+    argv = ["sweep", "my_runs:run", "--nfe", "1", "--w", "0", "-n", "100", "--seeds", "1", "--workers", "1"]
+    found = []
+    for reference in (0.0, 0.0, 9.0):
+        (tmp_path / "my_judges.py").write_text(JUDGES.format(reference=reference))
+        done = shell(*argv, "--judge", "my_judges:judge")
+        assert done.returncode == 0, done.stderr
+        assert "moons: off, mean" in done.stdout
+        found.append(read_table(tmp_path / "out" / "sweeps" / "moons.parquet").off[0])
+        models = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "sweeps" / "models").iterdir()}
+        assert len(models) == 1
+    assert found[0] == found[1] != found[2]
+    assert len([*(tmp_path / "out" / "sweeps" / "trials").iterdir()]) == 2
+
+
 # ---------------------------------------------------------------- in Python
 
 
@@ -206,6 +242,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "it ends": (["train", "my_exit:run"], r"importing my_exit failed: SystemExit: 0 \(/.*/my_exit\.py, line 1\)"),
     "sweep": (["sweep", "my_runs:robust"], "name my_runs:robust must be a Sweep or a Run, got the Recipe"),
+    "a number for a judge": (
+        ["sweep", "my_runs:run", "--judge", "my_helper:SEED"],
+        "judge must have a method score(net, setting), or make what has, got my_helper:SEED: 0",
+    ),
     "recipe of a sweep": (
         ["sweep", "gaussians", "--recipe", "my_runs:nope"],
         r"recipe my_runs:nope: my_runs \(/.*\) has no nope",

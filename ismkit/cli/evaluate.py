@@ -34,7 +34,8 @@ def command(
 
     Args:
         model: a model.safetensors that `ismkit train` wrote, or the name of a released one.
-        nfe: network evaluations per sample: 1, 2, 4 ... 128.
+        nfe: network evaluations per sample: 1, 2, 4 ... 128, or any number for a model that was trained on steps of any
+            length.
         w: guidance strengths, 0 = unguided.
         n: samples per setting: 100 .. 10000 of clothes (default: 2000), of images any number (default: 50000).
         seed: of the noise.

@@ -46,7 +46,8 @@ def command(
     Args:
         model: a model.safetensors that `ismkit train` wrote, of clothes or of points in the plane, or the name of a
             released one.
-        nfe: network evaluations per sample, by equal steps: 1, 2, 4 ... 128 (default: 1).
+        nfe: network evaluations per sample, by equal steps: 1, 2, 4 ... 128, or any number for a model that was trained
+            on steps of any length (default: 1).
         times: where steps begin and end, from 0 to 1, in place of --nfe: for a model that was trained on such steps.
         renoise: jump to the data in each step, and go back to the next time by fresh noise.
         w: guidance strength, 0 = unguided.
@@ -60,7 +61,7 @@ def command(
     from ismkit.data.fashion import SHAPE
     from ismkit.evaluation.judges import Setting
     from ismkit.evaluation.scoring import device_at_hand
-    from ismkit.models.saved import RELEASED, check_normal, load_generator, load_sampler, sample_shape
+    from ismkit.models.saved import RELEASED, check_clothes, check_normal, load_named, sample_shape
     from ismkit.utils.checks import check_count
     from ismkit.utils.files import destination, out_dir
 
@@ -73,17 +74,14 @@ def command(
     if nfe is not None and times:
         raise UsageError(f"--nfe is what --times are, less one: give one of them, got {nfe} and {len(times)} times")
     nfe = 1 if nfe is None else nfe
-    Setting(1, w, n or 1, seed).check()
-    check_count("nfe", nfe)  # whether the network makes so many steps, the sampler says
+    Setting(nfe, w, n or 1, seed).check()  # whether the network makes so many steps, the sampler says
     where = device_at_hand(device)
-    net, shape = None, tuple(SHAPE)
-    if model not in RELEASED:
-        net, card = load_sampler(model, network=network)
-        check_normal(card, model)
-        shape = sample_shape(net, card)
+    net, card = load_named(model, network=network)
+    check_normal(card, model)
+    shape = tuple(SHAPE) if model in RELEASED else sample_shape(net, card)
     what = "points" if shape == (2,) else "images"
-    if net is None or what == "images":
-        net = load_generator(model, network=network)
+    if what == "images":
+        check_clothes(net, model)
     net = net.to(where)
     if not isinstance(num_classes := getattr(net, "num_classes", None), int):
         raise UsageError(f"{model} must hold a network with the attribute num_classes, {type(net).__name__} has none")

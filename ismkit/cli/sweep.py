@@ -18,6 +18,7 @@ EXAMPLES = (
     "ismkit sweep fashion-laptop --recipe flow ism --seeds 3 --nfe 1 4 --w 0 1 -n 10000",
     "ismkit sweep gaussians -p recipe.fast 0.5 0.95 -p optim.lr 1e-3 2e-3",
     "ismkit sweep my_runs:moons --recipe ism my_methods:robust   # a Run and a Recipe of your own",
+    "ismkit sweep my_runs:cats --judge my_judges:judge   # scored by a judge of your own",
     "ismkit sweep ladder --address 10.0.0.1:6379 --gpus 0.25 --out /shared/sweeps",
 )
 
@@ -41,6 +42,7 @@ def command(
     nfe: tuple[int, ...] = (),
     w: tuple[float, ...] = (),
     n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None,
+    judge: str | None = None,
     workers: int | None = None,
     gpus: float = 0.0,
     address: str | None = None,
@@ -55,9 +57,12 @@ def command(
         parameter: a setting by its path and the values to try, such as recipe.fast 0.5 0.95; repeatable, all
             combinations.
         seeds: seeds 0 .. K - 1 (default: its own; a run: 3).
-        nfe: network evaluations per sample (default: its own; a run: 1 4).
+        nfe: network evaluations per sample: 1, 2, 4 ... 128, or any number for recipes that train steps of any length
+            (default: its own; a run: 1 4).
         w: guidance strengths (default: its own; a run: 0 1).
         n: samples per setting (default: its own; a run: 1000).
+        judge: module:attribute of your own, an object with score(net, setting), or a function that makes one for a
+            device (default: its own; of points and clothes the kit's).
         workers: trials at one time (default: one per core).
         gpus: share of a GPU for each trial: 0.125 trains eight on one (default: 0, the CPU).
         address: of a Ray cluster, HOST:PORT (default: this machine alone).
@@ -65,7 +70,7 @@ def command(
         table: Parquet file of the table (default: NAME.parquet in that folder).
     """
     from ismkit.sweeps import runner
-    from ismkit.sweeps.sweep import settings, summary, write_table
+    from ismkit.sweeps.sweep import COLUMNS, settings, summary, write_table
     from ismkit.utils.checks import check_count
     from ismkit.utils.files import destination, out_dir
 
@@ -83,17 +88,20 @@ def command(
         plans = [replace(plan, settings=settings(nfe or (1, 4), w or (0.0, 1.0), n or 1000)) for plan in plans]
     if seeds:
         plans = [replace(plan, seeds=tuple(range(seeds))) for plan in plans]
-    if len({run.images for plan in plans for run in plan.runs.values()}) > 1:
-        raise UsageError("points and images are scored by other metrics: sweep one kind at a time")
+    if judge:
+        plans = [replace(plan, judge=judge) for plan in plans]
+    trials = [trial for plan in plans for trial in plan.trials()]
+    if len({str(trial.judged_by or trial.run.images) for trial in trials}) > 1:
+        raise UsageError("points and images are scored by other metrics, or by two judges: sweep one kind at a time")
     folder = out or out_dir() / "sweeps"
     path = table or folder / f"{'_'.join(plan.name for plan in plans)}.parquet"
     destination(path)  # what cannot be written is refused before any work
     for plan in plans:
         print(f"{plan.name}: {len(plan.runs)} variants, {len(plan.seeds)} seeds; in {folder}", flush=True)
-    trials = [trial for plan in plans for trial in plan.trials()]
     frame = runner.run_trials(trials, folder, workers=workers, gpus=gpus, address=address)
     written = write_table(frame, path)
-    metric = "frechet" if "frechet" in frame else "w2"
+    others = {*COLUMNS, *(name for trial in trials for name, _ in trial.labels)}
+    metric = next(name for name in frame if name not in others)
     for plan in plans:
         part = frame[frame["sweep"] == plan.name]
         text = summary(part[part.n == part.n.min()], metric).to_string()

@@ -24,6 +24,7 @@ from ismkit.evaluation.judges import Setting
 from ismkit.evaluation.metrics import Moments, frechet, precision_recall
 from ismkit.evaluation.reference import Reference, real_features
 from ismkit.evaluation.samples import Decoder, SampleError, SampleSet, draw
+from ismkit.method.path import Source
 from ismkit.utils.files import json_sum
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.store import Store
@@ -152,6 +153,7 @@ class ImageJudge:
         model: JSON that identifies the model: ``sha256`` of its file, and ``weights`` in words.
         batch: images at one time.
         per_file: samples per file.
+        source: the distribution of the noise, that of the model's recipe.
 
     Example:
         A tiny model, scored in the features of the small network, which every figure then names:
@@ -186,19 +188,21 @@ class ImageJudge:
     model: Mapping[str, Any]
     batch: int = 100
     per_file: int = 500
+    source: Source | None = None
 
-    def check(self, settings: Sequence[Setting]) -> None:
+    def check(self, net: nn.Module, settings: Sequence[Setting]) -> None:
         """Refuse, before any work, what cannot be scored with what is here.
 
         Args:
+            net: the network.
             settings: all that are wanted.
 
         Raises:
-            ValueError: for a setting that the sampler cannot do, too few samples, or a metric whose feature network or
-                reference is missing or does not fit.
+            ValueError: for a setting that the sampler cannot do with this network, too few samples, or a metric whose
+                feature network or reference is missing or does not fit.
         """
         for setting in settings:
-            setting.check()
+            setting.check(net)
             if setting.n < SPLITS:
                 raise ValueError(f"n must be at least {SPLITS} samples, got {setting.n}")
         for name, metric in self.metrics.items():
@@ -225,7 +229,8 @@ class ImageJudge:
     def score(self, net: nn.Module, setting: Setting) -> dict[str, float]:
         """All metrics of one setting. Under several processes each draws and embeds its share, the first one scores."""
         place = self.place(setting)
-        samples = draw(net, self.vae, setting, place, model=self.model, batch=self.batch, per_file=self.per_file)
+        options: dict[str, Any] = {"model": self.model, "batch": self.batch, "per_file": self.per_file}
+        samples = draw(net, self.vae, setting, place, source=self.source, **options)
         used = dict.fromkeys(metric.extractor for metric in self.metrics.values())
         features = {name: embed(samples, self.extractors[name], batch=self.batch) for name in used}
         scores = [self.score_features(features) if PartialState().is_main_process else None]
@@ -263,7 +268,7 @@ class ImageJudge:
         Raises:
             ValueError: before any work, if a setting cannot be scored.
         """
-        self.check(settings)
+        self.check(net, settings)
         return [{**setting._asdict(), **self.score(net, setting)} for setting in settings]
 
     def protocol(self, setting: Setting) -> dict[str, str]:
@@ -272,7 +277,7 @@ class ImageJudge:
         vae = " ".join(f"{key} {value}" for key, value in held["vae"].items() if value is not None)
         text = {
             "labels": f"{held['labels']} ({held['num_classes']})",
-            **{key: held[key] for key in ("sampler", "noise", "rounding")},
+            **{key: held[key] for key in ("sampler", "noise", "source", "rounding") if key in held},
             "model": f"SHA-256 {held['model']['sha256']}, {held['model'].get('weights', 'weights not described')}",
             "decoder": vae,
             "resolution": " x ".join(map(str, held["images"][1:])),

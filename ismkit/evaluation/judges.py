@@ -9,7 +9,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
@@ -35,13 +35,14 @@ from ismkit.evaluation.metrics import (
     radial_spectrum,
     wasserstein2,
 )
-from ismkit.method.path import Network, Source, StepGrid, check_source, draw_noise, step_lengths_of
-from ismkit.method.sampling import sample, trajectory
+from ismkit.method.path import Network, Source, check_source, draw_noise
+from ismkit.method.sampling import check_nfe, renoise_options, renoises, sample, trajectory
 from ismkit.models.drawing import draw_clothes, draw_latents
-from ismkit.utils.checks import as_integer, check_count, check_finite, check_kind, shown
+from ismkit.utils.checks import as_integer, as_number, check_count, check_finite, check_kind, shown
 from ismkit.utils.files import WEIGHT_SUMS, replacing, weights_file
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.seeding import stream
+from ismkit.utils.settings import import_named
 from ismkit.utils.weights import load_weights
 
 FEATURES_SHA256 = WEIGHT_SUMS["fashion_features"]
@@ -183,7 +184,8 @@ class Setting(NamedTuple):
     """One setting in which a model is scored.
 
     Attributes:
-        nfe: network evaluations per sample, a power of two in 1 .. 128.
+        nfe: network evaluations per sample, 1 or more; which ones a network can make is what it was trained on, see
+            :func:`ismkit.method.sampling.sample`.
         w: guidance strength, >= 0.
         n: number of samples.
         seed: of their noise.
@@ -192,10 +194,10 @@ class Setting(NamedTuple):
         >>> from ismkit import Setting
         >>> Setting(nfe=4, w=1.0, n=1000).cost  # rows through the networks: four steps, and the judge's own
         14000.0
-        >>> Setting(nfe=3, w=1.0, n=1000).check()
+        >>> Setting(nfe=0, w=1.0, n=1000).check()
         Traceback (most recent call last):
             ...
-        ValueError: nfe must be one of [1, 2, 4, 8, 16, 32, 64, 128] (the levels of this grid), got 3
+        ValueError: nfe must be an integer of at least 1, got 0
     """
 
     nfe: int
@@ -208,13 +210,19 @@ class Setting(NamedTuple):
         """Roughly how many rows pass through the network, those of the judge's networks included."""
         return float(self.n * (self.nfe + 10))
 
-    def check(self) -> None:
-        """Refuse a setting that the sampler cannot do.
+    def check(self, net: Network | None = None) -> None:
+        """Refuse a setting that the sampler cannot do, or not with a network.
+
+        Args:
+            net: the network; without one, what no network can do is refused.
 
         Raises:
-            ValueError: unless the sampler knows the number of evaluations and the strength, and there are samples.
+            ValueError: unless the number of evaluations is one, and one of those that the network was trained on; the
+                strength is none below 0; and there are samples.
         """
-        StepGrid().check_nfe(self.nfe)
+        check_count("nfe", self.nfe)
+        if net is not None:
+            check_nfe(net, self.nfe)
         if not isinstance(self.w, Real) or isinstance(self.w, bool) or not 0 <= self.w < math.inf:
             raise ValueError(f"w, the guidance strength, must be finite and at least 0, got {shown(self.w)}")
         check_count("n", self.n)
@@ -224,8 +232,10 @@ class Setting(NamedTuple):
 class Judge(Protocol):
     """Scores a network in one setting; what is called so may also have ``check(setting)``, which refuses one.
 
-    ``ismkit evaluate MODEL --judge my_judges:judge`` and :func:`ismkit.evaluation.scoring.evaluate` take an object with
-    this method, or a function that makes one for a device, ``judge(device)``.
+    ``ismkit evaluate MODEL --judge my_judges:judge``, :func:`ismkit.evaluation.scoring.evaluate` and sweeps
+    (:class:`ismkit.sweeps.sweep.Sweep`) take an object with this method, or a function that makes one for a device,
+    ``judge(device)``. Networks of steps to the data alone are sampled with the options that
+    :func:`ismkit.method.sampling.renoise_options` names.
 
     Example:
         The share of the points that lie on the right side:
@@ -254,6 +264,81 @@ class Judge(Protocol):
             Numbers by the names of the metrics, the same names for every setting.
         """
         ...
+
+
+#: A judge as it is given: an object, a function that makes one for a device, or the ``module:attribute`` of either.
+GivenJudge = Judge | Callable[[torch.device], Judge] | str
+
+
+def named_judge(judge: Any) -> Any:
+    """The judge that is given or named, or the function that makes one; ValueError for what is neither."""
+    found = import_named(judge, "judge") if isinstance(judge, str) else judge
+    if not callable(found) and not callable(getattr(found, "score", None)):
+        raise _no_judge(judge, found)
+    return found
+
+
+def make_judge(judge: Any, device: torch.device, settings: Iterable[Setting]) -> Judge:
+    """The judge that is given or named, or that a function makes for a device.
+
+    Args:
+        judge: a :data:`GivenJudge`.
+        device: where the networks live.
+        settings: those wanted.
+
+    Returns:
+        The judge.
+
+    Raises:
+        ValueError: for what is no judge, or where it refuses a setting.
+    """
+    found = named_judge(judge)
+    if callable(found) and (isinstance(found, type) or not hasattr(found, "score")):
+        found = found(device)
+    if not callable(getattr(found, "score", None)):
+        raise _no_judge(judge, found)
+    if callable(check := getattr(found, "check", None)):
+        for setting in settings:
+            check(setting)
+    return found
+
+
+def _no_judge(judge: Any, found: Any) -> ValueError:
+    given = judge if isinstance(judge, str) else shown(judge)
+    return ValueError(f"judge must have a method score(net, setting), or make what has, got {given}: {shown(found)}")
+
+
+def as_scores(found: Any, taken: Collection[str], before: Collection[str] | None = None) -> dict[str, float]:
+    """Read what a judge of one's own has returned.
+
+    Args:
+        found: what its ``score`` returned.
+        taken: names of other columns of the table.
+        before: the names that it returned for another setting.
+
+    Returns:
+        Python's numbers by their names.
+
+    Raises:
+        ValueError: unless it is numbers by names, as before and not those of other columns.
+
+    Example:
+        >>> import torch
+        >>> from ismkit.evaluation.judges import as_scores
+        >>> as_scores({"right": torch.tensor(0.5)}, taken=["nfe", "w", "n"])
+        {'right': 0.5}
+        >>> as_scores({"n": 3}, taken=["nfe", "w", "n"])
+        Traceback (most recent call last):
+        ValueError: judge must call no number n: the table has a column of that name
+    """
+    if not isinstance(found, Mapping) or not found or not all(isinstance(name, str) for name in found):
+        raise ValueError(f"judge must return numbers by their names, got {shown(found)}")
+    scores = {name: as_number(f"what judge calls {name}", value) for name, value in found.items()}
+    if before is not None and scores.keys() != {*before}:
+        raise ValueError(f"judge must return the same names for every setting, got {', '.join(scores)}")
+    if twice := [name for name in scores if name in taken]:
+        raise ValueError(f"judge must call no number {twice[0]}: the table has a column of that name")
+    return scores
 
 
 CURVED = 250  # samples whose paths are kept to measure their curvature
@@ -333,9 +418,7 @@ class PointJudge:
         y = torch.tensor(classes)[torch.arange(setting.n) % len(classes)]
         x0 = draw_noise(self.source, (setting.n, *self.data.x.shape[1:]), stream(setting.seed, "samples"))
         x0 = x0.to(self.device)
-        options: dict[str, Any] = {"source": self.source}
-        if step_lengths_of(net) == "to data":
-            options |= {"renoise": True, "generator": stream(setting.seed, "renoise")}
+        options = {"source": self.source, **renoise_options(net, setting.seed)}
         path = trajectory(net, x0, y.to(self.device), w=setting.w, nfe=setting.nfe, **options)
         drawn = path[-1].cpu()
         distances = [wasserstein2(drawn[y == c], self.data.x[self.data.y == c][: int((y == c).sum())]) for c in classes]
@@ -357,9 +440,10 @@ class FeatureJudge:
         features: from samples (B, ...) on ``device`` to features (B, F); of latents, it decodes them first.
         device: where the network lives.
         batch: samples at one time.
+        source: the distribution of the noise, that of the network's recipe.
 
     Raises:
-        TypeError: for other data.
+        TypeError: for other data, or a source that is none.
         ValueError: for data that is not finite, fewer than four rows, or features that are no function.
         UserWarning: a warning, for classes without rows.
 
@@ -386,8 +470,10 @@ class FeatureJudge:
     features: Callable[[Tensor], Tensor]
     device: torch.device
     batch: int = 500
+    source: Source | None = None
 
     def __post_init__(self) -> None:
+        check_source(self.source)
         if not isinstance(data := admit(self.data), Labelled):
             raise TypeError(f"data must be in memory, such as Labelled.of(x, y), got {type(self.data).__name__}")
         if len(data) < 4:
@@ -430,7 +516,7 @@ class FeatureJudge:
         return found, Moments(found)
 
     def score(self, net: Network, setting: Setting) -> dict[str, float]:
-        """Draw and score samples, labels in turn.
+        """Score samples, labels in turn; a network of steps to the data alone gets new noise after each but the last.
 
         Args:
             net: on ``device``, in eval mode.
@@ -446,15 +532,13 @@ class FeatureJudge:
         self.check(setting)
         classes = torch.tensor([c for c in range(self.data.num_classes) if c not in self.data.missing])
         y = classes[torch.arange(setting.n) % len(classes)]
-        x0 = torch.randn(setting.n, *self.data.shape, generator=stream(setting.seed, "samples"))
-        parts = zip(x0.split(self.batch), y.split(self.batch), strict=True)
-        drawn = torch.cat(
-            [
-                sample(net, noise.to(self.device), labels.to(self.device), w=setting.w, nfe=setting.nfe).cpu()
-                for noise, labels in parts
-            ]
-        )
-        features, (real, moments) = self._embedded(drawn), self._real
+        x0 = draw_noise(self.source, (setting.n, *self.data.shape), stream(setting.seed, "samples"))
+        drawn = []
+        for k, (noise, labels) in enumerate(zip(x0.split(self.batch), y.split(self.batch), strict=True)):
+            options = {"source": self.source, **renoise_options(net, setting.seed, k)}
+            part = noise.to(self.device), labels.to(self.device)
+            drawn.append(sample(net, *part, w=setting.w, nfe=setting.nfe, **options).cpu())
+        features, (real, moments) = self._embedded(torch.cat(drawn)), self._real
         check_finite("features of what net draws", features)
         precision, recall = precision_recall(features, real[: len(features)])
         return {"frechet": frechet(Moments(features), moments), "precision": precision, "recall": recall}
@@ -541,7 +625,7 @@ class FashionJudge:
             raise ValueError(
                 f"data must be latents of clothes, (n, {', '.join(map(str, SHAPE))}) in {len(CLOTHES)} classes, to be "
                 f"scored as clothes, got {tuple(data.x.shape)} in {data.num_classes}: leave images=False for points, "
-                "and score other images in your own code"
+                "and give a judge of your own for other images"
             )
 
     def draw(self, net: Network, y: Tensor, *, w: float, nfe: int, seed: int = 0, batch: int = 500) -> Tensor:
@@ -562,7 +646,7 @@ class FashionJudge:
             ValueError: for an NFE or a strength that the sampler cannot do.
         """
         options: dict[str, Any] = {"seed": seed, "device": self.device, "batch": batch, "source": self.source}
-        options["renoise"] = step_lengths_of(net) == "to data"
+        options["renoise"] = renoises(net)
         return draw_clothes(y, net, w=w, nfe=nfe, autoencoder=self.autoencoder, **options)
 
     def score_images(self, images: Tensor, y: Tensor) -> dict[str, float]:
@@ -603,7 +687,7 @@ class FashionJudge:
             seed=setting.seed,
             device=self.device,
             paths=CURVED,
-            renoise=step_lengths_of(net) == "to data",
+            renoise=renoises(net),
             source=self.source,
         )
         images = in_batches(self.autoencoder.decode, latents)
@@ -637,14 +721,14 @@ class FashionJudge:
             One :class:`Score` for each NFE and each strength.
 
         Raises:
-            ValueError: before any work, unless n is 100 .. 10 000 and the sampler knows every NFE and strength.
+            ValueError: before any work, unless n is 100 .. 10 000 and the network can do every NFE and strength.
         """
         if not 100 <= n <= 10_000:
             raise ValueError(f"n must be 100 .. 10000 samples (there are 10000 test images), got {n}")
         strengths = [float(strength) for strength in w]
         settings = [Setting(evaluations, strength, n, seed) for evaluations in nfe for strength in strengths]
         for setting in settings:
-            setting.check()
+            setting.check(net)
         return [
             Score(nfe=setting.nfe, w=setting.w, n=n, **self.score(net, setting))  # type: ignore[typeddict-item]
             for setting in progress_bar(settings, show=progress, desc="scoring", unit="setting")

@@ -12,6 +12,7 @@ was making. Other programs read them as ADM's .npz or as a folder of PNG files.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -28,16 +29,17 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from ismkit.evaluation.judges import Setting
-from ismkit.method.path import draw_noise
-from ismkit.method.sampling import sample
+from ismkit.method.path import Source, check_source, draw_noise
+from ismkit.method.sampling import renoises, sample
 from ismkit.utils.checks import check_count, check_kind
 from ismkit.utils.files import replacing
+from ismkit.utils.keys import identity
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.seeding import stream
 from ismkit.utils.store import Store
 
 BLOCK = 100  # samples whose noise comes from one stream: 50 000 streams of 32 bits would hold pairs of equal noise
-#: What is the same for all sets, and stands in each manifest.
+#: What is the same for all sets of steps along the path from normal noise, and stands in each manifest.
 PROTOCOL = {
     "labels": "in turn: sample i has label i mod the number of classes",
     "noise": f"standard normal, float32, one stream for every {BLOCK} samples",
@@ -62,11 +64,54 @@ class Decoder(Protocol):
         ...
 
 
-def noise(seed: int, start: int, stop: int, shape: tuple[int, ...]) -> Tensor:
-    """Noise of the samples ``start .. stop - 1``, ``(stop - start, *shape)``: a function of the seed and numbers."""
+def noise(
+    seed: int,
+    start: int,
+    stop: int,
+    shape: tuple[int, ...],
+    source: Source | None = None,
+    place: tuple[int | str, ...] = ("samples",),
+) -> Tensor:
+    """Noise of the samples ``start .. stop - 1``, ``(stop - start, *shape)``: a function of the seed and numbers.
+
+    Example:
+        >>> from ismkit.evaluation.samples import noise
+        >>> noise(0, 150, 152, (3,)).equal(noise(0, 0, 200, (3,))[150:152])
+        True
+    """
     first, last = start // BLOCK, math.ceil(stop / BLOCK)
-    blocks = [draw_noise(None, (BLOCK, *shape), stream(seed, "samples", k)) for k in range(first, last)]
+    blocks = [draw_noise(source, (BLOCK, *shape), stream(seed, *place, k)) for k in range(first, last)]
     return torch.cat(blocks)[start - first * BLOCK : stop - first * BLOCK]
+
+
+def fresh_noise(seed: int, start: int, stop: int, source: Source | None) -> Source:
+    """What the sampler of samples ``start .. stop - 1`` adds after each step but the last, in this order.
+
+    It too is a function of the seed, the sample and the step alone, so that it needs no generator: the one that the
+    sampler gives would depend on which samples are drawn together.
+    """
+    steps = itertools.count(1)
+
+    def drawn(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return noise(seed, start, stop, shape[1:], source, ("renoise", next(steps)))
+
+    return drawn
+
+
+def protocol(net: nn.Module, nfe: int, source: Source | None) -> dict[str, Any]:
+    """How samples are drawn, in words and by the identity of the source: a part of what they are a function of.
+
+    Raises:
+        ValueError: for a source that has no identity.
+    """
+    found: dict[str, Any] = dict(PROTOCOL)
+    if source is not None:
+        found["noise"] = f"of the recipe's source, one stream for every {BLOCK} samples"
+        parts = identity(source, "source").items()
+        found["source"] = ", ".join(f"{path.removeprefix('source').lstrip('.')} {text}".strip() for path, text in parts)
+    if renoises(net) and nfe > 1:
+        found["sampler"] = "jumps to the data and back by fresh noise, one network call per step"
+    return found
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -173,6 +218,7 @@ def draw(
     model: Mapping[str, Any],
     batch: int = 100,
     per_file: int = 500,
+    source: Source | None = None,
     progress: bool | None = None,
 ) -> SampleSet:
     """Draw a complete set of samples, or resume one; under several processes every one of them calls this.
@@ -185,13 +231,16 @@ def draw(
         model: JSON that identifies the model: ``sha256`` of its file.
         batch: samples at one time.
         per_file: samples per file.
+        source: the distribution of the noise, that of the network's recipe.
         progress: show a bar; by default in the first process unless the environment says CI.
 
     Returns:
         The set.
 
     Raises:
-        ValueError: before any work, for a setting that the sampler does not know.
+        TypeError: before any work, for a source that is none.
+        ValueError: before any work, for a setting that the sampler cannot do with this network, or a source that has no
+            identity.
         SampleError: if the folder holds another set or an altered one, the disk is too small, or a sample is NaN.
         OSError: if a file cannot be written; what is there stays.
 
@@ -214,7 +263,8 @@ def draw(
         (4, 8, True)
     """
     check_kind("setting", setting, Setting)
-    setting.check()
+    setting.check(net)
+    check_source(source)
     batch, per_file = check_count("batch", batch), check_count("per_file", per_file)
     folder, state, shape = Path(folder), PartialState(), latent_shape(net)
     num_classes, size = int(net.num_classes), (3, *(side * vae.factor for side in shape[1:]))  # type: ignore[arg-type]
@@ -226,7 +276,7 @@ def draw(
         "n": setting.n,
     }
     wanted |= {"seed": setting.seed, "num_classes": num_classes, "latents": shape, "images": size, "per_file": per_file}
-    wanted = json.loads(json.dumps(wanted | PROTOCOL))
+    wanted = json.loads(json.dumps(wanted | protocol(net, setting.nfe, source)))
     count, store = math.ceil(setting.n / per_file), _files(folder, wanted)
     # One process looks, or the others might see the first new files; a refusal is raised by all of them alike.
     plan: list[Any] = [_pending(folder, wanted, count) if state.is_main_process else None]
@@ -241,7 +291,7 @@ def draw(
             start, stop = k * per_file, min(setting.n, (k + 1) * per_file)
             images = []
             for low in range(start, stop, batch):
-                images.append(_images(net, vae, setting, low, min(stop, low + batch), shape, num_classes))
+                images.append(_images(net, vae, setting, low, min(stop, low + batch), shape, source))
                 bar.update(len(images[-1]))
             store.write(_name(k), {}, {"images": torch.cat(images), "y": torch.arange(start, stop) % num_classes})
     state.wait_for_everyone()
@@ -262,12 +312,22 @@ def draw(
 
 @torch.no_grad()
 def _images(
-    net: nn.Module, vae: Decoder, setting: Setting, start: int, stop: int, shape: tuple[int, ...], num_classes: int
+    net: nn.Module,
+    vae: Decoder,
+    setting: Setting,
+    start: int,
+    stop: int,
+    shape: tuple[int, ...],
+    source: Source | None,
 ) -> Tensor:
     device = next(net.parameters()).device
-    y = torch.arange(start, stop) % num_classes
-    x0 = noise(setting.seed, start, stop, shape).to(device)
-    latents = sample(net, x0, y.to(device), w=setting.w, nfe=setting.nfe)
+    y = torch.arange(start, stop) % int(net.num_classes)  # type: ignore[arg-type]
+    x0 = noise(setting.seed, start, stop, shape, source).to(device)
+    options: dict[str, Any] = {"w": setting.w, "nfe": setting.nfe}
+    if renoises(net):
+        options |= {"renoise": True, "generator": torch.Generator()}
+        options["source"] = fresh_noise(setting.seed, start, stop, source)
+    latents = sample(net, x0, y.to(device), **options)
     images = vae.decode(latents)
     for what, x in (("latent", latents), ("image", images)):
         good = x.isfinite().flatten(1).all(1)

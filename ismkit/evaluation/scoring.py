@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,15 +15,14 @@ from ismkit.data.decoding import ENDINGS, PictureError, picture_bytes, picture_f
 from ismkit.evaluation import tables
 from ismkit.evaluation.extractors import Extractor, load_extractor
 from ismkit.evaluation.fidelity import METRICS, ImageJudge, choose
-from ismkit.evaluation.judges import FashionJudge, Judge, Setting, as_text, write_csv
+from ismkit.evaluation.judges import FashionJudge, GivenJudge, Setting, as_scores, as_text, make_judge, write_csv
 from ismkit.evaluation.options import ImageOptions
 from ismkit.evaluation.reference import Reference, folder_images, load_reference, make_reference
 from ismkit.evaluation.samples import SampleSet, export_npz, export_png, latent_shape
 from ismkit.imagenet.vae import PINNED, ImageVAE
-from ismkit.models.saved import RELEASED, Maker, check_normal, load_generator, load_named, load_sampler
-from ismkit.utils.checks import as_number, check_form, shown
+from ismkit.models.saved import RELEASED, Maker, check_clothes, check_normal, load_named, load_sampler
+from ismkit.utils.checks import check_form
 from ismkit.utils.files import DataError, destination, expanded, file_sum, json_sum, out_dir
-from ismkit.utils.settings import import_named
 
 
 class Scores(NamedTuple):
@@ -70,7 +69,7 @@ def evaluate(
     n: int | None = None,
     seed: int = 0,
     network: Maker | None = None,
-    judge: Judge | Callable[[torch.device], Judge] | str | None = None,
+    judge: GivenJudge | None = None,
     device: str | None = None,
     out: str | os.PathLike[str] | None = None,
     images: ImageOptions | None = None,
@@ -81,7 +80,8 @@ def evaluate(
 
     Args:
         model: the recipe of a released model, or a file of :func:`ismkit.models.saved.save_model`.
-        nfe: network evaluations per sample, powers of two in 1 .. 128.
+        nfe: network evaluations per sample: powers of two in 1 .. 128, or any of a network that was trained on steps
+            of any length.
         w: guidance strengths, >= 0.
         n: samples per setting; of clothes 100 .. 10 000 (default: 2000), of images any number (default: 50 000).
         seed: of the noise.
@@ -97,7 +97,8 @@ def evaluate(
         The rows, the same as text, and what was written.
 
     Raises:
-        ValueError: for settings that do not fit, before any work; for what is no judge, or does not return numbers.
+        ValueError: for settings that do not fit, before any work; for a number of evaluations that the network was
+            not trained on, before anything is drawn; for what is no judge, or does not return numbers.
         CheckpointError: if the model cannot be read.
 
     Example:
@@ -117,15 +118,17 @@ def evaluate(
         settings = [setting._replace(n=n or 2000) for setting in settings]
         return _judged(model, settings, network, judge, device_at_hand(device), out, images)
     if model in RELEASED and not images.vae:
-        return _clothes(model, settings, n or 2000, network, device, out, images)
+        return _clothes(model, None, settings, n or 2000, device, out, images)
     net, card = load_sampler(model, network=network)
     if not isinstance(card, dict):  # a card is any JSON
         card = {}
     check_normal(card, model)
     if card.get("vae"):
         check_form(f"the card of {model}", card, {"vae": dict})
+    for setting in settings:
+        setting.check(net)
     if not (images.vae or card.get("vae")):
-        return _clothes(model, settings, n or 2000, network, device, out, images)
+        return _clothes(model, net, settings, n or 2000, device, out, images)
     settings = [setting._replace(n=n or tables.PAPER_N) for setting in settings]
     return _images(Path(model), net.to(device_at_hand(device)), card, settings, out, images)
 
@@ -134,17 +137,6 @@ def _refuse_options(images: ImageOptions, why: str) -> None:
     """Raise ValueError if there are options that go with models of image latents alone."""
     if changed := [f.name for f in fields(images) if getattr(images, f.name) != f.default]:
         raise ValueError(f"--{changed[0]} goes with a model of image latents: {why}")
-
-
-def _judge_of(judge: Any, device: torch.device) -> Judge:
-    """The judge that is given or named, or that a function makes for a device; ValueError for what is none."""
-    found = import_named(judge, "judge") if isinstance(judge, str) else judge
-    if callable(found) and (isinstance(found, type) or not hasattr(found, "score")):
-        found = found(device)
-    if not callable(getattr(found, "score", None)):
-        given = judge if isinstance(judge, str) else shown(judge)
-        raise ValueError(f"judge must have a method score(net, setting), or make what has, got {given}: {shown(found)}")
-    return found
 
 
 def _judged(
@@ -160,38 +152,38 @@ def _judged(
     _refuse_options(images, "a judge of your own has settings of its own")
     if out:
         destination(out := expanded(out))
-    mine = _judge_of(judge, device)
-    for setting in settings:
-        if callable(check := getattr(mine, "check", None)):
-            check(setting)
+    mine = make_judge(judge, device, settings)
     net, _ = load_named(model, network=network)
+    for setting in settings:
+        setting.check(net)
     net = net.to(device)
     rows: list[dict[str, Any]] = []
+    scores: dict[str, float] | None = None
     for setting in settings:
-        scores = mine.score(net, setting)
-        if not isinstance(scores, Mapping) or not all(isinstance(name, str) for name in scores):
-            raise ValueError(f"judge must return numbers by their names, got {shown(scores)}")
-        row = {name: as_number(f"what judge calls {name}", value) for name, value in scores.items()}
-        if rows and row.keys() != {*rows[0]} - {"nfe", "w", "n"}:
-            raise ValueError(f"judge must return the same names for every setting, got {', '.join(row)}")
-        rows.append({"nfe": setting.nfe, "w": setting.w, "n": setting.n, **row})
+        asked = {"nfe": setting.nfe, "w": setting.w, "n": setting.n}
+        scores = as_scores(mine.score(net, setting), taken=asked, before=scores)
+        rows.append(asked | scores)
     return Scores(rows, as_text(rows), [("table", write_csv(rows, out))] if out else [])
 
 
 def _clothes(
     model: str | os.PathLike[str],
+    net: torch.nn.Module | None,
     settings: list[Setting],
     n: int,
-    network: Maker | None,
     device: str | None,
     out: str | os.PathLike[str] | None,
     images: ImageOptions,
 ) -> Scores:
+    """Scores of clothes; without a network, of the released model."""
     _refuse_options(images, f"{model} draws clothes (or give --vae)")
     if out:
         destination(out := expanded(out))  # what cannot be written is refused before anything is drawn
+    if net is None:
+        net, _ = load_named(model)
+    check_clothes(net, model)
     where = device_at_hand(device)
-    judge, net = FashionJudge.load(where), load_generator(model, network=network).to(where)
+    judge, net = FashionJudge.load(where), net.to(where)
     nfe, w = (list(dict.fromkeys(values)) for values in zip(*((s.nfe, s.w) for s in settings), strict=True))
     rows = judge.table(net, nfe=nfe, w=w, n=n, seed=settings[0].seed)
     return Scores([dict(row) for row in rows], as_text(rows), [("table", write_csv(rows, out))] if out else [])
@@ -224,7 +216,7 @@ def _images(
     rows = judge.table(net, settings)
     if not state.is_main_process:
         return Scores(rows, "", [])
-    protocol = judge.protocol(settings[0])
+    protocol = judge.protocol(max(settings, key=lambda setting: setting.nfe))  # one step needs no fresh noise
     files = [("table", table) for table in tables.write(rows, metrics, protocol, folder)]
     for setting in settings:
         samples = SampleSet.open(judge.place(setting))

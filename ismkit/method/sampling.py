@@ -26,6 +26,7 @@ from ismkit.method.path import (
     step_lengths_of,
 )
 from ismkit.utils.checks import check_count, check_finite, check_name, check_number, shown
+from ismkit.utils.seeding import stream
 
 
 def _check(net: Network, x0: Tensor, y: Tensor) -> None:
@@ -82,14 +83,90 @@ def _check_times(times: Any) -> list[float]:
     return found
 
 
-def _equal_times(net: Network, nfe: Any, grid: StepGrid, renoise: bool) -> list[float]:
-    """Times of ``nfe`` equal steps, if the network was trained on what they ask."""
+def renoises(net: Network) -> bool:
+    """Whether a network is sampled with fresh noise between its steps: one of steps to the data alone is.
+
+    Judges and what else draws without being told how go by this. The noise is that of :func:`renoise_options`.
+
+    Args:
+        net: a network.
+
+    Returns:
+        The value of ``renoise`` for :func:`sample`.
+
+    Example:
+        >>> from ismkit.method.sampling import renoises
+        >>> def net(x, t, d, w, y):
+        ...     return x
+        >>> renoises(net)
+        False
+        >>> net.step_lengths = "to data"
+        >>> renoises(net)
+        True
+    """
+    return step_lengths_of(net) == "to data"
+
+
+def renoise_options(net: Network, seed: int, *place: int | str) -> dict[str, Any]:
+    """Name the options of :func:`sample` by which a network makes any number of the steps that it was trained on.
+
+    Args:
+        net: a network.
+        seed: of the fresh noise.
+        place: more of its place, such as the number of a batch: see :func:`ismkit.utils.seeding.stream`.
+
+    Returns:
+        ``renoise`` and a ``generator`` where :func:`renoises` says so, else nothing.
+
+    Example:
+        >>> import torch
+        >>> from ismkit import sample
+        >>> from ismkit.method.sampling import renoise_options
+        >>> def net(x, t, d, w, y):  # jumps to 1, from anywhere
+        ...     return (1 - x) / (1 - t)[:, None]
+        >>> renoise_options(net, 0)
+        {}
+        >>> net.step_lengths = "to data"
+        >>> sample(net, torch.zeros(2, 1), torch.tensor([0, 0]), nfe=3, **renoise_options(net, 0)).flatten()
+        tensor([1., 1.])
+    """
+    return {"renoise": True, "generator": stream(seed, "renoise", *place)} if renoises(net) else {}
+
+
+def check_nfe(net: Network, nfe: int, grid: StepGrid | None = None, *, renoise: bool | None = None) -> int:
+    """Refuse a number of equal steps that a network was not trained on, before anything is drawn.
+
+    This is the one rule of the sampler, of judges and of sweeps.
+
+    Args:
+        net: says by its attribute ``step_lengths`` which steps it was trained on; see :func:`sample`.
+        nfe: NFE, the number of equal steps.
+        grid: the dyadic grid of training; by default the network's, or N = 128 where it has no attribute ``grid``.
+        renoise: whether there is fresh noise between the steps; by default as :func:`renoises` says.
+
+    Returns:
+        The number.
+
+    Raises:
+        ValueError: if the network was not trained on such steps, or ``nfe`` is no number of steps.
+
+    Example:
+        >>> from ismkit.method.sampling import check_nfe
+        >>> def net(x, t, d, w, y):
+        ...     return x
+        >>> check_nfe(net, 4)
+        4
+        >>> net.step_lengths = "any"
+        >>> check_nfe(net, 3)
+        3
+    """
     lengths = step_lengths_of(net)
+    renoise = renoises(net) if renoise is None else renoise
     if lengths == "dyadic":
         try:
-            grid.check_nfe(nfe)
+            (grid or grid_of(net) or StepGrid()).check_nfe(nfe)
         except ValueError as error:
-            raise ValueError(f"{error}, those of net: for others give times, (0, 0.3, 1)") from error
+            raise ValueError(f"{error}, those of net: for others give times, (0, 0.3, 1), to sample") from error
         if renoise and nfe > 2:
             why = (
                 "net was trained on steps of the dyadic grid; renoise with times=(0, 1/2, 3/4, 1) asks for those alone"
@@ -101,7 +178,7 @@ def _equal_times(net: Network, nfe: Any, grid: StepGrid, renoise: bool) -> list[
             f"nfe must be 1 without renoise=True, got {nfe}: net was trained on steps to the data alone; "
             "times=(0, 0.3, 1) are taken as they are"
         )
-    return [k / nfe for k in range(nfe + 1)]
+    return nfe
 
 
 def _check_renoise(renoise: Any, generator: Any) -> None:
@@ -122,7 +199,8 @@ def _plan(
     if times is None:
         if grid is None and step_lengths_of(net) == "dyadic":
             grid = StepGrid()
-        return _equal_times(net, nfe, grid or StepGrid(), renoise), grid
+        count = check_nfe(net, nfe, grid, renoise=renoise)
+        return [k / count for k in range(count + 1)], grid
     partition = _check_times(times)
     if nfe not in (usual, len(partition) - 1):
         raise ValueError(f"nfe must be left out beside times, which have {len(partition) - 1} steps, got {shown(nfe)}")

@@ -485,6 +485,28 @@ def load_generator(model: str | os.PathLike[str] = "ism_plus", *, network: Maker
     """
     net, card = load_named(model, network=network)
     check_normal(card, model)
+    check_clothes(net, model)
+    return net
+
+
+def check_clothes(net: nn.Module, model: str | os.PathLike[str]) -> None:
+    """Refuse a network that draws no latents of clothes.
+
+    Args:
+        net: of a model, on the CPU.
+        model: its name, for the message.
+
+    Raises:
+        ValueError: for a network of samples of another shape, or of other classes.
+
+    Example:
+        >>> from ismkit import ToyMLP
+        >>> from ismkit.models.saved import check_clothes
+        >>> check_clothes(ToyMLP(dim=256, width=8, depth=1, num_classes=10), "model.safetensors")
+        >>> check_clothes(ToyMLP(dim=2, width=8, depth=1), "model.safetensors")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: model.safetensors holds a ToyMLP that draws no clothes: use a model of fashion-laptop
+    """
     one = torch.ones(1)
     try:
         net(torch.ones(1, *SHAPE), one, one, one, one.long())
@@ -493,4 +515,3 @@ def load_generator(model: str | os.PathLike[str] = "ism_plus", *, network: Maker
         fits = False
     if not fits:
         raise ValueError(f"{model} holds a {type(net).__name__} that draws no clothes: use a model of fashion-laptop")
-    return net

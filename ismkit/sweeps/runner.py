@@ -7,12 +7,13 @@ What a trial has done lies in files of one folder (on a cluster: one that all ma
 at all::
 
     trials/KEY.json           settings, and one row of scores per setting of the protocol, written after each setting
+    trials/KEY-JUDGE.json     the same by a judge of one's own
     models/KEY.safetensors    the trained network (slow average, half precision)
     runs/KEY/                 checkpoints while it trains
 
 So a sweep that was killed is resumed where it was: what is trained is not trained again, what is scored is not scored
 again, and a later protocol with more settings only adds these. The key is a checksum of the settings and the seed, not
-of names, so that sweeps in one folder share what they have in common.
+of names, so that sweeps in one folder share what they have in common; so is that of a judge.
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from ismkit.data.doors import admit
-from ismkit.evaluation.judges import FashionJudge, Judge, PointJudge, Setting
+from ismkit.evaluation.judges import FashionJudge, GivenJudge, Judge, PointJudge, Setting, as_scores, make_judge
+from ismkit.method.guidance import TwoPassCFG
+from ismkit.method.recipes import velocity_target
 from ismkit.models.saved import NETWORKS, check_saveable, load_sampler, save_model
 from ismkit.sweeps import cluster, processes
-from ismkit.sweeps.sweep import Trial, table
+from ismkit.sweeps.sweep import COLUMNS, Trial, table
 from ismkit.training.options import Saving
-from ismkit.training.runs import train_run
+from ismkit.training.runs import Run, train_run
 from ismkit.utils.files import expanded, locked
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.settings import describe
@@ -56,6 +60,10 @@ Engine = Callable[..., "Generator[tuple[Trial, str | None]]"]
 
 class SweepError(RuntimeError):
     """Trials failed; the others are done and kept."""
+
+
+#: The judges of one's own that this process has made: they may keep what they know of their reference.
+_OWN: dict[tuple[str, str], Judge] = {}
 
 
 @cache
@@ -83,7 +91,7 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
         report(trial.cost)
         return
     # What cannot be scored is found before it is trained.
-    data = None if trial.run.images and model.exists() else trial.run.load()
+    data = None if (trial.run.images or trial.judge is not None) and model.exists() else trial.run.load()
     judge = _judge(trial, data, device)
     if not model.exists():
         per_step = training / trial.run.steps
@@ -113,6 +121,10 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
 
 def _judge(trial: Trial, data: Any, device: str) -> Judge:
     """What scores a trial; ValueError or TypeError for data or a setting that it cannot."""
+    if trial.judge is not None:
+        kept = str(trial.judged_by), device
+        _OWN[kept] = make_judge(_OWN.get(kept, trial.judge), torch.device(device), trial.settings)
+        return _OWN[kept]
     if trial.run.images:
         if data is not None:
             FashionJudge.check_data(admit(data))
@@ -143,13 +155,18 @@ def _score(
         if setting in left:
             began = time.perf_counter()
             scores = judge.score(net, setting)
+            if trial.judge is not None:
+                before = next((entry["scores"] for entry in result["settings"]), None)
+                scores = as_scores(scores, [*COLUMNS, *dict(trial.labels)], before)
+            if bad := next((name for name, value in scores.items() if not math.isfinite(value)), None):
+                raise ValueError(f"what judge calls {bad} must be finite to be kept, got {scores[bad]}")
             seconds = time.perf_counter() - began
             scored = {f"scored_{name}": value for name, value in here.items()}
             result["settings"].append(
                 {"setting": tuple(setting), "scores": scores, "seconds": seconds, "scored": scored}
             )
             about = {name: card[name] for name in ("run", "seed", "trained")}
-            store.write(f"{trial.key}.json", {**about, **result})
+            store.write(trial.result_name, {**about, **result})
         report(setting.cost)
 
 
@@ -195,18 +212,27 @@ def _environments(workers: int, gpus: float) -> list[dict[str, str]]:
     return [{"CUDA_VISIBLE_DEVICES": device} for device in processes.share_devices(devices, gpus, workers)]
 
 
+def _as_sampled(run: Run, net: nn.Module) -> nn.Module:
+    """A network as :func:`ismkit.models.saved.load_sampler` will give it, which says what steps it makes."""
+    net.step_lengths = run.recipe.rows.step_lengths  # type: ignore[assignment]  # as `fit` does
+    return TwoPassCFG(net, 1) if run.recipe.target is velocity_target else net
+
+
 def _merged(trials: list[Trial]) -> dict[str, Trial]:
     """The trials by their keys, each once with all settings; ValueError for one that cannot be."""
     for trial in trials:
         trial.run.recipe.rows.blocks(trial.run.batch_size)
-        check_saveable(trial.run.build(1))  # a network that cannot be is refused here, not once per trial
+        check_saveable(net := trial.run.build(1))  # a network that cannot be is refused here, not once per trial
+        sampler = _as_sampled(trial.run, net)
         for setting in trial.settings:
-            setting.check()
-            if trial.run.images and setting.n > 10_000:
+            setting.check(sampler)
+            if trial.run.images and trial.judge is None and setting.n > 10_000:
                 raise ValueError(f"n must be at most 10000, the number of test images, got {setting.n}")
     merged: dict[str, Trial] = {}
     for trial in trials:
         same = merged.get(trial.key, trial)
+        if same.result_name != trial.result_name:  # it also refuses a judge that cannot be told from others
+            raise ValueError(f"judge must be one for all trials of one training, got two for {trial.variant}")
         merged[trial.key] = dataclasses.replace(same, settings=tuple(dict.fromkeys((*same.settings, *trial.settings))))
     return merged
 
@@ -230,6 +256,7 @@ def run_trials(
     trials: Iterable[Trial],
     folder: str | os.PathLike[str],
     *,
+    judge: GivenJudge | None = None,
     workers: int | None = None,
     gpus: float = 0.0,
     address: str | None = None,
@@ -240,6 +267,8 @@ def run_trials(
     Args:
         trials: of a sweep.
         folder: of results, models and checkpoints.
+        judge: what scores all trials, as for :func:`ismkit.evaluation.scoring.evaluate`, in place of each one's own;
+            a function that makes it is called in each worker.
         workers: trials at one time on this machine, by default one per core; each computes on one thread.
         gpus: of one trial: 1/8 trains eight on one GPU, which small networks leave idle otherwise.
         address: of a Ray cluster that this machine belongs to (``HOST:6379``, or ``auto``), where all machines see
@@ -250,7 +279,8 @@ def run_trials(
         :func:`ismkit.sweeps.sweep.table` of the trials.
 
     Raises:
-        ValueError: if a trial or an argument cannot be, or another sweep works in the folder, before any work.
+        ValueError: if a trial or an argument cannot be, such as a judge that cannot be told from others, or another
+            sweep works in the folder, before any work.
         CheckpointError: for a network that no model file can hold, before any work.
         ClusterError: if there is no Ray, or no cluster at the address.
         SweepError: when all others are done, if trials failed; their messages in its text.
@@ -258,6 +288,8 @@ def run_trials(
     trials, folder = list(trials), expanded(folder).absolute()
     if not trials:
         raise ValueError("trials must be one or more, got none")
+    if judge is not None:
+        trials = [dataclasses.replace(trial, judge=judge) for trial in trials]
     merged, engine = _merged(trials), _engine(workers, gpus, address)
     total, done = sum(trial.cost for trial in merged.values()), dict.fromkeys(merged, 0.0)
     ended, failures = 0, []

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ismkit.evaluation.judges import Setting
+from ismkit.evaluation.judges import GivenJudge, Setting, named_judge
 from ismkit.method.recipes import velocity_target
 from ismkit.sweeps.studies import mean_interval
 from ismkit.training.runs import Run, change_run
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+#: Columns of :func:`table` beside labels and scores.
+COLUMNS = (
+    *("variant", "recipe", "seed", "nfe", "calls", "w", "n", "noise"),
+    *("scored_device", "scored_torch", "scored_python"),
+    *("steps", "seconds_per_step", "device", "torch", "python", "key"),
+)
 #: The form of a trial's file.
 _RESULT = {"settings": [{"setting": [float], "scores": dict, "scored": dict}], "trained": dict}
 
@@ -47,6 +53,11 @@ class Trial:
         seed: of weights, data order and noise; trials with equal seeds pair.
         settings: the protocol: what is measured of the trained network.
         labels: more columns of the table, such as the value of a swept parameter.
+        judge: what scores it, as for :func:`ismkit.evaluation.scoring.evaluate`; by default points and clothes are
+            scored by the kit's own.
+
+    Raises:
+        ValueError: for a seed that is none, or what is no judge.
 
     Example:
         What is trained has a key, whatever it is called; another seed is another training:
@@ -65,9 +76,12 @@ class Trial:
     seed: int
     settings: tuple[Setting, ...]
     labels: tuple[tuple[str, Any], ...] = ()
+    judge: GivenJudge | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", as_integer(self.seed))
+        if self.judge is not None:
+            object.__setattr__(self, "judge", named_judge(self.judge))
 
     @property
     def identity(self) -> dict[str, str]:
@@ -79,13 +93,25 @@ class Trial:
         """Checksum of what is trained, 12 hexadecimal digits."""
         return json_sum(self.identity)[:12]
 
+    @property
+    def judged_by(self) -> dict[str, str]:
+        """The judge as text, nothing for the kit's own; ValueError for one that cannot be told from others."""
+        return {} if self.judge is None else identity(self.judge, "judge")
+
+    @property
+    def result_name(self) -> str:
+        """The file of its results, ``KEY.json``; with a judge of one's own ``KEY-JUDGE.json``."""
+        judge = self.judged_by
+        return f"{self.key}-{json_sum(judge)[:8]}.json" if judge else f"{self.key}.json"
+
     def results(self, folder: Path) -> Store:
-        """Where its results are kept in the folder of a sweep, as ``KEY.json``."""
-        return Store(folder / "trials", self.identity, remedy="delete it, and the same command does the trial again")
+        """Where its results are kept in the folder of a sweep, as :attr:`result_name`: those of this judge alone."""
+        remedy = "delete it, and the same command does the trial again"
+        return Store(folder / "trials", self.identity | self.judged_by, remedy=remedy)
 
     def result(self, folder: Path) -> dict[str, Any] | None:
         """What is written of it in the folder of a sweep, None if it was not begun; DataError for no such file."""
-        store, name = self.results(folder), f"{self.key}.json"
+        store, name = self.results(folder), self.result_name
         if name not in store:
             return None
         found = store.read(name, _RESULT).value
@@ -95,7 +121,7 @@ class Trial:
         return found
 
     def __getstate__(self) -> dict[str, Any]:
-        self.key  # noqa: B018 - what the run needs of a notebook's cells is read here, and goes along
+        self.result_name  # noqa: B018 - what run and judge need of a notebook's cells is read here, and goes along
         return {**self.__dict__, "_cells": cells()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -119,6 +145,9 @@ class Sweep:
         seeds: each trains every variant with the same weights, data and noise.
         settings: the protocol.
         labels: more columns of the table, by variant.
+        judge: what scores all trials, as for :func:`ismkit.evaluation.scoring.evaluate`: needed for data that are
+            neither points nor clothes. It is told from others by :func:`ismkit.utils.keys.identity`, so that an edited
+            one scores again.
 
     Example:
         The method at three pools and two seeds:
@@ -138,11 +167,13 @@ class Sweep:
     seeds: tuple[int, ...]
     settings: tuple[Setting, ...]
     labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    judge: GivenJudge | None = None
 
     def trials(self) -> list[Trial]:
         """List all trials, seed by seed; the name of the sweep is a label of each."""
+        labels = {name: (("sweep", self.name), *self.labels.get(name, {}).items()) for name in self.runs}
         return [
-            Trial(variant, run, seed, self.settings, (("sweep", self.name), *self.labels.get(variant, {}).items()))
+            Trial(variant, run, seed, self.settings, labels[variant], self.judge)
             for seed, (variant, run) in product(self.seeds, self.runs.items())
         ]
 
@@ -191,7 +222,7 @@ def table(trials: Iterable[Trial], folder: str | os.PathLike[str]) -> pd.DataFra
 
     Args:
         trials: those wanted; what else is in the folder is left out.
-        folder: of the sweep, with one file ``trials/KEY.json`` for each trial that was begun.
+        folder: of the sweep, with one file in ``trials`` for each trial and judge that was begun.
 
     Returns:
         A pandas table. Columns: variant, recipe, the labels, seed; nfe, calls of the network, w, n, noise (its seed);

@@ -20,8 +20,8 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from ismkit.method.path import Query, Source, StepGrid, draw_noise, step_lengths_of
-from ismkit.method.sampling import sample
+from ismkit.method.path import Query, Source, StepGrid, draw_noise
+from ismkit.method.sampling import renoise_options, sample
 from ismkit.training.loop import StepReport, TrainState
 from ismkit.training.options import named_tracker
 from ismkit.utils.seeding import stream
@@ -137,9 +137,7 @@ class SampleGrid:
         device = next(net.parameters()).device
         x0 = draw_noise(self.source, (len(self.classes), *self.shape), stream(self.seed, "grid")).to(device)
         y = torch.tensor(self.classes, device=device)
-        options: dict[str, Any] = {"w": self.w, "source": self.source}
-        if step_lengths_of(net) == "to data":
-            options |= {"renoise": True, "generator": stream(self.seed, "renoise")}
+        options = {"w": self.w, "source": self.source, **renoise_options(net, self.seed)}
         return [sample(net, x0, y, nfe=steps, **options) for steps in self.nfe]
 
     @torch.no_grad()

@@ -169,6 +169,24 @@ def test_table_has_a_row_for_each_setting_and_the_protocol_names_what_it_depends
         assert fact in told
 
 
+def uniform(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    return torch.rand(shape, generator=generator)
+
+
+def test_the_protocol_names_the_source_and_the_fresh_noise(
+    tmp_path: Path, small: Extractor, reference: Reference
+) -> None:
+    scorer = replace(judge(tmp_path / "out", small, reference), source=uniform)
+    net = tiny_dit()
+    net.step_lengths = "to data"  # type: ignore[assignment]
+    (row,) = scorer.table(net, [setting := Setting(3, 0.0, 30)])
+    assert row["nfe"] == 3
+    told = scorer.protocol(setting)
+    assert told["sampler"] == "jumps to the data and back by fresh noise, one network call per step"
+    assert told["source"].startswith(f"{__name__}.uniform, source ")
+    assert told["noise"].startswith("of the recipe's source")
+
+
 # ---------------------------------------------------------------- refusals
 
 

@@ -28,7 +28,7 @@ from ismkit.evaluation.judges import (
     write_csv,
 )
 from ismkit.evaluation.metrics import Moments, curvature, frechet, spectrum_error
-from ismkit.method.path import Query
+from ismkit.method.path import Query, StepGrid
 from ismkit.method.sampling import trajectory
 from ismkit.models.nets import DiT
 from ismkit.utils.seeding import stream
@@ -255,9 +255,10 @@ def test_printed_table_names_and_aligns_its_columns() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        (Setting(3, 0.0, 100), r"nfe must be one of \[1, 2, 4, .*128\] .*, got 3"),
-        (Setting(0, 0.0, 100), "got 0"),
-        (Setting(256, 0.0, 100), "got 256"),
+        (Setting(0, 0.0, 100), "nfe must be an integer of at least 1, got 0"),
+        (Setting(-4, 0.0, 100), "nfe must be an integer of at least 1, got -4"),
+        (Setting(1.5, 0.0, 100), r"nfe must be an integer of at least 1, got 1\.5"),  # type: ignore[arg-type]
+        (Setting(True, 0.0, 100), "nfe must be an integer of at least 1, got True"),
         (Setting(1, -0.5, 100), r"w, the guidance strength, must be finite and at least 0, got -0\.5"),
         (Setting(1, math.inf, 100), "got inf"),
         (Setting(1, math.nan, 100), "got nan"),
@@ -270,9 +271,35 @@ def test_setting_that_cannot_be_scored_is_refused(setting: Setting, message: str
 
 
 def test_settings_that_can_be_scored() -> None:
-    for nfe in (1, 2, 4, 8, 16, 32, 64, 128):
+    for nfe in (1, 2, 3, 4, 7, 8, 128, 1000):
         Setting(nfe, 0.0, 1).check()
         Setting(nfe, 3.5, 10_000, 7).check()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "grid", "known", "unknown"),
+    [
+        ("dyadic", None, (1, 2, 4, 128), {3: "one of", 256: "one of"}),
+        ("dyadic", StepGrid(8), (1, 8), {16: r"one of \[1, 2, 4, 8\]"}),
+        ("any", None, (1, 3, 1000), {}),
+        ("to data", None, (1, 3, 1000), {}),  # with fresh noise, as judges draw
+    ],
+)
+def test_a_setting_is_one_that_the_network_can_do(
+    lengths: str, grid: StepGrid | None, known: tuple[int, ...], unknown: dict[int, str]
+) -> None:
+    def net(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+    net.step_lengths, net.grid = lengths, grid  # type: ignore[attr-defined]
+    judge = PointJudge(points(80), torch.device("cpu"))
+    for nfe in known:
+        Setting(nfe, 0.0, 8).check(net)
+    assert math.isfinite(judge.score(net, Setting(known[1], 0.0, 8))["w2"])
+    for nfe, message in unknown.items():
+        for refused in (lambda s: s.check(net), lambda s: judge.score(net, s)):
+            with pytest.raises(ValueError, match=rf"nfe must be {message}.*, got {nfe}, those of net"):
+                refused(Setting(nfe, 0.0, 8))
 
 
 def points(n: int, seed: int = 0) -> Labelled:
@@ -436,6 +463,32 @@ def test_the_judge_of_own_features_is_the_metrics_by_hand() -> None:
     assert judge.score(net, Setting(1, 0.0, 40)) == found
     perfect = FeatureJudge(torch.zeros(8, 3), lambda x: x, torch.device("cpu"))
     assert perfect.score(lambda x, *_: -x, Setting(1, 0.0, 8))["frechet"] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_judge_of_own_features_draws_from_the_source_of_the_recipe_with_fresh_noise_of_it() -> None:
+    def uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return torch.rand(shape, generator=generator)
+
+    asked: list[tuple[Tensor, Tensor]] = []
+
+    def net(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        asked.append((x, t))
+        return (3 - x) / (1 - t[:, None])  # jumps to 3
+
+    judge = FeatureJudge(torch.zeros(16, 3), lambda x: x, torch.device("cpu"), batch=5, source=uniform)
+    judge.score(net, Setting(1, 0.0, 10, seed=3))
+    x0 = uniform((10, 3), stream(3, "samples"))
+    assert [torch.equal(x, part) for (x, _), part in zip(asked, x0.split(5), strict=True)] == [True, True]
+    asked.clear()
+    net.step_lengths = "to data"  # type: ignore[attr-defined]
+    judge.score(net, Setting(3, 0.0, 10, seed=3))
+    for k, (first, *others) in enumerate((asked[:3], asked[3:])):
+        assert torch.equal(first[0], x0[5 * k : 5 * k + 5])
+        fresh = stream(3, "renoise", k)
+        for x, t in others:
+            torch.testing.assert_close(x, torch.lerp(uniform((5, 3), fresh), torch.full((5, 3), 3.0), t[0].item()))
+    with pytest.raises(TypeError, match="source must be a function"):
+        FeatureJudge(torch.zeros(8, 3), lambda x: x, torch.device("cpu"), source=3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

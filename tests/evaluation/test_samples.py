@@ -17,7 +17,7 @@ from ismkit.evaluation.judges import Setting
 from ismkit.evaluation.samples import MANIFEST, PROTOCOL, SampleError, SampleSet, draw, latent_shape, noise, to_uint8
 from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.sampling import sample
-from ismkit.models.nets import ToyMLP
+from ismkit.models.nets import DiT, ToyMLP
 from ismkit.utils import store
 from tests.images import MODEL, Doubled, drawn, tiny_dit
 
@@ -66,6 +66,80 @@ def test_set_holds_the_samples_of_the_sampler_with_labels_in_turn(tmp_path: Path
     assert {key: held[key] for key in PROTOCOL} == PROTOCOL
     facts = {"model": MODEL, "vae": Doubled.identity, "nfe": 2, "w": 1.5, "n": 50, "seed": 7, "num_classes": 4}
     assert {key: held[key] for key in facts} == facts
+
+
+def uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """A source of another module than the kit's."""
+    return torch.rand(shape, generator=generator)
+
+
+def zeros(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.zeros(shape)
+
+
+def to_data() -> DiT:
+    net = tiny_dit()
+    net.step_lengths = "to data"  # type: ignore[assignment]
+    return net
+
+
+def latents_of(folder: Path, n: int, batch: int = 10, **options: Any) -> tuple[SampleSet, Tensor]:
+    """A set of a network of jumps to the data in three steps, and the latents that it decoded."""
+    vae = Doubled()
+    samples = draw(to_data(), vae, Setting(3, 1.0, n), folder, model=MODEL, batch=batch, **options)
+    return samples, torch.cat(vae.decoded)
+
+
+@pytest.mark.parametrize("source", [None, uniform])
+def test_a_set_of_jumps_to_the_data_has_fresh_noise_that_is_a_function_of_sample_and_step(
+    source: Callable[..., Tensor] | None, tmp_path: Path
+) -> None:
+    samples, latents = latents_of(tmp_path / "s", 12, source=source)
+    net, y = to_data(), torch.arange(12) % 4
+    x = noise(0, 0, 12, (4, 4, 4), source)
+    t, w = torch.zeros(12), torch.ones(12)
+    with torch.no_grad():
+        for k in range(3):
+            x = x + (1 - t)[:, None, None, None] * net(x, t, 1 - t, w, y)
+            t = torch.full_like(t, (k + 1) / 3)
+            if k < 2:
+                x = torch.lerp(noise(0, 0, 12, (4, 4, 4), source, ("renoise", k + 1)), x, (k + 1) / 3)
+    torch.testing.assert_close(latents, x, rtol=1e-4, atol=1e-4)
+    _, others = latents_of(tmp_path / "more", 20, batch=7, source=source)
+    torch.testing.assert_close(others[:12], latents, rtol=1e-4, atol=1e-4)
+    held = samples.manifest["set"]
+    assert held["sampler"] == "jumps to the data and back by fresh noise, one network call per step"
+    assert held["labels"] == PROTOCOL["labels"]
+
+
+def test_a_set_says_where_its_noise_is_from_and_is_of_no_other_source(tmp_path: Path) -> None:
+    held = draw(tiny_dit(), Doubled(), Setting(1, 1.0, 8), tmp_path / "s", model=MODEL, source=uniform).manifest["set"]
+    assert held["source"].startswith(f"{__name__}.uniform, source ")
+    assert held["noise"] == "of the recipe's source, one stream for every 100 samples"
+    for source, told in ((None, "now"), (zeros, "zeros, source")):
+        with pytest.raises(SampleError, match=f"holds other samples: .*source is .*uniform.* there and .*{told}"):
+            draw(tiny_dit(), Doubled(), Setting(1, 1.0, 8), tmp_path / "s", model=MODEL, source=source)
+    with pytest.raises(ValueError, match="source is a lambda, which has no identity"):
+        draw(tiny_dit(), Doubled(), Setting(1, 1.0, 8), tmp_path / "t", model=MODEL, source=lambda *_: zeros(*_))
+    with pytest.raises(TypeError, match="source must be a function"):
+        draw(tiny_dit(), Doubled(), Setting(1, 1.0, 8), tmp_path / "t", model=MODEL, source=3)  # type: ignore[arg-type]
+    assert not (tmp_path / "t").exists()
+
+
+def test_sets_in_which_nothing_changes_keep_their_identity(tmp_path: Path) -> None:
+    """Of normal noise, along the path or in one jump."""
+    held = draw(tiny_dit(), Doubled(), Setting(2, 1.0, 8), tmp_path / "path", model=MODEL).manifest["set"]
+    shape = {"num_classes": 4, "latents": [4, 4, 4], "images": [3, 8, 8], "per_file": 500}
+    drawn = {"model": MODEL, "vae": Doubled.identity, "nfe": 2, "w": 1.0, "n": 8, "seed": 0}
+    words = {
+        "labels": "in turn: sample i has label i mod the number of classes",
+        "noise": "standard normal, float32, one stream for every 100 samples",
+        "sampler": "Euler, one network call per step",
+        "rounding": "floor of clamp(127.5 x + 128, 0, 255), the nearest of 256 levels (as DiT and SiT)",
+    }
+    assert held == drawn | shape | words
+    one = draw(to_data(), Doubled(), Setting(1, 1.0, 8), tmp_path / "one", model=MODEL).manifest["set"]
+    assert one == held | {"nfe": 1}
 
 
 def test_fewer_samples_are_the_first_of_more(tmp_path: Path) -> None:

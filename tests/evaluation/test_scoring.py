@@ -10,13 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from ismkit.evaluation.judges import Setting
+from ismkit.data.sets import eight_gaussians
+from ismkit.evaluation.judges import FashionJudge, PointJudge, Setting
 from ismkit.evaluation.options import ImageOptions
 from ismkit.evaluation.samples import SampleSet
 from ismkit.evaluation.scoring import evaluate
 from ismkit.imagenet.vae import ImageVAE, write_tiny_vae
+from ismkit.models import saved
 from ismkit.models.nets import DiT, ToyMLP
-from ismkit.models.saved import save_model
+from ismkit.models.saved import load_sampler, save_model
 from tests.commandline import Ismkit, fill
 from tests.images import pictures
 
@@ -88,6 +90,59 @@ def test_missing_reference_and_weights_are_told_in_one_line_before_any_work(
         assert (answer.status, answer.err.count("\n")) == (2, 1)
         assert message in answer.err
     assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------- how many steps
+
+
+@pytest.mark.parametrize("lengths", ["dyadic", "any", "to data"])
+def test_a_model_is_scored_in_as_many_steps_as_it_was_trained_on(
+    lengths: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was 1, 2, 4 .. 128 whatever the model says."""
+    net = fill(ToyMLP(width=8, depth=1, num_classes=8))
+    net.step_lengths = lengths
+    save_model(net, tmp_path / "points.safetensors", {})
+    judge = PointJudge(eight_gaussians(80, 0), torch.device("cpu"))
+    asked: dict[str, Any] = {"w": [0.0], "n": 16, "judge": judge, "device": "cpu"}
+    if lengths != "dyadic":
+        rows = evaluate(tmp_path / "points.safetensors", nfe=[3, 5], **asked).rows
+        assert [row["nfe"] for row in rows] == [3, 5]
+        assert rows[1]["w2"] == judge.score(load_sampler(tmp_path / "points.safetensors")[0], Setting(5, 0.0, 16))["w2"]
+    else:
+        monkeypatch.setattr(PointJudge, "score", lambda *_: pytest.fail("drawn"))
+        with pytest.raises(ValueError, match=r"nfe must be one of \[1, 2, 4, .*, got 3, those of net"):
+            evaluate(tmp_path / "points.safetensors", nfe=[1, 3], **asked)
+
+
+@pytest.mark.parametrize("kind", ["released", "clothes", "images"])
+def test_steps_that_a_model_was_not_trained_on_are_refused_before_anything_is_drawn(
+    kind: str, setting: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ismkit.evaluation.judges.FashionJudge.score", lambda *_: pytest.fail("drawn"))
+    monkeypatch.setattr("ismkit.evaluation.scoring._images", lambda *_: pytest.fail("read"))
+    save_model(fill(ToyMLP(dim=256, width=8, depth=1, num_classes=10)), tmp_path / "clothes.safetensors", {})
+    model = {"released": "ism", "clothes": tmp_path / "clothes.safetensors", "images": setting["model"]}[kind]
+    with pytest.raises(ValueError, match=r"nfe must be one of \[1, 2, 4, .*, got 3, those of net"):
+        evaluate(model, nfe=[1, 3], w=[0.0], n=100)
+
+
+def test_a_file_of_a_model_is_read_once(
+    tmp_path: Path, judge: FashionJudge, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sample` and `evaluate` read that of clothes twice."""
+    net = fill(ToyMLP(dim=256, width=8, depth=1, num_classes=10))
+    save_model(net, tmp_path / "m.safetensors", {"shape": [4, 8, 8]})
+    read: list[Path] = []
+    read_weights = saved.read_weights
+    monkeypatch.setattr(
+        saved, "read_weights", lambda path, *given: read.append(Path(path)) or read_weights(path, *given)
+    )
+    for command in (["sample", "-n", "1"], ["evaluate", "-n", "100", "--nfe", "1", "--w", "0"]):
+        read.clear()
+        answer = ismkit_(command[0], "m.safetensors", *command[1:])
+        assert answer.status == 0, answer.err
+        assert read == [Path("m.safetensors")]
 
 
 # ---------------------------------------------------------------- judges of one's own
@@ -162,6 +217,9 @@ class Returns:
         (Returns(3), "judge must return numbers by their names, got 3"),
         (Returns({"a": "b"}), "what judge calls a must be a number, got 'b'"),
         (Returns({"a": 1}, {"b": 1}), "judge must return the same names for every setting, got b"),
+        (Returns({}), "judge must return numbers by their names, got {}"),
+        (Returns({3: 1}), "judge must return numbers by their names, got {3: 1}"),
+        (Returns({"n": 1}), "judge must call no number n: the table has a column of that name"),
     ],
 )
 def test_what_is_no_judge_is_refused(judge: Any, message: str, points: Path) -> None:

@@ -9,6 +9,7 @@ import math
 import re
 import sys
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.path import StepGrid, expand_as
-from ismkit.method.sampling import SOLVERS, sample, solve, trajectory
+from ismkit.method.sampling import SOLVERS, check_nfe, renoise_options, renoises, sample, solve, trajectory
+from ismkit.utils.seeding import stream
 
 DIM, NULL = 3, 4
 MEANS = torch.randn(NULL + 1, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -321,6 +323,34 @@ def test_a_network_of_steps_to_the_data_makes_one_or_adds_noise() -> None:
     sample(net, x0, y)
     sample(net, x0, y, times=(0, 0.5, 1))
     sample(net, x0, y, nfe=3, renoise=True, generator=torch.Generator())
+
+
+@pytest.mark.parametrize("nfe", [1, 2, 3, 4, 16, 128])
+@pytest.mark.parametrize("renoise", [None, False, True])
+@pytest.mark.parametrize("grid", [None, StepGrid(8)])
+@pytest.mark.parametrize("kind", [Gaussian, AnyLength, ToData])
+def test_what_is_refused_before_drawing_is_what_the_sampler_refuses(
+    kind: type[Gaussian], grid: StepGrid | None, renoise: bool | None, nfe: int
+) -> None:
+    """Without a word about noise, it is drawn as judges draw."""
+    net, (x0, w, y) = kind(), noise(2)
+    given = {} if renoise is None else {"renoise": renoise, **({"generator": generator(0)} if renoise else {})}
+    options: dict[str, Any] = given if renoise is not None else renoise_options(net, 0)
+    try:
+        sample(net, x0, y, w=w, nfe=nfe, grid=grid, **options)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            check_nfe(net, nfe, grid, renoise=renoise)
+    else:
+        assert check_nfe(net, nfe, grid, renoise=renoise) == nfe == len(net.asked)
+
+
+def test_fresh_noise_goes_with_networks_of_steps_to_the_data_alone() -> None:
+    assert [renoises(kind()) for kind in (Gaussian, AnyLength, ToData)] == [False, False, True]
+    assert renoise_options(Gaussian(), 3) == {}
+    found = renoise_options(ToData(), 3, 7)
+    assert found["renoise"] is True
+    assert torch.equal(torch.rand(4, generator=found["generator"]), torch.rand(4, generator=stream(3, "renoise", 7)))
 
 
 # ------------------------------------------------------------------------------------------------- noise added again

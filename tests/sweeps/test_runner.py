@@ -1,10 +1,13 @@
 """Trials side by side: the files they leave, kills, failures; with real workers on tiny networks of points."""
 
+import importlib
 import json
+import math
 import os
 import re
 import secrets
 import select
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,24 +25,29 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from cloudpickle import dumps, loads
 
 from ismkit.data.sets import Labelled, eight_gaussians
-from ismkit.evaluation.judges import PointJudge, Setting
+from ismkit.evaluation.judges import FeatureJudge, PointJudge, Setting
 from ismkit.method.guidance import TwoPassCFG
+from ismkit.method.path import StepGrid
 from ismkit.method.recipes import RECIPES
+from ismkit.method.rows import Intervals
 from ismkit.models.nets import ToyMLP
 from ismkit.models.saved import load_model, load_sampler
 from ismkit.sweeps import runner
 from ismkit.sweeps.sweep import Sweep, Trial, table
 from ismkit.training.runs import RUNS, Run, for_points
-from ismkit.utils.files import locked
+from ismkit.utils.files import DataError, locked
 from ismkit.utils.progress import progress_bar
+from ismkit.utils.seeding import stream
 from ismkit.utils.weights import CheckpointError
 from tests.conftest import ROOT
 from tests.options import train_run
 from tests.waiting import SECONDS, wait_until
 
 SETTINGS = (Setting(1, 0.0, 64), Setting(4, 1.0, 64, 3))
+THREE = Setting(3, 0.0, 64)
 
 
 def tiny(recipe: str = "ism", **changes: Any) -> Run:
@@ -97,6 +105,29 @@ def test_a_trial_is_judged_from_the_source_it_was_trained_from(tmp_path: Path) -
     scores = PointJudge(run.load(), torch.device("cpu"), shifted).score(net, SETTINGS[1])
     assert table([trial], tmp_path).iloc[0].w2 == scores["w2"]
     assert scores["w2"] != PointJudge(run.load(), torch.device("cpu")).score(net, SETTINGS[1])["w2"]
+
+
+@pytest.mark.parametrize("to_data", [0.0, 1.0])
+def test_a_trial_of_steps_of_any_length_is_scored_in_any_number(to_data: float, tmp_path: Path) -> None:
+    """A sweep took 1, 2, 4 .. 128 alone."""
+    recipe = tiny().recipe
+    rows = Intervals(guidance=0.25, consistency=0.25, to_data=to_data, strengths=recipe.rows.strengths)
+    run = replace(tiny(), recipe=replace(recipe, name="any", rows=rows), steps=2)
+    trial = Trial("any", run, 0, (THREE,))
+    assert runner._merged([trial]) == {trial.key: trial}
+    runner.work(trial, tmp_path)
+    (row,) = table([trial], tmp_path).to_dict("records")
+    net, _ = load_model(tmp_path / "models" / f"{trial.key}.safetensors")
+    assert net.step_lengths == ("to data" if to_data else "any")
+    assert (row["nfe"], row["w2"]) == (3, PointJudge(run.load(), torch.device("cpu")).score(net, THREE)["w2"])
+
+
+def test_flow_makes_any_number_of_steps(tmp_path: Path) -> None:
+    """Two-pass CFG asks for the velocity alone, as the sampler knows."""
+    trial = Trial("flow", tiny("flow", steps=2), 0, (THREE,))
+    assert runner._merged([trial]) == {trial.key: trial}
+    runner.work(trial, tmp_path)
+    assert table([trial], tmp_path).calls.tolist() == [6]
 
 
 def test_flow_is_sampled_with_two_calls_a_step(tmp_path: Path) -> None:
@@ -165,6 +196,9 @@ def test_bad_plans_are_refused_before_any_work(tmp_path: Path) -> None:
         runner.run_trials([Trial("ism", tiny(batch_size=2), 0, SETTINGS)], tmp_path / "a")
     with pytest.raises(ValueError, match="nfe must be one of"):
         runner.run_trials([Trial("ism", tiny(), 0, (Setting(3, 0.0, 64),))], tmp_path / "a")
+    small = replace(tiny().recipe, rows=replace(tiny().recipe.rows, grid=StepGrid(8)))
+    with pytest.raises(ValueError, match=r"nfe must be one of \[1, 2, 4, 8\] \(the levels of this grid\), got 16"):
+        runner.run_trials([Trial("ism", replace(tiny(), recipe=small), 0, (Setting(16, 0.0, 64),))], tmp_path / "a")
     with pytest.raises(ValueError, match="width must be"):
         runner.run_trials([Trial("ism", tiny(net=partial(ToyMLP, width=0)), 0, SETTINGS)], tmp_path / "a")
     with pytest.raises(ValueError, match="n must be at most 10000, the number of test images, got 20000"):
@@ -268,6 +302,161 @@ def test_what_cannot_be_scored_is_not_trained(
     run = tiny(load=load, net=partial(ToyMLP, dim=64, width=8, depth=1), **changes)
     with pytest.raises(ValueError, match=message):
         runner.work(Trial("own", run, 0, (Setting(1, 0.0, 7),)), tmp_path)
+
+
+# ---------------------------------------------------------------- judges of one's own
+
+
+def greys() -> Labelled:
+    return Labelled.of(torch.rand(64, 1, 8, 8, generator=stream(0, "greys")), torch.arange(64) % 2)
+
+
+def quarters(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+
+
+def by_quarters(device: torch.device) -> FeatureJudge:
+    return FeatureJudge(greys(), quarters, device)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A judge that is told from others by a number."""
+
+    scale: float
+    name: str = "scaled nfe"
+
+    def score(self, net: Any, setting: Setting) -> dict[str, float]:
+        return {self.name: self.scale * setting.nfe}
+
+
+@dataclass(frozen=True)
+class Changing:
+    """One that calls what it measures by other names each time."""
+
+    def score(self, net: Any, setting: Setting) -> dict[str, float]:
+        return {f"nfe {setting.nfe}": 1.0}
+
+
+class Loose:
+    """One that is not told from others."""
+
+    def score(self, net: Any, setting: Setting) -> dict[str, float]:
+        return {"a": 1.0}
+
+
+def pictures(**changes: Any) -> Run:
+    return tiny(load=greys, net=partial(ToyMLP, dim=64, width=8, depth=1), steps=2, **changes)
+
+
+@pytest.mark.parametrize("judge", [by_quarters, f"{__name__}:by_quarters"])
+def test_a_run_that_draws_neither_points_nor_clothes_is_scored_by_a_judge_of_ones_own(
+    judge: Any, tmp_path: Path
+) -> None:
+    trial = Trial("grey", pictures(), 0, SETTINGS, judge=judge)
+    assert runner._merged([trial]) == {trial.key: trial}
+    runner.work(trial, tmp_path)
+    frame = table([trial], tmp_path)
+    net, _ = load_model(tmp_path / "models" / f"{trial.key}.safetensors")
+    by_hand = [by_quarters(torch.device("cpu")).score(net, setting) for setting in SETTINGS]
+    assert frame[[*by_hand[0]]].to_dict("records") == by_hand
+    sweep = Sweep("own", "", {"grey": pictures()}, (0,), SETTINGS, judge=judge)
+    assert [(each.key, each.result_name) for each in sweep.trials()] == [(trial.key, trial.result_name)]
+
+
+def test_scores_of_two_judges_are_not_mixed_and_one_training_serves_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, *trials = (Trial("ism", tiny(steps=2), 0, SETTINGS, judge=judge) for judge in (None, Scaled(1), Scaled(2)))
+    runner.work(plain, tmp_path)
+    monkeypatch.setattr(runner, "train_run", lambda *_, **__: pytest.fail("trained again"))
+    for trial in trials:
+        assert table([trial], tmp_path).empty
+        runner.work(trial, tmp_path)
+    assert [table([trial], tmp_path)["scaled nfe"].tolist() for trial in trials] == [[1, 4], [2, 8]]
+    assert "scaled nfe" not in table([plain], tmp_path)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "trials").iterdir()}
+    assert len(files) == 3
+    assert plain.result_name == f"{plain.key}.json"  # as it was before there were others
+    assert json.loads(files[plain.result_name])["store"]["identity"] == plain.identity
+    for trial in (plain, trials[1]):  # a file under the name of another's
+        (tmp_path / "trials" / trial.result_name).write_bytes(files[trials[0].result_name])
+        with pytest.raises(DataError, match=r"is of something else .*judge\.scale is 1 there, "):
+            table([trial], tmp_path)
+
+
+def test_an_edited_judge_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+    monkeypatch.syspath_prepend(tmp_path)
+    source = "def score(net, setting):\n    return {'a': 1.0}\ndef judge(device):\n    return Made()\n"
+    source += "class Made:\n    def score(self, net, setting):\n        return score(net, setting)\n"
+    for text in (source, f"# said otherwise\n{source}", source.replace("1.0", "2.0")):
+        monkeypatch.delitem(sys.modules, "my_edited_judges", raising=False)
+        (tmp_path / "my_edited_judges.py").write_text(text)
+        importlib.invalidate_caches()
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        names.append(Trial("ism", tiny(), 0, SETTINGS, judge="my_edited_judges:judge").result_name)
+    monkeypatch.delitem(sys.modules, "my_edited_judges")
+    assert names[0] == names[1] != names[2]
+
+
+def test_a_trial_and_its_judge_are_the_same_in_a_worker() -> None:
+    for judge in (by_quarters, Scaled(3), partial(FeatureJudge, greys(), quarters)):
+        trial = Trial("ism", tiny(), 0, SETTINGS, judge=judge)
+        again = loads(dumps(trial))
+        assert (again.result_name, again.judged_by) == (trial.result_name, trial.judged_by)
+
+
+def test_judges_that_cannot_be_are_refused_before_any_work(tmp_path: Path) -> None:
+    trials = [Trial("ism", tiny(), 0, SETTINGS)]
+    for judge, message in (
+        (3, r"judge must have a method score\(net, setting\), or make what has, got 3"),
+        ("nowhere:judge", "judge nowhere:judge: there is no module nowhere"),
+        (lambda device: Loose(), "judge is a lambda, which has no identity"),
+        (Loose(), r"judge is an object \(Loose\), which has no identity"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            runner.run_trials(trials, tmp_path / "a", judge=judge)
+    two = [replace(trials[0], judge=judge) for judge in (None, Scaled(1))]
+    with pytest.raises(ValueError, match="judge must be one for all trials of one training, got two for ism"):
+        runner.run_trials(two, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("judge", "message"),
+    [
+        (Scaled(math.nan), "what judge calls scaled nfe must be finite to be kept, got nan"),
+        (Scaled(1, "seed"), "judge must call no number seed: the table has a column of that name"),
+        (Scaled(1, "extra"), "judge must call no number extra"),
+    ],
+)
+def test_what_a_judge_returns_is_read_before_it_is_kept(judge: Scaled, message: str, tmp_path: Path) -> None:
+    trial = Trial("ism", tiny(steps=2), 0, SETTINGS, (("extra", 1),), judge)
+    with pytest.raises(ValueError, match=message):
+        runner.work(trial, tmp_path)
+    assert table([trial], tmp_path).empty
+
+
+def test_a_judge_returns_the_names_that_are_kept(tmp_path: Path) -> None:
+    first = Trial("ism", tiny(steps=2), 0, SETTINGS[:1], judge=Changing())
+    runner.work(first, tmp_path)
+    with pytest.raises(ValueError, match="judge must return the same names for every setting, got nfe 4"):
+        runner.work(replace(first, settings=SETTINGS), tmp_path)
+
+
+def test_a_judge_of_ones_own_refuses_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "train_run", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(ValueError, match=r"n must be 4 \.\. 64 samples"):
+        runner.work(Trial("grey", pictures(), 0, (Setting(1, 0.0, 65),), judge=by_quarters), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_sweep_takes_a_judge_of_ones_own(tmp_path: Path) -> None:
+    trials = [Trial("grey", pictures(), seed, SETTINGS) for seed in (0, 1)]
+    frame = runner.run_trials(trials, tmp_path, judge=by_quarters, workers=1, progress=False)
+    assert frame.seed.tolist() == [0, 0, 1, 1]
+    assert (frame.frechet > 0).all()
 
 
 def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path) -> None:
