@@ -38,8 +38,8 @@ NOT_RUN, NOT_STATED = "not run", "-"
 PAPER_N = 50_000  # the paper's figures are FID-50K: others are not put beside them
 NFE = (1, 2, 4, 8, 16, 128)
 CALLS = (
-    "NFE are network calls. IMM guides each step by two: the paper has its figures under 1, 2, 4 and 8. SM's code takes "
-    "128 steps with guidance, 256 calls, and without; which of them 3.80 is, is not stated."
+    "NFE are network calls. IMM guides each step by two: the paper has its figures under 1, 2, 4 and 8. SM's code "
+    "takes 128 steps with guidance, 256 calls, and without; which of them 3.80 is, is not stated."
 )
 
 
