@@ -1,18 +1,22 @@
 """The league: every method of few steps under one training step, at equal network passes, over five paired seeds.
 
-`python book/studies/league.py plane` trains and scores points and writes `league-plane.parquet`, `... clothes` latents
-of Fashion-MNIST and `league-clothes.parquet`; `... choices` writes `league-choices.parquet`, what each choice of
-improved MeanFlow is worth on the checkerboard. Stopped, the same command resumes. What the first two do:
+`python book/studies/league.py checkerboard` trains and scores points and writes `league-checkerboard.parquet`, `...
+gaussians` the same for another set, `... clothes` for latents of Fashion-MNIST; `... choices` writes
+`league-choices.parquet`, what each choice of improved MeanFlow is worth on the checkerboard. Stopped, the same command
+resumes. What the first three do:
 
-1. *Tuning.* Each method is trained eight times at half the length from one seed that the league does not use: as it is
-   adapted to the data, at half and at twice the learning rate, and with five changes of its own, one at a time, of the
-   sampling of times, the share of rows, the distance, the coupling, or what it has in their place (`OWN`). The one with
-   the lowest score is taken, the geometric mean over one and two network calls (one call for methods of one step).
+1. *Tuning.* Each method is trained seven times at half the length from one seed that the league does not use: as it is
+   adapted to the data, at half and at twice the learning rate, and with four changes of its own, one at a time, of the
+   sampling of times, the share of rows, the distance, or what it has in their place (`Method.own`). The one with the
+   lowest score is taken, the geometric mean over one and two network calls (one call for methods of one step).
 2. *League.* Each method as tuned, from five other seeds. Equal seeds have equal initial weights, data order and noise.
+   There are two divisions, since the first tuning showed that in the plane the coupling of noise and data counts for
+   more than the method: all with independent noise, and all coupled within the classes. Tuning is with independent
+   noise.
 
 What is equal is the number of network passes in training: forward passes of rows, a backward pass counted twice, a
 derivative in forward mode once more, teachers' answers and half of the passes for the teacher's own training. The base
-is the step of `ism`, at the number of steps of `PLANE` or `CLOTHES`. Methods with a time in their targets get the
+is the step of `ism`, and the number of steps that the league's run has. Methods with a time in their targets get the
 network's time scale of their rows, 10; the others 1000.
 
 Rules, written before the league was run. The score is the 2-Wasserstein distance in the plane, and the Frechet distance
@@ -28,7 +32,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -54,6 +58,7 @@ SEEDS, TUNING_SEED = range(5), 1000
 # Noise and data are assigned within classes, as in `ism`. An exact plan over the 8192 rows of its 32 batches takes
 # seconds in the plane, where classes are few and so large; so the pools there are smaller.
 PLANE_POOL, POOL = 4, 32
+AS_IT_IS, RATES = "as it is", {"rate / 2": 0.5, "rate x 2": 2.0}
 CHOSEN, REPORTED = 0, 1  # seeds of the samples' noise
 
 #: What one setting of a recipe becomes: values by their paths, or a function of the recipe.
@@ -66,10 +71,11 @@ class Method:
 
     Attributes:
         recipe: as it stands, or, of a teacher, a function of it.
-        own: five changes that it is tuned by, one at a time.
+        own: four changes that it is tuned by, one at a time.
         teacher: the method of its teacher.
         calls: the numbers of network calls at which it can sample.
         guided: whether it takes a strength.
+        coupled: whether it may be trained on noise that is coupled with data.
     """
 
     recipe: Recipe | Callable[[Any], Recipe]
@@ -77,6 +83,7 @@ class Method:
     teacher: str = ""
     calls: tuple[int, ...] = (1, 2, 4, 128)
     guided: bool = True
+    coupled: bool = True
 
 
 def share(value: float) -> Callable[[Recipe], Recipe]:
@@ -109,19 +116,13 @@ def boundary(recipe: Recipe, value: float) -> Recipe:
     return replace(recipe, rows=rows, target=replace(recipe.target, boundary=value))
 
 
-def other_coupling(recipe: Recipe) -> Recipe:
-    """Noise drawn for each sample where it is coupled, else coupled; the league says in which pool."""
-    return replace(recipe, coupling=Coupling(pool=0 if recipe.coupling.pool else POOL))
-
-
 def of_intervals(low: float, high: float) -> dict[str, Changes]:
-    """The five changes of methods that cut intervals."""
+    """The four changes of methods that cut intervals."""
     return {
         "times": other_times,
         f"share {low:.2g}": share(low),
         f"share {high:.2g}": share(high),
         "distance": other_distance,
-        "coupling": other_coupling,
     }
 
 
@@ -136,10 +137,10 @@ _FLOW: dict[str, Changes] = {
     "times the other way": {"rows.time_power": 0.7},
     "no label dropped": {"rows.label_dropout": 0.0},
     "distance": other_distance,
-    "coupling": other_coupling,
 }
 _TO_DATA: dict[str, Changes] = {"times": other_times, "share 3/4": share(3 / 4), "distance": other_distance}
 _TAUGHT = of_intervals(1 / 3, 3 / 4)
+_HALVED: dict[str, Changes] = {"cut to 1/32": {"target.cut": HalvingCut(6)}}
 # The guidance that SM bakes into its targets is left out: with its scale of 1.5 nothing is unguided.
 _SHORTCUT = replace(RECIPES["shortcut_every_level"], name="shortcut", target=BakedIn(cfg_scale=1.0))
 _UNGUIDED_ISM = replace(
@@ -152,25 +153,19 @@ METHODS: dict[str, Method] = {
     "flow": Method(RECIPES["flow"], _FLOW),
     "shortcut": Method(
         _SHORTCUT,
-        {"times": _DYADIC["times"], "share 1/4": share(1 / 4), "share 1/2": share(1 / 2)}
-        | {"distance": other_distance, "coupling": other_coupling},
+        {name: change for name, change in _DYADIC.items() if name != "share 1/8"} | {"share 1/4": share(1 / 4)},
         guided=False,
     ),
-    "ism": Method(RECIPES["ism"], {**_DYADIC, "coupling": other_coupling}),
-    "ism without guidance": Method(_UNGUIDED_ISM, {**_DYADIC, "coupling": other_coupling}, guided=False),
-    "ism_plus": Method(RECIPES["ism_plus"], {**_DYADIC, "times": {"rows.time_power": 1.0}, "coupling": other_coupling}),
+    "ism": Method(RECIPES["ism"], _DYADIC),
+    "ism without guidance": Method(_UNGUIDED_ISM, _DYADIC, guided=False),
+    "ism_plus": Method(RECIPES["ism_plus"], {**_DYADIC, "times": {"rows.time_power": 1.0}}),
     "meanflow": Method(NEIGHBOURS["meanflow"], of_intervals(1 / 8, 1 / 2)),
     "imf": Method(NEIGHBOURS["imf"], of_intervals(1 / 4, 3 / 4)),
     "alpha_flow": Method(NEIGHBOURS["alpha_flow"], of_intervals(1 / 4, 3 / 4)),
     "split_meanflow": Method(NEIGHBOURS["split_meanflow"], of_intervals(1 / 4, 3 / 4)),
     "soflow": Method(NEIGHBOURS["soflow"], of_intervals(1 / 4, 3 / 4)),
-    "ect": Method(
-        NEIGHBOURS["ect"], {**_TO_DATA, "cut to 1/32": {"target.cut": HalvingCut(6)}, "coupling": other_coupling}
-    ),
-    "sct": Method(
-        NEIGHBOURS["sct"],
-        {**_TO_DATA, "cut to 1/32": {"target.cut": HalvingCut(6)}, "cut to 1/1024": {"target.cut": HalvingCut(11)}},
-    ),
+    "ect": Method(NEIGHBOURS["ect"], _TO_DATA | _HALVED),
+    "sct": Method(NEIGHBOURS["sct"], _TO_DATA | _HALVED, coupled=False),
     "imm": Method(
         NEIGHBOURS["imm"],
         {
@@ -178,7 +173,6 @@ METHODS: dict[str, Method] = {
             "a quarter from the noise": {"rows.from_noise": 0.25},
             "groups of 8": {"rows.size": 8, "distance.size": 8},
             "k = 11": {"target.k": 11},
-            "coupling": other_coupling,
         },
         guided=False,
     ),
@@ -189,7 +183,6 @@ METHODS: dict[str, Method] = {
             "radii (0.05, 0.2, 0.5)": {"target.radii": (0.05, 0.2, 0.5)},
             "one radius": {"target.radii": (0.2,)},
             "drift not normalised": {"target": Drift((0.1, 0.3, 1.0), normalised=False)},
-            "coupling": other_coupling,
         },
         calls=(1,),
         guided=False,
@@ -201,7 +194,6 @@ METHODS: dict[str, Method] = {
             "epsilon 0.1": {"target.epsilon": 0.1},
             "epsilon 0.2": {"target.epsilon": 0.2},
             "100 iterations": {"target.iterations": 100},
-            "coupling": other_coupling,
         },
         calls=(1,),
         guided=False,
@@ -216,13 +208,21 @@ METHODS: dict[str, Method] = {
             "boundary 0.7": partial(boundary, value=0.7),
             "distance": other_distance,
             "cut to 1/32": {"target.leap.cut": HalvingCut(2, first=1 / 16)},
-            "coupling": other_coupling,
         },
         teacher="ect",
         calls=(1, 2),
         guided=False,
     ),
 }
+
+
+class Entry(NamedTuple):
+    """One training: a method, what is changed of it, the seed, and whether noise is coupled with data."""
+
+    method: str
+    change: str
+    seed: int
+    coupled: bool
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,8 @@ class League:
         metric: the score, of which less is better.
         tuned: settings of the tuning, by whether a method is guided.
         scored: settings of the league.
-        pool: batches in one assignment, of methods that couple noise and data.
+        methods: those that take part.
+        pool: batches in one assignment, where noise and data are coupled.
         guidance: whether methods that can be are guided.
     """
 
@@ -244,6 +245,7 @@ class League:
     metric: str
     tuned: tuple[Setting, ...]
     scored: tuple[Setting, ...]
+    methods: tuple[str, ...]
     pool: int = PLANE_POOL
     guidance: bool = False
 
@@ -254,33 +256,52 @@ class League:
             recipe = guided(recipe)
         return self.run.adapt(recipe)
 
-    def trial(self, name: str, label: str, seed: int, length: float, teacher: Trained | None, tuning: bool) -> Trial:
+    def trial(self, entry: Entry, length: float, settings: tuple[Setting, ...], teacher: Trained | None) -> Trial:
         """One training of a method with one change of it."""
+        name, label, seed, coupled = entry
         method = METHODS[name]
         base = replace(self.run, recipe=self.run.adapt(RECIPES["ism"]), steps=round(length * self.run.steps))
-        recipe, rate = self.recipe(method, teacher), {"rate / 2": 0.5, "rate x 2": 2.0}.get(label, 1.0)
+        recipe, rate = self.recipe(method, teacher), RATES.get(label, 1.0)
         if label in method.own:
             recipe = changed(recipe, method.own[label])
-        if recipe.coupling.pool:
-            recipe = replace(recipe, coupling=replace(recipe.coupling, pool=self.pool))
+        recipe = replace(recipe, coupling=Coupling(pool=self.pool if coupled else 0))
         run = equal_passes(base, recipe, 0.5 if method.teacher else 1.0)
         run = replace(run, optim=replace(run.optim, lr=rate * run.optim.lr))
         takes = self.guidance and method.guided
-        chosen = tuple(
-            s for s in (self.tuned if tuning else self.scored) if s.nfe in method.calls and (takes or s.w == 0)
-        )
-        labels = (
-            ("league", self.name),
-            ("method", name),
-            ("change", label),
-            ("cost", 4 * base.steps * base.batch_size),
-        )
-        return Trial(name, run, seed, chosen, labels)
+        chosen = tuple(s for s in settings if s.nfe in method.calls and (takes or s.w == 0))
+        division = "coupled" if coupled else "independent"
+        columns = {"league": self.name, "division": division, "method": name, "change": label}
+        return Trial(name, run, seed, chosen, tuple(columns.items()))
 
-    def teacher(self, name: str, seed: int, length: float) -> Trial:
+    def teacher(self, entry: Entry, length: float) -> Trial:
         """The training of a method's teacher, by half of the passes."""
-        found = self.trial(METHODS[name].teacher, "", seed, length / 2, None, True)
-        return replace(found, variant=f"{found.variant}, a teacher", settings=found.settings[:1])
+        taught = entry._replace(method=METHODS[entry.method].teacher, change=AS_IT_IS)
+        found = self.trial(taught, length / 2, self.tuned[:1], None)
+        return replace(found, variant=f"{found.variant}, a teacher")
+
+    def trials(
+        self, entries: Iterable[Entry], length: float, settings: tuple[Setting, ...], folder: Path
+    ) -> list[Trial]:
+        """The trainings of methods; teachers that are not there are trained first."""
+        entries = list(entries)
+        teachers = {entry: self.teacher(entry, length) for entry in entries if METHODS[entry.method].teacher}
+        if teachers:
+            run_trials(teachers.values(), folder)
+        models = folder / "models"
+        trained = {entry: Trained.at(models / f"{trial.key}.safetensors") for entry, trial in teachers.items()}
+        return [self.trial(entry, length, settings, trained.get(entry)) for entry in entries]
+
+    def tuning(self, names: Iterable[str], folder: Path) -> pd.DataFrame:
+        """The table of all trainings that a change is chosen by."""
+        grid = [(name, label) for name in names for label in (AS_IT_IS, *RATES, *METHODS[name].own)]
+        entries = [Entry(*pair, TUNING_SEED, coupled=False) for pair in grid]
+        return run_trials(self.trials(entries, 0.5, self.tuned, folder), folder).assign(stage="tuning")
+
+    def division(self, chosen: Mapping[str, str], coupled: bool, folder: Path) -> pd.DataFrame:
+        """The table of all methods as tuned, with independent or with coupled noise."""
+        names = [name for name in chosen if METHODS[name].coupled or not coupled]
+        entries = [Entry(name, chosen[name], seed, coupled) for seed in SEEDS for name in names]
+        return run_trials(self.trials(entries, 1.0, self.scored, folder), folder).assign(stage="league")
 
 
 def changed(recipe: Recipe, changes: Changes) -> Recipe:
@@ -299,7 +320,12 @@ def eight_gaussians_without_labels() -> Labelled:
 
 _PLANE = replace(RUNS["gaussians"], steps=1000)
 _CLOTHES = replace(RUNS["fashion"], steps=500, batch_size=128)
-_POINTS = {"metric": "w2", "tuned": settings((1, 2), (0.0,), 2000), "scored": settings((1, 2, 4, 128), (0.0,), 2000)}
+_POINTS: dict[str, Any] = {
+    "metric": "w2",
+    "tuned": settings((1, 2), (0.0,), 2000),
+    "scored": settings((1, 2, 4, 128), (0.0,), 2000),
+    "methods": tuple(name for name in METHODS if name != "ism_plus"),
+}
 
 
 def _twice(nfe: Iterable[int], w: Iterable[float]) -> tuple[Setting, ...]:
@@ -307,24 +333,20 @@ def _twice(nfe: Iterable[int], w: Iterable[float]) -> tuple[Setting, ...]:
     return tuple(s._replace(seed=noise) for noise in (CHOSEN, REPORTED) for s in settings(nfe, list(w), 1000))
 
 
-LEAGUES: dict[str, tuple[League, ...]] = {
-    "plane": (
-        League("checkerboard", replace(_PLANE, load=partial(checkerboard, 20_000, 0)), **_POINTS),  # type: ignore[arg-type]
-        League("eight Gaussians", replace(_PLANE, load=eight_gaussians_without_labels), **_POINTS),  # type: ignore[arg-type]
-    ),
-    "clothes": (
-        League(
-            "clothes",
-            _CLOTHES,
-            "frechet",
-            settings((1, 2), (0.0, 1.0), 1000),
-            (*_twice((1, 2, 4), (0.0, 0.5, 1.0, 2.0)), *_twice((128,), (0.0, 1.0))),
-            pool=POOL,
-            guidance=True,
-        ),
+LEAGUES: dict[str, League] = {
+    "checkerboard": League("checkerboard", replace(_PLANE, load=partial(checkerboard, 20_000, 0)), **_POINTS),
+    "gaussians": League("eight Gaussians", replace(_PLANE, load=eight_gaussians_without_labels), **_POINTS),
+    "clothes": League(
+        "clothes",
+        _CLOTHES,
+        metric="frechet",
+        tuned=settings((1, 2), (0.0, 1.0), 1000),
+        scored=(*_twice((1, 2, 4), (0.0, 0.5, 1.0, 2.0)), *_twice((128,), (0.0, 1.0))),
+        methods=tuple(name for name in METHODS if name != "ism without guidance"),
+        pool=POOL,
+        guidance=True,
     ),
 }
-
 
 _IMF = NEIGHBOURS["imf"]
 #: One choice of improved MeanFlow changed at a time, on the checkerboard.
@@ -338,34 +360,21 @@ CHOICES: dict[str, Changes] = {
     "cut at random, own step": {"target": Leap("own", "uniform")},
     "targets: average 0.95": {"fast": 0.95},
     "targets: average 0.999": {"fast": 0.999},
-    "coupling": other_coupling,
+    "coupling": {"coupling": Coupling(pool=PLANE_POOL)},
     "time scale 1000": {"rows.time_scale": 1000.0},
 }
 
 
 def choices() -> list[Trial]:
     """Trials of improved MeanFlow and its variants, at equal passes."""
-    league, trials = LEAGUES["plane"][0], []
-    base = replace(league.run, recipe=league.run.adapt(RECIPES["ism"]))
-    for seed in SEEDS:
-        for label, changes in CHOICES.items():
-            recipe = changed(league.run.adapt(_IMF), changes)
-            if recipe.coupling.pool:
-                recipe = replace(recipe, coupling=replace(recipe.coupling, pool=league.pool))
-            trials.append(Trial(label, equal_passes(base, recipe), seed, league.scored, (("league", league.name),)))
-    return trials
-
-
-def with_teachers(
-    league: League, wanted: Iterable[tuple[str, str, int]], length: float, folder: Path, tuning: bool
-) -> list[Trial]:
-    """Trials of methods, changes and seeds; teachers that are not there are trained first."""
-    wanted = list(wanted)
-    teachers = {(name, seed): league.teacher(name, seed, length) for name, _, seed in wanted if METHODS[name].teacher}
-    if teachers:
-        run_trials(teachers.values(), folder)
-    trained = {key: Trained.at(folder / "models" / f"{trial.key}.safetensors") for key, trial in teachers.items()}
-    return [league.trial(name, label, seed, length, trained.get((name, seed)), tuning) for name, label, seed in wanted]
+    league = LEAGUES["checkerboard"]
+    base, columns = replace(league.run, recipe=league.run.adapt(RECIPES["ism"])), (("league", league.name),)
+    recipes = {label: changed(league.run.adapt(_IMF), changes) for label, changes in CHOICES.items()}
+    return [
+        Trial(label, equal_passes(base, recipe), seed, league.scored, columns)
+        for seed in SEEDS
+        for label, recipe in recipes.items()
+    ]
 
 
 def best_changes(frame: pd.DataFrame, metric: str) -> dict[str, str]:
@@ -375,27 +384,19 @@ def best_changes(frame: pd.DataFrame, metric: str) -> dict[str, str]:
     return dict(score.groupby("method", sort=False).idxmin().to_list())
 
 
-def main(name: str) -> None:
-    """Tune, then run the league, and write both tables; or do the choices, and write theirs."""
-    folder, frames = out_dir() / "league", []
-    if name == "choices":
-        write_table(run_trials(choices(), folder), HERE / "league-choices.parquet")
-        return
-    names = [method for method in METHODS if name == "clothes" or method != "ism_plus"]
-    names = [method for method in names if name == "plane" or method != "ism without guidance"]
-    for league in LEAGUES[name]:
-        grid = [
-            (method, label, TUNING_SEED)
-            for method in names
-            for label in ("as it is", "rate / 2", "rate x 2", *METHODS[method].own)
-        ]
-        tuning = run_trials(with_teachers(league, grid, 0.5, folder, True), folder).assign(stage="tuning")
-        best = best_changes(tuning, league.metric)
-        entries = [(method, best[method], seed) for seed in SEEDS for method in names]
-        scores = run_trials(with_teachers(league, entries, 1.0, folder, False), folder).assign(stage="league")
-        frames += [tuning, scores]
-    write_table(pd.concat(frames, ignore_index=True), HERE / f"league-{name}.parquet")
+def main(names: Iterable[str]) -> None:
+    """Do some leagues, or the choices, and write the table of each."""
+    folder = out_dir() / "league"
+    for name in names:
+        if name == "choices":
+            found = run_trials(choices(), folder)
+        else:
+            league = LEAGUES[name]
+            tuning = league.tuning(league.methods, folder)
+            chosen = best_changes(tuning, league.metric)
+            found = pd.concat([tuning, *(league.division(chosen, c, folder) for c in (False, True))], ignore_index=True)
+        write_table(found, HERE / f"league-{name}.parquet")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1:])

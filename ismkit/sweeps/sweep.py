@@ -43,6 +43,13 @@ COLUMNS = (
 _RESULT = {"settings": [{"setting": [float], "scores": dict, "scored": dict}], "trained": dict}
 
 
+#: Of the table, beside the scores: a label of such a name would be lost. (That of a swept recipe or of steps is the
+#: same there.)
+_COLUMNS = frozenset(("variant", "seed", "nfe", "calls", "w", "n", "noise", "seconds_per_step", "key")) | {
+    f"{scored}{name}" for scored in ("", "scored_") for name in ("device", "torch", "python")
+}
+
+
 @dataclass(frozen=True)
 class Trial:
     """One run with one seed, to be scored.
@@ -52,7 +59,8 @@ class Trial:
         run: what is trained.
         seed: of weights, data order and noise; trials with equal seeds pair.
         settings: the protocol: what is measured of the trained network.
-        labels: more columns of the table, such as the value of a swept parameter.
+        labels: more columns of the table, such as the value of a swept parameter; ValueError for a name that the table
+            has already.
         judge: what scores it, as for :func:`ismkit.evaluation.scoring.evaluate`; by default points and clothes are
             scored by the kit's own.
 
@@ -80,6 +88,8 @@ class Trial:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", as_integer(self.seed))
+        if taken := [name for name, _ in self.labels if name in _COLUMNS]:
+            raise ValueError(f"labels must have names that are no columns of the table, got {taken[0]!r}")
         if self.judge is not None:
             object.__setattr__(self, "judge", named_judge(self.judge))
 

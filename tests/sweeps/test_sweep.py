@@ -160,6 +160,12 @@ def test_summary_is_mean_and_deviation_over_seeds_in_order() -> None:
     assert text[1, 0.5].tolist() == ["2 ± 1.4", "5"]
 
 
+@pytest.mark.parametrize("name", ["noise", "seed", "w", "scored_torch"])
+def test_a_label_that_would_be_lost_in_the_table_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"labels must have names that are no columns of the table, got '{name}'"):
+        Trial("own", RUN, 0, (SETTING,), (("parameter", 1), (name, 2)))
+
+
 def test_nothing_done_gives_an_empty_table(tmp_path: Path) -> None:
     assert table(sweep().trials(), tmp_path).empty
 

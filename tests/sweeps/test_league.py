@@ -1,0 +1,95 @@
+"""The league: equal passes, equal tuning, and tables that hold what the notebook reads."""
+
+import importlib.util
+import sys
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+import pytest
+from torch import Tensor
+
+from ismkit.evaluation.tables import PAPER_FID
+from ismkit.sweeps.studies import FOLDER
+from ismkit.sweeps.sweep import read_table
+from ismkit.training.costs import row_cost
+
+
+def script() -> ModuleType:
+    """The study's script as a module."""
+    spec = importlib.util.spec_from_file_location("league", FOLDER / "league.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["league"] = module  # its dataclasses look their annotations up there
+    spec.loader.exec_module(module)
+    return module
+
+
+LEAGUE = script()
+
+
+def teacher(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+    return x
+
+
+def trainings(league: Any, name: str, change: str) -> list[Any]:
+    """The training of a method with a change, and of its teacher."""
+    entry = LEAGUE.Entry(name, change, seed=0, coupled=False)
+    taught = bool(LEAGUE.METHODS[name].teacher)
+    trial = league.trial(entry, 1.0, league.scored, teacher if taught else None)
+    return [trial.run, *([league.teacher(entry, 1.0).run] if taught else [])]
+
+
+@pytest.mark.parametrize("name", LEAGUE.LEAGUES)
+def test_every_method_spends_as_much_whatever_is_changed_of_it(name: str) -> None:
+    league = LEAGUE.LEAGUES[name]
+    (ism,) = trainings(league, "ism", LEAGUE.AS_IT_IS)
+    spent = ism.steps * row_cost(ism.recipe, ism.batch_size)
+    for method in league.methods:
+        changes = [LEAGUE.AS_IT_IS, *LEAGUE.RATES, *LEAGUE.METHODS[method].own]
+        assert len(changes) == 7, "an equal budget of tuning"
+        settings = set()
+        for change in changes:
+            runs = trainings(league, method, change)
+            passes = sum(run.steps * row_cost(run.recipe, run.batch_size) for run in runs)
+            assert passes == pytest.approx(spent, rel=0.01), (method, change)
+            settings.add(repr((runs[0].recipe, runs[0].optim)))
+        assert len(settings) == 7, f"{method}: two changes are one"
+
+
+def test_the_best_change_is_chosen_at_the_better_strength_by_the_mean_of_logarithms() -> None:
+    columns = ["method", "change", "nfe", "w", "w2"]
+    rows = [
+        ("a", "x", 1, 0, 1.0),
+        ("a", "x", 2, 0, 9.0),
+        ("a", "y", 1, 0, 4.0),
+        ("a", "y", 1, 1, 2.0),
+        ("a", "y", 2, 0, 3.0),
+    ]
+    rows += [("b", "x", 1, 0, 5.0), ("b", "y", 1, 0, 4.0)]
+    assert LEAGUE.best_changes(pd.DataFrame(rows, columns=columns), "w2") == {"a": "y", "b": "y"}
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("league-*.parquet")), ids=lambda path: path.stem)
+def test_committed_tables_are_complete(path: Any) -> None:
+    """Every variant with the same five seeds or more, and every training once."""
+    frame = read_table(path)
+    groups = ["variant", "nfe", "w", "noise"]
+    if "stage" in frame:
+        tuning, frame = frame[frame.stage == "tuning"], frame[frame.stage == "league"]
+        assert set(tuning.groupby("method").change.nunique()) == {7}
+        assert not set(frame.seed) & set(tuning.seed), "a seed of the tuning is in the league"
+        groups += ["division"]
+    seeds = frame.groupby(groups).seed.agg(set)
+    assert len(seeds.iloc[0]) >= 5
+    assert all(found == seeds.iloc[0] for found in seeds)
+    assert not frame.duplicated([*groups, "seed"]).any()
+
+
+def test_the_map_agrees_with_the_paper_s_tables() -> None:
+    papers = pd.read_csv(FOLDER / "field.csv").set_index("paper")
+    for name, row in {"SM": "Shortcut model XL/2", "IMM": "IMM XL/2", "iSM": "iSM XL/2"}.items():
+        for calls in (1, 2, 4):
+            found = papers.loc[row, f"calls_{calls}"]
+            assert (PAPER_FID[name].get(calls) == found) or (pd.isna(found) and calls not in PAPER_FID[name])
