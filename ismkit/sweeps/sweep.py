@@ -43,13 +43,6 @@ COLUMNS = (
 _RESULT = {"settings": [{"setting": [float], "scores": dict, "scored": dict}], "trained": dict}
 
 
-#: Of the table, beside the scores: a label of such a name would be lost. (That of a swept recipe or of steps is the
-#: same there.)
-_COLUMNS = frozenset(("variant", "seed", "nfe", "calls", "w", "n", "noise", "seconds_per_step", "key")) | {
-    f"{scored}{name}" for scored in ("", "scored_") for name in ("device", "torch", "python")
-}
-
-
 @dataclass(frozen=True)
 class Trial:
     """One run with one seed, to be scored.
@@ -88,7 +81,8 @@ class Trial:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", as_integer(self.seed))
-        if taken := [name for name, _ in self.labels if name in _COLUMNS]:
+        # A label of such a name would be lost in the table; those of a swept recipe or of steps say the same there.
+        if taken := [name for name, _ in self.labels if name in COLUMNS and name not in ("recipe", "steps")]:
             raise ValueError(f"labels must have names that are no columns of the table, got {taken[0]!r}")
         if self.judge is not None:
             object.__setattr__(self, "judge", named_judge(self.judge))
