@@ -263,8 +263,9 @@ def make_reference(
         if not isinstance(batch, Tensor) or batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[1] != 3:
             what = f"{tuple(batch.shape)} {batch.dtype}" if isinstance(batch, Tensor) else shown(batch)
             raise TypeError(f"images must be tensors (b, 3, H, W) of uint8, got {what}")
-        if not batch.numel() or batch.is_meta:
-            raise ValueError(f"images must have pixels, and not be on the device meta, got {tuple(batch.shape)}")
+        if batch.layout != torch.strided or not batch.numel() or batch.is_meta:
+            where = f"{tuple(batch.shape)}, {batch.layout} on {batch.device}"
+            raise ValueError(f"images must have pixels, dense and not on the device meta, got {where}")
         # Reservoir sampling (Vitter 1985): image i takes the place of a kept one with probability keep / (i + 1).
         places = [i if i < keep else int(torch.randint(i + 1, (), generator=rng)) for i in range(n, n + len(batch))]
         found = extractor(batch)

@@ -185,15 +185,15 @@ CLAIMS: dict[str, Claim] = {
     ),
     "C09.jacobian": Claim("A sample's tangent multiplies the target's noise by the Jacobian of the flow map", "kit"),
     "C09.variance": Claim(
-        "A sample's tangent adds variance to the target: 1.5 times or more for long steps late (iMF)", "neighbour"
+        "A sample's tangent gives the target 1.5 times the variance or more, for long steps late (iMF)", "neighbour"
     ),
-    "C09.less": Claim("It adds variance to the target of every step (iMF)", "neighbour"),
-    "C09.price": Claim("The derivative costs 16 % of a training step (MeanFlow), counted in passes", "neighbour"),
+    "C09.less": Claim("For some steps it gives the target less variance than the network's, by a tenth or more", "kit"),
+    "C09.passes": Claim("A derivative on a quarter of the rows adds a sixth of the passes of a training step", "kit"),
     "C09.gap": Claim("The gaps of improved MeanFlow and of iSM lead to one guided velocity", "kit"),
     "C09.bootstrap": Claim("From an unguided start iMF's gap takes k updates to an error of (w / (1 + w))^k", "kit"),
     "C09.metric": Claim("Trained on the Frechet distance, a model halves it or more within its features", "neighbour"),
     "C09.elsewhere": Claim("In other features that distance falls by less than a third", "kit"),
-    "C09.reward": Claim("A reward costs variety: with a low price on leaving recall falls by a fifth or more", "kit"),
+    "C09.reward": Claim("A reward costs variety: the pixels' variance within a class falls by a tenth or more", "kit"),
     "C09.negative": Claim(
         "A negative class makes it rarer in one step, between answers and between embeddings: by 30 % or more",
         "neighbour",

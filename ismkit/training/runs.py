@@ -23,6 +23,7 @@ from ismkit.method.recipes import RECIPES, Recipe
 from ismkit.method.rows import Intervals
 from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, l2
 from ismkit.models.nets import PRESETS, DiT, ToyMLP
+from ismkit.neighbours.leap import Leap
 from ismkit.neighbours.recipes import NAMED
 from ismkit.training import distributed
 from ismkit.training.checkpoint import saved_setting
@@ -80,11 +81,15 @@ def for_points(recipe: Recipe) -> Recipe:
 
     Of the neighbours, a normalised distance becomes plain too, and times are uniform. Divided by a power of itself, a
     distance has its minimum off the mean, by as much as the spread of the velocity where this has few dimensions; and
-    times with a normal logit are hardly ever 0, where one step starts (both in tests/neighbours).
+    times with a normal logit are hardly ever 0, where one step starts (both in tests/neighbours). What a normalised
+    distance also did, it weighed up small residuals: those of a small cut c are of its order, so plain squares are
+    divided by c.
     """
     rows = recipe.rows
     if isinstance(rows, Intervals) and isinstance(recipe.distance, Normalised):
         recipe = dataclasses.replace(recipe, distance=recipe.distance.distance)
+        if isinstance(recipe.target, Leap) and recipe.target.cut != 0:
+            recipe = dataclasses.replace(recipe, target=dataclasses.replace(recipe.target, weight=-1.0))
     if isinstance(rows, Intervals) and rows.logit is not None:
         recipe = dataclasses.replace(recipe, rows=dataclasses.replace(rows, logit=None))
     return _with_distance(recipe, lambda wavelet: l2)

@@ -11,16 +11,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from ismkit.data.sets import eight_gaussians
 from ismkit.method.auction import Auction
 from ismkit.method.coupling import Coupling
 from ismkit.method.path import StepGrid
-from ismkit.method.recipes import RECIPES, Intrinsic
+from ismkit.method.recipes import RECIPES, Context, Intrinsic
 from ismkit.method.rows import Rows
 from ismkit.method.wavelet import WaveletDistance, geometric_weights, l2
 from ismkit.models.nets import PRESETS, DiT, ToyMLP
+from ismkit.neighbours.leap import Leap
+from ismkit.neighbours.recipes import NEIGHBOURS
 from ismkit.training.loop import Optim
 from ismkit.training.runs import RUNS, Run, change_run, for_imagenet, for_points, for_side, imagenet_latents
 from ismkit.utils.files import DataError, out_dir
@@ -156,6 +158,33 @@ def test_points_have_no_wavelets() -> None:
     assert ism == replace(RECIPES["ism"], distance=l2)
     assert for_points(ism) is ism
     assert for_points(RECIPES["flow"]) is RECIPES["flow"]
+
+
+@pytest.mark.parametrize("name", ["alpha_flow", "soflow", "ect"])
+def test_rows_of_a_small_cut_pull_as_hard_in_the_plane_as_those_of_a_smaller_one(name: str) -> None:
+    """The residual of a cut is of its order: without a weight its rows would count less and less."""
+    recipe = for_points(NEIGHBOURS[name])
+    assert isinstance(recipe.target, Leap)
+    rows = replace(recipe.rows, consistency=1.0)
+    net = nn.Linear(2, 2)
+
+    def field(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        return net(torch.sin(x + t[:, None]) * (1 + d[:, None]))
+
+    x0, x1 = torch.randn(2, 64, 2, generator=torch.Generator().manual_seed(0))
+    query, velocity = rows(x0, x1, torch.zeros(64).long(), 1, torch.Generator().manual_seed(0))
+    pulls = []
+    for cut in (1e-2, 1e-3):
+        with torch.no_grad():
+            answer = replace(recipe.target, cut=cut)(query, velocity, rows, Context(field, field, 1))
+        loss = (answer.weight * recipe.distance(field(*query), answer.target, query)).mean()
+        pulls.append(torch.autograd.grad(loss, net.weight)[0].norm().item())
+    assert pulls[0] == pytest.approx(pulls[1], rel=0.05)
+
+
+def test_methods_without_a_small_cut_keep_their_weights_in_the_plane() -> None:
+    for name in ("meanflow", "imf", "split_meanflow"):
+        assert for_points(NEIGHBOURS[name]).target == NEIGHBOURS[name].target
 
 
 @pytest.mark.parametrize(("side", "levels"), [(2, 1), (4, 2), (7, 3), (8, 3), (16, 4), (28, 5), (32, 5), (256, 5)])
