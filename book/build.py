@@ -187,6 +187,33 @@ def sweeps_tables() -> Iterator[str]:
             yield from [f"Frechet distance, {where}", "", *lines, ""]
 
 
+def league_tables() -> Iterator[str]:
+    """Every method of the league in each of its divisions, beside `ism`, at one call and more."""
+    for path in sorted(FOLDER.glob("league-*.parquet")):
+        frame = sweep.read_table(path)
+        if "division" not in frame:
+            continue
+        for (name, division), part in frame[frame.stage == "league"].groupby(["league", "division"], sort=False):
+            part = part[part.w == 0]
+            means = part.groupby(["variant", "nfe"]).w2.mean()
+            found = sweep.against(part[part.nfe == 1], "ism", "w2")
+            tuned = part.groupby("variant").change.first()
+            calls = sorted(part.nfe.unique())
+            rows = [
+                ["method", "tuned", *(f"{nfe} call" + "s" * (nfe > 1) for nfe in calls), "over `ism`, 1 call", "Holm"]
+            ]
+            for variant in means.xs(1, level="nfe").sort_values().index:
+                cells = [f"{means[variant, nfe]:.3f}" if (variant, nfe) in means else "" for nfe in calls]
+                row = found.loc[variant] if variant in found.index else None
+                compared = (
+                    ["", ""]
+                    if row is None
+                    else [f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})", f"{row.holm:.3f}"]
+                )
+                rows.append([variant, tuned[variant], *cells, *compared])
+            yield from [f"### {name}, noise and data {division}", "", *table(rows), ""]
+
+
 def couplings_table() -> list[str]:
     """What each way to couple a pool of many classes saves and leaks."""
     with (FOLDER / "pools.csv").open() as file:
@@ -260,6 +287,7 @@ MADE: dict[str, Callable[[], Iterable[str]]] = {
     "claims": claims_table,
     "ladder": ladder_table,
     "sweeps": sweeps_tables,
+    "league": league_tables,
     "couplings": couplings_table,
     "pools": pools_table,
     "drawing": drawing,
