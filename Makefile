@@ -91,12 +91,12 @@ types: $(ALL) ## types of the library (mypy)
 
 unit: $(ALL) ## unit tests
 	@echo "== Unit tests (pytest, two workers)"
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not browser"
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not browser" --durations=12
 
 notebooks: $(ALL) ## run every notebook and compare the outputs that are tagged for it (nbval)
 	@echo "== Notebooks (nbval, two at a time; the slowest cells take minutes)"
 	@OMP_NUM_THREADS=1 $(PY) -m pytest notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=2400 \
-	  --timeout=2500 -n 2 --dist loadfile
+	  --timeout=2500 -n 2 --dist loadfile --durations=12
 
 browser: $(ALL) ## build the book and try all its pages, and widgets in JupyterLab (skipped without Chromium)
 	@echo "== Book and widgets in Chromium (ISMKIT_BROWSER=required: fail where there is none)"
