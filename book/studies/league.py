@@ -1,18 +1,17 @@
 """The league: every method of few steps under one training step, at equal network passes, over five paired seeds.
 
 `python book/studies/league.py checkerboard` trains and scores points and writes `league-checkerboard.parquet`, `...
-gaussians` the same for another set, `... clothes` for latents of Fashion-MNIST; `... choices` writes
-`league-choices.parquet`, what each choice of improved MeanFlow is worth on the checkerboard. Stopped, the same command
-resumes. What the first three do:
+gaussians` the same for another set, `... clothes` for latents of Fashion-MNIST; each has a second division, such as
+`checkerboard-coupled`. `... choices` writes `league-choices.parquet`, what each choice of improved MeanFlow is worth on
+the checkerboard; `... seconds` `league-seconds.csv`. Stopped, the same command resumes. What the leagues do:
 
 1. *Tuning.* Each method is trained seven times at half the length from one seed that the league does not use: as it is
    adapted to the data, at half and at twice the learning rate, and with four changes of its own, one at a time, of the
    sampling of times, the share of rows, the distance, or what it has in their place (`Method.own`). The one with the
    lowest score is taken, the geometric mean over one and two network calls (one call for methods of one step).
 2. *League.* Each method as tuned, from five other seeds. Equal seeds have equal initial weights, data order and noise.
-   There are two divisions, since the first tuning showed that in the plane the coupling of noise and data counts for
-   more than the method: all with independent noise, and all coupled within the classes. Tuning is with independent
-   noise.
+   There are two divisions, since a first tuning, in which coupling was one of the changes, showed that in the plane it
+   counts for more than the method: all with independent noise, `ism` too, and all coupled within the classes.
 
 What is equal is the number of network passes in training: forward passes of rows, a backward pass counted twice, a
 derivative in forward mode once more, teachers' answers and half of the passes for the teacher's own training. The base
@@ -24,10 +23,15 @@ in the kit's own features for clothes. Clothes are scored from two sets of noise
 one, and what is reported is the other. Differences from `ism` are paired by seed, in logarithms, by Student's test; its
 probabilities are corrected after Holm over all comparisons of one data set, one number of calls and one kind
 (unguided, or at the best strength).
+
+Changed after results were seen: coupling is no change of the tuning any more, but a division; and `alpha_flow` and
+`soflow` were tuned and trained again, since plain squares had left the residuals of their small cuts without a weight
+(:func:`ismkit.training.runs.for_points`).
 """
 
 import math
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,7 +39,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import torch
+from torch import Tensor
 
+from ismkit.data.batches import Batches
 from ismkit.data.sets import Labelled, checkerboard, eight_gaussians
 from ismkit.evaluation.judges import Setting
 from ismkit.method.coupling import Coupling
@@ -48,7 +55,8 @@ from ismkit.neighbours.leap import ExponentialCut, HalvingCut, Leap, SigmoidCut
 from ismkit.neighbours.recipes import NEIGHBOURS, guided
 from ismkit.neighbours.teachers import Trained, dual_end, facm, truncated
 from ismkit.sweeps.runner import run_trials
-from ismkit.sweeps.sweep import Trial, settings, write_table
+from ismkit.sweeps.sweep import Trial, read_table, settings, write_table
+from ismkit.training.loop import fit
 from ismkit.training.runs import RUNS, Run, equal_passes
 from ismkit.utils.files import out_dir
 from ismkit.utils.settings import change
@@ -217,12 +225,11 @@ METHODS: dict[str, Method] = {
 
 
 class Entry(NamedTuple):
-    """One training: a method, what is changed of it, the seed, and whether noise is coupled with data."""
+    """One training: a method, what is changed of it, and the seed."""
 
     method: str
     change: str
     seed: int
-    coupled: bool
 
 
 @dataclass(frozen=True)
@@ -236,7 +243,8 @@ class League:
         tuned: settings of the tuning, by whether a method is guided.
         scored: settings of the league.
         methods: those that take part.
-        pool: batches in one assignment, where noise and data are coupled.
+        coupled: whether noise is coupled with data; tuning is with independent noise all the same.
+        pool: batches in one assignment, where it is.
         guidance: whether methods that can be are guided.
     """
 
@@ -246,6 +254,7 @@ class League:
     tuned: tuple[Setting, ...]
     scored: tuple[Setting, ...]
     methods: tuple[str, ...]
+    coupled: bool = False
     pool: int = PLANE_POOL
     guidance: bool = False
 
@@ -258,18 +267,18 @@ class League:
 
     def trial(self, entry: Entry, length: float, settings: tuple[Setting, ...], teacher: Trained | None) -> Trial:
         """One training of a method with one change of it."""
-        name, label, seed, coupled = entry
+        name, label, seed = entry
         method = METHODS[name]
         base = replace(self.run, recipe=self.run.adapt(RECIPES["ism"]), steps=round(length * self.run.steps))
         recipe, rate = self.recipe(method, teacher), RATES.get(label, 1.0)
         if label in method.own:
             recipe = changed(recipe, method.own[label])
-        recipe = replace(recipe, coupling=Coupling(pool=self.pool if coupled else 0))
+        recipe = replace(recipe, coupling=Coupling(pool=self.pool if self.coupled else 0))
         run = equal_passes(base, recipe, 0.5 if method.teacher else 1.0)
         run = replace(run, optim=replace(run.optim, lr=rate * run.optim.lr))
         takes = self.guidance and method.guided
         chosen = tuple(s for s in settings if s.nfe in method.calls and (takes or s.w == 0))
-        division = "coupled" if coupled else "independent"
+        division = "coupled" if self.coupled else "independent"
         columns = {"league": self.name, "division": division, "method": name, "change": label}
         return Trial(name, run, seed, chosen, tuple(columns.items()))
 
@@ -291,16 +300,15 @@ class League:
         trained = {entry: Trained.at(models / f"{trial.key}.safetensors") for entry, trial in teachers.items()}
         return [self.trial(entry, length, settings, trained.get(entry)) for entry in entries]
 
-    def tuning(self, names: Iterable[str], folder: Path) -> pd.DataFrame:
+    def tuning(self, folder: Path) -> pd.DataFrame:
         """The table of all trainings that a change is chosen by."""
-        grid = [(name, label) for name in names for label in (AS_IT_IS, *RATES, *METHODS[name].own)]
-        entries = [Entry(*pair, TUNING_SEED, coupled=False) for pair in grid]
-        return run_trials(self.trials(entries, 0.5, self.tuned, folder), folder).assign(stage="tuning")
+        grid = [(name, label) for name in self.methods for label in (AS_IT_IS, *RATES, *METHODS[name].own)]
+        alone, entries = replace(self, coupled=False), [Entry(*pair, TUNING_SEED) for pair in grid]
+        return run_trials(alone.trials(entries, 0.5, self.tuned, folder), folder).assign(stage="tuning")
 
-    def division(self, chosen: Mapping[str, str], coupled: bool, folder: Path) -> pd.DataFrame:
-        """The table of all methods as tuned, with independent or with coupled noise."""
-        names = [name for name in chosen if METHODS[name].coupled or not coupled]
-        entries = [Entry(name, chosen[name], seed, coupled) for seed in SEEDS for name in names]
+    def played(self, chosen: Mapping[str, str], folder: Path) -> pd.DataFrame:
+        """The table of all methods as tuned."""
+        entries = [Entry(name, chosen[name], seed) for seed in SEEDS for name in self.methods]
         return run_trials(self.trials(entries, 1.0, self.scored, folder), folder).assign(stage="league")
 
 
@@ -333,7 +341,7 @@ def _twice(nfe: Iterable[int], w: Iterable[float]) -> tuple[Setting, ...]:
     return tuple(s._replace(seed=noise) for noise in (CHOSEN, REPORTED) for s in settings(nfe, list(w), 1000))
 
 
-LEAGUES: dict[str, League] = {
+_ALONE: dict[str, League] = {
     "checkerboard": League("checkerboard", replace(_PLANE, load=partial(checkerboard, 20_000, 0)), **_POINTS),
     "gaussians": League("eight Gaussians", replace(_PLANE, load=eight_gaussians_without_labels), **_POINTS),
     "clothes": League(
@@ -347,6 +355,14 @@ LEAGUES: dict[str, League] = {
         guidance=True,
     ),
 }
+
+
+def _coupled(league: League) -> League:
+    """The other division, of the methods that may be coupled."""
+    return replace(league, coupled=True, methods=tuple(name for name in league.methods if METHODS[name].coupled))
+
+
+LEAGUES = _ALONE | {f"{name}-coupled": _coupled(league) for name, league in _ALONE.items()}
 
 _IMF = NEIGHBOURS["imf"]
 #: One choice of improved MeanFlow changed at a time, on the checkerboard.
@@ -377,6 +393,44 @@ def choices() -> list[Trial]:
     ]
 
 
+def seconds(rounds: int = 7, steps: int = 10) -> pd.DataFrame:
+    """CPU time of the training of each method as tuned, over that of `ism`: medians of rounds in which all take turns.
+
+    One thread; the teachers' training is counted, by the time of its own steps.
+    """
+    league = LEAGUES["checkerboard"]
+    frame = read_table(HERE / "league-checkerboard.parquet")
+    chosen = frame[frame.stage == "league"].groupby("variant").change.first()
+    runs = {}
+    for name in league.methods:
+        found = league.trial(
+            Entry(name, chosen[name], 0), 1.0, league.scored, _still if METHODS[name].teacher else None
+        )
+        runs[name] = [found.run]
+        if METHODS[name].teacher:
+            runs[name].append(league.teacher(Entry(name, chosen[name], 0), 1.0).run)
+    data, taken = league.run.load(), {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, stages in runs.items():
+            total = 0.0
+            for run in stages:
+                net, batches = run.build(data.num_classes), Batches(data, run.batch_size, 0)
+                began = time.process_time()
+                fit(run.recipe, net, batches, steps=steps, optim=run.optim, progress=False)
+                total += (time.process_time() - began) / steps * run.steps
+            taken[name].append(total)
+    ratios = pd.DataFrame(taken).div(taken["ism"], axis=0).median()
+    return ratios.rename("seconds").rename_axis("method").reset_index().assign(rounds=rounds, steps=steps)
+
+
+def _still(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+    """In the place of a teacher, which costs what a network does."""
+    return _STILL(x, t, d, w, y)
+
+
+_STILL = RUNS["gaussians"].build(2).eval().requires_grad_(False)
+
+
 def best_changes(frame: pd.DataFrame, metric: str) -> dict[str, str]:
     """The change of each method with the lowest score: the mean of logarithms over settings at the better strength."""
     best = frame.groupby(["method", "change", "nfe"], sort=False)[metric].min()
@@ -388,13 +442,17 @@ def main(names: Iterable[str]) -> None:
     """Do some leagues, or the choices, and write the table of each."""
     folder = out_dir() / "league"
     for name in names:
+        if name == "seconds":
+            torch.set_num_threads(1)
+            seconds().round(3).to_csv(HERE / "league-seconds.csv", index=False)
+            continue
         if name == "choices":
             found = run_trials(choices(), folder)
         else:
             league = LEAGUES[name]
-            tuning = league.tuning(league.methods, folder)
-            chosen = best_changes(tuning, league.metric)
-            found = pd.concat([tuning, *(league.division(chosen, c, folder) for c in (False, True))], ignore_index=True)
+            tuning = league.tuning(folder)
+            league_table = league.played(best_changes(tuning, league.metric), folder)
+            found = pd.concat([tuning, league_table], ignore_index=True)
         write_table(found, HERE / f"league-{name}.parquet")
 
 

@@ -198,6 +198,19 @@ CLAIMS: dict[str, Claim] = {
         "A negative class makes it rarer in one step, between answers and between embeddings: by 30 % or more",
         "neighbour",
     ),
+    "C09.together": Claim(
+        "Methods that compare sets of samples are below `ism` at one call, by 15 % or more, at equal passes", "kit"
+    ),
+    "C09.ahead": Claim("Of the methods that take more steps too, some are below `ism` at one call", "neighbour"),
+    "C09.near": Claim("At one call they are within 1.5 times `ism`, but for IMM and TCM", "kit"),
+    "C09.stable": Claim("The data's mean in the target lowers the distance of ECT, by a tenth or more", "neighbour"),
+    "C09.truncated": Claim("At equal passes a second model for noisy times alone lowers it too (TCM)", "neighbour"),
+    "C09.again": Claim("With fresh noise after each, 128 jumps to the data are worse than 4", "kit"),
+    "C09.predicted": Claim("The target needs the sample's velocity: the predicted one in its place is worse", "kit"),
+    "C09.scale": Claim("A time scale of 1000 in the embedding harms methods with a derivative", "kit"),
+    "C09.coupling": Claim("Coupled noise lowers the one-step distance of improved MeanFlow", "kit"),
+    "C09.average": Claim("Targets by an average in the place of the weights of now break improved MeanFlow", "kit"),
+    "C09.smooth": Claim("The tangent by the network lowers the one-step distance (iMF)", "neighbour"),
     # 10 ImageNet-256: latents
     "C10.moments": Claim("The stored moments are those of diffusers called directly, up to half precision", "kit"),
     "C10.flip": Claim("The second row of an image is the encoding of its mirror image", "kit"),

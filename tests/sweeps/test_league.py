@@ -35,7 +35,7 @@ def teacher(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
 
 def trainings(league: Any, name: str, change: str) -> list[Any]:
     """The training of a method with a change, and of its teacher."""
-    entry = LEAGUE.Entry(name, change, seed=0, coupled=False)
+    entry = LEAGUE.Entry(name, change, seed=0)
     taught = bool(LEAGUE.METHODS[name].teacher)
     trial = league.trial(entry, 1.0, league.scored, teacher if taught else None)
     return [trial.run, *([league.teacher(entry, 1.0).run] if taught else [])]
@@ -80,7 +80,6 @@ def test_committed_tables_are_complete(path: Any) -> None:
         tuning, frame = frame[frame.stage == "tuning"], frame[frame.stage == "league"]
         assert set(tuning.groupby("method").change.nunique()) == {7}
         assert not set(frame.seed) & set(tuning.seed), "a seed of the tuning is in the league"
-        groups += ["division"]
     seeds = frame.groupby(groups).seed.agg(set)
     assert len(seeds.iloc[0]) >= 5
     assert all(found == seeds.iloc[0] for found in seeds)
