@@ -198,7 +198,7 @@ def league_tables() -> Iterator[str]:
             means = part.groupby(["variant", "nfe"]).w2.mean()
             found = sweep.against(part[part.nfe == 1], "ism", "w2")
             tuned = part.groupby("variant").change.first()
-            calls = sorted(part.nfe.unique())
+            calls = sorted(int(nfe) for nfe in part.nfe.unique())
             rows = [
                 ["method", "tuned", *(f"{nfe} call" + "s" * (nfe > 1) for nfe in calls), "over `ism`, 1 call", "Holm"]
             ]
