@@ -421,8 +421,9 @@ def change_run(run: Run, path: str, value: Any) -> Run:
 def equal_passes(run: Run, recipe: Recipe, share: float = 1.0) -> Run:
     """A run with another recipe, and as many steps as cost what the run's own do.
 
-    The cost is that of :func:`~ismkit.training.costs.row_cost`. So methods are compared at equal network passes, derivatives and teachers included. What a step does besides, such
-    as an assignment, is not counted: report seconds too.
+    The cost is that of :func:`~ismkit.training.costs.row_cost`: so methods are compared at equal network passes,
+    derivatives and teachers included. What a step does besides, such as an assignment, is not counted: report seconds
+    too.
 
     Args:
         run: the run to be equalled.
