@@ -40,7 +40,6 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from ismkit.data.batches import Batches
 from ismkit.data.sets import Labelled, checkerboard, eight_gaussians
@@ -401,11 +400,10 @@ def seconds(rounds: int = 7, steps: int = 10) -> pd.DataFrame:
     league = LEAGUES["checkerboard"]
     frame = read_table(HERE / "league-checkerboard.parquet")
     chosen = frame[frame.stage == "league"].groupby("variant").change.first()
+    still = league.run.build(2).eval().requires_grad_(False)  # a teacher costs the same, whatever it has learnt
     runs = {}
     for name in league.methods:
-        found = league.trial(
-            Entry(name, chosen[name], 0), 1.0, league.scored, _still if METHODS[name].teacher else None
-        )
+        found = league.trial(Entry(name, chosen[name], 0), 1.0, league.scored, still if METHODS[name].teacher else None)
         runs[name] = [found.run]
         if METHODS[name].teacher:
             runs[name].append(league.teacher(Entry(name, chosen[name], 0), 1.0).run)
@@ -421,14 +419,6 @@ def seconds(rounds: int = 7, steps: int = 10) -> pd.DataFrame:
             taken[name].append(total)
     ratios = pd.DataFrame(taken).div(taken["ism"], axis=0).median()
     return ratios.rename("seconds").rename_axis("method").reset_index().assign(rounds=rounds, steps=steps)
-
-
-def _still(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
-    """In the place of a teacher, which costs what a network does."""
-    return _STILL(x, t, d, w, y)
-
-
-_STILL = RUNS["gaussians"].build(2).eval().requires_grad_(False)
 
 
 def best_changes(frame: pd.DataFrame, metric: str) -> dict[str, str]:
