@@ -14,8 +14,12 @@ from .data import ClassGroups as ClassGroups
 from .data import FashionAutoencoder as FashionAutoencoder
 from .data import Labelled as Labelled
 from .data import admit as admit
+from .data import balanced as balanced
 from .data import checkerboard as checkerboard
+from .data import cifar10 as cifar10
 from .data import eight_gaussians as eight_gaussians
+from .data import emoji as emoji
+from .data import emoji_latents as emoji_latents
 from .data import fashion_latents as fashion_latents
 from .data import fashion_mnist as fashion_mnist
 from .data import load_autoencoder as load_autoencoder
@@ -25,6 +29,7 @@ from .data import spirals as spirals
 from .data import two_moons as two_moons
 from .data import write_png as write_png
 from .evaluation import PAPER as PAPER
+from .evaluation import EmojiJudge as EmojiJudge
 from .evaluation import FashionJudge as FashionJudge
 from .evaluation import FeatureJudge as FeatureJudge
 from .evaluation import ImageJudge as ImageJudge

@@ -187,14 +187,20 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
     "pickled model": (["sample", "model.pt"], "model.pt is no .safetensors file"),
     "foreign model": (["sample", foreign_file], "names no network of this kit"),
     "truncated model": (["evaluate", cut_off], "truncated"),
-    "model of points in space": (["sample", in_space], "holds a ToyMLP that draws no clothes: use a model of fashion-"),
+    "model of points in space": (
+        ["sample", in_space],
+        "holds a ToyMLP that draws no clothes or emoji: use a model of fashion-",
+    ),
     "class of points": (["sample", toy_model, "--classes", "0", "8"], "--classes must be labels 0 .. 7, got 8"),
     "too many points": (
         ["sample", toy_model, "-n", "200000"],
         "points must be 1000000 or fewer, got 8 classes x 2",
     ),
     "too many images": (["sample", "-n", "2000"], "images must be 10000 or fewer, got 10 classes x 2000"),
-    "points by clothes": (["evaluate", toy_model], "holds a ToyMLP that draws no clothes: use a model of fashion-"),
+    "points by clothes": (
+        ["evaluate", toy_model],
+        "holds a ToyMLP that draws no clothes or emoji: use a model of fashion-",
+    ),
     "no power of two": (["sample", "--nfe", "3"], "nfe must be one of [1, 2, 4, 8, 16, 32, 64, 128]"),
     "no step": (["sample", "m.safetensors", "--nfe", "0"], "nfe must be an integer of at least 1, got 0"),
     "too many steps": (

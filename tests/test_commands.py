@@ -27,6 +27,7 @@ from ismkit.imagenet.vae import write_tiny_vae
 from ismkit.lessons.notebooks import _choices
 from ismkit.lessons.plot import PALETTE
 from ismkit.method import recipes
+from ismkit.method.sampling import sample
 from ismkit.models.drawing import draw_clothes
 from ismkit.models.nets import ToyMLP
 from ismkit.models.saved import load_model, save_model
@@ -35,6 +36,7 @@ from ismkit.sweeps.sweep import Trial, read_table, summary
 from ismkit.training import runs
 from ismkit.training.checkpoint import saved_steps
 from ismkit.training.loop import TrainState, fit
+from ismkit.utils.seeding import stream
 from ismkit.utils.workers import run_group
 from tests.commandline import PARAMETERS, Answer, Ismkit, a_file, fill, tiny
 from tests.conftest import ROOT
@@ -316,13 +318,13 @@ def test_sweep_takes_a_judge_for_all_its_trials(swept: list[Any], ismkit_: Ismki
     assert (answer.status, answer.out, swept) == (2, "", [])
     assert "judge must have a method score(net, setting), or make what has, got tests.sweeps" in answer.err
     both = ["sweep", "gaussians", "fashion-smoke", "--seeds", "1"]
-    assert "points and images are scored by other metrics" in ismkit_(*both).err
+    assert "points and pictures are scored by other metrics" in ismkit_(*both).err
     answer = ismkit_(*both, "--judge", "tests.sweeps.test_runner:by_quarters")
     assert answer.status == 0, answer.err
     ((trials, _, _),) = swept
-    assert [(trial.run.images, trial.judge.__name__) for trial in trials] == [
-        (False, "by_quarters"),
-        (True, "by_quarters"),
+    assert [(trial.run.space, trial.judge.__name__) for trial in trials] == [
+        (None, "by_quarters"),
+        ("clothes", "by_quarters"),
     ]
     assert "gaussians: frechet, mean" in answer.out  # the first score of the table
 
@@ -407,6 +409,19 @@ def test_sample_draws_each_class_in_a_column(
     assert np.ptp(expected.numpy()) > 0.5
     write_png(expected, tmp_path / "expected.png", columns=2)
     assert (tmp_path / "new" / "shoes.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+
+
+def test_sample_draws_pictures_of_your_own_in_colour(tmp_path: Path, ismkit_: Ismkit) -> None:
+    """A network of pixels needs no decoder; classes that are many stand in blocks."""
+    net = ToyMLP(dim=3 * 8 * 8, width=8, depth=1, num_classes=20).eval()
+    save_model(net, tmp_path / "mine.safetensors", {"shape": [3, 8, 8]})
+    answer = ismkit_("sample", "mine.safetensors", "--w", "0", "--seed", "4", "-o", "mine.png")
+    assert (answer.status, answer.out) == (0, "20 images, 1 NFE, w = 0: mine.png\n")
+    x0 = torch.randn(20, 3, 8, 8, generator=stream(4, "samples"))
+    expected = sample(load_model("mine.safetensors")[0], x0, torch.arange(20)).clamp(-1, 1)
+    write_png(expected, tmp_path / "expected.png", columns=10)
+    assert (tmp_path / "mine.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+    assert ismkit_("sample", "mine.safetensors", "-n", "3").out.startswith("60 images")
 
 
 def test_sample_draws_by_times_and_with_new_noise(model: Path, tmp_path: Path, ismkit_: Ismkit) -> None:

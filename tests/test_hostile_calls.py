@@ -45,6 +45,7 @@ IMAGES, OTHERS = normal(2, 1, 4, 4), normal(2, 1, 4, 4, seed=1)
 FEATURES = normal(8, 2)
 T, D, W = torch.tensor([0.0, 0.25, 0.5, 0.75]), torch.full((4,), 0.25), torch.tensor([0.0, 0.5, 1.0, 2.0])
 POINTS = data.Labelled(X0, Y, 2, ("a", "b"))
+LABELLED_IMAGES = data.Labelled(torch.zeros(4, 1, 4, 4), torch.tensor([0, 1, 1, 1]), 2, ("a", "b"))
 EYE = Gaussian(torch.zeros(2).double(), torch.eye(2).double())
 GRID, ROWS = method.StepGrid(8), method.Rows(guidance=0.25, consistency=0.25, strengths=method.Strengths(1.0))
 NET = ToyMLP(dim=3, width=8, depth=1, num_classes=2)
@@ -493,6 +494,21 @@ CALLS: dict[str, Call] = {
     "two_moons": Call(data.two_moons, {"n": 3, "seed": 0}, lambda found, given: len(found) == given["n"]),
     "decode_picture": Call(data.decode_picture, {"data": b"none"}, names=("it",)),
     "fashion_mnist": Call(data.fashion_mnist, {"split": "tests"}),
+    "emoji": Call(data.emoji, {"part": "test", "kind": "group"}, lambda found, _: found.num_classes in (9, 99)),
+    "emoji_names": Call(data.emoji_names, {"part": "test"}, lambda found, _: len(found.names) == len(found.parts)),
+    "cifar10": Call(data.cifar10, {"split": "test"}, names=("CIFAR-10",)),
+    "Shift": Call(data.Shift, {"most": 1, "fill": 1.0}, kept),
+    "Mirror": Call(data.Mirror, {"labels": (0, 2)}, kept),
+    "balanced": Call(
+        data.balanced,
+        {"data": LABELLED_IMAGES, "per_class": 2, "seed": 0, "changes": (data.Shift(1),)},
+        lambda found, given: found.y.bincount().tolist() == [given["per_class"]] * 2,
+    ),
+    "SmallAutoencoder": Call(
+        data.SmallAutoencoder,
+        {"shape": (1, 8, 8), "channels": 2, "widths": (8, 8), "fill": 0.0},
+        names=("each number of shape",),
+    ),
     "in_batches": Call(
         data.in_batches,
         {"function": torch.clone, "x": X0, "batch": 3, "progress": False},
@@ -533,6 +549,11 @@ CALLS: dict[str, Call] = {
         models.draw_clothes,
         {"y": torch.tensor([0, 1]), "net": still, "w": 1.0, "nfe": 1, "seed": 0, "batch": 2},
         lambda found, given: found.shape == (len(given["y"]), 1, 28, 28),
+    ),
+    "draw_pictures": Call(
+        models.draw_pictures,
+        {"space": "emoji", "y": torch.tensor([0, 1]), "net": still},
+        lambda found, given: found.shape == (len(given["y"]), 3, 32, 32),
     ),
     "export": Call(
         lambda **options: models.export(path="net.pt2", **options),
@@ -801,18 +822,43 @@ NOTHING = "it has no argument, or uses none"
 PARTS = "what it is made of is called above; trained and run as a whole in tests/training, sweeps and evaluation"
 ELSEWHERE = {
     **dict.fromkeys(("Network", "Source", "TargetRule", "Term", "Guide", "StochasticDataset", "Distance"), TYPED),
-    **dict.fromkeys(("Blocked", "Judge"), TYPED),
+    **dict.fromkeys(("Blocked", "Judge", "Change"), TYPED),
     **dict.fromkeys(("CheckpointError", "DataError", "WorkerError", "PictureError", "DivergenceError"), ERROR),
     **dict.fromkeys(("Preempted", "SweepError", "ClaimError", "ExportError"), ERROR),
     **dict.fromkeys(("file_sum", "verify_sha256", "read_weights", "load_weights", "load_model", "load_sampler"), FILE),
     **dict.fromkeys(("load_generator", "load_reference", "load_autoencoder", "read_picture", "picture_files"), FILE),
     **dict.fromkeys(("Latents", "SampleSet", "read_table", "write_table", "table", "scalars", "ImageFolder"), FILE),
     **dict.fromkeys(("replacing", "replacing_path", "open_latents", "imagenet_latents", "small_vae"), FILE),
-    **dict.fromkeys(("open_source", "fashion_latents", "write_tiny_vae", "export_npz", "export_png"), FILE),
+    **dict.fromkeys(
+        (
+            "open_source",
+            "fashion_latents",
+            "emoji_latents",
+            "load_emoji_autoencoder",
+            "write_tiny_vae",
+            "export_npz",
+            "export_png",
+        ),
+        FILE,
+    ),
     **dict.fromkeys(("Mapped", "PictureFiles", "ImageVAE", "Reference", "Scores", "StepReport", "TrainState"), RECORD),
     **dict.fromkeys(("Answer", "Context", "Solution", "Exported"), RECORD),
     **dict.fromkeys(("ask", "derivative", "posterior_velocity", "one_step_samples"), INNER),
-    **dict.fromkeys(("FashionJudge", "ImageJudge", "ImageOptions", "Claim", "KillAt", "Tracking"), RECORD),
+    **dict.fromkeys(
+        (
+            "FashionJudge",
+            "EmojiJudge",
+            "SpaceJudge",
+            "Space",
+            "EmojiNames",
+            "ImageJudge",
+            "ImageOptions",
+            "Claim",
+            "KillAt",
+            "Tracking",
+        ),
+        RECORD,
+    ),
     **dict.fromkeys(("in_checkout", "out_dir", "velocity_target", "data_folders", "weights_file"), NOTHING),
     **dict.fromkeys(("run_group", "accelerator", "launch", "launch_processes", "train_run", "encode"), PARTS),
     **dict.fromkeys(("evaluate", "run_study", "run_trials", "progress_bar", "paper_tables", "Encoding"), PARTS),

@@ -1,4 +1,4 @@
-"""Draw with a trained model into a PNG file: a sheet of clothes, or a scatter plot of points."""
+"""Draw with a trained model into a PNG file: a sheet of pictures, or a scatter plot of points."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ EXAMPLES = (
 
 
 LARGEST = {"images": 10_000, "points": 1_000_000}  # in one picture
-EACH = {"images": 8, "points": 250}  # of a class, by default
+EACH = {"images": 8, "points": 250}  # of a class, by default; where the classes are many, one image
+IN_A_ROW = 16
 
 
 def names() -> dict[str, dict[str, str]]:
@@ -41,27 +42,27 @@ def command(
     device: Literal["cpu", "cuda"] | None = None,
     out: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None,
 ) -> int:
-    """Draw clothes or points.
+    """Draw pictures or points.
 
     Args:
-        model: a model.safetensors that `ismkit train` wrote, of clothes or of points in the plane, or the name of a
-            released one.
+        model: a model.safetensors that `ismkit train` wrote, of clothes, emoji, pictures of your own or points in the
+            plane, or the name of a released one.
         nfe: network evaluations per sample, by equal steps: 1, 2, 4 ... 128, or any number for a model that was trained
             on steps of any length (default: 1).
         times: where steps begin and end, from 0 to 1, in place of --nfe: for a model that was trained on such steps.
         renoise: jump to the data in each step, and go back to the next time by fresh noise.
         w: guidance strength, 0 = unguided.
-        n: samples per class (default: 8 images, 250 points).
+        n: samples per class (default: 8 images, or 1 where the classes are more than 16, and 250 points).
         classes: labels (default: all).
         seed: of the noise.
         network: module:attribute of the class, if the model is a network of your own: its code is run.
         device: cpu or cuda (default: a GPU where there is one).
         out: PNG file to write (default: out/samples.png).
     """
-    from ismkit.data.fashion import SHAPE
+    from ismkit.data.pictures import write_png
     from ismkit.evaluation.judges import Setting
     from ismkit.evaluation.scoring import device_at_hand
-    from ismkit.models.saved import RELEASED, check_clothes, check_normal, load_named, sample_shape
+    from ismkit.models.saved import check_normal, check_space, load_named, sample_shape, space_of
     from ismkit.utils.checks import check_count
     from ismkit.utils.files import destination, out_dir
 
@@ -78,41 +79,52 @@ def command(
     where = device_at_hand(device)
     net, card = load_named(model, network=network)
     check_normal(card, model)
-    shape = tuple(SHAPE) if model in RELEASED else sample_shape(net, card)
+    space = space_of(net)
+    shape = () if space else sample_shape(net, card)
     what = "points" if shape == (2,) else "images"
-    if what == "images":
-        check_clothes(net, model)
+    if what == "images" and len(shape) != 3:
+        space = check_space(net, model)
     net = net.to(where)
     if not isinstance(num_classes := getattr(net, "num_classes", None), int):
         raise UsageError(f"{model} must hold a network with the attribute num_classes, {type(net).__name__} has none")
-    y = _labels(classes, n or EACH[what], num_classes, what)
+    y, columns = _layout(_labels(classes, num_classes), n, what)
     options: dict[str, Any] = {"w": w, "nfe": nfe, "times": times or None, "renoise": renoise}
     made = len(times) - 1 if times else nfe
     if what == "images":
-        written = _sheet(y, net, seed, path, len(y) // (n or EACH[what]), options)
+        written = write_png(_images(y, net, space, shape, options | {"seed": seed, "device": where}), path, columns)
     else:
         written = _scatter(y, net, seed, path, f"{made} NFE, w = {w:g}", options)
     print(f"{len(y)} {what}, {made} NFE, w = {w:g}: {written}")
     return 0
 
 
-def _labels(classes: tuple[int, ...], n: int, num_classes: int, what: str) -> list[int]:
-    """The label of each sample, ``n`` of each class."""
-    known = num_classes if what == "points" else 10
-    if wrong := [label for label in classes if not 0 <= label < known]:
-        raise UsageError(f"--classes must be labels 0 .. {known - 1}, got {wrong[0]}")
-    chosen = classes or tuple(range(known))
-    if len(chosen) * n > LARGEST[what]:
-        raise UsageError(f"{what} must be {LARGEST[what]} or fewer, got {len(chosen)} classes x {n}")
-    return list(chosen) * n
+def _labels(classes: tuple[int, ...], num_classes: int) -> tuple[int, ...]:
+    if wrong := [label for label in classes if not 0 <= label < num_classes]:
+        raise UsageError(f"--classes must be labels 0 .. {num_classes - 1}, got {wrong[0]}")
+    return classes or tuple(range(num_classes))
 
 
-def _sheet(y: list[int], net: Any, seed: int, path: Path, columns: int, options: dict[str, Any]) -> Path:
-    from ismkit.data.pictures import write_png
-    from ismkit.models.drawing import draw_clothes
+def _layout(classes: tuple[int, ...], n: int | None, what: str) -> tuple[list[int], int]:
+    """The label of each sample and the columns of the sheet: one for each class, or where they are many, in blocks."""
+    few = len(classes) <= IN_A_ROW
+    n = n or (EACH[what] if few or what == "points" else 1)
+    if len(classes) * n > LARGEST[what]:
+        raise UsageError(f"{what} must be {LARGEST[what]} or fewer, got {len(classes)} classes x {n}")
+    if few:
+        return list(classes) * n, len(classes)
+    blocks = [k for k in range(1, len(classes)) if len(classes) % k == 0 and n * k <= 1.5 * IN_A_ROW]
+    return [label for label in classes for _ in range(n)], n * max(blocks, default=1)
 
-    images = draw_clothes(y, net, seed=seed, device=next(net.parameters()).device, **options)
-    return write_png(images, path, columns)
+
+def _images(y: list[int], net: Any, space: str | None, shape: tuple[int, ...], options: dict[str, Any]) -> Any:
+    """Pictures of a latent space, or those that a network draws itself, clamped."""
+    import torch
+
+    from ismkit.models.drawing import draw_pictures, draw_samples
+
+    if space is not None:
+        return draw_pictures(space, y, net, **options)
+    return draw_samples(torch.tensor(y).to(options.pop("device")), net, shape, **options)[0].clamp(-1, 1)
 
 
 def _scatter(y: list[int], net: Any, seed: int, path: Path, title: str, options: dict[str, Any]) -> Path:

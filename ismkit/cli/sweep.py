@@ -62,7 +62,7 @@ def command(
         w: guidance strengths (default: its own; a run: 0 1).
         n: samples per setting (default: its own; a run: 1000).
         judge: module:attribute of your own, an object with score(net, setting), or a function that makes one for a
-            device (default: its own; of points and clothes the kit's).
+            device (default: its own; of points, clothes and emoji the kit's).
         workers: trials at one time (default: one per core).
         gpus: share of a GPU for each trial: 0.125 trains eight on one (default: 0, the CPU).
         address: of a Ray cluster, HOST:PORT (default: this machine alone).
@@ -91,8 +91,8 @@ def command(
     if judge:
         plans = [replace(plan, judge=judge) for plan in plans]
     trials = [trial for plan in plans for trial in plan.trials()]
-    if len({str(trial.judged_by or trial.run.images) for trial in trials}) > 1:
-        raise UsageError("points and images are scored by other metrics, or by two judges: sweep one kind at a time")
+    if len({str(trial.judged_by or trial.run.space) for trial in trials}) > 1:
+        raise UsageError("points and pictures are scored by other metrics, or by two judges: sweep one kind at a time")
     folder = out or out_dir() / "sweeps"
     path = table or folder / f"{'_'.join(plan.name for plan in plans)}.parquet"
     destination(path)  # what cannot be written is refused before any work

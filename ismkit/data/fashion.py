@@ -1,9 +1,4 @@
-"""Fashion-MNIST: the images, checked by their sums, and the small latent space in which the kit's models draw them.
-
-The small latent space has the shape of the full run's: an ``AutoencoderKL`` of diffusers maps an image to (4, h, w), a
-network works there, the decoder maps back. The 28 x 28 image is padded to 32 and its 2 x 2 blocks become channels, so
-that the convolutions run on 16 x 16: three times quicker on a CPU.
-"""
+"""Fashion-MNIST: the images, checked by their sums, and the small latent space in which the kit's models draw them."""
 
 from __future__ import annotations
 
@@ -14,18 +9,16 @@ import os
 import zlib
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 from urllib.request import urlopen
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from ismkit.data.autoencoder import SmallAutoencoder, as_latents
 from ismkit.data.sets import Labelled
-from ismkit.utils.checks import check_count, check_name, check_tensor, shown
+from ismkit.utils.checks import check_name
 from ismkit.utils.files import WEIGHT_SUMS, DataError, data_folders, replacing, weights_file
-from ismkit.utils.progress import progress_bar
-from ismkit.utils.store import Store
 from ismkit.utils.weights import load_weights
 
 Split = Literal["train", "test"]
@@ -170,21 +163,14 @@ def _fetch(url: str, path: Path) -> None:
         raise DataError(f"{path} cannot be written: {error}; set ISMKIT_DATA to a folder of your own") from error
 
 
-SIDE = 28  # of the images
-PADDED = 32
 SHAPE = (4, 8, 8)  # of a latent
 WEIGHTS_SHA256 = WEIGHT_SUMS["fashion_autoencoder"]
 
 
-class FashionAutoencoder(nn.Module):
+class FashionAutoencoder(SmallAutoencoder):
     """Autoencoder of clothes: grey images (28 x 28) in [-1, 1] to latents (4, 8, 8) of unit variance, and back.
 
-    It is diffusers' ``AutoencoderKL``, the class of the full run's (arXiv 2112.10752), at a size of this kit's choice.
     A new one is untrained; :func:`load_autoencoder` gives the released one.
-
-    Attributes:
-        vae: diffusers' ``AutoencoderKL``.
-        mean, std: of the posterior means over the training set, (4,): the scaling of this latent space.
 
     Example:
         A latent has 256 numbers for 784 pixels:
@@ -201,133 +187,7 @@ class FashionAutoencoder(nn.Module):
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        from diffusers import AutoencoderKL
-
-        self.vae: Any = AutoencoderKL(
-            in_channels=4,
-            out_channels=4,
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            block_out_channels=(32, 64),
-            layers_per_block=1,
-            latent_channels=SHAPE[0],
-            norm_num_groups=8,
-            mid_block_add_attention=False,
-        )
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.zeros(SHAPE[0]))
-        self.register_buffer("std", torch.ones(SHAPE[0]))
-        self.to(memory_format=torch.channels_last)
-
-    def posterior(self, images: Tensor) -> Any:
-        """Compute the posterior, a diagonal Gaussian over unscaled latents.
-
-        Args:
-            images: (B, 1, 28, 28) in [-1, 1].
-
-        Returns:
-            diffusers' distribution, with ``mean`` and ``std`` (B, 4, 8, 8).
-
-        Raises:
-            ValueError: for another shape.
-        """
-        check_tensor("images", images, ("the autoencoder", self.mean))
-        if images.dtype != self.mean.dtype:
-            raise TypeError(f"images must be of the autoencoder's type, {self.mean.dtype}, got {images.dtype}")
-        if images.shape[1:] != (1, SIDE, SIDE) or not len(images):
-            raise ValueError(f"images must have shape (B, 1, {SIDE}, {SIDE}) with B >= 1, got {tuple(images.shape)}")
-        margin = (PADDED - SIDE) // 2
-        padded = F.pad(images, (margin,) * 4, value=-1.0)
-        return self.vae.encode(F.pixel_unshuffle(padded, 2)).latent_dist
-
-    def reconstruct(self, unscaled: Tensor) -> Tensor:
-        """Decode unscaled latents.
-
-        Args:
-            unscaled: (B, 4, 8, 8).
-
-        Returns:
-            Images (B, 1, 28, 28), not clamped.
-        """
-        margin = (PADDED - SIDE) // 2
-        return F.pixel_shuffle(self.vae.decode(unscaled).sample, 2)[..., margin:-margin, margin:-margin]
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Encode images as scaled posterior means.
-
-        Args:
-            images: (B, 1, 28, 28) in [-1, 1].
-
-        Returns:
-            Latents (B, 4, 8, 8).
-
-        Raises:
-            ValueError: for another shape.
-        """
-        latents = (self.posterior(images).mean - self.mean[:, None, None]) / self.std[:, None, None]
-        return latents.contiguous()  # not channels last: what reads them gets the same as from a file
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Decode scaled latents.
-
-        Args:
-            latents: (B, 4, 8, 8).
-
-        Returns:
-            Images (B, 1, 28, 28), clamped to [-1, 1].
-
-        Raises:
-            ValueError: for another shape.
-        """
-        check_tensor("latents", latents, ("the autoencoder", self.mean))
-        if latents.dtype != self.mean.dtype:
-            raise TypeError(f"latents must be of the autoencoder's type, {self.mean.dtype}, got {latents.dtype}")
-        if latents.shape[1:] != SHAPE or not len(latents):
-            raise ValueError(
-                f"latents must have shape (B, {', '.join(map(str, SHAPE))}) with B >= 1, got {tuple(latents.shape)}"
-            )
-        return self.reconstruct(latents * self.std[:, None, None] + self.mean[:, None, None]).clamp(-1, 1)
-
-
-@torch.no_grad()
-def in_batches(function: Any, x: Tensor, *, batch: int = 250, label: str = "", progress: bool | None = False) -> Tensor:
-    """Apply a function in batches, without gradients.
-
-    Args:
-        function: of a batch (b, ...); what it returns has one row for each of the batch.
-        x: (n, ...).
-        batch: rows at one time.
-        label: of the progress bar.
-        progress: show one; by default not, and with None unless the environment says CI.
-
-    Returns:
-        The results, joined, (n, ...).
-
-    Raises:
-        TypeError: if ``function`` is none, or ``x`` no tensor.
-        ValueError: if ``x`` has no rows, or ``batch`` is no integer of at least 1.
-
-    Example:
-        >>> import torch
-        >>> from ismkit.data import in_batches
-        >>> def square(x):
-        ...     print(f"{len(x)} rows")
-        ...     return x * x
-        >>> in_batches(square, torch.arange(5), batch=2)
-        2 rows
-        2 rows
-        1 rows
-        tensor([ 0,  1,  4,  9, 16])
-    """
-    batch = check_count("batch", batch)
-    if not isinstance(x, Tensor) or x.layout != torch.strided or not callable(function):
-        raise TypeError(f"function and x must be a function and a dense tensor, got {shown(function)} and {shown(x)}")
-    if x.ndim < 1 or len(x) == 0:
-        raise ValueError(f"x must be (n, ...) with n >= 1, got {tuple(x.shape)}")
-    parts = progress_bar(x.split(batch), show=progress, desc=label, unit="batch")
-    return torch.cat([function(part) for part in parts])
+        super().__init__((1, 28, 28), channels=SHAPE[0], widths=(32, 64), fill=-1.0)
 
 
 def fashion_latents(cache: Path, count: int | None = None, *, progress: bool | None = None) -> Labelled:
@@ -361,70 +221,13 @@ def fashion_latents(cache: Path, count: int | None = None, *, progress: bool | N
     images = fashion_mnist("train")
     if count is not None and not 1 <= count <= len(images):
         raise ValueError(f"count must be 1 .. {len(images)} images, got {count}")
-
-    def encode(x: Tensor) -> Tensor:
-        autoencoder = load_autoencoder()
-        return in_batches(autoencoder.encode, x, label="encoding Fashion-MNIST", progress=progress)
-
     if count is not None:
-        return Labelled(encode(images.x[:count]), images.y[:count], images.num_classes, images.class_names)
+        few = Labelled(images.x[:count], images.y[:count], images.num_classes, images.class_names)
+        return as_latents(few, load_autoencoder, progress=progress)
     _, digest = FASHION_MNIST_FILES["train-images-idx3-ubyte.gz"]
     identity = {"autoencoder": WEIGHTS_SHA256, "images": digest, "rows": len(images)}
-    store = Store(cache, identity, remedy="delete the file, and the next run makes it again")
-    if (name := f"fashion_latents_{WEIGHTS_SHA256[:12]}.safetensors") not in store:
-        store.write(name, {}, {"x": encode(images.x)})
-    x = store.read(name).tensors["x"]
-    return Labelled(x, images.y, images.num_classes, images.class_names)
-
-
-def train_autoencoder(
-    images: Tensor, *, steps: int, batch: int = 64, lr: float = 2e-3, kl: float = 0.005, seed: int = 0
-) -> FashionAutoencoder:
-    """Train the autoencoder and fix the scaling of its latents.
-
-    Loss per pixel: squared error + half the absolute error + ``kl`` times the Kullback-Leibler divergence from N(0, I).
-
-    Args:
-        images: (n, 1, 28, 28) in [-1, 1].
-        steps: optimiser steps (AdamW, short warm-up, linear decay to zero).
-        batch: images per step.
-        lr: peak learning rate.
-        kl: weight of the divergence.
-        seed: of initial weights, batches and posterior samples.
-
-    Returns:
-        The autoencoder in eval mode.
-    """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    with torch.random.fork_rng(devices=[]):  # diffusers draws initial weights from the global generator
-        torch.manual_seed(seed)
-        autoencoder = FashionAutoencoder()
-        optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=lr, weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: min(1.0, (k + 1) / 100) * (1 - k / steps))
-        bar = progress_bar(range(steps), desc="autoencoder", unit="step")
-        for _ in bar:
-            x = images[torch.randint(len(images), (batch,))]
-            q = autoencoder.posterior(x)
-            error = autoencoder.reconstruct(q.sample()) - x
-            divergence = q.kl().mean() / PADDED**2
-            loss = error.square().mean() + 0.5 * error.abs().mean() + kl * divergence
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(autoencoder.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            bar.set_postfix(mse=f"{error.square().mean().item():.4f}", kl=f"{divergence.item():.3f}", refresh=False)
-    autoencoder.eval()
-    means = in_batches(lambda x: autoencoder.posterior(x).mean, images)
-    autoencoder.mean.copy_(means.mean((0, 2, 3)))
-    autoencoder.std.copy_(means.std((0, 2, 3)))
-    return autoencoder
-
-
-def reconstruction_error(autoencoder: FashionAutoencoder, images: Tensor) -> float:
-    """Mean squared error per pixel of images (n, 1, 28, 28) in [-1, 1] after encoding and decoding."""
-    return float((in_batches(lambda x: autoencoder.decode(autoencoder.encode(x)), images) - images).square().mean())
+    place = cache, f"fashion_latents_{WEIGHTS_SHA256[:12]}.safetensors", identity
+    return as_latents(images, load_autoencoder, place, progress=progress)
 
 
 def load_autoencoder(path: str | os.PathLike[str] | None = None) -> FashionAutoencoder:

@@ -1,4 +1,4 @@
-"""Grey images as one picture: an array to show, or a PNG file."""
+"""Images, grey or in colour, as one picture: an array to show, or a PNG file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def tile(images: Tensor, columns: int) -> np.ndarray:
     """Lay images out as one picture, with white gaps of one pixel.
 
     Args:
-        images: (n, 1, H, W) in [-1, 1].
+        images: (n, 1, H, W), or in colour (n, 3, H, W), in [-1, 1].
         columns: images in a row, a divisor of n.
 
     Returns:
-        The picture, (H', W') in [0, 1].
+        The picture in [0, 1], (H', W'), or in colour (H', W', 3).
 
     Raises:
         TypeError: if they are not floating point.
@@ -33,22 +33,24 @@ def tile(images: Tensor, columns: int) -> np.ndarray:
         (5, 5)
     """
     check_finite("images", images)  # NaN would be drawn as a blank sheet
-    if images.ndim != 4 or images.shape[1] != 1 or images.numel() == 0:
-        raise ValueError(f"images must be (n, 1, H, W) with n, H and W >= 1, got {tuple(images.shape)}")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.numel() == 0:
+        raise ValueError(f"images must be (n, 1 or 3, H, W) with n, H and W >= 1, got {tuple(images.shape)}")
     check_count("columns", columns)
     if len(images) % columns:
         raise ValueError(f"columns must divide the {len(images)} images, got {columns}")
-    n, _, h, w = images.shape
-    canvas = np.ones((n // columns, columns, h + 1, w + 1))
-    canvas[:, :, :h, :w] = ((images.detach().cpu().double().numpy() + 1) / 2).reshape(-1, columns, h, w)
-    return canvas.transpose(0, 2, 1, 3).reshape(n // columns * (h + 1), columns * (w + 1))[:-1, :-1]
+    n, channels, h, w = images.shape
+    canvas = np.ones((n // columns, columns, h + 1, w + 1, channels))
+    pixels = (images.detach().cpu().double().permute(0, 2, 3, 1).numpy() + 1) / 2
+    canvas[:, :, :h, :w] = pixels.reshape(-1, columns, h, w, channels)
+    sheet = canvas.transpose(0, 2, 1, 3, 4).reshape(n // columns * (h + 1), columns * (w + 1), channels)[:-1, :-1]
+    return sheet[..., 0] if channels == 1 else sheet
 
 
 def write_png(images: Tensor, path: str | os.PathLike[str], columns: int | None = None, scale: int = 3) -> Path:
     """Write images as one PNG picture, atomically, making its folder.
 
     Args:
-        images: (n, 1, H, W) in [-1, 1]; values beyond are clamped.
+        images: (n, 1, H, W), or in colour (n, 3, H, W), in [-1, 1]; values beyond are clamped.
         path: ends in ``.png``.
         columns: images in a row, a divisor of n; by default all.
         scale: side of a square of the picture that each pixel becomes.

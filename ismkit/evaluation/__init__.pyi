@@ -10,11 +10,13 @@ from . import tables as tables
 from .extractors import load_extractor as load_extractor
 from .fidelity import METRICS as METRICS
 from .fidelity import ImageJudge as ImageJudge
+from .judges import EmojiJudge as EmojiJudge
 from .judges import FashionJudge as FashionJudge
 from .judges import FeatureJudge as FeatureJudge
 from .judges import Judge as Judge
 from .judges import PointJudge as PointJudge
 from .judges import Setting as Setting
+from .judges import SpaceJudge as SpaceJudge
 from .metrics import Moments as Moments
 from .metrics import bias as bias
 from .metrics import class_agreement as class_agreement

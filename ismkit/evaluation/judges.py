@@ -1,6 +1,6 @@
 """What scores a model: samples per NFE and guidance strength, a table of metrics, and the features they compare.
 
-:class:`FeatureNet`, a small classifier of Fashion-MNIST, makes the features in which images of clothes are compared.
+:class:`FeatureNet`, a small classifier, makes the features in which pictures of clothes and emoji are compared.
 """
 
 from __future__ import annotations
@@ -12,18 +12,23 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from numbers import Real
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypedDict
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ismkit.data.autoencoder import SmallAutoencoder, in_batches
 from ismkit.data.batches import Batches
+from ismkit.data.changes import Change, Shift, balanced
+from ismkit.data.colour import emoji, emoji_changes
 from ismkit.data.doors import admit
-from ismkit.data.fashion import CLOTHES, SHAPE, FashionAutoencoder, fashion_mnist, in_batches, load_autoencoder
+from ismkit.data.fashion import fashion_mnist
 from ismkit.data.sets import Labelled
+from ismkit.data.spaces import SPACES
 from ismkit.data.values import warn_of_missing
 from ismkit.evaluation.metrics import (
     Moments,
@@ -37,8 +42,8 @@ from ismkit.evaluation.metrics import (
 )
 from ismkit.method.path import Network, Source, check_source, draw_noise
 from ismkit.method.sampling import check_nfe, renoise_options, renoises, sample, trajectory
-from ismkit.models.drawing import draw_clothes, draw_latents
-from ismkit.utils.checks import as_integer, as_number, check_count, check_finite, check_kind, shown
+from ismkit.models.drawing import draw_pictures, draw_samples
+from ismkit.utils.checks import as_integer, as_number, check_count, check_finite, check_kind, check_tensor, shown
 from ismkit.utils.files import WEIGHT_SUMS, replacing, weights_file
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.seeding import stream
@@ -49,19 +54,25 @@ FEATURES_SHA256 = WEIGHT_SUMS["fashion_features"]
 
 
 class FeatureNet(nn.Module):
-    """Convolutional classifier of 28 x 28 grey images in [-1, 1] into ten classes, with 64 features.
+    """Convolutional classifier of small square images in [-1, 1], with 64 features; by default of clothes.
 
     A feature is an *input* of the last rectifier, not its output, and is normalised: over the training images
     it has mean 0 and variance 1, its distribution has no spike at 0 and no feature is dead. That suits the
     Fréchet distance, which knows of each set of features only a mean and a covariance.
+
+    Args:
+        shape: of an image, (C, H, H).
+        num_classes: that it tells apart.
     """
 
     num_features = 64
 
-    def __init__(self) -> None:
+    def __init__(self, shape: tuple[int, int, int] = (1, 28, 28), num_classes: int = 10) -> None:
         super().__init__()
-        self.trunk = nn.Sequential(  # (B, 1, 28, 28)
-            *_convolution(1, 32, kernel=5, stride=2),  # (B, 32, 14, 14)
+        self.shape, self.num_classes = shape, num_classes
+        side = (shape[1] + 1) // 2 // 4  # after a stride and two pools
+        self.trunk = nn.Sequential(  # of clothes: (B, 1, 28, 28)
+            *_convolution(shape[0], 32, kernel=5, stride=2),  # (B, 32, 14, 14)
             *_convolution(32, 48),
             nn.MaxPool2d(2),  # (B, 48, 7, 7)
             *_convolution(48, 96),
@@ -69,24 +80,24 @@ class FeatureNet(nn.Module):
             nn.MaxPool2d(2),  # (B, 96, 3, 3)
             nn.Flatten(),
             nn.Dropout(0.3),
-            nn.Linear(96 * 9, self.num_features, bias=False),
+            nn.Linear(96 * side * side, self.num_features, bias=False),
             nn.BatchNorm1d(self.num_features, affine=False),
         )
-        self.head = nn.Linear(self.num_features, 10)
+        self.head = nn.Linear(self.num_features, num_classes)
         self.to(memory_format=torch.channels_last)  # 1.7 times as fast on a CPU
 
     def features(self, x: Tensor) -> Tensor:
-        """Features (B, 64) of images ``x`` (B, 1, 28, 28) in [-1, 1]."""
-        if x.ndim != 4 or x.shape[1:] != (1, 28, 28):
-            raise ValueError(f"x must be (B, 1, 28, 28), got {tuple(x.shape)}")
+        """Features (B, 64) of images ``x`` (B, C, H, H) in [-1, 1]."""
+        if x.ndim != 4 or x.shape[1:] != self.shape:
+            raise ValueError(f"x must be (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
         return self.trunk(x)
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits (B, 10) from features (B, 64)."""
+        """Logits (B, classes) from features (B, 64)."""
         return self.head(features.relu())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 10) of images ``x`` (B, 1, 28, 28) in [-1, 1]."""
+        """Logits (B, classes) of images ``x`` (B, C, H, H) in [-1, 1]."""
         return self.classify(self.features(x))
 
 
@@ -100,6 +111,16 @@ def load_features(path: Path | None = None) -> FeatureNet:
         load_weights(net, weights_file("fashion_features"), FEATURES_SHA256)
     else:
         load_weights(net, path)
+    return net.eval()
+
+
+def load_emoji_features() -> FeatureNet:
+    """The released classifier of emoji by subgroup, its checksum verified; in eval mode.
+
+    Raises :class:`ismkit.utils.weights.CheckpointError` if the file is missing, altered or does not fit.
+    """
+    net = FeatureNet((3, 32, 32), SPACES["emoji"].num_classes)
+    load_weights(net, weights_file("emoji_features"), WEIGHT_SUMS["emoji_features"])
     return net.eval()
 
 
@@ -118,22 +139,27 @@ def accuracy(net: FeatureNet, data: Labelled) -> float:
     return (logits.argmax(dim=1) == data.y).double().mean().item()
 
 
-def train_features(data: Labelled, *, epochs: int = 12, seed: int = 0, batch_size: int = 256) -> FeatureNet:
-    """Train a :class:`FeatureNet` (AdamW, one-cycle learning rate, random shifts); return it in eval mode.
+def train_features(
+    data: Labelled,
+    changes: Sequence[Change] = (Shift(1, fill=-1.0),),
+    *,
+    epochs: int = 12,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> FeatureNet:
+    """Train a :class:`FeatureNet` (AdamW, one-cycle learning rate, random changes); return it in eval mode.
 
-    ``data``: images (n, 1, 28, 28) in [-1, 1] of ten classes. The released weights come from the training
-    split and the defaults. No mirroring: all shoes point the same way, and a generator that turns them round
-    must not look right to the features.
+    ``data``: square images (n, C, H, H) in [-1, 1] with labels. ``changes`` are made to each batch. The released
+    weights of clothes come from their training split and the defaults. No mirroring of clothes: all shoes point the
+    same way, and a generator that turns them round must not look right to the features.
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
-    if data.x.shape[1:] != (1, 28, 28) or data.num_classes != 10:
-        raise ValueError(
-            f"data must hold images (n, 1, 28, 28) of 10 classes, got {tuple(data.x.shape)} of {data.num_classes}"
-        )
+    if len(data.shape) != 3 or data.shape[1] != data.shape[2] or data.shape[1] < 8:
+        raise ValueError(f"data must hold images (n, C, H, H) of at least 8 x 8 pixels, got {tuple(data.x.shape)}")
     with torch.random.fork_rng(devices=[]):  # initial weights and dropout draw from the global generator
         torch.manual_seed(seed)
-        net = FeatureNet().train()
+        net = FeatureNet((data.shape[0], data.shape[1], data.shape[2]), data.num_classes).train()
         steps = epochs * len(data) // batch_size
         optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=5e-3, total_steps=steps)
@@ -141,21 +167,15 @@ def train_features(data: Labelled, *, epochs: int = 12, seed: int = 0, batch_siz
         batches = Batches(data, batch_size, seed).stream()
         bar = progress_bar(range(steps), desc="training the feature classifier", unit="step")
         for _, (x, y) in zip(bar, batches, strict=False):
-            loss = F.cross_entropy(net(shift(x, generator)), y)
+            for change in changes:
+                x = change(x, y, generator)
+            loss = F.cross_entropy(net(x), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
     return net.eval()
-
-
-def shift(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift each image of ``x`` (B, 1, 28, 28) by up to one pixel each way, filling with black (-1)."""
-    padded = F.pad(x, (1, 1, 1, 1), value=-1.0)
-    windows = padded.unfold(2, 28, 1).unfold(3, 28, 1)  # (B, 1, 3, 3, 28, 28)
-    down, right = torch.randint(3, (2, len(x)), generator=generator)
-    return windows[torch.arange(len(x)), :, down, right]
 
 
 def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
@@ -545,44 +565,25 @@ class FeatureJudge:
 
 
 @dataclass(frozen=True)
-class FashionJudge:
-    """Draws Fashion-MNIST images from a latent-space model and scores them.
-
-    Protocol, this kit's own: n samples with labels 0, 1, ..., 9 in turn; latents decoded to 28 x 28 and clamped to [-1,
-    1]; features of the kit's own classifier (64 numbers, float64 statistics, no Inception); reference: the 10 000 test
-    images. The Frechet distance shrinks as n grows: compare equal n only. Precision and recall take k = 3 and as many
-    test images as samples.
+class SpaceJudge:
+    """Draws pictures from a model of a small latent space and scores them: :class:`FashionJudge`, :class:`EmojiJudge`.
 
     Attributes:
         classifier: the released feature network.
         autoencoder: the released autoencoder.
         device: where the model lives and all of this runs.
         source: the distribution of the noise, that of the model's recipe.
-
-    Example:
-        >>> import torch
-        >>> from ismkit import FashionJudge, class_agreement, released
-        >>> judge, (net, card) = FashionJudge.load(), released("ism_plus")
-        >>> y = torch.arange(100) % 10
-        >>> images = judge.draw(net, y, w=1.0, nfe=1)
-        >>> images.shape
-        torch.Size([100, 1, 28, 28])
-        >>> class_agreement(judge.classifier(images), y) > 0.9  # nearly all show the class asked for
-        True
-
-        Scores take seconds, for the features of the test images:
-
-        >>> round(judge.table(net, nfe=[1], w=[1.0], n=1000, seed=1)[0]["frechet"], 2)  # doctest: +SKIP
-        1.62
+        space: whose models it scores, a key of :data:`ismkit.data.spaces.SPACES`.
     """
 
     classifier: FeatureNet
-    autoencoder: FashionAutoencoder
+    autoencoder: SmallAutoencoder
     device: torch.device
     source: Source | None = None
+    space: ClassVar[str]
 
     @classmethod
-    def load(cls, device: torch.device | str = "cpu") -> FashionJudge:
+    def load(cls, device: torch.device | str = "cpu") -> Self:
         """Load the judge with the released, verified weights.
 
         Args:
@@ -595,41 +596,58 @@ class FashionJudge:
             CheckpointError: if a file is missing, truncated or altered.
         """
         device = torch.device(device)
-        return cls(load_features().to(device), load_autoencoder().to(device), device)
+        return cls(cls._classifier().to(device), SPACES[cls.space].load().to(device), device)
+
+    @staticmethod
+    def _classifier() -> FeatureNet:
+        raise NotImplementedError
+
+    @staticmethod
+    def reference() -> Tensor:
+        """Read the images that samples are compared with.
+
+        Returns:
+            Images (n, C, H, H) in [-1, 1].
+
+        Raises:
+            DataError: if they are missing.
+        """
+        raise NotImplementedError
 
     @cached_property
     def _real(self) -> Tensor:
-        return self._of_the_test_images[0]
+        return self._of_the_reference[0]
 
     @cached_property
-    def _of_the_test_images(self) -> tuple[Tensor, Tensor]:
-        """Their features and their spectrum: the images are read, verified and transformed once for all settings."""
-        images = fashion_mnist("test").x
+    def _of_the_reference(self) -> tuple[Tensor, Tensor]:
+        """Its features and its spectrum: the images are read, verified and transformed once for all settings."""
+        images = self.reference()
         return embed(self.classifier, images.to(self.device))[0], radial_spectrum(images)[1]
 
     @cached_property
     def _real_moments(self) -> Moments:
         return Moments(self._real)
 
-    @staticmethod
-    def check_data(data: Labelled) -> None:
-        """Refuse data whose networks draw no clothes.
+    @classmethod
+    def check_data(cls, data: Labelled) -> None:
+        """Refuse data whose networks draw something else.
 
         Args:
             data: what a network is trained on.
 
         Raises:
-            ValueError: unless it is latents of clothes, (n, 4, 8, 8) in ten classes.
+            ValueError: unless it is latents of the judge's space.
         """
-        if tuple(data.x.shape[1:]) != SHAPE or data.num_classes != len(CLOTHES):
+        space = SPACES[cls.space]
+        if tuple(data.x.shape[1:]) != space.shape or data.num_classes != space.num_classes:
             raise ValueError(
-                f"data must be latents of clothes, (n, {', '.join(map(str, SHAPE))}) in {len(CLOTHES)} classes, to be "
-                f"scored as clothes, got {tuple(data.x.shape)} in {data.num_classes}: leave images=False for points, "
-                "and give a judge of your own for other images"
+                f"data must be latents of {space.name}, (n, {', '.join(map(str, space.shape))}) in {space.num_classes} "
+                f"classes, to be scored as {space.name}, got {tuple(data.x.shape)} in {data.num_classes}: leave space "
+                "None for points, and give a judge of your own for other images"
             )
 
     def draw(self, net: Network, y: Tensor, *, w: float, nfe: int, seed: int = 0, batch: int = 500) -> Tensor:
-        """Draw images of clothes.
+        """Draw images.
 
         Args:
             net: on the judge's device, in eval mode.
@@ -640,20 +658,19 @@ class FashionJudge:
             batch: samples at one time.
 
         Returns:
-            Images (n, 1, 28, 28) in [-1, 1].
+            Images (n, C, H, H) in [-1, 1].
 
         Raises:
             ValueError: for an NFE or a strength that the sampler cannot do.
         """
         options: dict[str, Any] = {"seed": seed, "device": self.device, "batch": batch, "source": self.source}
-        options["renoise"] = renoises(net)
-        return draw_clothes(y, net, w=w, nfe=nfe, autoencoder=self.autoencoder, **options)
+        return draw_pictures(self.space, y, net, self.autoencoder, w=w, nfe=nfe, renoise=renoises(net), **options)
 
     def score_images(self, images: Tensor, y: Tensor) -> dict[str, float]:
         """Score images.
 
         Args:
-            images: (n, 1, 28, 28) in [-1, 1].
+            images: (n, C, H, H) in [-1, 1].
             y: the classes that were asked for, (n,).
 
         Returns:
@@ -678,14 +695,15 @@ class FashionJudge:
         Returns:
             All metrics by name; the curvature is that of the paths of the first 250 samples.
         """
-        y = torch.arange(setting.n) % len(CLOTHES)
-        latents, path = draw_latents(
+        space = SPACES[self.space]
+        y = torch.arange(setting.n, device=self.device) % space.num_classes
+        latents, path = draw_samples(
             y,
             net,
+            space.shape,
             w=setting.w,
             nfe=setting.nfe,
             seed=setting.seed,
-            device=self.device,
             paths=CURVED,
             renoise=renoises(net),
             source=self.source,
@@ -693,7 +711,7 @@ class FashionJudge:
         images = in_batches(self.autoencoder.decode, latents)
         return {
             **self.score_images(images, y),
-            "spectrum_error": power_error(radial_spectrum(images)[1].cpu(), self._of_the_test_images[1].cpu()),
+            "spectrum_error": power_error(radial_spectrum(images)[1].cpu(), self._of_the_reference[1].cpu()),
             "curvature": _mean_curvature(path),
         }
 
@@ -723,8 +741,8 @@ class FashionJudge:
         Raises:
             ValueError: before any work, unless n is 100 .. 10 000 and the network can do every NFE and strength.
         """
-        if not 100 <= n <= 10_000:
-            raise ValueError(f"n must be 100 .. 10000 samples (there are 10000 test images), got {n}")
+        if not 100 <= n <= MOST:
+            raise ValueError(f"n must be 100 .. {MOST} samples, as many as they are compared with, got {n}")
         strengths = [float(strength) for strength in w]
         settings = [Setting(evaluations, strength, n, seed) for evaluations in nfe for strength in strengths]
         for setting in settings:
@@ -733,6 +751,137 @@ class FashionJudge:
             Score(nfe=setting.nfe, w=setting.w, n=n, **self.score(net, setting))  # type: ignore[typeddict-item]
             for setting in progress_bar(settings, show=progress, desc="scoring", unit="setting")
         ]
+
+
+#: Samples that a :class:`SpaceJudge` scores at most: about as many as there are images to compare them with.
+MOST = 10_000
+
+
+@dataclass(frozen=True)
+class FashionJudge(SpaceJudge):
+    """Draws Fashion-MNIST images from a latent-space model and scores them.
+
+    Protocol, this kit's own: n samples with labels 0, 1, ..., 9 in turn; latents decoded to 28 x 28 and clamped to [-1,
+    1]; features of the kit's own classifier (64 numbers, float64 statistics, no Inception); reference: the 10 000 test
+    images. The Frechet distance shrinks as n grows: compare equal n only. Precision and recall take k = 3 and as many
+    test images as samples.
+
+    Attributes:
+        classifier, autoencoder, device, source, space: as in :class:`SpaceJudge`.
+
+    Example:
+        >>> import torch
+        >>> from ismkit import FashionJudge, class_agreement, released
+        >>> judge, (net, card) = FashionJudge.load(), released("ism_plus")
+        >>> y = torch.arange(100) % 10
+        >>> images = judge.draw(net, y, w=1.0, nfe=1)
+        >>> images.shape
+        torch.Size([100, 1, 28, 28])
+        >>> class_agreement(judge.classifier(images), y) > 0.9  # nearly all show the class asked for
+        True
+
+        Scores take seconds, for the features of the test images:
+
+        >>> round(judge.table(net, nfe=[1], w=[1.0], n=1000, seed=1)[0]["frechet"], 2)  # doctest: +SKIP
+        1.62
+    """
+
+    space: ClassVar[str] = "clothes"
+
+    @staticmethod
+    def _classifier() -> FeatureNet:
+        return load_features()
+
+    @staticmethod
+    def reference() -> Tensor:
+        """Read the 10 000 test images, (10000, 1, 28, 28)."""
+        return fashion_mnist("test").x
+
+
+@dataclass(frozen=True)
+class EmojiJudge(SpaceJudge):
+    """Draws emoji from a latent-space model and scores them.
+
+    Protocol, this kit's own: n samples, the 99 subgroups in turn; features of a classifier of subgroups that saw all
+    drawings, with other changes than the reference has; reference: 100 rows of each subgroup, of all drawings, shifted
+    and mirrored as the training set is. Since there are no more than 3655 drawings, this says how near samples are to
+    *these*, and not whether they are new: :meth:`copying` does.
+
+    Attributes:
+        classifier, autoencoder, device, source, space: as in :class:`SpaceJudge`.
+
+    Example:
+        >>> from ismkit import EmojiJudge
+        >>> judge = EmojiJudge.load()
+        >>> judge.autoencoder.latent, judge.classifier.num_classes
+        ((8, 8, 8), 99)
+    """
+
+    space: ClassVar[str] = "emoji"
+
+    @staticmethod
+    def _classifier() -> FeatureNet:
+        return load_emoji_features()
+
+    @staticmethod
+    def reference() -> Tensor:
+        """Read 9900 images, (9900, 3, 32, 32)."""
+        return balanced(emoji(), 100, seed=1, changes=emoji_changes()).x
+
+    def copying(self, images: Tensor) -> dict[str, float]:
+        """Measure how near images are to the drawings that models are trained on, beside drawings kept apart.
+
+        The distance is the root of the mean square over pixels, at the best of all shifts by a pixel, mirrored or not.
+
+        Args:
+            images: (n, 3, 32, 32) in [-1, 1].
+
+        Returns:
+            ``nearest``, the median distance of an image to its nearest drawing of the part ``train``; ``kept_apart``,
+            the same for the drawings of the part ``test``; ``copied``, the share of the images that are nearer than
+            95 % of those are: 0.05 where images are as new as they.
+
+        Raises:
+            ValueError: for images of another shape.
+
+        Example:
+            Drawings of the training set are copies:
+
+            >>> from ismkit import EmojiJudge, emoji
+            >>> found = EmojiJudge.load().copying(emoji("train").x[::100])
+            >>> found["nearest"], found["copied"], found["kept_apart"] > 0.1
+            (0.0, 1.0, True)
+        """
+        check_tensor("images", images)
+        if images.shape[1:] != (drawn := self.autoencoder.shape) or not len(images):
+            raise ValueError(f"images must be (n, {', '.join(map(str, drawn))}), got {tuple(images.shape)}")
+        mine, others = _to_nearest(images.to(self.device)), _to_nearest(emoji("test").x.to(self.device))
+        return {
+            "nearest": float(mine.median()),
+            "kept_apart": float(others.median()),
+            "copied": float((mine < others.quantile(0.05)).double().mean()),
+        }
+
+
+#: The judge of each small latent space.
+JUDGES: dict[str, type[SpaceJudge]] = {judge.space: judge for judge in (FashionJudge, EmojiJudge)}
+
+
+def _to_nearest(images: Tensor) -> Tensor:
+    """The distance of each image to the nearest drawing of the training set, (n,)."""
+    drawings = emoji("train").x.to(images.device)
+    mine, nearest = images.flatten(1), torch.full((len(images),), math.inf, device=images.device)
+    wide = F.pad(drawings, (1,) * 4, value=1.0)
+    side = drawings.shape[-1]
+    for down, right in product(range(3), repeat=2):
+        shifted = wide[:, :, down : down + side, right : right + side]
+        for way in (shifted, shifted.flip(3)):
+            theirs = way.flatten(1)
+            square = mine.square().sum(1)[:, None] - 2 * mine @ theirs.T + theirs.square().sum(1)
+            best = square.min(1)
+            exact = (mine - theirs[best.indices]).square().mean(1)  # of equal images the product leaves its roundings
+            nearest = torch.minimum(nearest, exact.sqrt())
+    return nearest
 
 
 def _mean_curvature(path: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""How ``ismkit evaluate`` scores a model: clothes by the kit's own classifier, images of a VAE by torch-fidelity."""
+"""How ``ismkit evaluate`` scores a model: by the kit's classifiers, or images of a VAE by torch-fidelity."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ismkit.data.decoding import ENDINGS, PictureError, picture_bytes, picture_f
 from ismkit.evaluation import tables
 from ismkit.evaluation.extractors import Extractor, load_extractor
 from ismkit.evaluation.fidelity import METRICS, ImageJudge, choose
-from ismkit.evaluation.judges import FashionJudge, GivenJudge, Setting, as_scores, as_text, make_judge, write_csv
+from ismkit.evaluation.judges import JUDGES, GivenJudge, Setting, as_scores, as_text, make_judge, write_csv
 from ismkit.evaluation.options import ImageOptions
 from ismkit.evaluation.reference import Reference, folder_images, load_reference, make_reference
 from ismkit.evaluation.samples import SampleSet, export_npz, export_png, latent_shape
 from ismkit.imagenet.vae import PINNED, ImageVAE
-from ismkit.models.saved import RELEASED, Maker, check_clothes, check_normal, load_named, load_sampler
+from ismkit.models.saved import RELEASED, Maker, check_normal, check_space, load_named, load_sampler
 from ismkit.utils.checks import check_form
 from ismkit.utils.files import DataError, destination, expanded, file_sum, json_sum, out_dir
 
@@ -83,7 +83,8 @@ def evaluate(
         nfe: network evaluations per sample: powers of two in 1 .. 128, or any of a network that was trained on steps
             of any length.
         w: guidance strengths, >= 0.
-        n: samples per setting; of clothes 100 .. 10 000 (default: 2000), of images any number (default: 50 000).
+        n: samples per setting; of clothes and emoji 100 .. 10 000 (default: 2000), of images any number (default:
+            50 000).
         seed: of the noise.
         network: the class of a network of your own, or its ``module:attribute``, as for
             :func:`ismkit.models.saved.load_model`.
@@ -118,7 +119,7 @@ def evaluate(
         settings = [setting._replace(n=n or 2000) for setting in settings]
         return _judged(model, settings, network, judge, device_at_hand(device), out, images)
     if model in RELEASED and not images.vae:
-        return _clothes(model, None, settings, n or 2000, device, out, images)
+        return _pictures(model, None, settings, n or 2000, device, out, images)
     net, card = load_sampler(model, network=network)
     if not isinstance(card, dict):  # a card is any JSON
         card = {}
@@ -128,7 +129,7 @@ def evaluate(
     for setting in settings:
         setting.check(net)
     if not (images.vae or card.get("vae")):
-        return _clothes(model, net, settings, n or 2000, device, out, images)
+        return _pictures(model, net, settings, n or 2000, device, out, images)
     settings = [setting._replace(n=n or tables.PAPER_N) for setting in settings]
     return _images(Path(model), net.to(device_at_hand(device)), card, settings, out, images)
 
@@ -166,7 +167,7 @@ def _judged(
     return Scores(rows, as_text(rows), [("table", write_csv(rows, out))] if out else [])
 
 
-def _clothes(
+def _pictures(
     model: str | os.PathLike[str],
     net: torch.nn.Module | None,
     settings: list[Setting],
@@ -175,15 +176,14 @@ def _clothes(
     out: str | os.PathLike[str] | None,
     images: ImageOptions,
 ) -> Scores:
-    """Scores of clothes; without a network, of the released model."""
-    _refuse_options(images, f"{model} draws clothes (or give --vae)")
+    """Scores of clothes or emoji; without a network, of the released model."""
+    _refuse_options(images, f"{model} draws clothes or emoji (or give --vae)")
     if out:
         destination(out := expanded(out))  # what cannot be written is refused before anything is drawn
     if net is None:
         net, _ = load_named(model)
-    check_clothes(net, model)
-    where = device_at_hand(device)
-    judge, net = FashionJudge.load(where), net.to(where)
+    space, where = check_space(net, model), device_at_hand(device)
+    judge, net = JUDGES[space].load(where), net.to(where)
     nfe, w = (list(dict.fromkeys(values)) for values in zip(*((s.nfe, s.w) for s in settings), strict=True))
     rows = judge.table(net, nfe=nfe, w=w, n=n, seed=settings[0].seed)
     return Scores([dict(row) for row in rows], as_text(rows), [("table", write_csv(rows, out))] if out else [])

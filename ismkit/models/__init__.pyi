@@ -3,6 +3,7 @@ from . import exporting as exporting
 from . import nets as nets
 from . import saved as saved
 from .drawing import draw_clothes as draw_clothes
+from .drawing import draw_pictures as draw_pictures
 from .exporting import Exported as Exported
 from .exporting import ExportError as ExportError
 from .exporting import export as export

@@ -1,4 +1,4 @@
-"""Clothes from a trained network: latents drawn by it, decoded by the autoencoder; no data set is read."""
+"""Pictures from a trained network: latents drawn by it, decoded by the autoencoder; no data set is read."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ismkit.data.fashion import CLOTHES, SHAPE, FashionAutoencoder, in_batches, load_autoencoder
+from ismkit.data.autoencoder import SmallAutoencoder, in_batches
+from ismkit.data.spaces import SPACES
 from ismkit.data.values import as_tensor
 from ismkit.method.path import Network, Source, draw_noise
 from ismkit.method.sampling import sample, trajectory
 from ismkit.models.saved import load_generator
-from ismkit.utils.checks import check_count, shown
+from ismkit.utils.checks import check_count, check_name, shown
 from ismkit.utils.seeding import stream
 
 
@@ -25,7 +26,7 @@ def draw_clothes(
     nfe: int = 1,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    autoencoder: FashionAutoencoder | None = None,
+    autoencoder: SmallAutoencoder | None = None,
     batch: int = 500,
     times: Sequence[float] | None = None,
     renoise: bool = False,
@@ -59,80 +60,137 @@ def draw_clothes(
         >>> draw_clothes([7, 8, 9], w=1.0, nfe=1).shape
         torch.Size([3, 1, 28, 28])
     """
+    labels = asked_labels(y, SPACES["clothes"].num_classes)
     options: dict[str, Any] = {"times": times, "renoise": renoise, "source": source}
-    latents, _ = draw_latents(y, net, w=w, nfe=nfe, seed=seed, device=device, batch=batch, **options)
+    options |= {"w": w, "nfe": nfe, "seed": seed, "device": device, "batch": batch}
+    return draw_pictures("clothes", labels, load_generator().to(device) if net is None else net, autoencoder, **options)
+
+
+def draw_pictures(
+    space: str,
+    y: Tensor | Sequence[int],
+    net: Network,
+    autoencoder: SmallAutoencoder | None = None,
+    **options: Any,
+) -> Tensor:
+    """Draw pictures of any of the small latent spaces.
+
+    Args:
+        space: of the network, a key of :data:`ismkit.data.spaces.SPACES`.
+        y: the class of each picture, (n,); the number of classes leaves it open.
+        net: draws the latents, on the device.
+        autoencoder: decodes them, on the device; by default the released one.
+        options: ``device``, and those of :func:`draw_samples`.
+
+    Returns:
+        (n, C, H, H) in [-1, 1], on the device.
+
+    Raises:
+        ValueError: as :func:`draw_clothes`, or for another space.
+        CheckpointError: if a released file is missing or altered.
+
+    Example:
+        >>> from ismkit import load_generator
+        >>> from ismkit.models import draw_pictures
+        >>> draw_pictures("clothes", [7, 8, 9], load_generator("ism"), w=1.0, nfe=1).shape
+        torch.Size([3, 1, 28, 28])
+    """
+    check_name("space", space, SPACES)
+    labels = asked_labels(y, SPACES[space].num_classes).to(options.pop("device", "cpu"))
+    latents, _ = draw_samples(labels, net, SPACES[space].shape, **options)
     if autoencoder is None:
-        autoencoder = load_autoencoder().to(device)
+        autoencoder = SPACES[space].load().to(latents.device)
     return in_batches(autoencoder.decode, latents)
 
 
-def draw_latents(
-    y: Tensor | Sequence[int],
-    net: Network | None = None,
+def asked_labels(y: Tensor | Sequence[int], num_classes: int) -> Tensor:
+    """Read the labels that samples are asked for.
+
+    Args:
+        y: whole numbers in 0 .. ``num_classes``, (n,).
+        num_classes: of the network.
+
+    Returns:
+        The labels, (n,) int64.
+
+    Raises:
+        ValueError: for other labels.
+
+    Example:
+        >>> from ismkit.models.drawing import asked_labels
+        >>> asked_labels([7, 8, 10], 10)
+        tensor([ 7,  8, 10])
+    """
+    labels = as_tensor(y, "y")
+    if (
+        labels.ndim != 1
+        or labels.is_floating_point()
+        or labels.is_complex()
+        or not len(labels)
+        or not ((labels >= 0) & (labels <= num_classes)).all()
+    ):
+        raise ValueError(f"y must hold whole numbers in 0 .. {num_classes}, one per image, got {shown(y)}")
+    return labels.long()
+
+
+def draw_samples(
+    y: Tensor,
+    net: Network,
+    shape: Sequence[int],
     *,
     w: float = 1.0,
     nfe: int = 1,
     seed: int = 0,
-    device: torch.device | str = "cpu",
     batch: int = 500,
     paths: int = 0,
     times: Sequence[float] | None = None,
     renoise: bool = False,
     source: Source | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw latents of clothes, and keep the paths of the first ones.
+    """Draw samples of any shape in batches, and keep the paths of the first ones.
 
     Args:
-        y: as in :func:`draw_clothes`, and so are the others.
-        net: draws the latents, on ``device``; by default the released ``ism_plus``.
+        y: the class of each, (n,) int64, on the device where all of this runs.
+        net: on the same device.
+        shape: of one sample.
         w: guidance strength >= 0.
-        nfe: network evaluations per image.
-        seed: of the noise.
-        device: where all of this runs.
-        batch: images at a time.
+        nfe: network evaluations per sample.
+        seed: of the noise: equal arguments give equal samples.
+        batch: samples at a time.
         paths: so many are kept, up to ``batch``.
         times: where steps begin and end, in place of ``nfe``.
         renoise: jump to the data and go back by fresh noise.
         source: the distribution of the noise.
 
     Returns:
-        The latents (n, 4, 8, 8), and the states of the first ones from noise to latent, (nfe + 1, paths, 4, 8, 8).
+        The samples (n, ...), and the states of the first ones from noise to sample, (nfe + 1, paths, ...).
 
     Raises:
-        ValueError: as in :func:`draw_clothes`.
+        ValueError: for what :func:`ismkit.method.sampling.sample` refuses, or a network that draws NaN or infinity.
 
     Example:
-        >>> from ismkit.models.drawing import draw_latents
-        >>> latents, path = draw_latents([7, 8, 9], nfe=2, paths=2)
+        >>> import torch
+        >>> from ismkit import load_generator
+        >>> from ismkit.models.drawing import draw_samples
+        >>> y, net = torch.tensor([7, 8, 9]), load_generator()
+        >>> latents, path = draw_samples(y, net, (4, 8, 8), nfe=2, paths=2)
         >>> latents.shape, path.shape, path[-1].equal(latents[:2])
         (torch.Size([3, 4, 8, 8]), torch.Size([3, 2, 4, 8, 8]), True)
     """
-    labels = as_tensor(y, "y")
     batch = check_count("batch", batch)
-    if (
-        labels.ndim != 1
-        or labels.is_floating_point()
-        or labels.is_complex()
-        or not len(labels)
-        or not ((labels >= 0) & (labels <= len(CLOTHES))).all()
-    ):
-        raise ValueError(f"y must hold whole numbers in 0 .. {len(CLOTHES)}, one per image, got {shown(y)}")
-    if net is None:
-        net = load_generator().to(device)
-    labels = labels.long().to(device)
-    x0 = draw_noise(source, (len(labels), *SHAPE), stream(seed, "samples")).to(device)
+    x0 = draw_noise(source, (len(y), *shape), stream(seed, "samples")).to(y.device)
     options: dict[str, Any] = {"w": w, "nfe": nfe, "times": times, "renoise": renoise, "source": source}
-    latents, kept = [], None
-    for k, (noise, part) in enumerate(zip(x0.split(batch), labels.split(batch), strict=True)):
+    drawn, kept = [], None
+    for k, (noise, part) in enumerate(zip(x0.split(batch), y.split(batch), strict=True)):
         if renoise:
             options["generator"] = stream(seed, "renoise", k)
         if paths and not k:
             kept = trajectory(net, noise, part, **options)
-        latents.append(sample(net, noise, part, **options) if kept is None or k else kept[-1])
-    drawn, nfe = torch.cat(latents), nfe if times is None else len(times) - 1
-    if bad := int((~drawn.isfinite()).flatten(1).any(1).sum()):
+        drawn.append(sample(net, noise, part, **options) if kept is None or k else kept[-1])
+    samples, nfe = torch.cat(drawn), nfe if times is None else len(times) - 1
+    if bad := int((~samples.isfinite()).flatten(1).any(1).sum()):
         raise ValueError(
-            f"net draws NaN or infinity in {bad} of {len(drawn)} images at w = {w:g}, {nfe} NFE: its weights are "
+            f"net draws NaN or infinity in {bad} of {len(samples)} images at w = {w:g}, {nfe} NFE: its weights are "
             "broken, or w is far above what it was trained on"
         )
-    return drawn, x0.new_empty(nfe + 1, 0, *SHAPE) if kept is None else kept[:, :paths]
+    return samples, x0.new_empty(nfe + 1, 0, *shape) if kept is None else kept[:, :paths]

@@ -20,7 +20,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from ismkit.data.fashion import CLOTHES, SHAPE
+from ismkit.data.spaces import SPACES
 from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.path import StepGrid, StepLengths, step_lengths_of
 from ismkit.method.recipes import velocity_target
@@ -485,33 +485,65 @@ def load_generator(model: str | os.PathLike[str] = "ism_plus", *, network: Maker
     """
     net, card = load_named(model, network=network)
     check_normal(card, model)
-    check_clothes(net, model)
+    check_space(net, model, "clothes")
     return net
 
 
-def check_clothes(net: nn.Module, model: str | os.PathLike[str]) -> None:
-    """Refuse a network that draws no latents of clothes.
+def space_of(net: nn.Module) -> str | None:
+    """Find the small latent space in which a network draws.
+
+    Args:
+        net: on the CPU.
+
+    Returns:
+        A key of :data:`ismkit.data.spaces.SPACES`, or None for a network of samples of another shape, or of other
+        classes.
+
+    Example:
+        >>> from ismkit import ToyMLP
+        >>> from ismkit.models.saved import space_of
+        >>> space_of(ToyMLP(dim=256, width=8, depth=1, num_classes=10))
+        'clothes'
+        >>> space_of(ToyMLP(dim=2, width=8, depth=1)) is None
+        True
+    """
+    one = torch.ones(1)
+    for name, space in SPACES.items():
+        if getattr(net, "num_classes", None) == space.num_classes:
+            try:
+                net(torch.ones(1, *space.shape), one, one, one, one.long())
+            except (ValueError, RuntimeError, IndexError):  # what networks say to samples of another shape
+                continue
+            return name
+    return None
+
+
+def check_space(net: nn.Module, model: str | os.PathLike[str], space: str | None = None) -> str:
+    """Refuse a network that draws in none of the small latent spaces, or in another one.
 
     Args:
         net: of a model, on the CPU.
         model: its name, for the message.
+        space: a key of :data:`ismkit.data.spaces.SPACES`; by default any of them.
+
+    Returns:
+        The space of the network.
 
     Raises:
         ValueError: for a network of samples of another shape, or of other classes.
 
     Example:
         >>> from ismkit import ToyMLP
-        >>> from ismkit.models.saved import check_clothes
-        >>> check_clothes(ToyMLP(dim=256, width=8, depth=1, num_classes=10), "model.safetensors")
-        >>> check_clothes(ToyMLP(dim=2, width=8, depth=1), "model.safetensors")  # doctest: +ELLIPSIS
+        >>> from ismkit.models.saved import check_space
+        >>> check_space(ToyMLP(dim=256, width=8, depth=1, num_classes=10), "model.safetensors")
+        'clothes'
+        >>> check_space(ToyMLP(dim=2, width=8, depth=1), "model.safetensors", "clothes")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ValueError: model.safetensors holds a ToyMLP that draws no clothes: use a model of fashion-laptop
     """
-    one = torch.ones(1)
-    try:
-        net(torch.ones(1, *SHAPE), one, one, one, one.long())
-        fits = net.num_classes == len(CLOTHES)
-    except (ValueError, RuntimeError, IndexError):  # what networks say to samples of another shape
-        fits = False
-    if not fits:
-        raise ValueError(f"{model} holds a {type(net).__name__} that draws no clothes: use a model of fashion-laptop")
+    found = space_of(net)
+    if found is None or space not in (None, found):
+        asked = [SPACES[space]] if space is not None else list(SPACES.values())
+        what, like = " or ".join(one.name for one in asked), " or ".join(one.like for one in asked)
+        raise ValueError(f"{model} holds a {type(net).__name__} that draws no {what}: use a model of {like}")
+    return found

@@ -34,7 +34,17 @@ import torch
 from torch import nn
 
 from ismkit.data.doors import admit
-from ismkit.evaluation.judges import FashionJudge, GivenJudge, Judge, PointJudge, Setting, as_scores, make_judge
+from ismkit.evaluation.judges import (
+    JUDGES,
+    MOST,
+    GivenJudge,
+    Judge,
+    PointJudge,
+    Setting,
+    SpaceJudge,
+    as_scores,
+    make_judge,
+)
 from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.recipes import velocity_target
 from ismkit.models.saved import NETWORKS, check_saveable, load_sampler, save_model
@@ -67,8 +77,8 @@ _OWN: dict[tuple[str, str], Judge] = {}
 
 
 @cache
-def _fashion_judge(device: str) -> FashionJudge:
-    return FashionJudge.load(device)  # it keeps the features of the reference
+def _space_judge(space: str, device: str) -> SpaceJudge:
+    return JUDGES[space].load(device)  # it keeps the features of the reference
 
 
 def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float], Any] = lambda cost: None) -> None:
@@ -91,7 +101,7 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
         report(trial.cost)
         return
     # What cannot be scored is found before it is trained.
-    data = None if (trial.run.images or trial.judge is not None) and model.exists() else trial.run.load()
+    data = None if (trial.run.space or trial.judge is not None) and model.exists() else trial.run.load()
     judge = _judge(trial, data, device)
     if not model.exists():
         per_step = training / trial.run.steps
@@ -125,12 +135,11 @@ def _judge(trial: Trial, data: Any, device: str) -> Judge:
         kept = str(trial.judged_by), device
         _OWN[kept] = make_judge(_OWN.get(kept, trial.judge), torch.device(device), trial.settings)
         return _OWN[kept]
-    if trial.run.images:
+    if trial.run.space:
         if data is not None:
-            FashionJudge.check_data(admit(data))
-        judge_of_clothes, source = _fashion_judge(device), trial.run.recipe.source
-        same = source == judge_of_clothes.source
-        return judge_of_clothes if same else dataclasses.replace(judge_of_clothes, source=source)
+            JUDGES[trial.run.space].check_data(admit(data))
+        released, source = _space_judge(trial.run.space, device), trial.run.recipe.source
+        return released if source == released.source else dataclasses.replace(released, source=source)
     judge = PointJudge(data, torch.device(device), trial.run.recipe.source)
     for setting in trial.settings:
         judge.check(setting)
@@ -226,8 +235,8 @@ def _merged(trials: list[Trial]) -> dict[str, Trial]:
         sampler = _as_sampled(trial.run, net)
         for setting in trial.settings:
             setting.check(sampler)
-            if trial.run.images and trial.judge is None and setting.n > 10_000:
-                raise ValueError(f"n must be at most 10000, the number of test images, got {setting.n}")
+            if trial.run.space and trial.judge is None and setting.n > MOST:
+                raise ValueError(f"n must be at most {MOST}, as many as they are compared with, got {setting.n}")
     merged: dict[str, Trial] = {}
     for trial in trials:
         same = merged.get(trial.key, trial)

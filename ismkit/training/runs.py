@@ -16,9 +16,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ismkit.data import sets
+from ismkit.data import colour, sets
 from ismkit.data.batches import Batches, ClassGroups
 from ismkit.data.sets import Labelled
+from ismkit.data.spaces import SPACES
 from ismkit.method.recipes import RECIPES, Recipe
 from ismkit.method.rows import Intervals
 from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, l2
@@ -40,6 +41,10 @@ def _fashion_latents(count: int | None = None) -> Labelled:
     from ismkit.data import fashion
 
     return fashion.fashion_latents(out_dir() / "cache", count)
+
+
+def _emoji_latents(per_class: int = 600) -> Labelled:
+    return colour.emoji_latents(out_dir() / "cache", per_class)
 
 
 def imagenet_latents(name: str, folder: str | os.PathLike[str] | None = None) -> Any:
@@ -152,7 +157,8 @@ class Run:
         steps: optimiser steps.
         batch_size: rows per optimiser step, over all processes and micro-batches.
         optim: optimiser and schedule.
-        images: whether samples are latents of Fashion-MNIST images, to be decoded, scored and drawn.
+        space: of which small latent space samples are, to be decoded, scored and drawn: a key of
+            :data:`ismkit.data.spaces.SPACES`, or None for points, and for pictures of your own.
 
     Raises:
         ValueError: for fewer than one step or row.
@@ -195,13 +201,15 @@ class Run:
     steps: int
     batch_size: int
     optim: Optim = field(default_factory=Optim)
-    images: bool = False
+    space: str | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
         for name in ("load", "net", "adapt"):
             if not callable(getattr(self, name)):
                 raise ValueError(f"{name} must be a function, as in RUNS, got {shown(getattr(self, name))}")
+        if self.space is not None:
+            check_name("space", self.space, SPACES)
         for name in ("steps", "batch_size"):
             object.__setattr__(self, name, check_count(name, getattr(self, name)))
 
@@ -275,7 +283,7 @@ _LAPTOP = Run(
     steps=1200,
     batch_size=256,
     optim=Optim(lr=1e-3, weight_decay=0.01, warmup=50, cooldown=0.5, clip=1.0),
-    images=True,
+    space="clothes",
 )
 _FASHION = dataclasses.replace(
     _LAPTOP,
@@ -294,6 +302,29 @@ _SMOKE = dataclasses.replace(
     net=partial(ToyMLP, dim=256, width=32, depth=1),
     steps=20,
     batch_size=32,
+)
+
+
+_EMOJI = dataclasses.replace(
+    _LAPTOP,
+    name="emoji",
+    about="emoji of 99 subgroups in a small latent space, in colour: about an hour of one CPU core",
+    load=_emoji_latents,
+    net=partial(ToyMLP, dim=512, width=512, depth=4),
+    recipe=for_side(RECIPES["ism_plus"], side=8),
+    steps=10_000,
+    space="emoji",
+)
+_CIFAR10 = Run(
+    name="cifar10",
+    about="CIFAR-10 in pixels with a DiT-S/2, for a GPU; fetch it once by ismkit.cifar10('train', download=True)",
+    load=partial(colour.cifar10, "train"),
+    net=partial(DiT, size=32, channels=3, patch=2, **PRESETS["S"]),  # type: ignore[arg-type]
+    adapt=partial(for_side, side=32),
+    recipe=for_side(RECIPES["ism_plus"], side=32),
+    steps=200_000,
+    batch_size=256,
+    optim=Optim(lr=1e-4, weight_decay=0.0, warmup=1000, cooldown=0.0, clip=1.0),
 )
 
 
@@ -349,7 +380,21 @@ _IMAGENET_SMOKE = dataclasses.replace(
 
 #: The runs that ``ismkit train`` and the notebooks know by name.
 RUNS: dict[str, Run] = {
-    run.name: run for run in (_GAUSSIANS, _SMOKE, _LAPTOP, _FASHION, _IMAGENET_SMOKE, _S2, _B2, _L2, _XL2, _512)
+    run.name: run
+    for run in (
+        _GAUSSIANS,
+        _SMOKE,
+        _LAPTOP,
+        _FASHION,
+        _EMOJI,
+        _CIFAR10,
+        _IMAGENET_SMOKE,
+        _S2,
+        _B2,
+        _L2,
+        _XL2,
+        _512,
+    )
 }
 
 

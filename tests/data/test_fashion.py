@@ -11,16 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ismkit.data import fashion
+from ismkit.data.autoencoder import in_batches, reconstruction_error, train_autoencoder
 from ismkit.data.fashion import (
     CLOTHES,
     SHAPE,
     FashionAutoencoder,
     fashion_latents,
     fashion_mnist,
-    in_batches,
     load_autoencoder,
-    reconstruction_error,
-    train_autoencoder,
 )
 from ismkit.data.sets import Labelled
 from ismkit.utils.files import DataError, weights_file
@@ -232,7 +230,7 @@ def test_count_out_of_range_is_refused(count: int, tmp_path: Path, monkeypatch: 
 def test_training_standardises_the_latents_and_leaves_the_global_generator_alone() -> None:
     x = images(24)
     before = torch.get_rng_state()
-    first, again, other = (train_autoencoder(x, steps=3, batch=8, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (train_autoencoder(FashionAutoencoder, x, steps=3, batch=8, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     z = first.encode(x).detach().double()
     torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(4).double(), rtol=0, atol=1e-4)
@@ -257,21 +255,26 @@ def squares() -> Tensor:
 def test_training_lowers_the_error() -> None:
     """Over eight seeds 25 steps left 14 to 25 % of the error."""
     x = squares()
-    early, late = (reconstruction_error(train_autoencoder(x, steps=steps, batch=8), x) for steps in (1, 25))
+    early, late = (
+        reconstruction_error(train_autoencoder(FashionAutoencoder, x, steps=steps, batch=8), x) for steps in (1, 25)
+    )
     assert late < 0.5 * early
 
 
 def test_weight_of_the_divergence_pulls_the_posterior_to_the_standard_normal() -> None:
     """Over six seeds a weight of 30 left 6 to 11 % of the divergence."""
     x = squares()
-    free, pulled = (train_autoencoder(x, steps=15, batch=8, kl=kl).posterior(x).kl().mean() for kl in (0.0, 30.0))
+    free, pulled = (
+        train_autoencoder(FashionAutoencoder, x, steps=15, batch=8, kl=kl).posterior(x).kl().mean()
+        for kl in (0.0, 30.0)
+    )
     assert pulled < 0.3 * free
 
 
 @pytest.mark.parametrize("steps", [0, -1])
 def test_training_without_steps_is_refused(steps: int) -> None:
     with pytest.raises(ValueError, match=f"steps must be at least 1, got {steps}"):
-        train_autoencoder(images(4), steps=steps)
+        train_autoencoder(FashionAutoencoder, images(4), steps=steps)
 
 
 def test_reconstruction_error_is_the_mean_square(fresh: FashionAutoencoder) -> None:

@@ -29,6 +29,16 @@ def test_tile_places_every_pixel(n: int, columns: int) -> None:
     np.testing.assert_array_equal(sheet, expected)
 
 
+def test_colour_is_three_tiles(tmp_path: Path) -> None:
+    batch = 2 * torch.rand(6, 3, 3, 4, generator=torch.Generator().manual_seed(0)) - 1
+    sheet = tile(batch, 3)
+    for channel in range(3):
+        np.testing.assert_array_equal(sheet[..., channel], tile(batch[:, channel : channel + 1], 3))
+    with Image.open(write_png(batch, tmp_path / "six.png", 3, 1)) as file:
+        assert file.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(file), (255 * sheet).round().astype(np.uint8))
+
+
 def test_tile_maps_the_range_exactly() -> None:
     sheet = tile(torch.tensor([-1.0, 0.0, 1.0]).reshape(3, 1, 1, 1).requires_grad_(), 3)
     assert sheet.tolist() == [[0.0, 1.0, 0.5, 1.0, 1.0]]
@@ -40,7 +50,7 @@ def test_tile_maps_the_range_exactly() -> None:
         (images(6), 4, "columns must divide the 6 images, got 4"),
         (images(6), 0, "columns must be an integer of at least 1, got 0"),
         (images(6), -3, "got -3"),
-        (images(6).expand(6, 3, 3, 4), 3, r"images must be \(n, 1, H, W\) with n, H and W >= 1, got \(6, 3, 3, 4\)"),
+        (images(6).expand(6, 2, 3, 4), 3, r"images must be \(n, 1 or 3, H, W\) with n, .* got \(6, 2, 3, 4\)"),
         (images(6)[0], 1, r"got \(1, 3, 4\)"),
         (images(6)[:0], 1, r"got \(0, 1, 3, 4\)"),
     ],

@@ -2,13 +2,11 @@
 
 import re
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from ismkit.data.fashion import fashion_mnist
 from ismkit.data.sets import Labelled
@@ -85,19 +83,11 @@ def test_accuracy_counts() -> None:
     assert accuracy(net, data) == pytest.approx(hits / 50)
 
 
-def test_shifts_move_every_image_by_at_most_a_pixel_and_all_ways_occur() -> None:
-    x = torch.rand(500, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    shifted = judges.shift(x, torch.Generator().manual_seed(1))
-
-    def moved(image: Tensor, down: int, right: int) -> Tensor:
-        canvas = torch.full((1, 28 + 4, 28 + 4), -1.0)
-        canvas[:, 2 + down : 30 + down, 2 + right : 30 + right] = image
-        return canvas[:, 2:30, 2:30]
-
-    ways = list(product((-1, 0, 1), repeat=2))
-    seen = [[w for w in ways if torch.equal(moved(a, *w), b)] for a, b in zip(x, shifted, strict=True)]
-    assert all(len(found) == 1 for found in seen)
-    assert {found[0] for found in seen} == set(ways)
+def test_other_sizes_and_classes_have_a_network_of_their_own() -> None:
+    for shape, classes in (((3, 32, 32), 99), ((1, 17, 17), 3)):
+        net = FeatureNet(shape, classes).eval()
+        assert net(torch.zeros(2, *shape)).shape == (2, classes)
+        assert net.features(torch.zeros(2, *shape)).shape == (2, 64)
 
 
 def test_saved_weights_load_again(tmp_path: Path) -> None:
@@ -124,7 +114,10 @@ def test_altered_and_missing_weights_are_refused(tmp_path: Path, monkeypatch: py
         (lambda: FeatureNet()(torch.zeros(2, 1, 32, 32)), "x must be (B, 1, 28, 28), got (2, 1, 32, 32)"),
         (lambda: embed(FeatureNet(), torch.zeros(2, 1, 28, 28)), "net must be in eval mode, call net.eval()"),
         (lambda: train_features(stripes(20), epochs=0), "epochs must be at least 1, got 0"),
-        (lambda: train_features(stripes(20, classes=2)), "of 10 classes, got (20, 1, 28, 28) of 2"),
+        (
+            lambda: train_features(Labelled.of(torch.zeros(4, 2))),
+            "data must hold images (n, C, H, H) of at least 8 x 8",
+        ),
         (lambda: train_features(stripes(20), batch_size=32), "batch_size 32 x micro_batches 1 exceeds the 20 samples"),
     ],
 )

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from ismkit.data.fashion import SHAPE, load_autoencoder
+from ismkit.data.spaces import SPACES
 from ismkit.method.sampling import sample
-from ismkit.models.drawing import draw_clothes, draw_latents
+from ismkit.models.drawing import draw_clothes, draw_pictures, draw_samples
+from ismkit.models.nets import ToyMLP
 from ismkit.models.saved import released
 from ismkit.utils.seeding import stream
 
@@ -35,12 +37,24 @@ def test_clothes_by_times_with_new_noise_and_from_another_source() -> None:
     assert torch.equal(draw_clothes(y, net, times=(0, 0.5, 0.75, 1), seed=3), decode(latents))
     latents = sample(net, x0, y, w=1.0, nfe=2, renoise=True, generator=stream(3, "renoise", 0))
     assert torch.equal(draw_clothes(y, net, nfe=2, renoise=True, seed=3), decode(latents))
-    assert torch.equal(draw_latents(y, net, nfe=2, renoise=True, seed=3, paths=2)[1][-1], latents[:2])
+    assert torch.equal(draw_samples(y, net, SHAPE, nfe=2, renoise=True, seed=3, paths=2)[1][-1], latents[:2])
 
     def zero(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         return torch.zeros(shape)
 
     assert torch.equal(draw_clothes(y, net, source=zero), decode(sample(net, torch.zeros(3, *SHAPE), y, w=1.0)))
+
+
+def test_pictures_of_another_space_and_samples_of_any_shape() -> None:
+    net = ToyMLP(dim=512, width=8, depth=1, num_classes=99).eval()
+    images = draw_pictures("emoji", [3, 99], net, seed=1)
+    assert images.shape == (2, 3, 32, 32)
+    x0 = torch.randn(2, *SPACES["emoji"].shape, generator=stream(1, "samples"))
+    assert torch.equal(images, SPACES["emoji"].load().decode(sample(net, x0, torch.tensor([3, 99]), w=1.0)))
+    with pytest.raises(ValueError, match="space must be one of clothes, emoji, got 'cats'"):
+        draw_pictures("cats", [3], net)
+    with pytest.raises(ValueError, match=r"y must hold whole numbers in 0 \.\. 99"):
+        draw_pictures("emoji", [100], net)
 
 
 def test_one_step_at_the_guidance_of_the_card_is_the_default() -> None:

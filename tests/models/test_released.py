@@ -15,10 +15,11 @@ from torch import Tensor
 
 from ismkit.data.fashion import CLOTHES, SHAPE, FashionAutoencoder
 from ismkit.data.sets import Labelled
+from ismkit.data.spaces import SPACES
 from ismkit.evaluation.judges import FashionJudge, FeatureNet, Setting
 from ismkit.method.recipes import RECIPES
 from ismkit.models.nets import DiT, ToyMLP
-from ismkit.models.saved import RELEASED, load_generator, load_model, released, save_model
+from ismkit.models.saved import RELEASED, load_generator, load_model, released, save_model, space_of
 from ismkit.training.runs import RUNS
 from ismkit.utils.files import WEIGHTS, weights_file
 from ismkit.utils.settings import describe
@@ -114,8 +115,10 @@ def test_generator_of_clothes_is_loaded(kind: str, tmp_path: Path) -> None:
 
 def test_generator_of_the_runs_is_loaded(tmp_path: Path) -> None:
     for run in (run for run in RUNS.values() if not run.name.startswith("imagenet")):
-        save_model(run.build(10 if run.images else 8), tmp_path / "model.safetensors", {})
-        if run.images:
+        net = run.build(SPACES[run.space].num_classes if run.space else 8)
+        assert space_of(net) == run.space
+        save_model(net, tmp_path / "model.safetensors", {})
+        if run.space == "clothes":
             load_generator(tmp_path / "model.safetensors")
         else:
             with pytest.raises(ValueError, match="draws no clothes: use a model of fashion-laptop"):
@@ -189,11 +192,11 @@ def test_train_shipped_writes_the_measured_figure_and_trains_on_the_training_spl
     monkeypatch.setattr(training, "fashion_mnist", splits.__getitem__)
     monkeypatch.setattr(training, "train_features", lambda data, seed: asked.append((data, seed)) or classifier)
     monkeypatch.setattr(
-        training, "train_autoencoder", lambda x, steps, seed: asked.append((x, steps, seed)) or autoencoder
+        training, "train_autoencoder", lambda make, x, steps, seed: asked.append((make, x, steps, seed)) or autoencoder
     )
 
     path = tmp_path / "features.safetensors"
-    card, digest = training.train("features", path, seed=5)
+    card, digest = training.train("fashion_features", path, seed=5)
     with torch.no_grad():
         right = (classifier(splits["test"].x).argmax(1) == y).sum().item()
     assert card == {"accuracy": f"{right / 40:.4f}", "seed": "5", "licence": "Apache-2.0"}
@@ -202,11 +205,11 @@ def test_train_shipped_writes_the_measured_figure_and_trains_on_the_training_spl
     assert metadata == card
     assert all(torch.equal(tensors[name], value) for name, value in classifier.state_dict().items())
 
-    card, _ = training.train("autoencoder", tmp_path / "autoencoder.safetensors")
+    card, _ = training.train("fashion_autoencoder", tmp_path / "autoencoder.safetensors")
     error = (splits["test"].x.double() / 2).square().mean().item()
     assert float(card["test_mse"]) == pytest.approx(error, abs=6e-6)
     assert (card["seed"], card["steps"]) == ("0", "6000")
-    assert asked == [(splits["train"], 5), (splits["train"].x, 6000, 0)]
+    assert asked == [(splits["train"], 5), (FashionAutoencoder, splits["train"].x, 6000, 0)]
 
 
 def test_released_generators_are_trained_and_scored_in_half_precision(
@@ -232,5 +235,5 @@ def test_released_generators_are_trained_and_scored_in_half_precision(
 
 
 def test_no_other_network_is_trained() -> None:
-    with pytest.raises(ValueError, match=r"name must be features, autoencoder or one of .*, got 'flow'"):
+    with pytest.raises(ValueError, match=r"name must be one of fashion_features, .*, ism_plus, got 'flow'"):
         training.train("flow", "model.safetensors")

@@ -201,8 +201,8 @@ def test_bad_plans_are_refused_before_any_work(tmp_path: Path) -> None:
         runner.run_trials([Trial("ism", replace(tiny(), recipe=small), 0, (Setting(16, 0.0, 64),))], tmp_path / "a")
     with pytest.raises(ValueError, match="width must be"):
         runner.run_trials([Trial("ism", tiny(net=partial(ToyMLP, width=0)), 0, SETTINGS)], tmp_path / "a")
-    with pytest.raises(ValueError, match="n must be at most 10000, the number of test images, got 20000"):
-        runner.run_trials([Trial("ism", tiny(images=True), 0, (Setting(1, 0.0, 20_000),))], tmp_path / "a")
+    with pytest.raises(ValueError, match="n must be at most 10000, as many as they are compared with, got 20000"):
+        runner.run_trials([Trial("ism", tiny(space="clothes"), 0, (Setting(1, 0.0, 20_000),))], tmp_path / "a")
     trials = [Trial("ism", tiny(), 0, SETTINGS)]
     for gpus in (-0.5, 1.5):
         with pytest.raises(ValueError, match=f"gpus must be 0, or the share of a GPU .* up to 1, got {gpus}"):
