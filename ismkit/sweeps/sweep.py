@@ -528,18 +528,22 @@ def against(frame: pd.DataFrame, reference: str, metric: str, **where: Any) -> p
     return result.assign(holm=(ordered * ordered.rank(ascending=False, method="first")).cummax().clip(upper=1.0))
 
 
-def at_best(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+def at_best(frame: pd.DataFrame, metric: str, noise: tuple[int, int] | None = None) -> pd.DataFrame:
     """Pick the rows of each variant and NFE at its best guidance strength.
 
-    That is the strength where the mean of the metric over the seeds is lowest: what a paper reports as its figure. The
-    strength is chosen on the data that it is shown for, for all variants alike.
+    That is the strength where the mean of the metric over the seeds is lowest: what a paper reports as its figure.
 
     Args:
         frame: of :func:`table`.
         metric: the column, of which less is better.
+        noise: seeds of the samples' noise, by which the strength is chosen and from which it is reported; by default
+            the strength is chosen on the rows that are shown, for all variants alike, and so a little too well.
 
     Returns:
         These rows of ``frame``.
+
+    Raises:
+        ValueError: for columns that are not there, or noise that is not among the rows.
 
     Example:
         >>> import pandas as pd
@@ -549,7 +553,12 @@ def at_best(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
         >>> at_best(frame, "frechet")[["nfe", "w", "frechet"]].to_dict("records")
         [{'nfe': 1, 'w': 2.0, 'frechet': 2}, {'nfe': 4, 'w': 0.0, 'frechet': 3}]
     """
-    _check_columns(frame, metric, "variant", "nfe", "w")
-    mean = frame.groupby(["variant", "nfe", "w"])[metric].mean()
+    _check_columns(frame, metric, "variant", "nfe", "w", *([] if noise is None else ["noise"]))
+    chosen, shown_rows = frame, frame
+    if noise is not None:
+        if not isinstance(noise, tuple | list) or len(noise) != 2 or not set(noise) <= {*frame.noise}:
+            raise ValueError(f"noise must be two seeds of {sorted({*frame.noise})}, got {shown(noise)}")
+        chosen, shown_rows = (frame[frame.noise == seed] for seed in noise)
+    mean = chosen.groupby(["variant", "nfe", "w"])[metric].mean()
     best = mean.groupby(["variant", "nfe"]).idxmin()
-    return frame[frame.set_index(["variant", "nfe", "w"]).index.isin(best)]
+    return shown_rows[shown_rows.set_index(["variant", "nfe", "w"]).index.isin(best)]

@@ -252,6 +252,20 @@ def test_the_best_strength_is_chosen_by_the_mean_for_each_variant_and_nfe() -> N
     assert len(at_best(frame, "frechet")) == 6
 
 
+def test_a_strength_is_chosen_on_one_noise_and_reported_on_another() -> None:
+    values = {(0, 0.0): 3.0, (0, 1.0): 2.0, (1, 0.0): 1.0, (1, 1.0): 5.0}  # by noise and w: the other noise disagrees
+    rows = [
+        {"variant": "a", "nfe": 1, "seed": seed, "noise": noise, "w": w, "frechet": value + seed}
+        for (noise, w), value in values.items()
+        for seed in (0, 1)
+    ]
+    frame = pd.DataFrame(rows)
+    assert at_best(frame, "frechet", (0, 1))[["noise", "w", "frechet"]].to_numpy().tolist() == [[1, 1, 5], [1, 1, 6]]
+    assert at_best(frame, "frechet", (1, 0)).frechet.tolist() == [3, 4]
+    with pytest.raises(ValueError, match=r"noise must be two seeds of \[0, 1\], got \(0, 2\)"):
+        at_best(frame, "frechet", (0, 2))
+
+
 @pytest.mark.parametrize(
     "value",
     [
