@@ -46,11 +46,11 @@ from ismkit.data.sets import Labelled, checkerboard, eight_gaussians
 from ismkit.evaluation.judges import Setting
 from ismkit.method.coupling import Coupling
 from ismkit.method.guidance import Strengths
-from ismkit.method.recipes import RECIPES, BakedIn, Recipe
+from ismkit.method.recipes import RECIPES, BakedIn, Intrinsic, Recipe
 from ismkit.method.rows import Intervals
 from ismkit.method.wavelet import Normalised, l2
 from ismkit.neighbours.drifting import DRIFTING, Drift, SinkhornDrift
-from ismkit.neighbours.leap import ExponentialCut, HalvingCut, Leap, SigmoidCut
+from ismkit.neighbours.leap import ExponentialCut, Gap, HalvingCut, Leap, SigmoidCut
 from ismkit.neighbours.recipes import NEIGHBOURS, guided
 from ismkit.neighbours.teachers import Trained, dual_end, facm, truncated
 from ismkit.sweeps.runner import run_trials
@@ -390,6 +390,67 @@ def choices() -> list[Trial]:
         for seed in SEEDS
         for label, recipe in recipes.items()
     ]
+
+
+def any_length(cut: Any = "uniform", **rows: Any) -> Callable[[Recipe], Recipe]:
+    """Steps of any length in the place of dyadic ones: own steps over both parts of a cut, as in SplitMeanFlow."""
+
+    def changed(recipe: Recipe) -> Recipe:
+        old, target = recipe.rows, recipe.target
+        assert isinstance(target, Intrinsic)
+        of_old = {"guidance": old.guidance, "consistency": old.consistency, "strengths": old.strengths}
+        new = Intervals(**of_old, drop_consistency=old.drop_consistency, **rows)
+        return replace(recipe, rows=new, target=Leap("own", cut, guide=Gap(target.t_interval)))
+
+    return changed
+
+
+def with_derivative(**rows: Any) -> Callable[[Recipe], Recipe]:
+    """Improved MeanFlow's target in the place of half steps: a derivative along the network's own velocity."""
+
+    def changed(recipe: Recipe) -> Recipe:
+        intervals = any_length(**rows)(recipe)
+        assert isinstance(intervals.target, Leap)
+        return replace(intervals, target=replace(intervals.target, first="sample", cut=0.0, tangent="net"))
+
+    return changed
+
+
+#: What is tried to raise `ism_plus`: parts of the neighbours, one at a time, on clothes with coupled noise.
+RAISED: dict[str, Changes] = {
+    AS_IT_IS: {},
+    **{name: {} for name in RATES},
+    "velocity: predicted": {"target.predicted": True},
+    "targets: average 0.9": {"fast": 0.9},
+    "targets: average 0.99": {"fast": 0.99},
+    "root distance": other_distance,
+    "steps weigh 1/2": {"weights": (1.0, 1.0, 0.5)},
+    "steps weigh 2": {"weights": (1.0, 1.0, 2.0)},
+    "half of the rows are steps": share(1 / 2),
+    "any length": any_length(),
+    "any length, cut 1/2": any_length(0.5),
+    "any length, time scale 1000": any_length(time_scale=1000.0),
+    "any length, a quarter from the noise": any_length(from_noise=0.25),
+    "any length, half from the noise": any_length(from_noise=0.5),
+    "derivative": with_derivative(),
+    "derivative, half from the noise": with_derivative(from_noise=0.5),
+}
+
+
+def raised(seeds: Iterable[int], labels: Iterable[str], length: float = 1.0) -> list[Trial]:
+    """Trials of `ism_plus` and what is tried to raise it, at the passes of `ism`."""
+    league = LEAGUES["clothes-coupled"]
+    base = replace(league.run, recipe=league.run.adapt(RECIPES["ism"]), steps=round(length * league.run.steps))
+    trials = []
+    for seed in seeds:
+        for label in labels:
+            run = equal_passes(base, changed(league.run.adapt(RECIPES["ism_plus"]), RAISED[label]))
+            run = replace(run, optim=replace(run.optim, lr=RATES.get(label, 1.0) * run.optim.lr))
+            columns = {"league": "raised", "division": "coupled", "method": "ism_plus", "change": label}
+            trials.append(
+                Trial(label, run, seed, league.scored if length == 1 else league.tuned, tuple(columns.items()))
+            )
+    return trials
 
 
 def seconds(rounds: int = 7, steps: int = 10) -> pd.DataFrame:
