@@ -825,8 +825,14 @@ class EmojiJudge(SpaceJudge):
 
     @staticmethod
     def reference() -> Tensor:
-        """Read 9900 images, (9900, 3, 32, 32)."""
-        return balanced(emoji(), 100, seed=1, changes=emoji_changes()).x
+        """Read 9900 images, (9900, 3, 32, 32), the classes in turn: of fewer samples the first ones are compared."""
+        data = balanced(emoji(), 100, seed=1, changes=emoji_changes())
+        return data.x.unflatten(0, (data.num_classes, -1)).transpose(0, 1).flatten(0, 1).contiguous()
+
+    @cached_property
+    def _kept_apart(self) -> Tensor:
+        """The distance of each drawing of the part ``test`` to the nearest one of ``train``."""
+        return _to_nearest(emoji("test").x.to(self.device))
 
     def copying(self, images: Tensor) -> dict[str, float]:
         """Measure how near images are to the drawings that models are trained on, beside drawings kept apart.
@@ -855,7 +861,7 @@ class EmojiJudge(SpaceJudge):
         check_tensor("images", images)
         if images.shape[1:] != (drawn := self.autoencoder.shape) or not len(images):
             raise ValueError(f"images must be (n, {', '.join(map(str, drawn))}), got {tuple(images.shape)}")
-        mine, others = _to_nearest(images.to(self.device)), _to_nearest(emoji("test").x.to(self.device))
+        mine, others = _to_nearest(images.to(self.device)), self._kept_apart
         return {
             "nearest": float(mine.median()),
             "kept_apart": float(others.median()),

@@ -1,0 +1,90 @@
+"""The judge of emoji: known images get the scores that they must, and copies are found however they lie."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from ismkit import class_agreement, emoji
+from ismkit.data.changes import balanced
+from ismkit.data.colour import emoji_changes
+from ismkit.evaluation.judges import JUDGES, EmojiJudge, FashionJudge, load_emoji_features
+
+
+def by_pixels(latents: Tensor) -> Tensor:
+    """A decoder that needs no training."""
+    return latents[:, :3].repeat_interleave(4, 2).repeat_interleave(4, 3).tanh()
+
+
+@pytest.fixture(scope="module")
+def judge() -> EmojiJudge:
+    """One for all tests, so that the reference passes through the classifier once."""
+    decoder = SimpleNamespace(decode=by_pixels, shape=(3, 32, 32), latent=(8, 8, 8))
+    return EmojiJudge(load_emoji_features(), decoder, torch.device("cpu"))  # type: ignore[arg-type]
+
+
+def test_each_space_has_its_judge() -> None:
+    assert {"clothes": FashionJudge, "emoji": EmojiJudge} == JUDGES
+
+
+def test_drawings_score_as_drawings_and_grey_ones_do_not(judge: EmojiJudge) -> None:
+    data = balanced(emoji(), 20, seed=5, changes=emoji_changes())
+    own = judge.score_images(data.x, data.y)
+    assert own["frechet"] < 0.5
+    assert own["agreement"] > 0.99
+    assert min(own["precision"], own["recall"]) > 0.8
+    grey = judge.score_images(data.x.mean(1, keepdim=True).expand(-1, 3, -1, -1), data.y)
+    assert grey["frechet"] > 10
+    noise = torch.randn(len(data), 3, 32, 32, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    scored = judge.score_images(noise, data.y)
+    assert scored["frechet"] > 30
+    assert scored["agreement"] < 0.05
+    assert scored["precision"] < 0.05
+
+
+def test_copies_are_found_shifted_and_mirrored(judge: EmojiJudge) -> None:
+    x = emoji("train").x[::150]
+    moved = torch.full_like(x, 1.0)
+    moved[..., 1:, :-1] = x[..., :-1, 1:]
+    for copies in (x, x.flip(3), moved):
+        found = judge.copying(copies)
+        # What a shift pushes over the edge is lost: of some drawings a moved one is no copy to the last pixel.
+        assert found["nearest"] < 1e-6
+        assert found["copied"] > 0.9
+    blurred = torch.nn.functional.avg_pool2d(x, 3, 1, 1)
+    assert judge.copying(x)["nearest"] < judge.copying(blurred)["nearest"] < judge.copying(-x)["nearest"]
+
+
+def test_the_distance_is_the_root_of_the_mean_square(judge: EmojiJudge) -> None:
+    """By hand, for one image: over all drawings, shifts and mirrors."""
+    image = emoji("test").x[100:101]
+    train = emoji("train").x
+    wide = torch.nn.functional.pad(train, (1, 1, 1, 1), value=1.0)
+    least = min(
+        float((way - image).double().square().mean((1, 2, 3)).min())
+        for down in range(3)
+        for right in range(3)
+        for shifted in [wide[..., down : down + 32, right : right + 32]]
+        for way in (shifted, shifted.flip(3))
+    )
+    assert judge.copying(image)["nearest"] == pytest.approx(least**0.5, rel=1e-5)
+
+
+def test_drawings_kept_apart_are_copies_by_definition_of_one_in_twenty(judge: EmojiJudge) -> None:
+    found = judge.copying(emoji("test").x)
+    assert found["copied"] == pytest.approx(0.05, abs=0.005)
+    assert found["nearest"] == found["kept_apart"] > 0.1
+
+
+def test_images_of_another_shape_are_refused(judge: EmojiJudge) -> None:
+    with pytest.raises(ValueError, match=r"images must be \(n, 3, 32, 32\), got \(2, 1, 32, 32\)"):
+        judge.copying(torch.zeros(2, 1, 32, 32))
+    with pytest.raises(ValueError, match=r"data must be latents of emoji, \(n, 8, 8, 8\) in 99 classes"):
+        EmojiJudge.check_data(emoji())
+
+
+def test_the_classifier_knows_the_drawings_apart() -> None:
+    net, data = load_emoji_features(), emoji()
+    with torch.no_grad():
+        assert class_agreement(net(data.x[::10]), data.y[::10]) > 0.98
