@@ -805,7 +805,8 @@ class EmojiJudge(SpaceJudge):
     Protocol, this kit's own: n samples, the 99 subgroups in turn; features of a classifier of subgroups that saw all
     drawings, with other changes than the reference has; reference: 100 rows of each subgroup, of all drawings, shifted
     and mirrored as the training set is. Since there are no more than 3655 drawings, this says how near samples are to
-    *these*, and not whether they are new: :meth:`copying` does.
+    *these*, and not whether they are new: :meth:`copying` does. Precision is blunt here: some drawings are so far from
+    all others that their balls hold much of the space (of Gaussian noise, 0.53).
 
     Attributes:
         classifier, autoencoder, device, source, space: as in :class:`SpaceJudge`.

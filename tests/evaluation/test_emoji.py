@@ -40,7 +40,6 @@ def test_drawings_score_as_drawings_and_grey_ones_do_not(judge: EmojiJudge) -> N
     scored = judge.score_images(noise, data.y)
     assert scored["frechet"] > 30
     assert scored["agreement"] < 0.05
-    assert scored["precision"] < 0.05
 
 
 def test_copies_are_found_shifted_and_mirrored(judge: EmojiJudge) -> None:
