@@ -400,7 +400,7 @@ def any_length(cut: Any = "uniform", **rows: Any) -> Callable[[Recipe], Recipe]:
         assert isinstance(target, Intrinsic)
         of_old = {"guidance": old.guidance, "consistency": old.consistency, "strengths": old.strengths}
         new = Intervals(**of_old, drop_consistency=old.drop_consistency, **rows)
-        return replace(recipe, rows=new, target=Leap("own", cut, guide=Gap(target.t_interval)))
+        return replace(recipe, rows=new, target=Leap("own", cut, guide=Gap(target.t_interval, steps=False)))
 
     return changed
 
@@ -411,7 +411,8 @@ def with_derivative(**rows: Any) -> Callable[[Recipe], Recipe]:
     def changed(recipe: Recipe) -> Recipe:
         intervals = any_length(**rows)(recipe)
         assert isinstance(intervals.target, Leap)
-        return replace(intervals, target=replace(intervals.target, first="sample", cut=0.0, tangent="net"))
+        guide = replace(intervals.target.guide, steps=True)
+        return replace(intervals, target=replace(intervals.target, first="sample", cut=0.0, tangent="net", guide=guide))
 
     return changed
 

@@ -169,6 +169,8 @@ class Gap:
     Attributes:
         t_interval: no guidance below this time, in [0, 1].
         own: take improved MeanFlow's estimator.
+        steps: push the velocity of consistency rows too. Those that make their target of the network's own steps do
+            not use it, and save two calls.
 
     Raises:
         ValueError: if ``t_interval`` is no time in [0, 1].
@@ -193,6 +195,7 @@ class Gap:
 
     t_interval: float = 0.3
     own: bool = False
+    steps: bool = True
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -200,7 +203,8 @@ class Gap:
 
     def __call__(self, query: Query, velocity: Tensor, rows: Blocked, context: Context) -> Tensor:
         """Guided velocities (B, ...); velocity rows, whose strength is 0, stay as they are."""
-        guided = slice(rows.blocks(len(velocity)).guidance.start, None)
+        blocks = rows.blocks(len(velocity))
+        guided = slice(blocks.guidance.start, None if self.steps else blocks.guidance.stop)
         x, t, _, w, y = query.take(guided)
         zero = torch.zeros_like(w)
         branches = ((w if self.own else zero, y), (zero, torch.full_like(y, context.null)))

@@ -86,7 +86,7 @@ def guided(recipe: Recipe, gap: Gap | None = None, share: float = 1 / 4, strengt
 
     Args:
         recipe: one of :data:`NEIGHBOURS` with a :class:`~ismkit.neighbours.leap.Leap`.
-        gap: the estimator; by default intrinsic guidance from ``t = 0.3`` on.
+        gap: the estimator; by default intrinsic guidance from ``t = 0.3`` on, for those rows whose target uses it.
         share: of the guidance rows in the batch, in (0, 1/2).
         strengths: that are drawn, by default those of iSM.
 
@@ -117,5 +117,7 @@ def guided(recipe: Recipe, gap: Gap | None = None, share: float = 1 / 4, strengt
     strengths = Strengths() if strengths is None else strengths
     rows = replace(recipe.rows, guidance=share, consistency=consistency, strengths=strengths)
     weights = (velocity, share, consistency)
-    target = replace(recipe.target, guide=Gap() if gap is None else gap)
+    if gap is None:
+        gap = Gap(steps=recipe.target.first in ("sample", "posterior"))
+    target = replace(recipe.target, guide=gap)
     return replace(recipe, name=f"{recipe.name}_guided", rows=rows, target=target, weights=weights)

@@ -10,8 +10,9 @@ from ismkit.method.path import Query
 from ismkit.method.recipes import RECIPES, Answer, Context
 from ismkit.method.rows import Intervals, Rows
 from ismkit.method.wavelet import Normalised, l2
+from ismkit.models.nets import ToyMLP
 from ismkit.neighbours import NAMED, NEIGHBOURS, Gap, Leap, guided
-from ismkit.training.costs import Passes, passes
+from ismkit.training.costs import Passes, passes, row_cost
 from ismkit.training.runs import RUNS, change_run, for_points, for_side
 from tests.neighbours.exact import NULL, asked, flow
 
@@ -150,6 +151,27 @@ def test_a_run_gives_its_network_the_scale_of_its_rows() -> None:
     imf = change_run(run, "recipe", "imf")
     assert imf.build(8).conditioning.time_scale == 10.0
     assert change_run(imf, "recipe.rows.time_scale", 100.0).build(8).conditioning.time_scale == 100.0
+
+
+def test_own_steps_need_no_guided_velocity_and_do_not_pay_for_one() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x0, x1, y = torch.randn(32, 2, generator=rng), torch.randn(32, 2, generator=rng), torch.arange(32) % 3
+    net = ToyMLP(width=16, depth=1, num_classes=3)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=rng) / 4)
+    answers, costs = [], []
+    for steps in (False, True):
+        recipe = for_points(guided(NEIGHBOURS["split_meanflow"], Gap(steps=steps)))
+        query, velocity = recipe.rows(x0, x1, y, 3, torch.Generator().manual_seed(1))
+        context = Context(net, net, 3, rng=torch.Generator().manual_seed(2))
+        answers.append(recipe.target(query, velocity, recipe.rows, context).target)
+        costs.append(row_cost(recipe, 32))
+    torch.testing.assert_close(answers[0], answers[1], rtol=1e-5, atol=1e-6)
+    share = recipe.rows.consistency
+    assert costs[1] - costs[0] == pytest.approx(2 * share, abs=0.07)
+    assert guided(NEIGHBOURS["split_meanflow"]).target.guide == Gap(steps=False)
+    assert guided(NEIGHBOURS["imf"]).target.guide == Gap(steps=True)
 
 
 def test_guided_refuses_what_it_cannot_guide() -> None:
