@@ -3,7 +3,9 @@
 `python book/studies/league.py checkerboard` trains and scores points and writes `league-checkerboard.parquet`, `...
 gaussians` the same for another set, `... clothes` for latents of Fashion-MNIST; each has a second division, such as
 `checkerboard-coupled`. `... choices` writes `league-choices.parquet`, what each choice of improved MeanFlow is worth on
-the checkerboard; `... seconds` `league-seconds.csv`. Stopped, the same command resumes. What the leagues do:
+the checkerboard; `... reasons` `league-reasons.parquet`, why two methods are behind; `... raised`
+`league-raised.parquet`, what is tried to raise `ism_plus` on clothes; `... seconds` `league-seconds.csv`. Stopped, the
+same command resumes. What the leagues do:
 
 1. *Tuning.* Each method is trained seven times at half the length from one seed that the league does not use: as it is
    adapted to the data, at half and at twice the learning rate, and with four changes of its own, one at a time, of the
@@ -392,6 +394,21 @@ def choices() -> list[Trial]:
     ]
 
 
+def reasons(folder: Path) -> pd.DataFrame:
+    """The table of why two methods may be behind: IMM's small groups, the passes that TCM spends on a first stage."""
+    league = LEAGUES["checkerboard"]
+    base, columns = replace(league.run, recipe=league.run.adapt(RECIPES["ism"])), (("league", league.name),)
+    trials = []
+    for seed in SEEDS:
+        for size in (4, 16, 64):
+            changes = {"target.k": 11, "rows.size": size, "distance.size": size}
+            run = equal_passes(base, changed(league.recipe(METHODS["imm"]), changes))
+            trials.append(Trial(f"imm, groups of {size}", run, seed, league.scored, columns))
+    longer = league.trials([Entry("tcm", "cut to 1/32", seed) for seed in SEEDS], 2.0, league.scored, folder)
+    trials += [replace(trial, variant="tcm, twice the passes", labels=columns) for trial in longer]
+    return run_trials(trials, folder)
+
+
 def any_length(cut: Any = "uniform", **rows: Any) -> Callable[[Recipe], Recipe]:
     """Steps of any length in the place of dyadic ones: own steps over both parts of a cut, as in SplitMeanFlow."""
 
@@ -500,6 +517,8 @@ def main(names: Iterable[str]) -> None:
             continue
         if name == "choices":
             found = run_trials(choices(), folder)
+        elif name == "reasons":
+            found = reasons(folder)
         else:
             league = LEAGUES[name]
             tuning = league.tuning(folder)
