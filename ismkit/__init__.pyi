@@ -11,7 +11,6 @@ from . import utils as utils
 from .data import CLOTHES as CLOTHES
 from .data import Batches as Batches
 from .data import ClassGroups as ClassGroups
-from .data import FashionAutoencoder as FashionAutoencoder
 from .data import Labelled as Labelled
 from .data import admit as admit
 from .data import balanced as balanced
@@ -19,10 +18,7 @@ from .data import checkerboard as checkerboard
 from .data import cifar10 as cifar10
 from .data import eight_gaussians as eight_gaussians
 from .data import emoji as emoji
-from .data import emoji_latents as emoji_latents
-from .data import fashion_latents as fashion_latents
 from .data import fashion_mnist as fashion_mnist
-from .data import load_autoencoder as load_autoencoder
 from .data import photo_folder as photo_folder
 from .data import photographs as photographs
 from .data import spirals as spirals
@@ -85,8 +81,12 @@ from .method import velocity_target as velocity_target
 from .models import PRESETS as PRESETS
 from .models import RELEASED as RELEASED
 from .models import DiT as DiT
+from .models import FashionAutoencoder as FashionAutoencoder
 from .models import ToyMLP as ToyMLP
 from .models import draw_clothes as draw_clothes
+from .models import emoji_latents as emoji_latents
+from .models import fashion_latents as fashion_latents
+from .models import load_autoencoder as load_autoencoder
 from .models import load_generator as load_generator
 from .models import load_model as load_model
 from .models import load_sampler as load_sampler

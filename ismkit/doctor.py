@@ -47,7 +47,7 @@ PURPOSE = {
     "pywavelets": "wavelets other than Haar",
     "torchdiffeq": "reference ODE solutions",
     "torch-fidelity": "FID, Inception score, precision and recall",
-    "torchvision": "Inception features",
+    "torchvision": "Inception features, CIFAR-10",
     "diffusers": "the VAE of the latents",
     "datasets": "images from the hub",
     "pillow": "image files",

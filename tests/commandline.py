@@ -14,12 +14,13 @@ from matplotlib import pyplot as plt
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from ismkit import cli
-from ismkit.data.fashion import FashionAutoencoder, fashion_mnist
+from ismkit.data.fashion import fashion_mnist
 from ismkit.data.sets import Labelled
 from ismkit.evaluation import judges
 from ismkit.evaluation.judges import FashionJudge, FeatureNet
 from ismkit.models.nets import DiT
 from ismkit.models.saved import save_model
+from ismkit.models.spaces import FashionAutoencoder
 
 
 @dataclass

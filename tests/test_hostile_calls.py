@@ -505,12 +505,12 @@ CALLS: dict[str, Call] = {
         lambda found, given: found.y.bincount().tolist() == [given["per_class"]] * 2,
     ),
     "SmallAutoencoder": Call(
-        data.SmallAutoencoder,
+        models.SmallAutoencoder,
         {"shape": (1, 8, 8), "channels": 2, "widths": (8, 8), "fill": 0.0},
         names=("each number of shape",),
     ),
     "in_batches": Call(
-        data.in_batches,
+        models.in_batches,
         {"function": torch.clone, "x": X0, "batch": 3, "progress": False},
         lambda found, _: len(found),
         keep=("progress",),

@@ -139,8 +139,8 @@ def test_extras_are_by_what_one_does_and_each_has_its_size_in_the_book() -> None
 def test_core_has_all_that_it_imports() -> None:
     """Of the modules that draw clothes, train and load, at their top and in their functions; by what pip calls each."""
     called = {"ot": "POT", "PIL": "pillow", "lazy_loader": "lazy-loader"}
-    # Asked for by name only: other wavelets than Haar, logs, latents of ImageNet, adaptive solvers, and ONNX files.
-    optional = {"pywt", "tensorboard", "skimage", "torchdiffeq", "onnxruntime"}
+    # By name only: other wavelets than Haar, logs, latents of ImageNet, adaptive solvers, ONNX files, CIFAR-10.
+    optional = {"pywt", "tensorboard", "skimage", "torchdiffeq", "onnxruntime", "torchvision"}
     core = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
     for path in MODULES:
         if path.parent.name in ("utils", "method", "data", "models", "training"):

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from ismkit.data.batches import Batches, ClassGroups
-from ismkit.data.fashion import fashion_latents
 from ismkit.data.sets import Labelled
 from ismkit.evaluation.judges import FashionJudge
 from ismkit.method.auction import Auction
 from ismkit.method.coupling import Coupling
 from ismkit.models.nets import ToyMLP
+from ismkit.models.spaces import fashion_latents
 from ismkit.sweeps.studies import run_study
 from ismkit.training.loop import fit
 from ismkit.training.runs import RUNS, Run

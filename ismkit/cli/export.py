@@ -30,9 +30,9 @@ def command(
         network: module:attribute of the class, if the model is a network of your own: its code is run.
         out: file to write, which ends in .onnx or .pt2 (default: out/NAME.onnx).
     """
-    from ismkit.data.fashion import SHAPE
     from ismkit.models.exporting import FORMATS, check_installed, export
     from ismkit.models.saved import RELEASED, load_named, sample_shape
+    from ismkit.models.spaces import SHAPE
     from ismkit.utils.files import out_dir
 
     if format == "onnx":

@@ -13,14 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ismkit.data.autoencoder import SmallAutoencoder, as_latents
-from ismkit.data.changes import Change, Mirror, Shift, balanced
 from ismkit.data.decoding import decode_picture
 from ismkit.data.fashion import Split
+from ismkit.data.pictures import Change, Mirror, Shift
 from ismkit.data.sets import Labelled
 from ismkit.utils.checks import check_name
-from ismkit.utils.files import WEIGHT_SUMS, DataError, data_folders, expanded, verify_sha256, weights_file
-from ismkit.utils.weights import load_weights
+from ismkit.utils.files import DataError, data_folders, expanded, verify_sha256
 
 Part = Literal["train", "test", "all"]
 Kind = Literal["subgroup", "group"]
@@ -35,8 +33,6 @@ COLUMNS = 64  # of drawings on the sheet
 GET_EMOJI = "clone the repository, or set ISMKIT_DATA to its data/ folder"
 
 
-#: Shape of a latent of an emoji.
-EMOJI_SHAPE = (8, 8, 8)
 #: Subgroups that are something else in a mirror: letters, digits, hands of clocks, directions, flags.
 _HANDED = {
     "time",
@@ -75,7 +71,7 @@ def emoji(part: Part = "all", kind: Kind = "subgroup", root: str | os.PathLike[s
     """Read the emoji: 3655 drawings of Noto Color Emoji, with their checksums verified.
 
     More than half of them show people, most of which differ in the colour of skin:
-    :func:`~ismkit.data.changes.balanced` weighs classes. With so few drawings a model can learn all of them by heart,
+    :func:`~ismkit.data.pictures.balanced` weighs classes. With so few drawings a model can learn all of them by heart,
     so families are kept apart in the parts.
 
     Args:
@@ -172,84 +168,6 @@ def emoji_changes(shift: int = 1) -> tuple[Change, ...]:
     return Shift(shift), Mirror(tuple(stay))
 
 
-class EmojiAutoencoder(SmallAutoencoder):
-    """Autoencoder of emoji: colour images (32 x 32) in [-1, 1] to latents (8, 8, 8) of unit variance, and back.
-
-    A new one is untrained; :func:`load_emoji_autoencoder` gives the released one.
-
-    Example:
-        >>> from ismkit.data.colour import EmojiAutoencoder
-        >>> autoencoder = EmojiAutoencoder()
-        >>> autoencoder.shape, autoencoder.latent
-        ((3, 32, 32), (8, 8, 8))
-    """
-
-    def __init__(self) -> None:
-        super().__init__((3, SIDE, SIDE), channels=EMOJI_SHAPE[0], widths=(48, 96), fill=1.0)
-
-
-def load_emoji_autoencoder() -> EmojiAutoencoder:
-    """Load the released autoencoder of emoji, its checksum verified.
-
-    It was trained on the part ``train``. Its file is in half precision; what is returned computes in float32.
-
-    Returns:
-        The autoencoder in eval mode, without gradients.
-
-    Raises:
-        CheckpointError: if the file is missing, truncated or altered.
-
-    Example:
-        Drawings that it was not trained on come back nearly as they were:
-
-        >>> from ismkit import emoji
-        >>> from ismkit.data import load_emoji_autoencoder
-        >>> autoencoder, images = load_emoji_autoencoder(), emoji("test").x[:100]
-        >>> restored = autoencoder.decode(autoencoder.encode(images))
-        >>> (restored - images).square().mean().item() < 0.05 * images.var().item()
-        True
-    """
-    autoencoder = EmojiAutoencoder().half()
-    load_weights(autoencoder, weights_file("emoji_autoencoder"), sha256=WEIGHT_SUMS["emoji_autoencoder"])
-    return autoencoder.float().eval().requires_grad_(False)
-
-
-def emoji_latents(cache: str | os.PathLike[str], per_class: int = 600, *, progress: bool | None = None) -> Labelled:
-    """Encode emoji by subgroup, every class with as many rows, with the released autoencoder.
-
-    Rows are the drawings of the part ``train``, repeated with the changes of :func:`emoji_changes`. They are encoded
-    once, and kept in ``cache`` in a file whose name holds the checksum of the autoencoder.
-
-    Args:
-        cache: folder of the encoded set; made if missing.
-        per_class: rows of each of the 99 classes.
-        progress: show a progress bar; by default unless the environment says CI.
-
-    Returns:
-        Latents (99 per_class, 8, 8, 8), of about zero mean and unit variance.
-
-    Raises:
-        ValueError: if ``per_class`` is below 1.
-        CheckpointError: if the autoencoder's file is missing, truncated or altered.
-        DataError: if the images, or the file in the cache, are missing, truncated or altered.
-
-    Example:
-        >>> import tempfile
-        >>> from ismkit import emoji_latents
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     data = emoji_latents(folder, per_class=1, progress=False)
-        >>> data.x.shape, data.num_classes
-        (torch.Size([99, 8, 8, 8]), 99)
-    """
-    changes = emoji_changes()
-    images = balanced(emoji("train"), per_class, changes=changes)
-    weights = WEIGHT_SUMS["emoji_autoencoder"]
-    sums = {name: digest for name, (_, digest) in EMOJI_FILES.items()}
-    made_of = {"autoencoder": weights, "images": sums, "per_class": per_class, "changes": repr(changes)}
-    name = f"emoji_latents_{per_class}_{weights[:12]}.safetensors"
-    return as_latents(images, load_emoji_autoencoder, (expanded(cache), name, made_of), progress=progress)
-
-
 @lru_cache(maxsize=1)
 def _read(folder: str) -> tuple[Tensor, EmojiNames]:
     """The drawings, (n, 3, 32, 32) uint8, and the table."""
@@ -266,7 +184,7 @@ def _read(folder: str) -> tuple[Tensor, EmojiNames]:
 def cifar10(split: Split, root: str | os.PathLike[str] | None = None, *, download: bool = False) -> Labelled:
     """Read CIFAR-10 (Krizhevsky, 2009) by torchvision, which compares the checksums of its files.
 
-    It is not part of the repository.
+    It is not part of the repository, nor torchvision of the core: the extras ``learn`` and ``imagenet`` have it.
 
     Args:
         split: ``train``, 50 000 images, or ``test``, 10 000.

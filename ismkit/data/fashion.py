@@ -1,11 +1,10 @@
-"""Fashion-MNIST: the images, checked by their sums, and the small latent space in which the kit's models draw them."""
+"""Fashion-MNIST: the images, checked by their sums."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import io
-import os
 import zlib
 from http.client import HTTPException
 from pathlib import Path
@@ -15,11 +14,9 @@ from urllib.request import urlopen
 import torch
 from torch import Tensor
 
-from ismkit.data.autoencoder import SmallAutoencoder, as_latents
 from ismkit.data.sets import Labelled
 from ismkit.utils.checks import check_name
-from ismkit.utils.files import WEIGHT_SUMS, DataError, data_folders, replacing, weights_file
-from ismkit.utils.weights import load_weights
+from ismkit.utils.files import DataError, data_folders, replacing
 
 Split = Literal["train", "test"]
 
@@ -161,98 +158,3 @@ def _fetch(url: str, path: Path) -> None:
             file.write(packed)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error}; set ISMKIT_DATA to a folder of your own") from error
-
-
-SHAPE = (4, 8, 8)  # of a latent
-WEIGHTS_SHA256 = WEIGHT_SUMS["fashion_autoencoder"]
-
-
-class FashionAutoencoder(SmallAutoencoder):
-    """Autoencoder of clothes: grey images (28 x 28) in [-1, 1] to latents (4, 8, 8) of unit variance, and back.
-
-    A new one is untrained; :func:`load_autoencoder` gives the released one.
-
-    Example:
-        A latent has 256 numbers for 784 pixels:
-
-        >>> import torch
-        >>> from ismkit import FashionAutoencoder
-        >>> autoencoder = FashionAutoencoder().eval()
-        >>> images = torch.zeros(2, 1, 28, 28)
-        >>> with torch.no_grad():
-        ...     latents = autoencoder.encode(images)
-        ...     restored = autoencoder.decode(latents)
-        >>> latents.shape, restored.shape
-        (torch.Size([2, 4, 8, 8]), torch.Size([2, 1, 28, 28]))
-    """
-
-    def __init__(self) -> None:
-        super().__init__((1, 28, 28), channels=SHAPE[0], widths=(32, 64), fill=-1.0)
-
-
-def fashion_latents(cache: Path, count: int | None = None, *, progress: bool | None = None) -> Labelled:
-    """Encode the training images of Fashion-MNIST with the released autoencoder.
-
-    All of them are encoded once, in about half a minute, and kept in ``cache``. The file's name holds the checksum of
-    the autoencoder, so that latents of another one are never mixed in, and the file that of the latents.
-
-    Args:
-        cache: folder of the encoded set; made if missing.
-        count: encode the first ``count`` images only, without a cache; by default all 60 000.
-        progress: show a progress bar; by default unless the environment says CI.
-
-    Returns:
-        Latents (n, 4, 8, 8) of zero mean and unit variance per channel, with the labels of the images.
-
-    Raises:
-        ValueError: if ``count`` is not 1 .. 60 000.
-        CheckpointError: if the autoencoder's file is truncated or altered.
-        DataError: if the images, or the file in the cache, are missing, truncated or altered.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from ismkit import fashion_latents
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     data = fashion_latents(Path(folder), count=100, progress=False)
-        >>> data.x.shape, [round(std, 1) for std in data.x.std((0, 2, 3)).tolist()]
-        (torch.Size([100, 4, 8, 8]), [1.0, 1.0, 1.0, 1.0])
-    """
-    images = fashion_mnist("train")
-    if count is not None and not 1 <= count <= len(images):
-        raise ValueError(f"count must be 1 .. {len(images)} images, got {count}")
-    if count is not None:
-        few = Labelled(images.x[:count], images.y[:count], images.num_classes, images.class_names)
-        return as_latents(few, load_autoencoder, progress=progress)
-    _, digest = FASHION_MNIST_FILES["train-images-idx3-ubyte.gz"]
-    identity = {"autoencoder": WEIGHTS_SHA256, "images": digest, "rows": len(images)}
-    place = cache, f"fashion_latents_{WEIGHTS_SHA256[:12]}.safetensors", identity
-    return as_latents(images, load_autoencoder, place, progress=progress)
-
-
-def load_autoencoder(path: str | os.PathLike[str] | None = None) -> FashionAutoencoder:
-    """Load the released autoencoder, its checksum verified, or the one in a file.
-
-    Args:
-        path: of the file, by default the one in the package. The checksum of another file is not known here.
-
-    Returns:
-        The autoencoder in eval mode, without gradients.
-
-    Raises:
-        CheckpointError: if the file is missing, truncated, altered or of another network.
-
-    Example:
-        An image, encoded and decoded, differs little from itself:
-
-        >>> from ismkit import fashion_mnist, load_autoencoder
-        >>> autoencoder = load_autoencoder()
-        >>> images = fashion_mnist("test").x[:20]
-        >>> restored = autoencoder.decode(autoencoder.encode(images))
-        >>> (restored - images).square().mean().item() < 0.05 * images.var().item()
-        True
-    """
-    autoencoder = FashionAutoencoder()
-    default = weights_file("fashion_autoencoder")
-    load_weights(autoencoder, Path(path or default), sha256=None if path else WEIGHTS_SHA256)
-    return autoencoder.eval().requires_grad_(False)

@@ -21,14 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ismkit.data.autoencoder import SmallAutoencoder, in_batches
 from ismkit.data.batches import Batches
-from ismkit.data.changes import Change, Shift, balanced
 from ismkit.data.colour import emoji, emoji_changes
 from ismkit.data.doors import admit
 from ismkit.data.fashion import fashion_mnist
+from ismkit.data.pictures import Change, Shift, balanced
 from ismkit.data.sets import Labelled
-from ismkit.data.spaces import SPACES
 from ismkit.data.values import warn_of_missing
 from ismkit.evaluation.metrics import (
     Moments,
@@ -42,7 +40,9 @@ from ismkit.evaluation.metrics import (
 )
 from ismkit.method.path import Network, Source, check_source, draw_noise
 from ismkit.method.sampling import check_nfe, renoise_options, renoises, sample, trajectory
+from ismkit.models.autoencoder import SmallAutoencoder, in_batches
 from ismkit.models.drawing import draw_pictures, draw_samples
+from ismkit.models.spaces import SPACES
 from ismkit.utils.checks import as_integer, as_number, check_count, check_finite, check_kind, check_tensor, shown
 from ismkit.utils.files import WEIGHT_SUMS, replacing, weights_file
 from ismkit.utils.progress import progress_bar
@@ -573,7 +573,7 @@ class SpaceJudge:
         autoencoder: the released autoencoder.
         device: where the model lives and all of this runs.
         source: the distribution of the noise, that of the model's recipe.
-        space: whose models it scores, a key of :data:`ismkit.data.spaces.SPACES`.
+        space: whose models it scores, a key of :data:`ismkit.models.spaces.SPACES`.
     """
 
     classifier: FeatureNet

@@ -1,7 +1,11 @@
+from . import autoencoder as autoencoder
 from . import drawing as drawing
 from . import exporting as exporting
 from . import nets as nets
 from . import saved as saved
+from . import spaces as spaces
+from .autoencoder import SmallAutoencoder as SmallAutoencoder
+from .autoencoder import in_batches as in_batches
 from .drawing import draw_clothes as draw_clothes
 from .drawing import draw_pictures as draw_pictures
 from .exporting import Exported as Exported
@@ -16,3 +20,10 @@ from .saved import load_model as load_model
 from .saved import load_sampler as load_sampler
 from .saved import released as released
 from .saved import save_model as save_model
+from .spaces import SPACES as SPACES
+from .spaces import FashionAutoencoder as FashionAutoencoder
+from .spaces import Space as Space
+from .spaces import emoji_latents as emoji_latents
+from .spaces import fashion_latents as fashion_latents
+from .spaces import load_autoencoder as load_autoencoder
+from .spaces import load_emoji_autoencoder as load_emoji_autoencoder

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ismkit.data.autoencoder import SmallAutoencoder, in_batches
-from ismkit.data.spaces import SPACES
 from ismkit.data.values import as_tensor
 from ismkit.method.path import Network, Source, draw_noise
 from ismkit.method.sampling import sample, trajectory
+from ismkit.models.autoencoder import SmallAutoencoder, in_batches
 from ismkit.models.saved import load_generator
+from ismkit.models.spaces import SPACES
 from ismkit.utils.checks import check_count, check_name, shown
 from ismkit.utils.seeding import stream
 
@@ -76,7 +76,7 @@ def draw_pictures(
     """Draw pictures of any of the small latent spaces.
 
     Args:
-        space: of the network, a key of :data:`ismkit.data.spaces.SPACES`.
+        space: of the network, a key of :data:`ismkit.models.spaces.SPACES`.
         y: the class of each picture, (n,); the number of classes leaves it open.
         net: draws the latents, on the device.
         autoencoder: decodes them, on the device; by default the released one.

@@ -20,11 +20,11 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from ismkit.data.spaces import SPACES
 from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.path import StepGrid, StepLengths, step_lengths_of
 from ismkit.method.recipes import velocity_target
 from ismkit.models.nets import DiT, ToyMLP
+from ismkit.models.spaces import SPACES
 from ismkit.utils.checks import check_form, check_kind, check_name, shown
 from ismkit.utils.files import WEIGHT_SUMS, weights_file
 from ismkit.utils.settings import import_named, plain
@@ -496,7 +496,7 @@ def space_of(net: nn.Module) -> str | None:
         net: on the CPU.
 
     Returns:
-        A key of :data:`ismkit.data.spaces.SPACES`, or None for a network of samples of another shape, or of other
+        A key of :data:`ismkit.models.spaces.SPACES`, or None for a network of samples of another shape, or of other
         classes.
 
     Example:
@@ -524,7 +524,7 @@ def check_space(net: nn.Module, model: str | os.PathLike[str], space: str | None
     Args:
         net: of a model, on the CPU.
         model: its name, for the message.
-        space: a key of :data:`ismkit.data.spaces.SPACES`; by default any of them.
+        space: a key of :data:`ismkit.models.spaces.SPACES`; by default any of them.
 
     Returns:
         The space of the network.

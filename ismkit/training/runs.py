@@ -19,10 +19,10 @@ from torch import nn
 from ismkit.data import colour, sets
 from ismkit.data.batches import Batches, ClassGroups
 from ismkit.data.sets import Labelled
-from ismkit.data.spaces import SPACES
 from ismkit.method.recipes import RECIPES, Recipe
 from ismkit.method.rows import Intervals
 from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, l2
+from ismkit.models import spaces
 from ismkit.models.nets import PRESETS, DiT, ToyMLP
 from ismkit.neighbours.leap import Leap
 from ismkit.neighbours.recipes import NAMED
@@ -38,13 +38,11 @@ from ismkit.utils.settings import change, check_types, import_named
 
 
 def _fashion_latents(count: int | None = None) -> Labelled:
-    from ismkit.data import fashion
-
-    return fashion.fashion_latents(out_dir() / "cache", count)
+    return spaces.fashion_latents(out_dir() / "cache", count)
 
 
 def _emoji_latents(per_class: int = 600) -> Labelled:
-    return colour.emoji_latents(out_dir() / "cache", per_class)
+    return spaces.emoji_latents(out_dir() / "cache", per_class)
 
 
 def imagenet_latents(name: str, folder: str | os.PathLike[str] | None = None) -> Any:
@@ -158,7 +156,7 @@ class Run:
         batch_size: rows per optimiser step, over all processes and micro-batches.
         optim: optimiser and schedule.
         space: of which small latent space samples are, to be decoded, scored and drawn: a key of
-            :data:`ismkit.data.spaces.SPACES`, or None for points, and for pictures of your own.
+            :data:`ismkit.models.spaces.SPACES`, or None for points, and for pictures of your own.
 
     Raises:
         ValueError: for fewer than one step or row.
@@ -209,7 +207,7 @@ class Run:
             if not callable(getattr(self, name)):
                 raise ValueError(f"{name} must be a function, as in RUNS, got {shown(getattr(self, name))}")
         if self.space is not None:
-            check_name("space", self.space, SPACES)
+            check_name("space", self.space, spaces.SPACES)
         for name in ("steps", "batch_size"):
             object.__setattr__(self, name, check_count(name, getattr(self, name)))
 

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ismkit.data.batches import Batches
-from ismkit.data.fashion import CLOTHES, SHAPE
+from ismkit.data.fashion import CLOTHES
 from ismkit.data.sets import Labelled
 from ismkit.evaluation.judges import FashionJudge
 from ismkit.method.coupling import Coupling
 from ismkit.method.sampling import sample
+from ismkit.models.spaces import SHAPE
 from ismkit.sweeps.ladder import LADDER
 from ismkit.training.runs import RUNS
 from ismkit.utils.seeding import stream

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ismkit import Labelled
-from ismkit.data.changes import Mirror, Shift, balanced
+from ismkit.data.pictures import Mirror, Shift, balanced
 
 
 def rng(seed: int = 1) -> torch.Generator:

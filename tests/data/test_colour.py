@@ -21,7 +21,8 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from ismkit import DataError, Labelled, cifar10, emoji
-from ismkit.data.colour import EMOJI_FILES, EmojiAutoencoder, emoji_changes, emoji_names
+from ismkit.data.colour import EMOJI_FILES, emoji_changes, emoji_names
+from ismkit.models.spaces import EmojiAutoencoder
 from ismkit.utils.files import CHECKOUT
 
 FOLDER = CHECKOUT / "data" / "emoji"
@@ -149,7 +150,7 @@ def test_mirrored_classes_have_no_writing() -> None:
 
 
 def test_the_autoencoder_is_trained_and_scaled() -> None:
-    from ismkit.data.autoencoder import reconstruction_error, train_autoencoder
+    from ismkit.models.autoencoder import reconstruction_error, train_autoencoder
 
     x = emoji().x[:64]
     trained = train_autoencoder(EmojiAutoencoder, x, steps=30, batch=16)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ismkit import class_agreement, emoji
-from ismkit.data.changes import balanced
 from ismkit.data.colour import emoji_changes
+from ismkit.data.pictures import balanced
 from ismkit.evaluation.judges import JUDGES, EmojiJudge, FashionJudge, load_emoji_features
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ismkit.data.fashion import SHAPE, fashion_mnist
+from ismkit.data.fashion import fashion_mnist
 from ismkit.data.sets import Labelled, eight_gaussians
 from ismkit.evaluation import judges
 from ismkit.evaluation.judges import (
@@ -31,6 +31,7 @@ from ismkit.evaluation.metrics import Moments, curvature, frechet, spectrum_erro
 from ismkit.method.path import Query, StepGrid
 from ismkit.method.sampling import trajectory
 from ismkit.models.nets import DiT
+from ismkit.models.spaces import SHAPE
 from ismkit.utils.seeding import stream
 
 N = 1000

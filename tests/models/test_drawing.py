@@ -7,12 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ismkit.data.fashion import SHAPE, load_autoencoder
-from ismkit.data.spaces import SPACES
 from ismkit.method.sampling import sample
 from ismkit.models.drawing import draw_clothes, draw_pictures, draw_samples
 from ismkit.models.nets import ToyMLP
 from ismkit.models.saved import released
+from ismkit.models.spaces import SHAPE, SPACES, load_autoencoder
 from ismkit.utils.seeding import stream
 
 

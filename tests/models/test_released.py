@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ismkit.data.fashion import CLOTHES, SHAPE, FashionAutoencoder
+from ismkit.data.fashion import CLOTHES
 from ismkit.data.sets import Labelled
-from ismkit.data.spaces import SPACES
 from ismkit.evaluation.judges import FashionJudge, FeatureNet, Setting
 from ismkit.method.recipes import RECIPES
 from ismkit.models.nets import DiT, ToyMLP
 from ismkit.models.saved import RELEASED, load_generator, load_model, released, save_model, space_of
+from ismkit.models.spaces import SHAPE, SPACES, FashionAutoencoder
 from ismkit.training.runs import RUNS
 from ismkit.utils.files import WEIGHTS, weights_file
 from ismkit.utils.settings import describe

@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 
-from ismkit.data.autoencoder import reconstruction_error, train_autoencoder
-from ismkit.data.changes import balanced
-from ismkit.data.colour import EmojiAutoencoder, emoji, emoji_changes
-from ismkit.data.fashion import FashionAutoencoder, fashion_mnist
+from ismkit.data.colour import emoji, emoji_changes
+from ismkit.data.fashion import fashion_mnist
+from ismkit.data.pictures import balanced
 from ismkit.evaluation.judges import FashionJudge, accuracy, train_features
 from ismkit.method.recipes import RECIPES
+from ismkit.models.autoencoder import reconstruction_error, train_autoencoder
 from ismkit.models.saved import RELEASED, save_model
+from ismkit.models.spaces import EmojiAutoencoder, FashionAutoencoder
 from ismkit.training.options import Saving
 from ismkit.training.runs import RUNS, train_run
 from ismkit.utils.files import out_dir

@@ -48,7 +48,7 @@ class SmallAutoencoder(nn.Module):
         A latent has 512 numbers for 3072:
 
         >>> import torch
-        >>> from ismkit.data.autoencoder import SmallAutoencoder
+        >>> from ismkit.models.autoencoder import SmallAutoencoder
         >>> autoencoder = SmallAutoencoder((3, 32, 32), channels=8, widths=(16, 32), fill=1.0).eval()
         >>> with torch.no_grad():
         ...     latents = autoencoder.encode(torch.zeros(2, 3, 32, 32))
@@ -179,7 +179,7 @@ def in_batches(function: Any, x: Tensor, *, batch: int = 250, label: str = "", p
 
     Example:
         >>> import torch
-        >>> from ismkit.data import in_batches
+        >>> from ismkit.models import in_batches
         >>> def square(x):
         ...     print(f"{len(x)} rows")
         ...     return x * x
@@ -222,7 +222,7 @@ def as_latents(
     Example:
         >>> import torch
         >>> from ismkit import Labelled, load_autoencoder
-        >>> from ismkit.data.autoencoder import as_latents
+        >>> from ismkit.models.autoencoder import as_latents
         >>> as_latents(Labelled.of(torch.zeros(3, 1, 28, 28)), load_autoencoder).shape
         (4, 8, 8)
     """
@@ -256,7 +256,7 @@ def train_autoencoder(
     Loss per pixel: squared error + half the absolute error + ``kl`` times the Kullback-Leibler divergence from N(0, I).
 
     Args:
-        make: makes the untrained one, :class:`~ismkit.data.fashion.FashionAutoencoder` for instance.
+        make: makes the untrained one, :class:`~ismkit.models.spaces.FashionAutoencoder` for instance.
         images: (n, C, H, H) in [-1, 1].
         steps: optimiser steps (AdamW, short warm-up, linear decay to zero).
         batch: images per step.

@@ -10,17 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ismkit.data import fashion
-from ismkit.data.autoencoder import in_batches, reconstruction_error, train_autoencoder
-from ismkit.data.fashion import (
-    CLOTHES,
-    SHAPE,
-    FashionAutoencoder,
-    fashion_latents,
-    fashion_mnist,
-    load_autoencoder,
-)
+from ismkit.data.fashion import CLOTHES, fashion_mnist
 from ismkit.data.sets import Labelled
+from ismkit.models import spaces
+from ismkit.models.autoencoder import in_batches, reconstruction_error, train_autoencoder
+from ismkit.models.spaces import SHAPE, FashionAutoencoder, fashion_latents, load_autoencoder
 from ismkit.utils.files import DataError, weights_file
 from ismkit.utils.weights import CheckpointError, load_weights, read_weights, save_weights
 
@@ -147,14 +141,14 @@ def test_in_batches_keeps_order_and_makes_no_graph() -> None:
 def small(fresh: FashionAutoencoder, monkeypatch: pytest.MonkeyPatch) -> Labelled:
     """Thirty images in place of the training set, a fresh autoencoder in place of the released one."""
     data = Labelled(images(30), torch.arange(30) % 10, 10, CLOTHES)
-    monkeypatch.setattr(fashion, "fashion_mnist", {"train": data}.__getitem__)
-    monkeypatch.setattr(fashion, "load_autoencoder", lambda: fresh)
-    monkeypatch.setattr(fashion, "WEIGHTS_SHA256", "0123456789abcdef" * 4)
+    monkeypatch.setattr(spaces, "fashion_mnist", {"train": data}.__getitem__)
+    monkeypatch.setattr(spaces, "load_autoencoder", lambda: fresh)
+    monkeypatch.setattr(spaces, "WEIGHTS_SHA256", "0123456789abcdef" * 4)
     return data
 
 
 def no_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fashion, "load_autoencoder", lambda: pytest.fail("encoded, though the cache has it"))
+    monkeypatch.setattr(spaces, "load_autoencoder", lambda: pytest.fail("encoded, though the cache has it"))
 
 
 def test_latents_are_cached_and_read_back_bit_for_bit(
@@ -179,10 +173,10 @@ def test_cache_of_another_autoencoder_is_not_used(
     small: Labelled, fresh: FashionAutoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fashion_latents(tmp_path, progress=False)
-    monkeypatch.setattr(fashion, "WEIGHTS_SHA256", "f" * 64)
+    monkeypatch.setattr(spaces, "WEIGHTS_SHA256", "f" * 64)
     other = deepcopy(fresh)
     other.mean += 1
-    monkeypatch.setattr(fashion, "load_autoencoder", lambda: other)
+    monkeypatch.setattr(spaces, "load_autoencoder", lambda: other)
     assert torch.equal(fashion_latents(tmp_path, progress=False).x, other.encode(small.x))
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -194,7 +188,7 @@ def test_altered_cache_is_refused(where: str, small: Labelled, tmp_path: Path, m
     whole = bytearray(path.read_bytes())
     if where == "other images":
         fewer = Labelled(small.x[:20], small.y[:20], 10, CLOTHES)
-        monkeypatch.setattr(fashion, "fashion_mnist", {"train": fewer}.__getitem__)
+        monkeypatch.setattr(spaces, "fashion_mnist", {"train": fewer}.__getitem__)
     else:
         size = 30 * 4 * 8 * 8 * 4  # the header comes first, the numbers last
         flip = {"first number": -size, "last number": -1, "no safetensors": 0}.get(where)
@@ -302,7 +296,7 @@ def test_shipped_file_is_refused_if_it_is_not_the_one(
     monkeypatch.setattr("ismkit.utils.files.WEIGHTS", tmp_path)
     with pytest.raises(CheckpointError, match=f"altered or truncated: SHA-256 is {digest}"):
         load_autoencoder()
-    monkeypatch.setattr(fashion, "WEIGHTS_SHA256", digest)
+    monkeypatch.setattr(spaces, "WEIGHTS_SHA256", digest)
     assert torch.equal(load_autoencoder().mean, fresh.mean)
 
 
@@ -324,7 +318,7 @@ def test_shipped_latents_have_zero_mean_and_unit_variance() -> None:
 
 def test_shipped_autoencoder_is_the_one_on_its_card() -> None:
     card = (WEIGHTS.parent / "README.md").read_text()
-    assert fashion.WEIGHTS_SHA256 in card
-    _, metadata = read_weights(WEIGHTS, fashion.WEIGHTS_SHA256)
+    assert spaces.WEIGHTS_SHA256 in card
+    _, metadata = read_weights(WEIGHTS, spaces.WEIGHTS_SHA256)
     assert metadata["licence"] == "Apache-2.0"
     assert WEIGHTS.stat().st_size < 5_000_000
