@@ -471,12 +471,12 @@ CALLS: dict[str, Call] = {
     ),
     "ClassGroups": Call(data.ClassGroups, {"pool": 2, "classes": 2}, kept),
     "FashionAutoencoder.encode": Call(
-        data.FashionAutoencoder().encode,
+        models.FashionAutoencoder().encode,
         {"images": normal(1, 1, 28, 28)},
         lambda found, _: found.shape[1:] == (4, 8, 8),
     ),
     "FashionAutoencoder.decode": Call(
-        data.FashionAutoencoder().decode, {"latents": normal(1, 4, 8, 8)}, lambda found, _: found.shape[1] == 1
+        models.FashionAutoencoder().decode, {"latents": normal(1, 4, 8, 8)}, lambda found, _: found.shape[1] == 1
     ),
     "Labelled": Call(
         data.Labelled, {"x": X0, "y": Y, "num_classes": 2, "class_names": ("a", "b")}, kept, names=("y", "class_names")
