@@ -26,10 +26,10 @@ one, and what is reported is the other. Differences from `ism` are paired by see
 probabilities are corrected after Holm over all comparisons of one data set, one number of calls and one kind
 (unguided, or at the best strength).
 
-Changed after results were seen: trainings of clothes are twice as long as planned, since 250 steps, the tuning's length
-at first, left every method with Frechet distances from 9 to 20, in an order of who blurs least; coupling is no change of the tuning any more, but a division; and `alpha_flow` and
-`soflow` were tuned and trained again, since plain squares had left the residuals of their small cuts without a weight
-(:func:`ismkit.training.runs.for_points`).
+Changed after results were seen: trainings of clothes are twice as long as planned, since 250 steps, at first the
+length of their tuning, left every method with Frechet distances from 9 to 20, in an order of who blurs least. Coupling
+is no change of the tuning any more, but a division. And `alpha_flow` and `soflow` were tuned and trained again, since
+plain squares had left the residuals of their small cuts without a weight (:func:`ismkit.training.runs.for_points`).
 """
 
 import math
