@@ -22,6 +22,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 WEIGHTS = Path(__file__).resolve().parents[1] / "models" / "weights"
 #: SHA-256 sums of the released networks, by the names of their files there.
 WEIGHT_SUMS = {
+    "emoji_autoencoder": "49eef46d5be1d03717041e228bb58630c0a7f0f886a794a1acf0984494d9f815",
     "emoji_features": "9c6d7e39e4b24f147030439ca9de94349fd00b9560b7426a9ec3af8328db9068",
     "fashion_features": "e7e1f71219246579d008f178ed4c0630e2c9991dc9b5f4a8fc46ec38c6abba42",
     "fashion_autoencoder": "5ceb6324f812045386fe7b5f09d77b03a61c5377dafbe02d4f393519e1a27963",
