@@ -248,7 +248,7 @@ def disk(folder: Path | None = None) -> Check:
 
 
 def data_files(deep: bool = True) -> Iterator[Check]:
-    """The released weights and Fashion-MNIST, each file against its SHA-256 sum; the latter only if ``deep``."""
+    """The released weights and the data sets, each file against its SHA-256 sum; the latter only if ``deep``."""
     from ismkit.utils.files import (
         WEIGHT_SUMS,
         WEIGHTS,
@@ -278,6 +278,28 @@ def data_files(deep: bool = True) -> Iterator[Check]:
         yield Check("Fashion-MNIST", "ok", f"in {there[0]}; its contents are verified when they are read")
     else:
         yield clothes()
+    yield drawings(deep)
+
+
+def drawings(deep: bool) -> Check:
+    """The emoji of the repository, their contents if ``deep``; nothing but what draws or scores emoji needs them."""
+    from ismkit.utils.files import DataError, data_folders, verify_sha256
+
+    places = data_folders("emoji")
+    there = [place for place in places if place.is_dir()]
+    if not there:
+        remedy = "clone the repository, or set ISMKIT_DATA to its data/ folder"
+        return Check("emoji", "warn", f"not in {' or '.join(map(str, places))}", remedy)
+    if not deep:
+        return Check("emoji", "ok", f"in {there[0]}; its contents are verified when they are read")
+    from ismkit.data.colour import EMOJI_FILES
+
+    try:
+        for name, (size, digest) in EMOJI_FILES.items():
+            verify_sha256(there[0] / name, digest, size)
+    except DataError as error:
+        return Check("emoji", "fail", str(error), f"git checkout -- {there[0]}")
+    return Check("emoji", "ok", f"{len(EMOJI_FILES)} files as drawn, in {there[0]}")
 
 
 def clothes() -> Check:

@@ -30,6 +30,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for folder, file, content in (
         ("fashion-mnist", "clothes.gz", gzip.compress(b"clothes" * 9)),
         ("weights", "net.safetensors", b"net" * 9),
+        ("emoji", "emoji.png", b"emoji" * 9),
     ):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / file).write_bytes(content)
@@ -37,6 +38,8 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("ismkit.utils.files.WEIGHTS", tmp_path / "weights")
     clothes = (len(b"clothes" * 9), hashlib.sha256(b"clothes" * 9).hexdigest())
     monkeypatch.setattr("ismkit.data.fashion.FASHION_MNIST_FILES", {"clothes.gz": clothes})
+    drawings = (len(b"emoji" * 9), hashlib.sha256(b"emoji" * 9).hexdigest())
+    monkeypatch.setattr("ismkit.data.colour.EMOJI_FILES", {"emoji.png": drawings})
     monkeypatch.setenv("ISMKIT_DATA", str(tmp_path))
     return tmp_path
 
@@ -65,6 +68,7 @@ def test_checks_cover_the_machine_and_name_a_remedy_for_every_complaint() -> Non
         "memory",
         "disk",
         "Fashion-MNIST",
+        "emoji",
         "weights",
         "notebook kernel",
     ):
@@ -211,11 +215,17 @@ def test_little_memory_or_disk_warns(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_data_and_weights_as_published(shipped: Path) -> None:
-    assert [check.status for check in doctor.data_files()] == ["ok", "ok"]
+    assert [check.status for check in doctor.data_files()] == ["ok", "ok", "ok"]
+    assert [check.name for check in doctor.data_files(deep=False)] == ["weights", "Fashion-MNIST", "emoji"]
 
 
 @pytest.mark.parametrize(
-    ("file", "name"), [("fashion-mnist/clothes.gz", "Fashion-MNIST"), ("weights/net.safetensors", "weights")]
+    ("file", "name"),
+    [
+        ("fashion-mnist/clothes.gz", "Fashion-MNIST"),
+        ("weights/net.safetensors", "weights"),
+        ("emoji/emoji.png", "emoji"),
+    ],
 )
 @pytest.mark.parametrize("fault", ["missing", "altered", "truncated"])
 def test_faulty_file_fails_and_is_named(shipped: Path, file: str, name: str, fault: str) -> None:
@@ -246,7 +256,11 @@ def test_without_the_data_set_only_the_weights_must_be_there(
         monkeypatch.setattr(files, name, tmp_path / "none")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
     found = list(doctor.data_files())
-    assert [(check.name, check.status) for check in found] == [("weights", "ok"), ("Fashion-MNIST", "warn")]
+    assert [(check.name, check.status) for check in found] == [
+        ("weights", "ok"),
+        ("Fashion-MNIST", "warn"),
+        ("emoji", "warn"),
+    ]
     assert "download=True" in found[1].remedy
     (shipped / "weights" / "net.safetensors").unlink()
     assert named(list(doctor.data_files()), "weights").remedy == "install ismkit again"

@@ -198,7 +198,7 @@ def test_settings_of_a_table_share_their_noise(judge: FashionJudge) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n": 99}, r"n must be 100 \.\. 10000 samples .*, got 99"),
+        ({"n": 99}, r"n must be 100 \.\. 10000 samples, .*, got 99"),
         ({"n": 10_001}, "got 10001"),
         ({"nfe": [1, 3]}, r"nfe must be one of \[1, 2, 4, .* got 3"),
         ({"nfe": [256]}, "got 256"),
