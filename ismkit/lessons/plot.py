@@ -159,7 +159,7 @@ def scores(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, str]) -> Fig
     """Scores against the guidance strength w, one panel for each metric and one line for each NFE.
 
     Args:
-        rows: dicts with ``nfe``, ``w`` and the metrics, as :meth:`ismkit.evaluation.judges.FashionJudge.table` gives
+        rows: dicts with ``nfe``, ``w`` and the metrics, as :meth:`ismkit.evaluation.judges.SpaceJudge.table` gives
             them.
         metrics: the key of each metric to draw, and the label of its axis.
     """

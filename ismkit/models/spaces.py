@@ -156,8 +156,9 @@ def load_emoji_autoencoder() -> EmojiAutoencoder:
 def emoji_latents(cache: str | os.PathLike[str], per_class: int = 600, *, progress: bool | None = None) -> Labelled:
     """Encode emoji by subgroup, every class with as many rows, with the released autoencoder.
 
-    Rows are the drawings of the part ``train``, repeated with the changes of :func:`emoji_changes`. They are encoded
-    once, and kept in ``cache`` in a file whose name holds the checksum of the autoencoder.
+    Rows are the drawings of the part ``train``, repeated with the changes of
+    :func:`~ismkit.data.colour.emoji_changes`. They are encoded once, and kept in ``cache`` in a file whose name holds
+    the checksum of the autoencoder.
 
     Args:
         cache: folder of the encoded set; made if missing.
