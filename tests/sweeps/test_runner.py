@@ -283,10 +283,10 @@ def test_a_network_that_cannot_be_saved_is_refused_before_any_work(tmp_path: Pat
         (other_images, {}, r"data must be points \(n, F\) .*, got \(64, 1, 8, 8\)"),
         (
             other_images,
-            {"images": True},
+            {"space": "clothes"},
             r"data must be latents of clothes, \(n, 4, 8, 8\) in 10 .*, got \(64, 1, 8, 8\)",
         ),
-        (nine_clothes, {"images": True}, r"data must be latents of clothes, .*, got \(64, 4, 8, 8\) in 9"),
+        (nine_clothes, {"space": "clothes"}, r"data must be latents of clothes, .*, got \(64, 4, 8, 8\) in 9"),
         (partial(eight_gaussians, 500, 0), {}, "n must be at least 8 samples, one of each class, got 7"),
     ],
 )
