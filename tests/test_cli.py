@@ -274,7 +274,7 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
     "unknown setting": (["sweep", "gaussians", "-p", "recipe.fats", "0.5"], "no setting 'fats' in Recipe: it has name"),
     "setting refused": (["sweep", "gaussians", "-p", "optim.lr", "1e-3", "0"], "lr must be positive and finite, got 0"),
     "no value of a setting": (["sweep", "gaussians", "-p"], "each -p takes a path and one or more values"),
-    "points beside images": (["sweep", "gaussians", "fashion-smoke"], "points and pictures are scored by other metrics"),
+    "points beside images": (["sweep", "gaussians", "fashion-smoke"], "points and pictures are scored by other"),
     "sweep over small batches": (["sweep", "gaussians", "-p", "batch_size", "64", "2"], "a batch of 2 gives no"),
 }
 
