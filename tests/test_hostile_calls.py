@@ -602,7 +602,7 @@ CALLS: dict[str, Call] = {
             "steps": 2,
             "batch_size": 8,
             "optim": training.Optim(),
-            "images": False,
+            "space": None,
         },
         kept,
     ),

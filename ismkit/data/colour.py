@@ -58,6 +58,12 @@ class EmojiNames:
         groups, subgroups: the classes.
         families: drawings that differ in who is drawn, or in the colour of skin and hair, have one.
         parts: ``train`` or ``test``; a family is in one of them.
+
+    Example:
+        >>> from ismkit.data import emoji_names
+        >>> table = emoji_names()
+        >>> [column[0] for column in (table.names, table.groups, table.subgroups, table.parts)]
+        ['grinning face', 'Smileys & Emotion', 'face-smiling', 'train']
     """
 
     names: tuple[str, ...]

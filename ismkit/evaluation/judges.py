@@ -574,6 +574,11 @@ class SpaceJudge:
         device: where the model lives and all of this runs.
         source: the distribution of the noise, that of the model's recipe.
         space: whose models it scores, a key of :data:`ismkit.models.spaces.SPACES`.
+
+    Example:
+        >>> from ismkit.evaluation.judges import JUDGES
+        >>> {space: judge.__name__ for space, judge in JUDGES.items()}
+        {'clothes': 'FashionJudge', 'emoji': 'EmojiJudge'}
     """
 
     classifier: FeatureNet
