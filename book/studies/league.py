@@ -520,6 +520,8 @@ def main(names: Iterable[str]) -> None:
             found = run_trials(choices(), folder)
         elif name == "reasons":
             found = reasons(folder)
+        elif name == "raised":
+            found = run_trials(raised((TUNING_SEED,), RAISED, 0.5), folder).assign(stage="tuning")
         else:
             league = LEAGUES[name]
             tuning = league.tuning(folder)
