@@ -283,7 +283,7 @@ def data_files(deep: bool = True) -> Iterator[Check]:
 
 def drawings(deep: bool) -> Check:
     """The emoji of the repository, their contents if ``deep``; nothing but what draws or scores emoji needs them."""
-    from ismkit.utils.files import DataError, data_folders, verify_sha256
+    from ismkit.utils.files import DataError, data_folders
 
     places = data_folders("emoji")
     there = [place for place in places if place.is_dir()]
@@ -292,11 +292,10 @@ def drawings(deep: bool) -> Check:
         return Check("emoji", "warn", f"not in {' or '.join(map(str, places))}", remedy)
     if not deep:
         return Check("emoji", "ok", f"in {there[0]}; its contents are verified when they are read")
-    from ismkit.data.colour import EMOJI_FILES
+    from ismkit.data.colour import EMOJI_FILES, check_emoji
 
     try:
-        for name, (size, digest) in EMOJI_FILES.items():
-            verify_sha256(there[0] / name, digest, size)
+        check_emoji(there[0])
     except DataError as error:
         return Check("emoji", "fail", str(error), f"git checkout -- {there[0]}")
     return Check("emoji", "ok", f"{len(EMOJI_FILES)} files as drawn, in {there[0]}")

@@ -140,6 +140,12 @@ def emoji_names(part: Part = "all", root: str | os.PathLike[str] | None = None) 
     return EmojiNames(*(tuple(column[k] for k in kept) for column in vars(table).values()))
 
 
+def check_emoji(folder: Path) -> None:
+    """Compare the files of the emoji with their checksums; DataError for one that is missing, truncated or altered."""
+    for name, (size, expected) in EMOJI_FILES.items():
+        verify_sha256(folder / name, expected, size)
+
+
 def _find(root: str | os.PathLike[str] | None) -> Path:
     places = data_folders("emoji") if root is None else [expanded(root) / "emoji"]
     folder = next((place for place in places if place.is_dir()), None)
@@ -177,8 +183,7 @@ def emoji_changes(shift: int = 1) -> tuple[Change, ...]:
 @lru_cache(maxsize=1)
 def _read(folder: str) -> tuple[Tensor, EmojiNames]:
     """The drawings, (n, 3, 32, 32) uint8, and the table."""
-    for name, (size, expected) in EMOJI_FILES.items():
-        verify_sha256(Path(folder) / name, expected, size)
+    check_emoji(Path(folder))
     with open(Path(folder) / "emoji.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     columns = (tuple(row[name] for row in rows) for name in ("name", "group", "subgroup", "family", "split"))

@@ -574,6 +574,8 @@ class SpaceJudge:
         device: where the model lives and all of this runs.
         source: the distribution of the noise, that of the model's recipe.
         space: whose models it scores, a key of :data:`ismkit.models.spaces.SPACES`.
+        load_classifier: gives the released feature network.
+        reference: reads the images that samples are compared with, (n, C, H, H) in [-1, 1].
 
     Example:
         >>> from ismkit.evaluation.judges import JUDGES
@@ -586,6 +588,8 @@ class SpaceJudge:
     device: torch.device
     source: Source | None = None
     space: ClassVar[str]
+    load_classifier: ClassVar[Callable[[], FeatureNet]]
+    reference: ClassVar[Callable[[], Tensor]]
 
     @classmethod
     def load(cls, device: torch.device | str = "cpu") -> Self:
@@ -601,23 +605,7 @@ class SpaceJudge:
             CheckpointError: if a file is missing, truncated or altered.
         """
         device = torch.device(device)
-        return cls(cls._classifier().to(device), SPACES[cls.space].load().to(device), device)
-
-    @staticmethod
-    def _classifier() -> FeatureNet:
-        raise NotImplementedError
-
-    @staticmethod
-    def reference() -> Tensor:
-        """Read the images that samples are compared with.
-
-        Returns:
-            Images (n, C, H, H) in [-1, 1].
-
-        Raises:
-            DataError: if they are missing.
-        """
-        raise NotImplementedError
+        return cls(cls.load_classifier().to(device), SPACES[cls.space].load().to(device), device)
 
     @cached_property
     def _real(self) -> Tensor:
@@ -626,7 +614,7 @@ class SpaceJudge:
     @cached_property
     def _of_the_reference(self) -> tuple[Tensor, Tensor]:
         """Its features and its spectrum: the images are read, verified and transformed once for all settings."""
-        images = self.reference()
+        images = type(self).reference()
         return embed(self.classifier, images.to(self.device))[0], radial_spectrum(images)[1]
 
     @cached_property
@@ -762,6 +750,17 @@ class SpaceJudge:
 MOST = 10_000
 
 
+def _test_images() -> Tensor:
+    """The 10 000 test images of Fashion-MNIST, (10000, 1, 28, 28)."""
+    return fashion_mnist("test").x
+
+
+def _emoji_in_turn() -> Tensor:
+    """9900 emoji, (9900, 3, 32, 32), the classes in turn: fewer samples are compared with the first ones."""
+    data = balanced(emoji(), 100, seed=1, changes=emoji_changes())
+    return data.x.unflatten(0, (data.num_classes, -1)).transpose(0, 1).flatten(0, 1).contiguous()
+
+
 @dataclass(frozen=True)
 class FashionJudge(SpaceJudge):
     """Draws Fashion-MNIST images from a latent-space model and scores them.
@@ -772,7 +771,7 @@ class FashionJudge(SpaceJudge):
     test images as samples.
 
     Attributes:
-        classifier, autoencoder, device, source, space: as in :class:`SpaceJudge`.
+        classifier, autoencoder, device, source, space, load_classifier, reference: as in :class:`SpaceJudge`.
 
     Example:
         >>> import torch
@@ -792,15 +791,8 @@ class FashionJudge(SpaceJudge):
     """
 
     space: ClassVar[str] = "clothes"
-
-    @staticmethod
-    def _classifier() -> FeatureNet:
-        return load_features()
-
-    @staticmethod
-    def reference() -> Tensor:
-        """Read the 10 000 test images, (10000, 1, 28, 28)."""
-        return fashion_mnist("test").x
+    load_classifier = staticmethod(load_features)
+    reference = staticmethod(_test_images)
 
 
 @dataclass(frozen=True)
@@ -814,7 +806,7 @@ class EmojiJudge(SpaceJudge):
     all others that their balls hold much of the space (of Gaussian noise, 0.53).
 
     Attributes:
-        classifier, autoencoder, device, source, space: as in :class:`SpaceJudge`.
+        classifier, autoencoder, device, source, space, load_classifier, reference: as in :class:`SpaceJudge`.
 
     Example:
         >>> from ismkit import EmojiJudge
@@ -824,16 +816,8 @@ class EmojiJudge(SpaceJudge):
     """
 
     space: ClassVar[str] = "emoji"
-
-    @staticmethod
-    def _classifier() -> FeatureNet:
-        return load_emoji_features()
-
-    @staticmethod
-    def reference() -> Tensor:
-        """Read 9900 images, (9900, 3, 32, 32), the classes in turn: of fewer samples the first ones are compared."""
-        data = balanced(emoji(), 100, seed=1, changes=emoji_changes())
-        return data.x.unflatten(0, (data.num_classes, -1)).transpose(0, 1).flatten(0, 1).contiguous()
+    load_classifier = staticmethod(load_emoji_features)
+    reference = staticmethod(_emoji_in_turn)
 
     @cached_property
     def _kept_apart(self) -> Tensor:

@@ -306,7 +306,7 @@ _SMOKE = dataclasses.replace(
 _EMOJI = dataclasses.replace(
     _LAPTOP,
     name="emoji",
-    about="emoji of 99 subgroups in a small latent space, in colour: about an hour of one CPU core",
+    about="emoji of 99 subgroups in a small latent space, in colour: of such a run nothing is released yet",
     load=_emoji_latents,
     net=partial(ToyMLP, dim=512, width=512, depth=4),
     recipe=for_side(RECIPES["ism_plus"], side=8),

@@ -1,15 +1,17 @@
 """The judge of emoji: known images get the scores that they must, and copies are found however they lie."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
-from ismkit import class_agreement, emoji
+from ismkit import ToyMLP, class_agreement, emoji, evaluate, save_model
 from ismkit.data.colour import emoji_changes
 from ismkit.data.pictures import balanced
-from ismkit.evaluation.judges import JUDGES, EmojiJudge, FashionJudge, load_emoji_features
+from ismkit.evaluation.judges import JUDGES, EmojiJudge, FashionJudge, Setting, load_emoji_features
+from ismkit.models.spaces import SPACES
 
 
 def by_pixels(latents: Tensor) -> Tensor:
@@ -40,6 +42,16 @@ def test_drawings_score_as_drawings_and_grey_ones_do_not(judge: EmojiJudge) -> N
     scored = judge.score_images(noise, data.y)
     assert scored["frechet"] > 30
     assert scored["agreement"] < 0.05
+
+
+def test_a_model_of_emoji_is_found_and_scored_as_such(judge: EmojiJudge, tmp_path: Path) -> None:
+    """By `evaluate`, from a file: the numbers are those of the judge with the released autoencoder."""
+    net = ToyMLP(dim=512, width=8, depth=1, num_classes=99).eval()
+    save_model(net, tmp_path / "model.safetensors", {"shape": [8, 8, 8]})
+    (row,) = evaluate(tmp_path / "model.safetensors", nfe=[1], w=[0.0], n=100, device="cpu").rows
+    own = EmojiJudge(judge.classifier, SPACES["emoji"].load(), judge.device)
+    vars(own).update(_of_the_reference=judge._of_the_reference)
+    assert row == {"nfe": 1, "w": 0.0, "n": 100, **own.score(net, Setting(1, 0.0, 100, 0))}
 
 
 def test_copies_are_found_shifted_and_mirrored(judge: EmojiJudge) -> None:

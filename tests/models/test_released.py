@@ -13,13 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from ismkit.data.colour import emoji, emoji_changes
 from ismkit.data.fashion import CLOTHES
 from ismkit.data.sets import Labelled
 from ismkit.evaluation.judges import FashionJudge, FeatureNet, Setting
 from ismkit.method.recipes import RECIPES
+from ismkit.models.autoencoder import reconstruction_error
 from ismkit.models.nets import DiT, ToyMLP
 from ismkit.models.saved import RELEASED, load_generator, load_model, released, save_model, space_of
-from ismkit.models.spaces import SHAPE, SPACES, FashionAutoencoder
+from ismkit.models.spaces import SHAPE, SPACES, EmojiAutoencoder, FashionAutoencoder
 from ismkit.training.runs import RUNS
 from ismkit.utils.files import WEIGHTS, weights_file
 from ismkit.utils.settings import describe
@@ -210,6 +212,30 @@ def test_train_shipped_writes_the_measured_figure_and_trains_on_the_training_spl
     assert float(card["test_mse"]) == pytest.approx(error, abs=6e-6)
     assert (card["seed"], card["steps"]) == ("0", "6000")
     assert asked == [(splits["train"], 5), (FashionAutoencoder, splits["train"].x, 6000, 0)]
+
+
+def test_networks_of_emoji_are_trained_on_what_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    classifier, autoencoder = FeatureNet((3, 32, 32), 99).eval(), EmojiAutoencoder().eval().requires_grad_(False)
+    monkeypatch.setattr(training, "train_features", lambda *a, **k: asked.append((*a, k)) or classifier)
+    monkeypatch.setattr(training, "train_autoencoder", lambda *a, **k: asked.append((*a, k)) or autoencoder)
+    monkeypatch.setattr(training, "accuracy", lambda net, data: len(data) / 1e4)
+
+    card, _ = training.train("emoji_features", tmp_path / "features.safetensors", seed=5)
+    data, changes, options = asked.pop()
+    assert (len(data), changes, options) == (99 * 150, emoji_changes(2), {"epochs": 24, "seed": 5})
+    assert card == {"accuracy": "0.4950", "seed": "5", "licence": "Apache-2.0"}  # of 99 * 50 others
+
+    card, digest = training.train("emoji_autoencoder", tmp_path / "autoencoder.safetensors")
+    make, images, options = asked.pop()
+    assert (make, len(images), options) == (EmojiAutoencoder, 99 * 200, {"steps": 3500, "seed": 0})
+    tensors, metadata = read_weights(tmp_path / "autoencoder.safetensors", digest)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+    assert metadata == card
+    stored = EmojiAutoencoder().half()
+    stored.load_state_dict(tensors)
+    error = reconstruction_error(stored.float().eval().requires_grad_(False), emoji("test").x)
+    assert float(card["test_mse"]) == pytest.approx(error, abs=6e-6)
 
 
 def test_released_generators_are_trained_and_scored_in_half_precision(

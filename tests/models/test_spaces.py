@@ -10,11 +10,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ismkit.data.colour import emoji, emoji_changes
 from ismkit.data.fashion import CLOTHES, fashion_mnist
+from ismkit.data.pictures import balanced
 from ismkit.data.sets import Labelled
+from ismkit.evaluation.judges import EmojiJudge
 from ismkit.models import spaces
 from ismkit.models.autoencoder import in_batches, reconstruction_error, train_autoencoder
-from ismkit.models.spaces import SHAPE, FashionAutoencoder, fashion_latents, load_autoencoder
+from ismkit.models.spaces import (
+    SHAPE,
+    FashionAutoencoder,
+    emoji_latents,
+    fashion_latents,
+    load_autoencoder,
+    load_emoji_autoencoder,
+)
 from ismkit.utils.files import DataError, weights_file
 from ismkit.utils.weights import CheckpointError, load_weights, read_weights, save_weights
 
@@ -322,3 +332,24 @@ def test_shipped_autoencoder_is_the_one_on_its_card() -> None:
     _, metadata = read_weights(WEIGHTS, spaces.WEIGHTS_SHA256)
     assert metadata["licence"] == "Apache-2.0"
     assert WEIGHTS.stat().st_size < 5_000_000
+
+
+# ---------------------------------------------------------------- emoji
+
+
+def test_the_released_autoencoder_restores_emoji_that_it_was_not_trained_on() -> None:
+    x = emoji("test").x
+    error = reconstruction_error(load_emoji_autoencoder(), x)
+    recorded = float(read_weights(weights_file("emoji_autoencoder"))[1]["test_mse"])
+    assert error == pytest.approx(recorded, rel=0.01)
+    assert error < 0.05 * float(x.var())
+
+
+def test_emoji_are_encoded_once_and_fit_their_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = emoji_latents(tmp_path, per_class=2, progress=False)
+    assert first.y.bincount().tolist() == [2] * 99
+    EmojiJudge.check_data(first)
+    images = balanced(emoji("train"), 2, changes=emoji_changes())
+    torch.testing.assert_close(first.x, in_batches(load_emoji_autoencoder().encode, images.x))
+    monkeypatch.setattr(spaces, "load_emoji_autoencoder", lambda: pytest.fail("encoded, though the cache has it"))
+    assert torch.equal(emoji_latents(tmp_path, per_class=2, progress=False).x, first.x)
