@@ -363,16 +363,26 @@ def test_one_step_of_one_image_is_quick(browser: Chrome, page: str, capsys: pyte
     script = """
     const [root, query, done] = arguments;
     (async () => {
-      const seconds = [];
-      for (let i = 0; i < 25; i++) seconds.push((await root.live.velocity(query)).seconds);
-      done(seconds.slice(5).sort((a, b) => a - b));
+      const median = async (ask) => {
+        const seconds = [];
+        for (let i = 0; i < 25; i++) seconds.push((await ask()).seconds);
+        return seconds.slice(5).sort((a, b) => a - b)[10];
+      };
+      const draw = (rows) => {
+        const noise = Float32Array.from({ length: rows * query.x.length }, (_, i) => query.x[i % query.x.length]);
+        return root.live.remote.ask("draw", { noise, label: 3, w: 1, nfe: 1 });
+      };
+      done([await median(() => root.live.velocity(query)), await median(() => draw(1)), await median(() => draw(9))]);
     })();
     """
     root = open_model(browser, "clothes")
-    seconds = browser.execute_async_script(script, root, numbers(queries("clothes")[0]))
+    step, one, nine = browser.execute_async_script(script, root, numbers(queries("clothes")[0]))
     with capsys.disabled():
-        print(f"\none step of one image: {1000 * seconds[0]:.1f} ms at best, {1000 * seconds[10]:.1f} ms as a rule")
-    assert seconds[10] < 0.5  # the aim is 0.05, on two idle cores
+        print(
+            f"\none step of one image: {1000 * step:.1f} ms; to its pixels: {1000 * one:.1f} ms; nine: {1000 * nine:.0f} ms"
+        )
+    assert step < 0.05, "on a machine that is not busy, it is a millisecond"
+    assert nine < 2
 
 
 def test_a_page_opened_as_a_file_says_what_to_do(browser: Chrome, site: Site) -> None:
