@@ -135,6 +135,31 @@ def test_no_page_has_a_problem(site: Site) -> None:
     assert not found, "\n".join(found)
 
 
+LOADED = """
+const entries = [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")];
+return entries.reduce((sum, { encodedBodySize }) => sum + encodedBodySize, 0);
+"""
+
+
+def test_start_page_takes_less_than_a_megabyte(browser: Chrome, book: Path) -> None:
+    with served(book) as home:
+        browser.get(f"{home}index.html")
+        assert browser.execute_async_script("document.fonts.ready.then(() => arguments[0](true))")
+        assert 500_000 < browser.execute_script(LOADED) < 1_000_000
+        icons = browser.find_elements("css selector", "i.fa-solid")
+        assert icons
+        shown = "return getComputedStyle(arguments[0], '::before').content"
+        assert all('"' in browser.execute_script(shown, icon) for icon in icons)  # by the font of the style sheet
+        browser.get(f"{home}search.html?q=wavelet")
+        found = "const [done] = arguments; (function look() {"
+        found += "const all = document.querySelectorAll('#search-results li a').length;"
+        found += "if (!all) return setTimeout(look, 100); done(all); })()"
+        assert browser.execute_async_script(found) > 3
+        assert logged(browser, home) == []
+        browser.get("about:blank")  # it is still fetching what it found
+        logged(browser, home)
+
+
 def test_every_notebook_module_and_text_has_a_page(site: Site) -> None:
     modules = {f"api/{path.parent.name}/{path.stem}.html" for path in FILES}
     notebooks = {f"notebooks/{name}.html" for name in NOTEBOOKS}
