@@ -98,9 +98,9 @@ notebooks: $(ALL) ## run every notebook and compare the outputs that are tagged 
 	@OMP_NUM_THREADS=1 $(PY) -m pytest notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=2400 \
 	  --timeout=2500 -n 2 --dist loadfile --durations=12
 
-browser: $(ALL) ## build the book and try all its pages, and widgets in JupyterLab (skipped without Chromium)
-	@echo "== Book and widgets in Chromium (ISMKIT_BROWSER=required: fail where there is none)"
-	@OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_book.py tests/test_browser.py -n 2 --dist loadfile -rs
+browser: $(ALL) ## try the book's pages, its live models, and widgets in JupyterLab (skipped without Chromium)
+	@echo "== Book, live models and widgets in Chromium and Node (ISMKIT_BROWSER=required: fail where there is none)"
+	@OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_book.py tests/test_live.py tests/test_browser.py -n 2 --dist loadfile -rs
 
 book: $(ALL) ## build the book: book/_build/html/index.html
 	@echo "== Book (Sphinx)"

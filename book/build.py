@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import architecture
+import live
 import nbformat
 import pandas as pd
 from conf import anchor
@@ -36,7 +37,7 @@ THIN = "\N{NARROW NO-BREAK SPACE}"  # within a figure, which should stay on one 
 
 #: The parts of the book: a caption, and the numbers of its notebooks or the names of its pages.
 PARTS = {
-    "Start": ["00", "installing", "commands"],
+    "Start": ["00", "live", "installing", "commands"],
     "Flows and shortcuts": ["01", "02"],
     "Guidance": ["03", "04"],
     "Frequency, paths, averages": ["05", "06", "07"],
@@ -73,16 +74,20 @@ RUNGS = {
 
 def build(folder: Path) -> int:
     """Lay out the sources in ``folder/source`` and build ``folder/html``; returns Sphinx's exit status."""
-    for made in ("source", "doctrees", "html"):  # each time: Sphinx does not repeat the warnings of an old page
+    for made in ("source", "doctrees", "html", live.MODELS):  # Sphinx does not repeat the warnings of an old page
         shutil.rmtree(folder / made, ignore_errors=True)
-    source = folder / "source"
-    lay_out(source)
+    source, models = folder / "source", folder / live.MODELS
+    lay_out(source, live.export_all(models))
     options = ["-n", "-W", "--keep-going", "-q", "-b", "html", "-c", str(BOOK), "-d", str(folder / "doctrees")]
-    return sphinx_build([*options, str(source), str(folder / "html")])
+    status = sphinx_build([*options, str(source), str(folder / "html")])
+    if models.is_dir():  # Sphinx knows of no files that only a page's script asks for
+        shutil.copytree(models, folder / "html" / live.MODELS)
+    return status
 
 
-def lay_out(source: Path) -> None:
-    """Write every source of the book into an empty folder."""
+def lay_out(source: Path, models: list[live.Live]) -> None:
+    """Write every source of the book into an empty folder, with the models that draw in its pages."""
+    made = MADE | {"live": lambda: live.elements(models), "first": lambda: live.elements(models[:1])}
     shutil.copytree(NOTEBOOKS, source / "notebooks", ignore=shutil.ignore_patterns(".*"))
     for path in (source / "notebooks").glob("*.ipynb"):
         path.write_text(path.read_text().replace("](../book/", "](../"))  # pages lie above the notebooks there
@@ -92,7 +97,7 @@ def lay_out(source: Path) -> None:
         text = path.read_text()
         for there, here in LINKS.items():
             text = text.replace(there, here)
-        text = re.sub(r"^<!-- (\w+) -->$", lambda comment: "\n".join(MADE[comment[1]]()), text, flags=re.MULTILINE)
+        text = re.sub(r"^<!-- (\w+) -->$", lambda comment: "\n".join(made[comment[1]]()), text, flags=re.MULTILINE)
         (source / f"{name}.md").write_text(text)
     if answers := list(solutions_page()):
         (source / "solutions.md").write_text("\n".join(["# Solutions of the exercises", "", *answers]))

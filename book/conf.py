@@ -60,6 +60,7 @@ mathjax_path = "tex-svg-full.js"
 nb_ipywidgets_js = {"html-manager/embed.js": {}}
 
 html_theme = "sphinx_book_theme"
+templates_path = ["_templates"]
 html_css_files = ["book.css"]
 html_js_files = ["widgets.js"]
 html_favicon = "_static/favicon.svg"

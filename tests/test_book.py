@@ -135,6 +135,31 @@ def test_no_page_has_a_problem(site: Site) -> None:
     assert not found, "\n".join(found)
 
 
+LOADED = """
+const entries = [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")];
+return entries.reduce((sum, { encodedBodySize }) => sum + encodedBodySize, 0);
+"""
+
+
+def test_start_page_takes_less_than_a_megabyte(browser: Chrome, book: Path) -> None:
+    with served(book) as home:
+        browser.get(f"{home}index.html")
+        assert browser.execute_async_script("document.fonts.ready.then(() => arguments[0](true))")
+        assert 500_000 < browser.execute_script(LOADED) < 1_000_000
+        icons = browser.find_elements("css selector", "i.fa-solid")
+        assert icons
+        shown = "return getComputedStyle(arguments[0], '::before').content"
+        assert all('"' in browser.execute_script(shown, icon) for icon in icons)  # by the font of the style sheet
+        browser.get(f"{home}search.html?q=wavelet")
+        found = "const [done] = arguments; (function look() {"
+        found += "const all = document.querySelectorAll('#search-results li a').length;"
+        found += "if (!all) return setTimeout(look, 100); done(all); })()"
+        assert browser.execute_async_script(found) > 3
+        assert logged(browser, home) == []
+        browser.get("about:blank")  # it is still fetching what it found
+        logged(browser, home)
+
+
 def test_every_notebook_module_and_text_has_a_page(site: Site) -> None:
     modules = {f"api/{path.parent.name}/{path.stem}.html" for path in FILES}
     notebooks = {f"notebooks/{name}.html" for name in NOTEBOOKS}
@@ -173,6 +198,45 @@ def test_widgets_and_solutions_of_a_notebook_are_shown(site: Site, name: str) ->
     assert page["widgets"] == len(views)
     # Folded, and with one block of highlighted code.
     assert page["solutions"] == [[False, 1]] * len(solutions(notebook))
+
+
+OPENED = """
+const [done] = arguments, root = document.querySelector(".live");
+const early = performance.getEntriesByType("resource").map(({ name, encodedBodySize }) => [name, encodedBodySize]);
+root.querySelector(".live-load").click();
+(function wait(left) {
+  if (!root.live && left) return setTimeout(wait, 100, left - 1);
+  const canvas = root.querySelector("canvas");
+  done({
+    early,
+    status: root.querySelector("[role=status]").textContent,
+    side: canvas.getBoundingClientRect().width,
+    width: document.documentElement.scrollWidth,
+    numbers: new Set(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data).size,
+  });
+})(500);
+"""
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+@pytest.mark.parametrize("page", ["index.html", "live.html"])
+def test_a_model_draws_in_the_page_after_one_click(browser: Chrome, book: Path, page: str, width: int) -> None:
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    try:
+        with served(book) as home:
+            browser.get(home + page)
+            seen = browser.execute_async_script(OPENED)
+            assert logged(browser, home) == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert seen["numbers"] > 50, seen["status"]  # levels of grey: the canvas is not blank
+    assert 250 < seen["side"] < 390
+    assert seen["width"] <= width
+    model = {name.removeprefix(home): size for name, size in seen["early"] if "/live/" in name or "/models/" in name}
+    assert "_static/live/start.js" in model
+    assert sum(model.values()) < 100_000
+    assert not [name for name, _ in seen["early"] if "onnx" in name or name.endswith("element.js")]
 
 
 def test_files_of_the_widget_manager_are_those_published() -> None:

@@ -49,6 +49,7 @@ LABELLED_IMAGES = data.Labelled(torch.zeros(4, 1, 4, 4), torch.tensor([0, 1, 1, 
 EYE = Gaussian(torch.zeros(2).double(), torch.eye(2).double())
 GRID, ROWS = method.StepGrid(8), method.Rows(guidance=0.25, consistency=0.25, strengths=method.Strengths(1.0))
 NET = ToyMLP(dim=3, width=8, depth=1, num_classes=2)
+TINY_AUTOENCODER = models.SmallAutoencoder((1, 8, 8), channels=2, widths=(8, 8), fill=0.0).eval()
 CPU = torch.device("cpu")
 
 
@@ -557,7 +558,12 @@ CALLS: dict[str, Call] = {
     ),
     "export": Call(
         lambda **options: models.export(path="net.pt2", **options),
-        {"net": NET.eval(), "shape": (3,), "format": "torch"},
+        {"net": NET.eval(), "shape": (3,), "format": "torch", "half": False},
+        lambda found, _: found.difference == 0,
+    ),
+    "export_decoder": Call(
+        lambda **options: models.export_decoder(path="decoder.pt2", **options),
+        {"autoencoder": TINY_AUTOENCODER, "format": "torch", "half": False},
         lambda found, _: found.difference == 0,
     ),
     "released": Call(models.released, {"recipe": "ism"}),

@@ -140,7 +140,7 @@ def test_core_has_all_that_it_imports() -> None:
     """Of the modules that draw clothes, train and load, at their top and in their functions; by what pip calls each."""
     called = {"ot": "POT", "PIL": "pillow", "lazy_loader": "lazy-loader"}
     # By name only: other wavelets than Haar, logs, latents of ImageNet, adaptive solvers, ONNX files, CIFAR-10.
-    optional = {"pywt", "tensorboard", "skimage", "torchdiffeq", "onnxruntime", "torchvision"}
+    optional = {"pywt", "tensorboard", "skimage", "torchdiffeq", "onnx", "onnxruntime", "torchvision"}
     core = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
     for path in MODULES:
         if path.parent.name in ("utils", "method", "data", "models", "training"):
@@ -281,7 +281,7 @@ def test_nothing_of_one_machine_is_committed() -> None:
     )
     found = []
     for name in filter(None, run.stdout.split("\0")):
-        if name.startswith("book/_static/html-manager/"):  # as published by others
+        if name.startswith(("book/_static/html-manager/", "book/_static/onnxruntime-web/")):  # as published by others
             continue
         try:
             text = (ROOT / name).read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ from .drawing import draw_pictures as draw_pictures
 from .exporting import Exported as Exported
 from .exporting import ExportError as ExportError
 from .exporting import export as export
+from .exporting import export_decoder as export_decoder
 from .nets import PRESETS as PRESETS
 from .nets import DiT as DiT
 from .nets import ToyMLP as ToyMLP

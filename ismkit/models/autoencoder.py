@@ -153,7 +153,7 @@ class SmallAutoencoder(nn.Module):
         check_tensor(name, given, ("the autoencoder", self.mean))
         if given.dtype != self.mean.dtype:
             raise TypeError(f"{name} must be of the autoencoder's type, {self.mean.dtype}, got {given.dtype}")
-        if given.shape[1:] != shape or not len(given):
+        if given.shape[1:] != shape or given.shape[0] < 1:
             raise ValueError(
                 f"{name} must have shape (B, {', '.join(map(str, shape))}) with B >= 1, got {tuple(given.shape)}"
             )

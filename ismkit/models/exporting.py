@@ -1,7 +1,8 @@
 """A network for other programs: as an ONNX file or a program of ``torch.export``, compared with itself before it stays.
 
 What is exported is one call, ``net(x, t, d, w, y) -> s``, for batches of any size. The sampler is a loop around it:
-``x <- x + s / nfe`` with ``t = k / nfe`` and ``d = 1 / nfe`` (``d = 0`` at the finest level).
+``x <- x + s / nfe`` with ``t = k / nfe`` and ``d = 1 / nfe`` (``d = 0`` at the finest level). Of an autoencoder it is
+the decoder, which makes pictures of what the loop ends with.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from ismkit.method.path import Query, grid_of
+from ismkit.models.autoencoder import SmallAutoencoder
 from ismkit.utils.checks import check_kind, check_name, shown
 from ismkit.utils.files import destination, file_sum, replacing_path
 from ismkit.utils.seeding import stream
 
 #: The ending of a file of each format.
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
-INPUTS, OUTPUT = Query._fields, "s"
 BATCHES = (1, 2, 7)  # sizes that are compared; it is traced with another
+MOST = 63  # rows of a decoder: from 64 on, diffusers asks for another layout in memory, for the same numbers
 TOLERANCE = 1e-4  # the largest difference allowed, as a share of the largest answer: 100 times what float32 rounds
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
@@ -37,7 +39,7 @@ class ExportError(RuntimeError):
 
 
 class Exported(NamedTuple):
-    """The result of :func:`export`.
+    """The result of :func:`export` and :func:`export_decoder`.
 
     Attributes:
         path: of the file.
@@ -63,6 +65,8 @@ def export(
     path: str | os.PathLike[str],
     shape: Sequence[int],
     format: Literal["onnx", "torch"] = "onnx",
+    *,
+    half: bool = False,
 ) -> Exported:
     """Write a network as a file that other programs run, once its answers are known to be the network's.
 
@@ -75,13 +79,16 @@ def export(
         path: ends in ``.onnx``, or ``.pt2`` for torch; written atomically.
         shape: of one sample, see :func:`ismkit.models.saved.sample_shape`.
         format: ``onnx``, or ``torch`` for ``torch.export``.
+        half: store in half precision what it holds without loss, such as the released weights: the file is half as
+            long, and computes in float32 all the same. For ``onnx`` alone.
 
     Returns:
         The path, the checksum of the file and the largest difference.
 
     Raises:
         TypeError: if ``net`` is no module.
-        ValueError: for another format, ending or shape; for a network in training mode or on another device.
+        ValueError: for another format, ending or shape; for a network in training mode or on another device; for
+            ``half`` with ``torch``.
         ImportError: for ``onnx`` without the extra ``export``.
         ExportError: if the network cannot be exported, or its export answers otherwise. What was there stays.
 
@@ -100,19 +107,94 @@ def export(
         torch.Size([5, 2])
     """
     check_kind("net", net, nn.Module)
+    if not isinstance(shape, Sequence) or not shape or not all(type(side) is int and side > 0 for side in shape):
+        raise ValueError(f"shape must be the sizes of one sample, such as (4, 8, 8), got {shown(shape)}")
+    call = _Call(net, lambda rows: _query(net, rows, tuple(shape)), Query._fields, "s")
+    return _export("net", call, path, format, half)
+
+
+def export_decoder(
+    autoencoder: SmallAutoencoder,
+    path: str | os.PathLike[str],
+    format: Literal["onnx", "torch"] = "onnx",
+    *,
+    half: bool = False,
+) -> Exported:
+    """Write the decoder of an autoencoder, with its scaling, as a file that other programs run; compared as a network.
+
+    The input is ``z`` (B, c, h, h) float32, scaled latents as the sampler draws them, the output ``image``
+    (B, C, H, H), clamped to [-1, 1]. As ``.pt2`` it takes up to 63 rows at a time, as ONNX any number.
+
+    Args:
+        autoencoder: in eval mode, on the CPU, in float32.
+        path: ends in ``.onnx``, or ``.pt2`` for torch; written atomically.
+        format: ``onnx``, or ``torch`` for ``torch.export``.
+        half: as for :func:`export`.
+
+    Returns:
+        The path, the checksum of the file and the largest difference.
+
+    Raises:
+        TypeError: if ``autoencoder`` is none.
+        ValueError: for another format or ending; in training mode or on another device; for ``half`` with ``torch``.
+        ImportError: for ``onnx`` without the extra ``export``.
+        ExportError: if the export answers otherwise. What was there stays.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from ismkit.models import SmallAutoencoder, export_decoder
+        >>> autoencoder = SmallAutoencoder((1, 8, 8), channels=2, widths=(8, 8), fill=0.0).eval()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = export_decoder(autoencoder, f"{folder}/decoder.pt2", "torch")
+        ...     decode = torch.export.load(found.path).module()
+        >>> decode(torch.zeros(5, 2, 2, 2)).shape
+        torch.Size([5, 1, 8, 8])
+    """
+    check_kind("autoencoder", autoencoder, SmallAutoencoder)
+    call = _Call(_Decoder(autoencoder).train(autoencoder.training), _latents(autoencoder.latent), ("z",), "image", MOST)
+    return _export("autoencoder", call, path, format, half)
+
+
+class _Decoder(nn.Module):
+    """The one call of an autoencoder that what draws needs."""
+
+    def __init__(self, autoencoder: SmallAutoencoder) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.autoencoder.decode(z)
+
+
+class _Call(NamedTuple):
+    """What is exported: a module, random inputs for a number of rows, the names in the file, and the most rows."""
+
+    module: nn.Module
+    inputs: Callable[[int], tuple[Tensor, ...]]
+    names: tuple[str, ...]
+    output: str
+    most: int | None = None
+
+
+def _export(argument: str, call: _Call, path: str | os.PathLike[str], format: Any, half: bool) -> Exported:
+    """Write one call of a module and compare it; ``argument`` is what the caller calls the module."""
     check_name("format", format, FORMATS)
     if not isinstance(path, str | os.PathLike) or Path(path).suffix != FORMATS[format]:
         raise ValueError(f"path must end in {FORMATS[format]} for the format {format}, got {shown(path)}")
-    if not isinstance(shape, Sequence) or not shape or not all(type(side) is int and side > 0 for side in shape):
-        raise ValueError(f"shape must be the sizes of one sample, such as (4, 8, 8), got {shown(shape)}")
-    if net.training or any(p.device.type != "cpu" or p.dtype != torch.float32 for p in net.parameters()):
-        raise ValueError("net must be in eval mode, on the CPU and in float32, as load_sampler gives it")
+    if not isinstance(half, bool):
+        raise TypeError(f"half must be True or False, got {shown(half)}")
+    if half and format != "onnx":
+        raise ValueError(f"half goes with the format onnx, got it with {format}: save_model stores halves for torch")
+    weights = call.module.parameters()
+    if call.module.training or any(p.device.type != "cpu" or p.dtype != torch.float32 for p in weights):
+        raise ValueError(f"{argument} must be in eval mode, on the CPU and in float32, as the kit loads it")
     if format == "onnx":
         check_installed()
     destination(path)
     with torch.no_grad(), replacing_path(path) as partial:
-        run = _quietly(_WRITERS[format], net, partial, tuple(shape))
-        difference, largest = _compared(net, run, tuple(shape))
+        run = _quietly(argument, _WRITERS[format], call, partial, half)
+        difference, largest = _compared(call, run)
         if not difference <= TOLERANCE * largest:  # NaN too
             raise ExportError(
                 f"{path} is not written: the exported network answers otherwise, by {difference:.3g} where the largest "
@@ -127,7 +209,7 @@ def check_installed() -> None:
         raise ImportError(f"--format onnx needs {', '.join(missing)}: pip install 'ismkit[export]'")
 
 
-def _quietly(write: Callable[..., Any], net: nn.Module, path: Path, shape: tuple[int, ...]) -> Any:
+def _quietly(argument: str, write: Callable[..., Run], call: _Call, path: Path, half: bool) -> Run:
     """Write the file, without what the exporters say of their own insides; ExportError in one line."""
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -136,58 +218,95 @@ def _quietly(write: Callable[..., Any], net: nn.Module, path: Path, shape: tuple
         stack.callback(logging.disable, logging.root.manager.disable)
         logging.disable(logging.ERROR)
         try:
-            return write(net, path, shape)
+            return write(call, path, half)
         except (ImportError, OSError):
             raise
         except Exception as error:  # the exporters raise many kinds
             why = str(error).strip().splitlines() or [type(error).__name__]
-            raise ExportError(f"net cannot be exported, a {type(net).__name__}: {why[0]}") from error
+            kind = type(getattr(call.module, "autoencoder", call.module)).__name__
+            raise ExportError(f"{argument} cannot be exported, a {kind}: {why[0]}") from error
 
 
-def _program(net: nn.Module, shape: tuple[int, ...]) -> torch.export.ExportedProgram:
+def _program(call: _Call) -> torch.export.ExportedProgram:
     """One call of a network as a graph, for batches of any size."""
-    batch = torch.export.Dim("batch", min=1)
-    inputs = tuple(_inputs(net, 4, shape))
-    return torch.export.export(net, inputs, dynamic_shapes=({0: batch},) * len(inputs))
+    batch = torch.export.Dim("batch", min=1, max=call.most)
+    inputs = tuple(call.inputs(4))
+    return torch.export.export(call.module, inputs, dynamic_shapes=({0: batch},) * len(inputs))
 
 
-Run = Callable[[Query], Tensor]
+Run = Callable[[tuple[Tensor, ...]], Tensor]
 
 
-def _write_torch(net: nn.Module, path: Path, shape: tuple[int, ...]) -> Run:
+def _write_torch(call: _Call, path: Path, half: bool) -> Run:
     with path.open("wb") as file:
-        torch.export.save(_program(net, shape), file)
+        torch.export.save(_program(call), file)
     with path.open("rb") as file:
         module = torch.export.load(file).module()
-    return lambda query: module(*query)
+    return lambda inputs: module(*inputs)
 
 
-def _write_onnx(net: nn.Module, path: Path, shape: tuple[int, ...]) -> Run:
+def _write_onnx(call: _Call, path: Path, half: bool) -> Run:
     import onnxruntime
 
     torch.onnx.export(
-        _program(net, shape),
+        _program(call),
         (),
         path,
         dynamo=True,
         external_data=False,
-        input_names=INPUTS,
-        output_names=[OUTPUT],
+        input_names=call.names,
+        output_names=[call.output],
         verbose=False,
     )
+    _tidy(path, half)
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
 
-    def run(query: Query) -> Tensor:
-        (answer,) = session.run([OUTPUT], {name: part.numpy() for name, part in query._asdict().items()})
+    def run(inputs: tuple[Tensor, ...]) -> Tensor:
+        (answer,) = session.run([call.output], {k: v.numpy() for k, v in zip(call.names, inputs, strict=True)})
         return torch.from_numpy(answer)
 
     return run
 
 
+def _tidy(path: Path, half: bool) -> None:
+    """Remove from an ONNX file what the exporter notes of this machine's source files, and halve its numbers if asked.
+
+    ONNX Runtime casts them back once, when it loads the file. Numbers that half precision would change stay.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+    if half:
+        casts = [cast for tensor in model.graph.initializer if (cast := _halved(tensor)) is not None]
+        nodes = [*casts, *model.graph.node]  # in the order of their use
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+    onnx.save(model, path)
+
+
+def _halved(tensor: Any) -> Any:
+    """Store a tensor of an ONNX file in half precision; returns the node that casts it back, None if it must stay."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    full = numpy_helper.to_array(tensor)
+    if tensor.data_type != TensorProto.FLOAT or full.size < 2:
+        return None
+    with np.errstate(over="ignore"):
+        short = full.astype(np.float16)
+    if not (short == full).all():
+        return None
+    name = tensor.name
+    tensor.CopyFrom(numpy_helper.from_array(short, f"{name}.half"))
+    return helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT)
+
+
 _WRITERS: dict[str, Callable[..., Run]] = {"onnx": _write_onnx, "torch": _write_torch}
 
 
-def _inputs(net: nn.Module, rows: int, shape: tuple[int, ...]) -> Query:
+def _query(net: nn.Module, rows: int, shape: tuple[int, ...]) -> Query:
     """Random questions of all kinds: times, step sizes of every level, strengths, labels and null."""
     rng = stream(0, "export", rows)
     levels = getattr(grid_of(net), "levels", 7)
@@ -197,14 +316,19 @@ def _inputs(net: nn.Module, rows: int, shape: tuple[int, ...]) -> Query:
     return Query(torch.randn(rows, *shape, generator=rng), t, d, 3 * torch.rand(rows, generator=rng), labels)
 
 
-def _compared(net: nn.Module, run: Run, shape: tuple[int, ...]) -> tuple[float, float]:
+def _latents(shape: tuple[int, ...]) -> Callable[[int], tuple[Tensor, ...]]:
+    """Random latents, which have unit variance."""
+    return lambda rows: (torch.randn(rows, *shape, generator=stream(0, "export", rows)),)
+
+
+def _compared(call: _Call, run: Run) -> tuple[float, float]:
     """The largest difference and the largest answer; infinite where shapes differ or it cannot be run."""
     differences, sizes = [], []
     for rows in BATCHES:
-        query = _inputs(net, rows, shape)
-        wanted = net(*query)
+        inputs = call.inputs(rows)
+        wanted = call.module(*inputs)
         try:
-            got = run(query)
+            got = run(inputs)
         except Exception as error:  # of the runtime, of any kind
             raise ExportError(f"the exported network fails with {rows} rows: {shown(error)}") from error
         if got.shape != wanted.shape:

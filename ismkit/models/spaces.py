@@ -17,6 +17,7 @@ from ismkit.utils.weights import load_weights
 
 SHAPE = (4, 8, 8)  # of a latent of clothes
 EMOJI_SHAPE = (8, 8, 8)
+SUBGROUPS = tuple(f"subgroup {number}" for number in range(99))  # of emoji
 WEIGHTS_SHA256 = WEIGHT_SUMS["fashion_autoencoder"]
 
 
@@ -197,8 +198,9 @@ class Space:
     Attributes:
         name: of what is drawn, in the plural.
         shape: of a latent.
-        num_classes: of the pictures.
+        classes: their names, in the order of the labels.
         load: gives the autoencoder, its checksum verified.
+        model: the released generator that draws in it, unless another is named.
         like: the run to train a network of this space by.
 
     Example:
@@ -209,16 +211,22 @@ class Space:
 
     name: str
     shape: tuple[int, int, int]
-    num_classes: int
+    classes: tuple[str, ...]
     load: Callable[[], SmallAutoencoder]
+    model: str
     like: str
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.classes)
 
 
 #: The spaces by name.
 SPACES: dict[str, Space] = {
     space.name: space
     for space in (
-        Space("clothes", SHAPE, len(CLOTHES), load_autoencoder, "fashion-laptop"),
-        Space("emoji", EMOJI_SHAPE, 99, load_emoji_autoencoder, "emoji"),
+        Space("clothes", SHAPE, CLOTHES, load_autoencoder, "ism_plus", "fashion-laptop"),
+        Space("emoji", EMOJI_SHAPE, SUBGROUPS, load_emoji_autoencoder, "emoji", "emoji"),
     )
 }

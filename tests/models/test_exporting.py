@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ismkit.method.guidance import TwoPassCFG
 from ismkit.models import exporting
-from ismkit.models.exporting import ExportError, export
+from ismkit.models.autoencoder import SmallAutoencoder
+from ismkit.models.exporting import ExportError, export, export_decoder
 from ismkit.models.nets import DiT, ToyMLP
 from ismkit.models.saved import save_model
 from tests.commandline import Ismkit, fill
@@ -93,6 +94,49 @@ def test_onnx_answers_as_the_network_for_any_batch(
     assert [each.name for each in tmp_path.iterdir()] == ["net.onnx"]
 
 
+def small() -> SmallAutoencoder:
+    """With a scaling that is not the identity, and random weights."""
+    autoencoder = SmallAutoencoder((1, 14, 14), channels=2, widths=(8, 8), fill=-1.0)
+    fill(autoencoder)
+    autoencoder.mean.copy_(torch.tensor([0.5, -2.0]))
+    autoencoder.std.copy_(torch.tensor([0.25, 4.0]))
+    return autoencoder.requires_grad_(False)
+
+
+@pytest.mark.parametrize("format_", ["torch", pytest.param("onnx", marks=[needs_onnx, pytest.mark.slow])])
+def test_a_decoder_makes_the_same_pictures_for_any_batch(format_: Any, tmp_path: Path) -> None:
+    autoencoder, path = small(), tmp_path / f"decoder{exporting.FORMATS[format_]}"
+    assert export_decoder(autoencoder, path, format_).difference <= 1e-5
+    run: Any
+    if format_ == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+        run = lambda z: torch.from_numpy(session.run(["image"], {"z": z.numpy()})[0])  # noqa: E731
+    else:
+        run = torch.export.load(path).module()
+    for rows in (1, 5, exporting.MOST, *([200] if format_ == "onnx" else [])):
+        z = torch.randn(rows, *autoencoder.latent, generator=torch.Generator().manual_seed(rows))
+        torch.testing.assert_close(run(z), autoencoder.decode(z), rtol=1e-4, atol=1e-5)
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_numbers_of_half_precision_are_stored_so_without_loss(tmp_path: Path) -> None:
+    """And no other ones; nor does the file say where the source files lie."""
+    import onnx
+
+    net = fill(ToyMLP(dim=2, width=64, depth=1, num_classes=3)).half().float().eval()
+    net.embed.weight.data[0, 0] = 0.1  # which half precision has not
+    plain, halved = tmp_path / "plain.onnx", tmp_path / "half.onnx"
+    assert export(net, plain, (2,)).difference == export(net, halved, (2,), half=True).difference
+    assert halved.stat().st_size < 0.65 * plain.stat().st_size
+    kinds = {tensor.name: tensor.data_type for tensor in onnx.load(halved).graph.initializer}
+    assert kinds["embed.weight"] == onnx.TensorProto.FLOAT
+    assert kinds["conditioning.y.weight.half"] == onnx.TensorProto.FLOAT16
+    assert b".py" not in plain.read_bytes()
+
+
 @pytest.mark.parametrize("wrong", [lambda s: s + 1e-2, lambda s: s * float("nan"), lambda s: s[:, :1]])
 def test_a_file_that_answers_otherwise_is_not_left(
     wrong: Callable[[Tensor], Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -130,6 +174,7 @@ def test_what_has_no_graph_is_refused_in_one_line(format_: Any, tmp_path: Path) 
         ({"path": "net.onnx"}, r"path must end in \.pt2 for the format torch, got 'net.onnx'"),
         ({"shape": (0,)}, r"shape must be the sizes of one sample, such as \(4, 8, 8\), got \(0,\)"),
         ({"net": ToyMLP(width=8, depth=1)}, "net must be in eval mode, on the CPU and in float32"),
+        ({"half": True}, "half goes with the format onnx, got it with torch"),
         ({"net": ToyMLP(width=8, depth=1).eval().half()}, "net must be in eval mode, on the CPU and in float32"),
     ],
 )
@@ -137,6 +182,14 @@ def test_mistakes(given: dict[str, Any], message: str, tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         export(**{"net": mlp(), "path": "net.pt2", "shape": (2,), "format": "torch"} | given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_an_autoencoder_that_is_ready_has_its_decoder_exported(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="autoencoder must be a SmallAutoencoder"):
+        export_decoder(mlp(), tmp_path / "decoder.pt2", "torch")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="autoencoder must be in eval mode, on the CPU and in float32"):
+        export_decoder(small().train(), tmp_path / "decoder.pt2", "torch")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,27 @@
+// Runs the code of the live models in Node, for tests/test_live.py: questions in JSON come in, answers go out.
+//
+// Its argument is a folder of web pages whose JavaScript Node takes for modules.
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+
+const folder = process.argv[2];
+const part = (name) => import(pathToFileURL(join(folder, "_static", "live", name)));
+const { noise, normal } = await part("noise.js");
+const { ask } = await part("sampler.js");
+const { grid } = await part("picture.js");
+const { open } = await part("model.js");
+
+const asked = JSON.parse(readFileSync(0, "utf8"));
+const model = await open(asked.about, async (path) => readFileSync(join(folder, path)));
+const answers = {
+  velocities: [],
+  pictures: [],
+  noises: asked.noises.map((given) => [...noise(given)]),
+  normal: [...normal(asked.normal, 3)],
+  asks: asked.asks.map(([length, n]) => ask(length, n)),
+  grids: asked.grids.map(grid),
+};
+for (const query of asked.queries) answers.velocities.push([...(await model.velocity({ ...query, x: Float32Array.from(query.x) }))]);
+for (const { x0, ...given } of asked.cases) answers.pictures.push([...(await model.draw(Float32Array.from(x0), given))]);
+process.stdout.write(JSON.stringify(answers));

@@ -1,0 +1,407 @@
+"""Live models: what JavaScript draws is what the kit draws, in Node and in a page, which follows its controls."""
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from selenium.webdriver import ActionChains, Chrome, Keys
+from selenium.webdriver.common.by import By
+from torch import Tensor, nn
+
+from book import live
+from ismkit.method.path import Query, StepGrid
+from ismkit.method.sampling import sample
+from ismkit.models.nets import ToyMLP
+from ismkit.models.saved import released
+from ismkit.models.spaces import SPACES
+from ismkit.utils.seeding import stream
+from tests.browser import chromium, logged, served
+from tests.commandline import fill
+from tests.conftest import ROOT
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+
+STATIC = ROOT / "book" / "_static"
+SECONDS = 60  # to wait for a page on a busy machine
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Live</title><link rel="icon" href="data:,">
+<link rel="stylesheet" href="_static/book.css"><body class="bd-content">{}</body></html>"""
+
+
+@dataclass
+class Site:
+    """A page with every live model, as the book has it, and the networks.
+
+    Attributes:
+        folder: of the page.
+        nets: by space.
+        about: what the page knows of each.
+    """
+
+    folder: Path
+    nets: dict[str, nn.Module]
+    about: dict[str, dict[str, Any]]
+
+    def draw(self, space: str, x0: Tensor, label: int, w: float, nfe: int) -> Tensor:
+        """Draw by the kit."""
+        y = torch.full((len(x0),), label)
+        return SPACES[space].load().decode(sample(self.nets[space], x0, y, w=w, nfe=nfe))
+
+
+def untrained() -> nn.Module:
+    """A network of emoji, with numbers of half precision as a released one."""
+    return fill(ToyMLP(dim=512, width=64, depth=1, num_classes=SPACES["emoji"].num_classes)).half().float().eval()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Made as the book makes it, without Sphinx; emoji by an untrained network."""
+    folder = tmp_path_factory.mktemp("live")
+    nets = {"clothes": released("ism_plus")[0], "emoji": untrained()}
+    shutil.copytree(STATIC, folder / "_static", ignore=shutil.ignore_patterns("html-manager"))
+    (folder / "package.json").write_text('{"type": "module"}')  # for Node
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live, "RELEASED", {space.model: "" for space in SPACES.values()})
+        patch.setattr(live, "released", lambda name: (nets["clothes" if name == "ism_plus" else name], {}))
+        models = live.export_all(folder / live.MODELS)
+    lines = [line for line in live.elements(models) if not line.startswith("```")]
+    (folder / "live.html").write_text(PAGE.format("\n".join(lines)))
+    return Site(folder, nets, {model.space.name: model.about for model in models})
+
+
+def queries(space: str) -> list[Query]:
+    """One row each: times, lengths of steps, strengths, the first label and null."""
+    x = torch.randn(4, *SPACES[space].shape, generator=stream(5, "live", space))
+    null = SPACES[space].num_classes
+    asked = [(0.0, 1.0, 1.0, 0), (0.5, 0.25, 0.0, 3), (0.75, 0.0, 3.5, 7), (0.0, 0.0625, 2.0, null)]
+    return [
+        Query(x[k : k + 1], *torch.tensor([asked[k][:3]]).T, torch.tensor([asked[k][3]]))  # type: ignore[call-arg]
+        for k in range(4)
+    ]
+
+
+def numbers(query: Query) -> dict[str, Any]:
+    """As JavaScript takes it."""
+    x, *others = query
+    return {"x": x.flatten().tolist()} | {k: v.item() for k, v in zip("tdwy", others, strict=True)}
+
+
+def cases(space: str) -> list[dict[str, Any]]:
+    x0 = torch.randn(2, *SPACES[space].shape, generator=stream(6, "live", space))
+    return [{"x0": x0, "label": nfe, "w": w, "nfe": nfe} for nfe, w in product((1, 2, 4), (0.0, 1.0, 2.0))]
+
+
+# ---------------------------------------------------------------- in Node
+
+
+NOISES = [
+    {"rows": 2, "size": 256, "seed": 4, "walk": 0},
+    {"rows": 2, "size": 256, "seed": 4, "walk": 0.5},
+    {"rows": 2, "size": 256, "seed": 4, "walk": 1},
+    {"rows": 2, "size": 256, "seed": 5, "walk": 0},
+]
+LENGTHS = [(1.0, 128), (1 / 16, 128), (1 / 16, 16), (1 / 8, 16), (1 / 16, None)]
+
+
+def in_node(site: Site, space: str) -> dict[str, Any]:
+    """What the code of the page answers in Node; skipped where there is none."""
+    node = shutil.which("node")
+    if node is None:
+        lack = "no node here (Debian: apt install nodejs)"
+        if os.environ.get("ISMKIT_BROWSER") == "required":
+            pytest.fail(lack)
+        pytest.skip(lack)
+    asked = {
+        "about": site.about[space],
+        "queries": [numbers(query) for query in queries(space)],
+        "cases": [case | {"x0": case["x0"].flatten().tolist()} for case in cases(space)],
+        "noises": NOISES,
+        "normal": 20_001,
+        "asks": LENGTHS,
+        "grids": [1, 2, 4, 9],
+    }
+    command = [node, str(ROOT / "tests" / "live.mjs"), str(site.folder)]
+    run = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return json.loads(run.stdout)
+
+
+@pytest.fixture(scope="module")
+def answers(site: Site) -> dict[str, dict[str, Any]]:
+    return {space: in_node(site, space) for space in site.about}
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_one_call_in_javascript_is_one_of_the_network(
+    site: Site, answers: dict[str, dict[str, Any]], space: str
+) -> None:
+    for query, found in zip(queries(space), answers[space]["velocities"], strict=True):
+        wanted = site.nets[space](*query).flatten()
+        assert wanted.abs().max() > 0.1
+        torch.testing.assert_close(torch.tensor(found), wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_javascript_draws_what_the_kit_draws(site: Site, answers: dict[str, dict[str, Any]], space: str) -> None:
+    for case, found in zip(cases(space), answers[space]["pictures"], strict=True):
+        wanted = site.draw(space, **case).flatten()
+        assert wanted.std() > 0.1
+        torch.testing.assert_close(torch.tensor(found), wanted, rtol=0, atol=1e-4)
+
+
+def test_noise_of_a_seed_is_normal(answers: dict[str, dict[str, Any]]) -> None:
+    drawn = torch.tensor(answers["clothes"]["normal"], dtype=torch.float64)
+    ordered, exact = drawn.sort().values, torch.distributions.Normal(0.0, 1.0)
+    steps = torch.arange(1, len(drawn) + 1, dtype=torch.float64) / len(drawn)
+    assert (exact.cdf(ordered) - steps).abs().max() < 1.63 / len(drawn) ** 0.5  # Kolmogorov and Smirnov, 1 percent
+    for lag in (1, 2):
+        assert abs((drawn[lag:] * drawn[:-lag]).mean()) < 4 / len(drawn) ** 0.5
+
+
+def test_a_walk_leads_along_an_arc_to_the_noise_of_the_next_seed(answers: dict[str, dict[str, Any]]) -> None:
+    start, middle, end, after = (torch.tensor(drawn).view(2, 256) for drawn in answers["clothes"]["noises"])
+    torch.testing.assert_close(end, after, rtol=0, atol=1e-6)
+    assert (start - end).abs().mean() > 1
+    torch.testing.assert_close(middle.norm(dim=1), (start.norm(dim=1) + end.norm(dim=1)) / 2, rtol=0.05, atol=0)
+    cosines = [torch.cosine_similarity(middle, one, dim=1) for one in (start, end)]
+    torch.testing.assert_close(*cosines, rtol=0, atol=0.1)
+
+
+def test_javascript_asks_as_the_sampler(answers: dict[str, dict[str, Any]]) -> None:
+    for (length, n), found in zip(LENGTHS, answers["clothes"]["asks"], strict=True):
+        assert found == (length if n is None else StepGrid(n).ask(torch.tensor([length])).item())
+    assert answers["clothes"]["grids"] == [[1, 1], [1, 2], [2, 2], [3, 3]]
+
+
+# ---------------------------------------------------------------- the files
+
+
+def test_files_of_the_runtime_are_those_published() -> None:
+    folder = STATIC / "onnxruntime-web"
+    listed = dict(reversed(line.split()) for line in (folder / "SHA256SUMS").read_text().splitlines())
+    expanded = "ort-wasm-simd-threaded.wasm"
+    assert {path.name for path in folder.iterdir()} | {expanded} == listed.keys() | {"SHA256SUMS", "README.md"}
+    for name, digest in listed.items():
+        data = (
+            gzip.decompress((folder / f"{name}.gz").read_bytes()) if name == expanded else (folder / name).read_bytes()
+        )
+        assert hashlib.sha256(data).hexdigest() == digest, name
+
+
+def test_a_button_says_what_will_be_loaded(site: Site) -> None:
+    text = (site.folder / "live.html").read_text()
+    for about in site.about.values():
+        names = [about["generator"], about["decoder"], about["runtime"], f"_static/{live.RUNTIME[0]}"]
+        size = sum((site.folder / name).stat().st_size for name in names)
+        assert f">Load the model, {size / 1e6:.1f} MB<" in text
+        assert size < 15e6
+
+
+def test_a_space_without_a_released_generator_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "RELEASED", {})
+    assert live.export_all(tmp_path) == []
+    assert list(live.elements([])) == []
+
+
+# ---------------------------------------------------------------- in a page
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    with chromium(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+def until(browser: Chrome, condition: str, *given: Any) -> Any:
+    """Wait for what a script returns to be true."""
+    end = time.monotonic() + SECONDS
+    while not (found := browser.execute_script(condition, *given)):
+        assert time.monotonic() < end, (
+            f"{condition}: {[s.text for s in browser.find_elements(By.CSS_SELECTOR, '.live')]}"
+        )
+        time.sleep(0.05)
+    return found
+
+
+def open_model(browser: Chrome, space: str) -> Any:
+    """Press the button of a model and wait for its first picture; gives the element."""
+    root = browser.find_element(By.ID, f"live-{space}")
+    root.find_element(By.CSS_SELECTOR, ".live-load").click()
+    until(browser, "return Boolean(arguments[0].live)", root)
+    return root
+
+
+@pytest.fixture
+def page(browser: Chrome, site: Site) -> Iterator[str]:
+    """The page before a click; afterwards nothing may have gone wrong, and nothing have been asked of elsewhere."""
+    with served(site.folder) as home:
+        browser.get(f"{home}live.html")
+        yield home
+        assert logged(browser, home) == []
+
+
+def shown(browser: Chrome, root: Any) -> str:
+    return browser.execute_script("return arguments[0].querySelector('canvas').toDataURL()", root)
+
+
+def changes(browser: Chrome, root: Any, before: str) -> str:
+    """Wait until the picture is another one."""
+    until(browser, "return arguments[0].querySelector('canvas').toDataURL() !== arguments[1]", root, before)
+    return shown(browser, root)
+
+
+def requested(browser: Chrome) -> list[str]:
+    return browser.execute_script("return performance.getEntriesByType('resource').map((one) => one.name)")
+
+
+def test_nothing_of_a_model_is_loaded_before_the_click(browser: Chrome, page: str, site: Site) -> None:
+    names = [name.removeprefix(page) for name in requested(browser)]
+    assert set(names) == {"_static/book.css", "_static/live/start.js", *(f"models/{name}.png" for name in site.about)}
+    for root in browser.find_elements(By.CLASS_NAME, "live"):
+        assert root.find_element(By.TAG_NAME, "img").is_displayed()
+        assert not root.find_element(By.TAG_NAME, "form").is_displayed()
+
+
+PIXELS = """
+const canvas = arguments[0].querySelector("canvas"), context = canvas.getContext("2d");
+return [canvas.width, canvas.height, ...new Set(context.getImageData(0, 0, canvas.width, canvas.height).data)].length;
+"""
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_click_draws_and_the_controls_have_names(browser: Chrome, page: str, space: str) -> None:
+    root = open_model(browser, space)
+    canvas = root.find_element(By.TAG_NAME, "canvas")
+    assert canvas.is_displayed()
+    assert not root.find_element(By.TAG_NAME, "img").is_displayed()
+    assert browser.execute_script(PIXELS, root) > 50
+    first = SPACES[space].classes[0]
+    assert canvas.get_attribute("aria-label") == f"9 pictures: {first}, guidance 1.00, 1 call of the network, seed 0"
+    until(browser, "return /^9 pictures in /.test(arguments[0].querySelector('[role=status]').textContent)", root)
+    controls = root.find_elements(By.CSS_SELECTOR, "form :is(select, input)")
+    assert len(controls) == 5
+    for control in controls:
+        assert browser.execute_script("return arguments[0].labels.length", control) == 1
+        assert control.accessible_name
+    assert browser.switch_to.active_element == controls[0]
+    assert [each.text for each in root.find_elements(By.CSS_SELECTOR, "[name=label] option")] == [
+        *SPACES[space].classes,
+        "any class",
+    ]
+
+
+def test_keys_and_mouse_change_the_picture(browser: Chrome, page: str) -> None:
+    root = open_model(browser, "clothes")
+    seen = [shown(browser, root)]
+    for name, key in (("label", "b"), ("w", Keys.ARROW_RIGHT), ("nfe", "4"), ("walk", Keys.PAGE_UP)):
+        root.find_element(By.NAME, name).send_keys(key)
+        seen.append(changes(browser, root, seen[-1]))
+    root.find_element(By.NAME, "next").send_keys(Keys.ENTER)
+    seen.append(changes(browser, root, seen[-1]))
+    for name in ("walk", "w"):
+        slider = root.find_element(By.NAME, name)
+        mouse = ActionChains(browser).move_to_element(slider).click_and_hold()
+        mouse.move_by_offset(40, 0).perform()  # held: the picture changes while it is dragged
+        seen.append(changes(browser, root, seen[-1]))
+        ActionChains(browser).release().perform()
+    assert len(set(seen)) == len(seen)
+    until(browser, "return arguments[0].querySelector('[role=status]').textContent.includes('Bag')", root)
+    label = root.find_element(By.TAG_NAME, "canvas").get_attribute("aria-label")
+    assert label.startswith("9 pictures: Bag, guidance ")
+    assert "4 calls of the network" in label
+    assert "of the way from seed 1 to 2" in label
+
+
+def test_the_end_of_a_walk_is_the_start_of_the_next(browser: Chrome, page: str) -> None:
+    root = open_model(browser, "clothes")
+    before = shown(browser, root)
+    root.find_element(By.NAME, "walk").send_keys(Keys.END)
+    there = changes(browser, root, before)
+    root.find_element(By.NAME, "walk").send_keys(Keys.HOME)
+    assert changes(browser, root, there) == before
+    root.find_element(By.NAME, "next").click()
+    compared = """
+    const [root, other, done] = arguments, image = new Image(), canvas = root.querySelector("canvas");
+    const pixels = (source) => {
+      const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
+      copy.drawImage(source, 0, 0);
+      return copy.getImageData(0, 0, canvas.width, canvas.height).data;
+    };
+    image.onload = () => {
+      const one = pixels(canvas);
+      done(Math.max(...pixels(image).map((value, i) => Math.abs(value - one[i]))));
+    };
+    image.src = other;
+    """
+    changes(browser, root, before)
+    assert browser.execute_async_script(compared, root, there) <= 1  # of 255 levels
+
+
+def test_the_page_draws_what_the_kit_draws(browser: Chrome, page: str, site: Site) -> None:
+    script = """
+    const [root, {x0, ...asked}, done] = arguments;
+    root.live.pictures(x0, asked).then((images) => done([...images]));
+    """
+    for space in site.about:
+        root = open_model(browser, space)
+        for case in cases(space):
+            found = browser.execute_async_script(script, root, case | {"x0": case["x0"].flatten().tolist()})
+            torch.testing.assert_close(torch.tensor(found), site.draw(space, **case).flatten(), rtol=0, atol=1e-4)
+
+
+def test_one_step_of_one_image_is_quick(browser: Chrome, page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    script = """
+    const [root, query, done] = arguments;
+    (async () => {
+      const median = async (ask) => {
+        const seconds = [];
+        for (let i = 0; i < 25; i++) seconds.push((await ask()).seconds);
+        return seconds.slice(5).sort((a, b) => a - b)[10];
+      };
+      const draw = (rows) => {
+        const noise = Float32Array.from({ length: rows * query.x.length }, (_, i) => query.x[i % query.x.length]);
+        return root.live.remote.ask("draw", { noise, label: 3, w: 1, nfe: 1 });
+      };
+      done([await median(() => root.live.velocity(query)), await median(() => draw(1)), await median(() => draw(9))]);
+    })();
+    """
+    root = open_model(browser, "clothes")
+    step, one, nine = browser.execute_async_script(script, root, numbers(queries("clothes")[0]))
+    with capsys.disabled():
+        print(f"\none step of one image: {1000 * step:.1f} ms; with its decoder: {1000 * one:.1f} ms;", end=" ")
+        print(f"nine images: {1000 * nine:.0f} ms")
+    assert step < 0.05, "on a machine that is not busy, it is a millisecond"
+    assert nine < 2
+
+
+def test_a_page_opened_as_a_file_says_what_to_do(browser: Chrome, site: Site) -> None:
+    browser.get((site.folder / "live.html").as_uri())
+    root = browser.find_element(By.ID, "live-clothes")
+    button = root.find_element(By.CLASS_NAME, "live-load")
+    button.click()
+    until(browser, "return arguments[0].textContent.includes('http.server')", root)
+    assert button.is_enabled()
+    assert root.find_element(By.TAG_NAME, "img").is_displayed()
+    logged(browser, "file:")  # which says why
+
+
+def test_a_file_that_is_missing_is_said(browser: Chrome, site: Site, tmp_path: Path) -> None:
+    shutil.copytree(site.folder, tmp_path / "site")
+    (tmp_path / "site" / site.about["clothes"]["decoder"]).unlink()
+    with served(tmp_path / "site") as home:
+        browser.get(f"{home}live.html")
+        root = browser.find_element(By.ID, "live-clothes")
+        root.find_element(By.CLASS_NAME, "live-load").click()
+        until(browser, "return arguments[0].textContent.includes('was answered with status 404')", root)
+        assert root.find_element(By.CLASS_NAME, "live-load").is_enabled()
+        logged(browser, home)
