@@ -31,12 +31,13 @@ BOOK = Path(__file__).resolve().parent
 ROOT = BOOK.parent
 PACKAGE = architecture.PACKAGE
 ROOMS = architecture.ROOMS
+EXPLORABLES = BOOK / "explore"  # NN_name.md: what stands at the end of notebook NN, drawn by _static/explore/name.js
 
 THIN = "\N{NARROW NO-BREAK SPACE}"  # within a figure, which should stay on one line
 
 #: The parts of the book: a caption, and the numbers of its notebooks or the names of its pages.
 PARTS = {
-    "Start": ["00", "installing", "commands"],
+    "Start": ["00", "installing", "commands", "explore"],
     "Flows and shortcuts": ["01", "02"],
     "Guidance": ["03", "04"],
     "Frequency, paths, averages": ["05", "06", "07"],
@@ -86,6 +87,11 @@ def lay_out(source: Path) -> None:
     shutil.copytree(NOTEBOOKS, source / "notebooks", ignore=shutil.ignore_patterns(".*"))
     for path in (source / "notebooks").glob("*.ipynb"):
         path.write_text(path.read_text().replace("](../book/", "](../"))  # pages lie above the notebooks there
+    for path in EXPLORABLES.glob("*.md"):
+        (notebook_path,) = (source / "notebooks").glob(f"{path.stem[:2]}_*.ipynb")
+        notebook = nbformat.read(notebook_path, as_version=4)
+        notebook.cells.append(nbformat.v4.new_markdown_cell(explorable(path)))
+        nbformat.write(notebook, notebook_path)
     shutil.copy(ROOT / "docs" / "samples.png", source)
     pages = {path.stem: path for path in BOOK.glob("*.md")} | ELSEWHERE
     for name, path in pages.items():
@@ -269,6 +275,21 @@ def solutions_page() -> Iterator[str]:
             yield from [f"### Exercise {name[1] if name else i + 1}", "", "```python", solution.rstrip(), "```", ""]
 
 
+def explorable(path: Path) -> str:
+    """The text of an explorable figure, with the block that its module fills; its sentence stays without JavaScript."""
+    lack = "This figure needs JavaScript. The figures of the notebook show the same."
+    block = f'<div class="explorable" data-explore="{path.stem[3:]}"><p>{lack}</p></div>'
+    return path.read_text().replace("<!-- figure -->", f"```{{raw}} html\n{block}\n```")
+
+
+def explorables() -> Iterator[str]:
+    """Every explorable figure, with the notebook that it belongs to."""
+    for path in sorted(EXPLORABLES.glob("*.md")):
+        (notebook,) = NOTEBOOKS.glob(f"{path.stem[:2]}_*.ipynb")
+        title = nbformat.read(notebook, as_version=4).cells[0].source.splitlines()[0].removeprefix("# ")
+        yield from [explorable(path), f"Notebook: [{title}](notebooks/{notebook.name}).", ""]
+
+
 def api_page() -> Iterator[str]:
     """Every module, room by room."""
     yield from ["# Modules", "", "The rooms from the ground up; {doc}`architecture` says what each file is for.", ""]
@@ -301,6 +322,7 @@ MADE: dict[str, Callable[[], Iterable[str]]] = {
     "pools": pools_table,
     "drawing": drawing,
     "rooms": rooms_tables,
+    "explorables": explorables,
 }
 
 

@@ -1,0 +1,190 @@
+"""What the figures to explore compute in the page, in JavaScript, is what the library computes."""
+
+import json
+import os
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from ismkit.lessons import ClassMixture, Ideal, Mixture, guidance_applied, pairings
+from ismkit.method import BakedIn, Coupling, Intrinsic, StepGrid, geometric_weights, unit_weights
+from tests.conftest import ROOT
+
+FOLDER = ROOT / "book" / "_static" / "explore"
+
+
+def computed(module: str, expression: str, **given: Any) -> Any:
+    """What Node makes of an expression; ``m`` is the module, ``given`` are the arguments."""
+    node = shutil.which("node")
+    if not node:
+        if os.environ.get("ISMKIT_BROWSER") == "required":
+            pytest.fail("no Node here (Debian: apt install nodejs)")
+        pytest.skip("no Node here (Debian: apt install nodejs)")
+    script = f"""
+    import * as m from {json.dumps((FOLDER / f"{module}.math.js").as_uri())};
+    import {{ readFileSync }} from "node:fs";
+    const given = JSON.parse(readFileSync(0, "utf8"));
+    console.log(JSON.stringify({expression}));
+    """
+    command = [node, "--input-type=module", "--eval", script]
+    run = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def close(found: Any, wanted: Any, tolerance: float = 1e-9) -> None:
+    """Assert that numbers agree, absolutely or relative to their size."""
+    found, wanted = (torch.as_tensor(value, dtype=torch.float64) for value in (found, wanted))
+    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+# ---------------------------------------------------------------- compounding guidance
+
+CLASSES = {
+    "equal": {"means": [-1.0, 1.0], "stds": [1.0, 1.0]},
+    "apart": {"means": [-2.5, 2.5], "stds": [0.4, 0.7]},
+    "wide and narrow": {"means": [0.0, 0.0], "stds": [1.05, 0.95]},
+}
+
+
+def exact_velocity(classes: dict[str, list[float]], x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    """The velocity of each class by the library, and of both together, by their densities."""
+    parts = [Mixture(x.new_tensor([[mean]]), std) for mean, std in zip(*classes.values(), strict=True)]
+    answers = torch.stack([part.velocity(x, t) for part in parts])
+    both = torch.stack([part.log_density(x, t) for part in parts]).softmax(0)
+    own = torch.stack([(y == k).to(x) for k in range(2)])
+    return (torch.where(y == 2, both, own)[..., None] * answers).sum(0)
+
+
+def carried(classes: dict[str, list[float]], probes: list[float], label: int, rule: BakedIn, grid: StepGrid) -> float:
+    """The guidance that one step of the ideal network carries, as notebook 03 measures it."""
+
+    def velocity(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return exact_velocity(classes, x, t, y)
+
+    x = torch.tensor(probes, dtype=torch.float64)[:, None]
+    y, zero = torch.full((len(x),), label), torch.zeros_like(x[:, 0])
+    guided, plain = (Ideal(velocity, made, 2, grid) for made in (rule, Intrinsic()))
+    asked = ((guided, y), (plain, y), (plain, torch.full_like(y, 2)))
+    return 1 + guidance_applied(*(net(x, zero, zero + 1, zero, who) for net, who in asked))
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_velocity_of_two_classes_is_the_librarys(name: str) -> None:
+    x = torch.linspace(-4, 4, 30, dtype=torch.float64)
+    t, y = torch.linspace(0, 1, 30, dtype=torch.float64), torch.arange(30) % 3
+    found = computed(
+        "guidance",
+        "given.x.map((x, i) => m.velocity(given.classes, x, given.t[i], given.y[i]))",
+        classes=CLASSES[name],
+        x=x.tolist(),
+        t=t.tolist(),
+        y=y.tolist(),
+    )
+    close(found, exact_velocity(CLASSES[name], x[:, None], t, y)[:, 0])
+    if name == "equal":
+        mixture = ClassMixture(means=((-1.0,), (1.0,)), classes=(0, 1), std=1.0)
+        close(found, mixture.velocity(x[:, None], t, y)[:, 0])
+
+
+@pytest.mark.parametrize("every", [True, False])
+@pytest.mark.parametrize("name", CLASSES)
+def test_guidance_of_one_step_is_that_of_the_ideal_network(name: str, every: bool) -> None:
+    probes = [-1.7, -0.4, 0.3, 1.1]
+    for n, scale in ((2, 3.0), (16, 1.5)):
+        found = computed(
+            "guidance",
+            "[0, 1].map((y) => m.carried((...at) => m.velocity(given.classes, ...at), given.rule, given.probes, "
+            "Math.log2(given.rule.n), y))",
+            classes=CLASSES[name],
+            probes=probes,
+            rule={"n": n, "scale": scale, "every": every},
+        )
+        rule = BakedIn(scale, every, clip=None)
+        close(found, [carried(CLASSES[name], probes, label, rule, StepGrid(n)) for label in (0, 1)])
+
+
+def test_law_bounds_the_guidance_of_one_step_on_neither_side() -> None:
+    expression = """[[0, 1], [2, 2]].map(([distance, k]) => {
+      const classes = { means: [-distance, distance], stds: k === 1 ? [1.05, 0.95] : [1, 1] };
+      const field = (...at) => m.velocity(classes, ...at);
+      return m.carried(field, { n: 128, scale: 1.5, every: true }, m.quantiles(24), 7, 0) / m.law(1.5, 7);
+    })"""
+    above, below = computed("guidance", expression)
+    assert above > 1.15
+    assert below < 0.3
+
+
+def test_quantiles_are_those_of_the_normal_distribution() -> None:
+    wanted = torch.special.ndtri((torch.arange(25, dtype=torch.float64) + 0.5) / 25)
+    close(computed("guidance", "m.quantiles(25)"), wanted)
+
+
+# ---------------------------------------------------------------- the weight of each band
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 1.0, 2.7, 4.0])
+def test_weights_of_the_bands_are_the_librarys(ratio: float) -> None:
+    for levels in range(6):
+        found = computed(
+            "wavelet",
+            "((w) => [w, m.unitWeights(w), m.meanWeight(w), m.lossShares(w)])"
+            "(m.geometricWeights(given.levels, given.ratio))",
+            levels=levels,
+            ratio=ratio,
+        )
+        weights = geometric_weights(levels, ratio)
+        unit = unit_weights(weights)
+        close(found[0], weights)
+        close(found[1], unit)
+        close(found[2], weights[0] / unit[0])
+        close(sum(found[3]), 1.0)
+        close(found[3][-1], unit[-1] / 4**levels)
+
+
+# ---------------------------------------------------------------- coupling
+
+
+def pool(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise, data in three classes, and the classes."""
+    rng = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 3
+    x0, x1 = torch.randn(2, n, 2, generator=rng, dtype=torch.float64)
+    return x0, x1 + 2 * y[:, None], y
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 64])
+def test_assignment_costs_what_that_of_scipy_costs(n: int) -> None:
+    for seed in range(5):
+        costs = torch.randn(n, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        found = torch.tensor(computed("coupling", "m.hungarian(given.costs)", costs=costs.tolist()))
+        assert sorted(found.tolist()) == list(range(n))
+        rows, columns = linear_sum_assignment(costs.numpy())
+        close(costs[torch.arange(n), found].sum(), costs[rows, columns].sum())
+
+
+@pytest.mark.parametrize("aware", [False, True])
+def test_coupling_and_its_leak_are_the_librarys(aware: bool) -> None:
+    x0, x1, y = pool(96, 3)
+    found = computed(
+        "coupling",
+        "((x0) => [x0, m.cost(x0, given.x1), m.classLeak(x0, given.y), m.classInformation(x0, given.y), "
+        "m.crossings(x0, given.x1)])(m.couple(given.x0, given.x1, given.y, { pool: 32, aware: given.aware }))",
+        x0=x0.tolist(),
+        x1=x1.tolist(),
+        y=y.tolist(),
+        aware=aware,
+    )
+    coupling = Coupling(1, class_aware=aware)
+    parts = zip(x0.split(32), x1.split(32), y.split(32), strict=True)
+    wanted = torch.cat([coupling.couple(*part) for part in parts])
+    close(found[0], wanted)
+    close(found[1], (wanted - x1).square().sum(1).mean())
+    close(found[2], pairings.class_leak(wanted, y))
+    close(found[3], pairings.class_information(wanted, y))
+    assert found[4] == pairings.crossings(wanted, x1)
