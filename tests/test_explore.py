@@ -10,9 +10,13 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torchdiffeq import odeint
 
+from ismkit.evaluation import bias, curvature, expected_bias
+from ismkit.evaluation.metrics import Gaussian
 from ismkit.lessons import ClassMixture, Ideal, Mixture, guidance_applied, pairings
-from ismkit.method import BakedIn, Coupling, Intrinsic, StepGrid, geometric_weights, unit_weights
+from ismkit.method import BakedIn, Coupling, Intrinsic, StepGrid, TwinEMA, geometric_weights, shares, unit_weights
+from ismkit.method.sampling import trajectory
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "book" / "_static" / "explore"
@@ -188,3 +192,131 @@ def test_coupling_and_its_leak_are_the_librarys(aware: bool) -> None:
     close(found[2], pairings.class_leak(wanted, y))
     close(found[3], pairings.class_information(wanted, y))
     assert found[4] == pairings.crossings(wanted, x1)
+
+
+# ---------------------------------------------------------------- twin averages
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.95, 0.9999])
+def test_lag_and_noise_of_an_average_are_those_of_its_shares(decay: float) -> None:
+    for n in (1, 20, 400):
+        found = computed(
+            "averages",
+            "[m.shares(given.decay, given.n), m.lag(given.decay, given.n), m.variance(given.decay, given.n)]",
+            decay=decay,
+            n=n,
+        )
+        held = shares(decay, n)
+        close(found[0], held)
+        close(found[1], (held * torch.arange(n, -1, -1)).sum())
+        close(found[2], held.square().sum())
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.95, 0.9999])
+def test_closed_forms_without_a_ramp_are_the_sums_over_the_shares(decay: float) -> None:
+    for n in (1, 20, 400):
+        found = computed(
+            "averages",
+            "[m.lag(given.decay, given.n, false), m.variance(given.decay, given.n, false), "
+            "m.shares(given.decay, given.n, false)]",
+            decay=decay,
+            n=n,
+        )
+        age = torch.arange(n, -1, -1, dtype=torch.float64)
+        held = torch.where(age < n, (1 - decay) * decay**age, decay**age)
+        close(found[0], (held * age).sum())
+        close(found[1], held.square().sum())
+        close(found[2], held)
+
+
+def test_an_average_that_follows_is_the_librarys() -> None:
+    values = torch.randn(60, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    net = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    net.weight.data.fill_(values[0])
+    ema = TwinEMA(net, fast=0.6, slow=0.99)
+    wanted = [values[0]]
+    for value in values[1:]:
+        net.weight.data.fill_(value)
+        ema.update(net)
+        wanted.append(ema.slow.weight.item())  # type: ignore[union-attr, operator]
+    close(computed("averages", "m.follow(given.values, 0.99)", values=values.tolist()), wanted)
+
+
+# ---------------------------------------------------------------- the bias of FID
+
+
+@pytest.mark.parametrize("falloff", [0.0, 0.7, 2.0])
+def test_bias_is_the_librarys(falloff: float) -> None:
+    for features in (1, 2, 64):
+        found = computed(
+            "bias",
+            "[m.spectrum(given.features, given.falloff), "
+            "m.expectedBias(m.spectrum(given.features, given.falloff), 700)]",
+            features=features,
+            falloff=falloff,
+        )
+        variances = torch.arange(1, features + 1, dtype=torch.float64) ** -falloff
+        close(found[0], variances)
+        close(found[1], expected_bias(variances.diag(), 700))
+
+
+def test_line_of_the_distances_is_the_librarys() -> None:
+    features = torch.randn(1600, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    wanted = bias(features, Gaussian(torch.zeros(3).double(), torch.eye(3).double()))
+    found = computed("bias", "m.line(given.n, given.distance)", n=wanted.n, distance=wanted.distance)
+    close([found["slope"], found["infinity"]], [wanted.slope, wanted.infinity])
+
+
+# ---------------------------------------------------------------- the flow in the plane
+
+POINTS = [[1.0, 0.5], [-1.2, 0.1], [0.3, -1.4], [0.35, -1.3]]
+
+
+def test_velocity_to_points_is_the_librarys() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x, t = 2 * torch.randn(50, 2, generator=rng, dtype=torch.float64), torch.linspace(0, 1, 50, dtype=torch.float64)
+    for std in (0.05, 0.5):
+        expression = "given.x.map((x, i) => m.velocity(given.points, given.std, x, given.t[i]))"
+        found = computed("flow", expression, x=x.tolist(), t=t.tolist(), points=POINTS, std=std)
+        close(found, Mixture(torch.tensor(POINTS, dtype=torch.float64), std).velocity(x, t))
+
+
+def test_paths_in_the_plane_are_the_samplers() -> None:
+    x0 = torch.randn(5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    mixture = Mixture(torch.tensor(POINTS, dtype=torch.float64), 0.2)
+
+    def net(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        return mixture.velocity(x, t)
+
+    expression = """((field) => given.x0.map((x) => [m.euler(field, x, 16), m.exact(field, x, given.steps)]))(
+      (x, t) => m.velocity(given.points, 0.2, x, t))"""
+    found = computed("flow", expression, x0=x0.tolist(), points=POINTS, steps=256)
+    paths = trajectory(net, x0, torch.zeros(5).long(), nfe=16)
+    close([path for path, _ in found], paths.transpose(0, 1))
+    fine = odeint(lambda t, x: mixture.velocity(x, t.expand(5)), x0, x0.new_tensor([0, 1]), rtol=1e-10, atol=1e-10)
+    close([path[-1] for _, path in found], fine[-1], 1e-6)
+    bent = computed("flow", "given.paths.map(m.curvature)", paths=paths.transpose(0, 1).tolist())
+    close(bent, curvature(paths))
+
+
+def test_one_step_lands_on_the_mean_of_the_data() -> None:
+    expression = "m.euler((x, t) => m.velocity(given.points, 0.1, x, t), [0.4, -2], 1).at(-1)"
+    close(computed("flow", expression, points=POINTS), torch.tensor(POINTS, dtype=torch.float64).mean(0))
+
+
+def test_a_moment_between_two_states_is_on_the_line() -> None:
+    path = [[0.0, 0.0], [2.0, 1.0], [2.0, 3.0]]
+    found = computed("flow", "[0, 0.25, 0.5, 0.75, 1].map((t) => m.stateAt(given.path, t))", path=path)
+    close(found, [[0, 0], [1, 0.5], [2, 1], [2, 2], [2, 3]])
+    close(computed("flow", "m.endError([given.path], [[[0, 0], [2, 0]]])", path=path), 3)
+
+
+def test_every_text_has_its_modules_and_notebook() -> None:
+    texts = sorted((ROOT / "book" / "explore").glob("*.md"))
+    assert len(texts) == 6
+    for path in texts:
+        number, name = path.stem.split("_")
+        assert len([*(ROOT / "notebooks").glob(f"{number}_*.ipynb")]) == 1
+        assert (FOLDER / f"{name}.js").is_file()
+        assert (FOLDER / f"{name}.math.js").is_file()
+        assert path.read_text().count("<!-- figure -->") == 1

@@ -3,16 +3,9 @@ import { classInformation, classLeak, classMeans, cost, couple, crossings } from
 import { normal, uniform } from "./random.js";
 
 const PAIRS = 128;
-let seed = 1;
-
-const controls = {
-  pool: range("Points in one assignment", { min: 0, max: 6, step: 1, start: 5, value: (k) => 2 ** k }),
-  aware: check("Assign within each class only"),
-  again: button("Other points", () => (seed += 1)),
-};
 
 /** Noise, and the eight Gaussians on a ring in two classes, the upper and the lower half, as in notebook 06. */
-function points() {
+function points(seed) {
   const [gauss, draw] = [normal(seed), uniform(1000 + seed)];
   const x0 = Array.from({ length: PAIRS }, () => [gauss(), gauss()]);
   const mode = Array.from({ length: PAIRS }, () => Math.floor(8 * draw()));
@@ -23,8 +16,7 @@ function points() {
   return { x0, x1, y: mode.map((k) => (k < 4 ? 0 : 1)) };
 }
 
-function compute({ pool, aware }) {
-  const { x0, x1, y } = points();
+function compute({ x0, x1, y }, { pool, aware }) {
   const coupled = couple(x0, x1, y, { pool, aware });
   return {
     x0: coupled,
@@ -72,4 +64,12 @@ function tell(state, { pool, aware }) {
 
 const height = (width) => Math.min(520, width) + 44;
 
-export const start = (block) => mount(block, { controls, compute, draw, tell, height });
+export function start(block) {
+  let seed = 1;
+  const controls = {
+    pool: range("Points in one assignment", { min: 0, max: 6, step: 1, start: 5, value: (k) => 2 ** k }),
+    aware: check("Assign within each class only"),
+    again: button("Other points", () => (seed += 1)),
+  };
+  return mount(block, { controls, compute: (values) => compute(points(seed), values), draw, tell, height });
+}

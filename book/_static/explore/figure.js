@@ -82,7 +82,8 @@ export function mount(block, { controls, compute, draw, tell, height = (width) =
 
   for (const [name, control] of Object.entries(controls)) {
     const { row, read: value, input, reset } = CONTROLS[control.kind](`${prefix}-${name}`, control, () => values, update);
-    form.append(row);
+    if (control.kind !== "button") form.append(row);
+    else (form.querySelector(".buttons") ?? form.appendChild(element("div", { class: "buttons" }))).append(row);
     if (value) made[name] = { read: value, input, reset };
   }
   block.replaceChildren(form, number, picture);
@@ -148,7 +149,7 @@ const CONTROLS = {
       control.act(values(), input);
       update();
     });
-    return { row: element("div", { class: "control press" }, input) };
+    return { row: input };
   },
 };
 
@@ -166,6 +167,14 @@ export class Chart {
 
   add(name, attributes, ...children) {
     return this.picture.appendChild(shape(name, attributes, ...children));
+  }
+
+  /** What `draw` adds is cut off outside of a box. */
+  clipped([x, y, width, height], draw) {
+    const outer = this.picture;
+    this.picture = this.add("svg", { x, y, width, height, viewBox: `${x} ${y} ${width} ${height}` });
+    draw();
+    this.picture = outer;
   }
 
   text(x, y, words, attributes = {}) {
@@ -189,7 +198,7 @@ export class Chart {
     }
     for (const [value, text] of y.ticks ?? []) {
       this.add("path", { class: "grid", d: `M${left} ${panel.y(value)}h${width}` });
-      this.text(left - 6, panel.y(value) + 4, text, { "text-anchor": "end" });
+      this.text(left - 9, panel.y(value) + 4, text, { "text-anchor": "end" });
     }
     this.add("path", { class: "axis", d: `M${left} ${top}v${height}h${width}` });
     if (x.label) this.text(left + width / 2, top + height + 34, x.label, { "text-anchor": "middle" });
