@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from typing import Any
@@ -17,6 +18,7 @@ from ismkit.evaluation.metrics import Gaussian
 from ismkit.lessons import ClassMixture, Ideal, Mixture, guidance_applied, pairings
 from ismkit.method import BakedIn, Coupling, Intrinsic, StepGrid, TwinEMA, geometric_weights, shares, unit_weights
 from ismkit.method.sampling import trajectory
+from tests.colours import contrast
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "book" / "_static" / "explore"
@@ -320,3 +322,12 @@ def test_every_text_has_its_modules_and_notebook() -> None:
         assert (FOLDER / f"{name}.js").is_file()
         assert (FOLDER / f"{name}.math.js").is_file()
         assert path.read_text().count("<!-- figure -->") == 1
+
+
+@pytest.mark.parametrize(("theme", "ground"), [("light", "#ffffff"), ("dark", "#121212")])
+def test_colours_can_be_read_on_light_and_dark_pages(theme: str, ground: str) -> None:
+    light, dark = re.findall(r"^(?:html.*)?\.explorable \{(.*?)^\}", (FOLDER / "explore.css").read_text(), re.M | re.S)
+    colours = dict(re.findall(r"--(\w+): (#\w{6});", light if theme == "light" else dark))
+    assert colours.keys() == {"one", "two", "three", "quiet"}
+    for name, colour in colours.items():
+        assert contrast(colour, ground) >= 4.5, name

@@ -11,6 +11,7 @@ function decayOf(position) {
   return 1 - 10 ** -position;
 }
 
+const stepsOf = (position) => Number((10 ** position).toPrecision(2));
 const decayText = (decay) => (decay < 0.9 ? decay.toFixed(2) : String(Number(decay.toPrecision(decay < 0.99 ? 3 : 5))));
 
 const controls = {
@@ -20,8 +21,6 @@ const controls = {
   noise: range("Noise of the weights", { min: 0, max: 1, step: 0.05, start: 0.3, show: (s) => s.toFixed(2) }),
   ramp: check("Warm-up ramp", true),
 };
-
-const stepsOf = (position) => Number((10 ** position).toPrecision(2));
 
 /** A weight that turns ever more slowly, as training settles, with noise about it. */
 function target(n, noise) {

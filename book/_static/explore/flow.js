@@ -67,7 +67,7 @@ function tell({ points, curved, error }, { steps, t }) {
   if (!points.length) {
     return { number: "No data yet: draw some, or add a shape.", alternative: "An empty plane." };
   }
-  const number = `${points.length} points. In ${steps} step${steps > 1 ? "s" : ""} samples end ${error.toFixed(3)} (root mean square) from the ends of the exact paths, whose median curvature is ${short(curved)}.`;
+  const number = `${points.length} point${points.length > 1 ? "s" : ""}. In ${steps} step${steps > 1 ? "s" : ""} samples end ${error.toFixed(3)} (root mean square) from the ends of the exact paths, whose median curvature is ${short(curved)}.`;
   const alternative = `${NOISE.length} samples on their way from noise to ${points.length} points of data, at time ${t.toFixed(2)}. ${number}`;
   return { number, alternative };
 }
@@ -103,13 +103,14 @@ export function start(block) {
     return { points, field, paths, ends: truth.map((states) => states.at(-1)), curved, error: endError(paths, truth) };
   }
 
-  function stop() {
+  function stop(pressed) {
     cancelAnimationFrame(frame);
     frame = null;
+    pressed.textContent = "Play";
   }
 
-  function play() {
-    if (frame !== null) return stop();
+  function play(_, pressed) {
+    if (frame !== null) return stop(pressed);
     const now = figure.position("t");
     const from = now >= 1 ? 0 : now;
     if (still()) return figure.set("t", Math.min(1, from + 0.1)); // moment by moment, for those who want no motion
@@ -118,19 +119,21 @@ export function start(block) {
       begun ??= time;
       const t = Math.min(1, from + (time - begun) / 1000 / SECONDS);
       figure.set("t", t);
-      frame = t < 1 ? requestAnimationFrame(move) : null;
+      if (t < 1) frame = requestAnimationFrame(move);
+      else stop(pressed);
     };
+    pressed.textContent = "Stop";
     frame = requestAnimationFrame(move);
   }
 
   const controls = {
     shape: choice("Shape", NAMES),
-    add: button("Add the shape", ({ shape }) => add(SHAPES[shape]())),
-    clear: button("Clear the data", () => {
+    add: button("Add shape", ({ shape }) => add(SHAPES[shape]())),
+    clear: button("Clear", () => {
       points = [];
       drawn += 1;
     }),
-    play: button("Play or stop", play),
+    play: button("Play", play),
     t: range("Time t", { min: 0, max: 1, step: 0.01, start: 1, show: (t) => t.toFixed(2) }),
     steps: range("Steps", { min: 0, max: 7, step: 1, start: 5, value: (k) => 2 ** k }),
     std: range("Width of each point", { min: 0.05, max: 0.5, step: 0.05, start: 0.1, show: (s) => s.toFixed(2) }),

@@ -1,5 +1,4 @@
-// Fill the blocks of a page: each names the module that draws it. A block without one keeps its sentence.
+// Fill the blocks of a page: each names the module that draws it. Where one fails, its sentence stays, and the others work.
 for (const block of document.querySelectorAll("[data-explore]")) {
-  const { start } = await import(`./${block.dataset.explore}.js`);
-  start(block);
+  import(`./${block.dataset.explore}.js`).then(({ start }) => start(block));
 }
