@@ -15,7 +15,6 @@ import pytest
 import torch
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
 
 from ismkit.evaluation import expected_bias
 from ismkit.lessons.ledger import book_entries, read, verdicts
@@ -273,12 +272,21 @@ def test_lag_of_the_averages_follows_the_controls(opened: Callable[[str], Explor
 
 def test_bias_of_fid_follows_the_controls(opened: Callable[[str], Explorable]) -> None:
     figure = opened("bias")
-    figure.click("Variances", 0)
-    assert f"the expected bias is {2048 * 2053 / 4 / 10_000:.4g}:" in figure.number
+    assert f"the expected bias is {16 * 21 / 4 / 1000:.4g}: a distance of 0.10 reads as 0.184." in figure.number
+    reads, end = (
+        float(value) for value in re.findall(r"reads ([\d.]+), and its line ends at (-?[\d.]+)", figure.number)[0]
+    )
+    assert reads == pytest.approx(0.184, abs=0.05)
+    assert end == pytest.approx(0.1, abs=0.05)
+    before = figure.number
+    figure.click("Draw another set")
+    assert figure.number != before
+    figure.keys("Features", Keys.END)
+    assert f"the expected bias is {2048 * 2053 / 4 / 1000:.0f}:" in figure.number
+    assert "too few for the law" in figure.number
     figure.keys("Features", Keys.HOME, Keys.ARROW_RIGHT)
-    figure.keys("Samples", Keys.HOME)
+    figure.click("Samples", 0)
     assert f"the expected bias is {expected_bias(torch.eye(2), 100):.4g}:" in figure.number
-    assert "a distance of 2.0 reads as 2.035" in figure.number
 
 
 def test_flow_goes_to_the_data_that_is_drawn(opened: Callable[[str], Explorable]) -> None:

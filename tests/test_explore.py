@@ -14,7 +14,7 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from ismkit.evaluation import bias, curvature, expected_bias
-from ismkit.evaluation.metrics import Gaussian
+from ismkit.evaluation.metrics import Gaussian, Moments, frechet
 from ismkit.lessons import ClassMixture, Ideal, Mixture, guidance_applied, pairings
 from ismkit.method import BakedIn, Coupling, Intrinsic, StepGrid, TwinEMA, geometric_weights, shares, unit_weights
 from ismkit.method.sampling import trajectory
@@ -267,6 +267,25 @@ def test_line_of_the_distances_is_the_librarys() -> None:
     wanted = bias(features, Gaussian(torch.zeros(3).double(), torch.eye(3).double()))
     found = computed("bias", "m.line(given.n, given.distance)", n=wanted.n, distance=wanted.distance)
     close([found["slope"], found["infinity"]], [wanted.slope, wanted.infinity])
+
+
+@pytest.mark.parametrize("features", [1, 2, 16])
+def test_frechet_distance_of_samples_is_the_librarys(features: int) -> None:
+    x = torch.randn(80, features, generator=torch.Generator().manual_seed(features), dtype=torch.float64)
+    x = x @ torch.randn(features, features, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 0.3
+    variances = torch.arange(1, features + 1, dtype=torch.float64) ** -0.7
+    found = computed(
+        "frechet",
+        "((moments) => [moments, m.frechet(moments, given.variances), m.eigenvalues(moments.covariance)])"
+        "(m.moments(given.samples, given.variances.length, 70))",
+        samples=x.flatten().tolist(),
+        variances=variances.tolist(),
+    )
+    wanted = Moments(x[:70])
+    close(found[0]["mean"], wanted.mean)
+    close(found[0]["covariance"], wanted.cov)
+    close(found[1], frechet(wanted, Gaussian(torch.zeros_like(variances), variances.diag())))
+    close(sorted(found[2]), torch.linalg.eigvalsh(wanted.cov))
 
 
 # ---------------------------------------------------------------- the flow in the plane
