@@ -89,9 +89,9 @@ export function classLeak(x0, y) {
   return means.reduce((sum, mean) => sum + Math.hypot(...mean), 0) / means.length;
 }
 
-/** digamma of a whole number: a harmonic number less Euler's constant. */
+/** digamma of a whole number, but for Euler's constant, which cancels between two and two of them. */
 function digamma(n) {
-  let sum = -0.57721566490153286;
+  let sum = 0;
   for (let k = 1; k < n; k += 1) sum += 1 / k;
   return sum;
 }
