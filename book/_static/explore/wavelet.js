@@ -43,7 +43,7 @@ function drawMosaic(chart, side, weights) {
 /** Of each band: its share of the coefficients, and of the distance for a white error. */
 function drawBars(chart, left, top, { weights, shares, loss }) {
   const levels = weights.length - 1;
-  const width = chart.width - left - 118;
+  const width = chart.width - left - 124; // room for names on the left and a number on the right
   const row = Math.min(52, (chart.height - top - 26) / weights.length);
   chart.text(left, top - 24, "share of all coefficients", { class: "quiet" });
   chart.text(left, top - 7, "share of the distance, for a white error", { class: "two" });
@@ -53,8 +53,7 @@ function drawBars(chart, left, top, { weights, shares, loss }) {
     const bar = { x: left + 70, height: row / 2 - 4 };
     chart.add("rect", { ...bar, y: y + 2, width: width * shares[k], class: "quiet" });
     chart.add("rect", { ...bar, y: y + row / 2 - 2, width: width * loss[k], class: "two" });
-    const end = left + 76 + width * Math.max(shares[k], loss[k]);
-    chart.text(Math.min(end, chart.width - 48), y + row / 2 + 4, `${short(100 * loss[k])} %`);
+    chart.text(left + 76 + width * loss[k], y + 0.75 * row, `${short(100 * loss[k])} %`, { class: "two" });
   });
 }
 
