@@ -19,7 +19,7 @@ import architecture
 import live
 import nbformat
 import pandas as pd
-from conf import anchor
+from conf import REPOSITORY, anchor
 from sphinx.cmd.build import main as sphinx_build
 
 from ismkit.evaluation.tables import PAPER
@@ -32,12 +32,13 @@ BOOK = Path(__file__).resolve().parent
 ROOT = BOOK.parent
 PACKAGE = architecture.PACKAGE
 ROOMS = architecture.ROOMS
+EXPLORABLES = BOOK / "explore"  # NN_name.md: what stands at the end of notebook NN, drawn by _static/explore/name.js
 
 THIN = "\N{NARROW NO-BREAK SPACE}"  # within a figure, which should stay on one line
 
 #: The parts of the book: a caption, and the numbers of its notebooks or the names of its pages.
 PARTS = {
-    "Start": ["00", "live", "installing", "commands"],
+    "Start": ["00", "live", "explore", "installing", "anywhere", "commands"],
     "Flows and shortcuts": ["01", "02"],
     "Guidance": ["03", "04"],
     "Frequency, paths, averages": ["05", "06", "07"],
@@ -46,7 +47,7 @@ PARTS = {
     "Full scale": ["imagenet", "10", "11", "12", "failures", "pools"],
     "Claims": ["13", "ledger", "guarantees"],
     "The library": ["architecture", "api", "timings", "contributing", "changelog"],
-    "Answers": ["solutions"],
+    "Look up": ["glossary", "notation", "bibliography", "solutions"],
 }
 #: Pages that stand elsewhere, and how links between files of the repository become links between pages.
 ELSEWHERE = {
@@ -91,7 +92,13 @@ def lay_out(source: Path, models: list[live.Live]) -> None:
     shutil.copytree(NOTEBOOKS, source / "notebooks", ignore=shutil.ignore_patterns(".*"))
     for path in (source / "notebooks").glob("*.ipynb"):
         path.write_text(path.read_text().replace("](../book/", "](../"))  # pages lie above the notebooks there
-    shutil.copy(ROOT / "docs" / "samples.png", source)
+    for path in EXPLORABLES.glob("*.md"):
+        (notebook_path,) = (source / "notebooks").glob(f"{path.stem[:2]}_*.ipynb")
+        notebook = nbformat.read(notebook_path, as_version=4)
+        notebook.cells.append(nbformat.v4.new_markdown_cell(explorable(path)))
+        nbformat.write(notebook, notebook_path)
+    for name in ("samples.png", "emoji.png"):
+        shutil.copy(ROOT / "docs" / name, source)
     pages = {path.stem: path for path in BOOK.glob("*.md")} | ELSEWHERE
     for name, path in pages.items():
         text = path.read_text()
@@ -140,6 +147,13 @@ def targets_table() -> list[str]:
     """The targets of the Makefile, with what ``make help`` says of each."""
     targets = re.findall(r"^([a-z]+):.*?## (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     return table([["target", "what it does"], *([f"`make {name}`", what] for name, what in targets)])
+
+
+def address() -> list[str]:
+    """Where the repository is, if it is public."""
+    if REPOSITORY:
+        return [f"`REPOSITORY` below is <{REPOSITORY}>. The rocket on a notebook's page opens it on Colab or Binder."]
+    return ["`REPOSITORY` below is the address of your copy. This book was built without one, so it has no buttons."]
 
 
 def claims_table() -> list[str]:
@@ -274,6 +288,21 @@ def solutions_page() -> Iterator[str]:
             yield from [f"### Exercise {name[1] if name else i + 1}", "", "```python", solution.rstrip(), "```", ""]
 
 
+def explorable(path: Path) -> str:
+    """The text of an explorable figure, with the block that its module fills; its sentence stays without JavaScript."""
+    lack = "This figure needs JavaScript. The figures of the notebook show the same."
+    block = f'<div class="explorable" data-explore="{path.stem[3:]}"><p>{lack}</p></div>'
+    return path.read_text().replace("<!-- figure -->", f"```{{raw}} html\n{block}\n```")
+
+
+def explorables() -> Iterator[str]:
+    """Every explorable figure, with the notebook that it belongs to."""
+    for path in sorted(EXPLORABLES.glob("*.md")):
+        (notebook,) = NOTEBOOKS.glob(f"{path.stem[:2]}_*.ipynb")
+        title = nbformat.read(notebook, as_version=4).cells[0].source.splitlines()[0].removeprefix("# ")
+        yield from [explorable(path), f"Notebook: [{title}](notebooks/{notebook.name}).", ""]
+
+
 def api_page() -> Iterator[str]:
     """Every module, room by room."""
     yield from ["# Modules", "", "The rooms from the ground up; {doc}`architecture` says what each file is for.", ""]
@@ -298,6 +327,7 @@ def sentence(path: Path) -> str:
 MADE: dict[str, Callable[[], Iterable[str]]] = {
     "notebooks": notebooks_table,
     "targets": targets_table,
+    "address": address,
     "claims": claims_table,
     "ladder": ladder_table,
     "sweeps": sweeps_tables,
@@ -306,6 +336,7 @@ MADE: dict[str, Callable[[], Iterable[str]]] = {
     "pools": pools_table,
     "drawing": drawing,
     "rooms": rooms_tables,
+    "explorables": explorables,
 }
 
 

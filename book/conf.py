@@ -101,6 +101,13 @@ def describe_figures(app: Sphinx, doctree: nodes.document) -> None:
             image["alt"] = text
 
 
+def load_explorables(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
+    """Load what draws explorable figures, on the pages that have one."""
+    if 'class="explorable"' in context.get("body", ""):
+        app.add_js_file("explore/page.js", type="module")
+        app.add_css_file("explore/explore.css")
+
+
 def before_napoleon(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Let docstrings say ``|x|``, ``fast, slow: decays``, and of an attribute or a result ``Where: in the folder``."""
     example = False
@@ -126,3 +133,4 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", after_napoleon, priority=600)
     app.connect("doctree-read", mark_claims)
     app.connect("doctree-read", describe_figures)
+    app.connect("html-page-context", load_explorables)

@@ -2,21 +2,27 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import nbformat
 import pytest
-from selenium.webdriver import Chrome
+import torch
+from selenium.webdriver import Chrome, Keys
+from selenium.webdriver.common.by import By
 
+from ismkit.evaluation import expected_bias
 from ismkit.lessons.ledger import book_entries, read, verdicts
 from ismkit.lessons.notebooks import solutions
+from ismkit.method import geometric_weights, shares, unit_weights
 from tests.browser import chromium, logged, served
 from tests.conftest import ROOT
+from tests.explorable import Explorable
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]  # the first test builds the book
 
@@ -237,6 +243,222 @@ def test_a_model_draws_in_the_page_after_one_click(browser: Chrome, book: Path, 
     assert "_static/live/start.js" in model
     assert sum(model.values()) < 100_000
     assert not [name for name, _ in seen["early"] if "onnx" in name or name.endswith("element.js")]
+
+
+# ---------------------------------------------------------------- figures to explore
+
+EXPLORABLES = {path.stem[3:]: path.stem[:2] for path in sorted((BOOK / "explore").glob("*.md"))}
+
+
+@pytest.fixture(scope="module")
+def home(book: Path) -> Iterator[str]:
+    with served(book) as home:
+        yield home
+
+
+@pytest.fixture
+def opened(browser: Chrome, home: str) -> Iterator[Callable[[str], Explorable]]:
+    """Opens the page of the notebook that a figure belongs to; what it does must leave no error on the console."""
+
+    def open_page(name: str) -> Explorable:
+        (page,) = (path.stem for path in (ROOT / "notebooks").glob(f"{EXPLORABLES[name]}_*.ipynb"))
+        browser.get(f"{home}notebooks/{page}.html")
+        return Explorable(browser, name)
+
+    yield open_page
+    assert logged(browser, home) == []
+
+
+@pytest.fixture
+def emulated(browser: Chrome) -> Iterator[Callable[..., object]]:
+    """Gives the browser a width or a preference, and takes it away again."""
+    yield browser.execute_cdp_cmd
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_guidance_of_one_step_follows_the_controls(opened: Callable[[str], Explorable]) -> None:
+    figure = opened("guidance")
+    assert "one step carries 17.09 where 1.5" in figure.number
+    figure.click("Scale c", 1)
+    assert figure.value("Scale c") == "3.00"
+    assert f"one step carries {3**7} where 3" in figure.number
+    figure.keys("Finest steps", Keys.HOME, Keys.ARROW_RIGHT)
+    assert figure.value("Finest steps") == "4"
+    assert "one step carries 9 where 3" in figure.number
+    figure.keys("Distance", Keys.HOME)
+    assert "both classes are one" in figure.number
+    figure.keys("Standard deviation of class A", Keys.ARROW_RIGHT)
+    assert "for class A (above it)" in figure.number
+
+
+def test_weights_of_the_bands_follow_the_controls(opened: Callable[[str], Explorable]) -> None:
+    figure = opened("wavelet")
+    figure.keys("Ratio", Keys.END)
+    assert f"level 1 {unit_weights(geometric_weights(3, 4.0))[0]:.3g}," in figure.number
+    assert figure.number.endswith("is 1.")
+    figure.click("Scale the weights")
+    assert "level 1 4, level 2 16, level 3 64, low-pass 64" in figure.number
+    assert figure.number.endswith(f"is {sum(4**k * 3 / 4**k for k in (1, 2, 3)) + 1:g}.")
+    figure.click("Levels", 0)
+    assert "Weights of a coefficient: low-pass 1." in figure.number
+
+
+def test_leak_of_a_coupling_follows_the_controls(opened: Callable[[str], Explorable]) -> None:
+    figure = opened("coupling")
+
+    def leak() -> float:
+        return float(re.findall(r"a leak of ([\d.]+)", figure.number)[0])
+
+    plain = leak()
+    figure.click("Assign within")
+    aware = leak()
+    assert plain > 0.5 > 0.3 > aware
+    figure.keys("Points in one assignment", Keys.HOME)
+    assert "0 % less than independent ones" in figure.number
+    assert leak() == aware  # within its class each noise stays where it was drawn: the same mean
+    before = figure.number
+    figure.keys("Other points", Keys.ENTER)
+    assert figure.number != before
+
+
+def test_lag_of_the_averages_follows_the_controls(opened: Callable[[str], Explorable]) -> None:
+    figure = opened("averages")
+    figure.keys("Steps", Keys.HOME)
+    kept = 100 * shares(0.9999, 10).square().sum().sqrt()
+    assert f"the slow average lags 1 steps and keeps {kept:.3g} %" in figure.number
+    figure.click("Warm-up ramp")
+    assert f"the slow average lags {0.9999 * (1 - 0.9999**10) / (1 - 0.9999):.4g} steps" in figure.number
+    figure.click("Decay of the slow", 0)
+    assert "the slow average lags 0 steps and keeps 100 %" in figure.number
+
+
+def test_bias_of_fid_follows_the_controls(opened: Callable[[str], Explorable]) -> None:
+    figure = opened("bias")
+    assert f"the expected bias is {16 * 21 / 4 / 1000:.4g}: a distance of 0.10 reads as 0.184." in figure.number
+    reads, end = (
+        float(value) for value in re.findall(r"reads ([\d.]+), and its line ends at (-?\d*\.\d+)", figure.number)[0]
+    )
+    assert reads == pytest.approx(0.184, abs=0.05)
+    assert end == pytest.approx(0.1, abs=0.05)
+    before = figure.number
+    figure.click("Draw another set")
+    assert figure.number != before
+    figure.keys("Features", Keys.END)
+    assert f"the expected bias is {2048 * 2053 / 4 / 1000:.0f}:" in figure.number
+    assert "too few for the law" in figure.number
+    figure.keys("Features", Keys.HOME, Keys.ARROW_RIGHT)
+    figure.click("Samples", 0)
+    assert f"the expected bias is {expected_bias(torch.eye(2), 100):.4g}:" in figure.number
+
+
+def test_flow_goes_to_the_data_that_is_drawn(opened: Callable[[str], Explorable]) -> None:
+    figure = opened("flow")
+
+    def error() -> float:
+        return float(re.findall(r"samples end ([\d.]+)", figure.number)[0])
+
+    figure.click("Clear")
+    assert "No data yet" in figure.number
+    figure.click_at(figure.picture, 0.6, 0.5)
+    assert "1 point." in figure.number
+    figure.keys("Steps", Keys.HOME)
+    figure.keys("Width", Keys.HOME, Keys.ARROW_RIGHT)
+    narrow = error()
+    # One Euler step ends in the point, the exact path of a single Gaussian in the point plus its width times the noise.
+    figure.keys("Width", Keys.END)
+    assert error() == pytest.approx(5 * narrow, abs=0.006)
+    figure.keys("Shape", Keys.ARROW_DOWN)
+    figure.keys("Add shape", Keys.SPACE)
+    assert "49 points." in figure.number
+
+
+# Presses play, stops at the first moment after 0.3, and tells the moments that were shown, and two frames later.
+PLAY = """
+const [slider, press, done] = arguments;
+const moments = [];
+const look = () => {
+  const t = Number(slider.value);
+  if (t !== moments.at(-1)) moments.push(t);
+  if (t < 0.3 || moments.length < 3) return requestAnimationFrame(look);
+  press.click();
+  const stopped = Number(slider.value);
+  requestAnimationFrame(() => requestAnimationFrame(() => done([moments, stopped, Number(slider.value)])));
+};
+press.click();
+requestAnimationFrame(() => requestAnimationFrame(look));
+"""
+
+
+def test_flow_plays_and_stops(opened: Callable[[str], Explorable]) -> None:
+    figure = opened("flow")
+    slider, press = figure.control("Time"), figure.control("Play")
+    moments, stopped, later = figure.browser.execute_async_script(PLAY, slider, press)
+    assert moments == sorted(moments)
+    assert stopped == later < 1
+    assert press.text == "Play"
+
+
+def test_flow_goes_from_moment_to_moment_for_those_who_want_no_motion(
+    opened: Callable[[str], Explorable], emulated: Callable[..., object]
+) -> None:
+    emulated("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]})
+    figure = opened("flow")
+    for moment in ("0.10", "0.20"):
+        figure.keys("Play", Keys.ENTER)
+        assert figure.value("Time") == moment
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_page_of_all_figures_fits_and_can_be_used(
+    browser: Chrome, home: str, emulated: Callable[..., object], width: int, theme: str
+) -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    emulated("Emulation.setDeviceMetricsOverride", size)
+    emulated("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]})
+    browser.get(home + "explore.html")
+    for name in EXPLORABLES:
+        figure = Explorable(browser, name)
+        assert (
+            figure.number in figure.alternative or "leak" in figure.alternative or "coefficients" in figure.alternative
+        )
+        slider = figure.block.find_element(By.CSS_SELECTOR, "input[type=range]")
+        before = figure.alternative
+        browser.execute_script("arguments[0].focus({focusVisible: true})", slider)
+        assert browser.execute_script("return getComputedStyle(arguments[0]).outlineWidth", slider) == "3px"
+        slider.send_keys(Keys.HOME)
+        assert figure.alternative != before
+        box = figure.picture.rect
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    ground, ink = browser.execute_script(
+        "const style = getComputedStyle(document.querySelector('.explorable'));"
+        "return [document.documentElement.dataset.theme, style.getPropertyValue('--one')]"
+    )
+    assert (ground, ink.strip()) == (theme, {"light": "#0072b2", "dark": "#5cb8ee"}[theme])
+    assert logged(browser, home) == []
+
+
+def test_without_javascript_a_sentence_stands_for_each_figure(
+    browser: Chrome, home: str, emulated: Callable[..., object]
+) -> None:
+    emulated("Emulation.setScriptExecutionDisabled", {"value": True})
+    browser.get(home + "explore.html")
+    blocks = browser.find_elements(By.CSS_SELECTOR, "[data-explore]")
+    assert [block.text for block in blocks] == [
+        "This figure needs JavaScript. The figures of the notebook show the same."
+    ] * len(EXPLORABLES)
+    logged(browser, home)  # scripts count as failed requests there; the next test is not to find them
+
+
+def test_only_pages_with_a_figure_load_what_draws_it(book: Path) -> None:
+    pages = {path: path.read_text() for path in book.rglob("*.html") if "_static" not in path.parts}
+    loading = {path for path, text in pages.items() if "explore/page.js" in text}
+    assert loading == {path for path, text in pages.items() if "data-explore=" in text}
+    assert len(loading) == len(EXPLORABLES) + 1
 
 
 def test_files_of_the_widget_manager_are_those_published() -> None:

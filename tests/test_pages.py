@@ -18,6 +18,7 @@ from ismkit.method import path as straight
 from ismkit.method import recipes
 from ismkit.sweeps import sweep
 from ismkit.sweeps.studies import FOLDER
+from tests.colours import contrast
 from tests.commandline import parses
 from tests.conftest import ROOT
 from tests.tried import with_numbers
@@ -280,20 +281,12 @@ def test_drawing_has_its_arrows_in_words(drawn: ElementTree.Element) -> None:
         assert f" {source} {target} ({count})" in drawn.attrib["aria-label"]
 
 
-def luminance(colour: str) -> float:
-    """Relative luminance of ``#rrggbb`` (WCAG)."""
-    parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
 @pytest.mark.parametrize("ground", ["#ffffff", "#121212"])
 def test_lanes_can_be_seen_on_light_and_dark_pages(drawn: ElementTree.Element, ground: str) -> None:
     lanes = {arrow.attrib["style"].removeprefix("--lane: ") for arrow in drawn.iterfind("g[@class='arrow']")}
     assert len(lanes) == len({target for _, target in imports_by_line()})
     for lane in lanes:
-        dark, light = sorted([luminance(lane), luminance(ground)])
-        assert (light + 0.05) / (dark + 0.05) >= 3, lane
+        assert contrast(lane, ground) >= 3, lane
 
 
 def test_floors_refuse_a_room_that_imports_upwards() -> None:
