@@ -18,7 +18,7 @@ from pathlib import Path
 import architecture
 import nbformat
 import pandas as pd
-from conf import anchor
+from conf import REPOSITORY, anchor
 from sphinx.cmd.build import main as sphinx_build
 
 from ismkit.evaluation.tables import PAPER
@@ -36,7 +36,7 @@ THIN = "\N{NARROW NO-BREAK SPACE}"  # within a figure, which should stay on one 
 
 #: The parts of the book: a caption, and the numbers of its notebooks or the names of its pages.
 PARTS = {
-    "Start": ["00", "installing", "commands"],
+    "Start": ["00", "installing", "anywhere", "commands"],
     "Flows and shortcuts": ["01", "02"],
     "Guidance": ["03", "04"],
     "Frequency, paths, averages": ["05", "06", "07"],
@@ -45,7 +45,7 @@ PARTS = {
     "Full scale": ["imagenet", "10", "11", "12", "failures", "pools"],
     "Claims": ["13", "ledger", "guarantees"],
     "The library": ["architecture", "api", "timings", "contributing", "changelog"],
-    "Answers": ["solutions"],
+    "Look up": ["glossary", "notation", "bibliography", "solutions"],
 }
 #: Pages that stand elsewhere, and how links between files of the repository become links between pages.
 ELSEWHERE = {
@@ -135,6 +135,13 @@ def targets_table() -> list[str]:
     """The targets of the Makefile, with what ``make help`` says of each."""
     targets = re.findall(r"^([a-z]+):.*?## (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     return table([["target", "what it does"], *([f"`make {name}`", what] for name, what in targets)])
+
+
+def address() -> list[str]:
+    """Where the repository is, if it is public."""
+    if REPOSITORY:
+        return [f"`REPOSITORY` below is <{REPOSITORY}>. A notebook's page has buttons for Colab and Binder: the rocket."]
+    return ["`REPOSITORY` below is the address of your copy. It had no public one when this book was built, hence no buttons."]
 
 
 def claims_table() -> list[str]:
@@ -293,6 +300,7 @@ def sentence(path: Path) -> str:
 MADE: dict[str, Callable[[], Iterable[str]]] = {
     "notebooks": notebooks_table,
     "targets": targets_table,
+    "address": address,
     "claims": claims_table,
     "ladder": ladder_table,
     "sweeps": sweeps_tables,
