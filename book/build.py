@@ -140,8 +140,8 @@ def targets_table() -> list[str]:
 def address() -> list[str]:
     """Where the repository is, if it is public."""
     if REPOSITORY:
-        return [f"`REPOSITORY` below is <{REPOSITORY}>. A notebook's page has buttons for Colab and Binder: the rocket."]
-    return ["`REPOSITORY` below is the address of your copy. It had no public one when this book was built, hence no buttons."]
+        return [f"`REPOSITORY` below is <{REPOSITORY}>. The rocket on a notebook's page opens it on Colab or Binder."]
+    return ["`REPOSITORY` below is the address of your copy. This book was built without one, so it has no buttons."]
 
 
 def claims_table() -> list[str]:
