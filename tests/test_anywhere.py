@@ -1,6 +1,7 @@
 """Where the kit can be started besides a clone: workflows, Binder, a container, Colab, and the buttons of the book."""
 
 import ast
+import importlib.metadata
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
 from tests.test_packaging import EXTRAS, PROJECT, constraints
@@ -106,7 +108,15 @@ def test_binder_installs_the_extra_for_learners_at_every_other_pin(tmp_path: Pat
     assert re.fullmatch(r"-m pip install --no-cache-dir -c \S+ -e \.\[learn\]\n", asked)
     pins = (tmp_path / "pins").read_text().splitlines()
     named = {line.split("==")[0] for line in pins if line and not line.startswith("#")}
-    assert constraints().keys() - named == {"torch", "torchvision"}
+    left_out = constraints().keys() - named
+    assert {"torch", "torchvision"} <= left_out
+    of_torch = {canonicalize_name(r.name) for r in map(Requirement, importlib.metadata.requires("torch") or [])}
+    others = {name for name in left_out if not re.match(r"(torch|torchvision|triton)$|cuda-|nvidia-", name)}
+    assert others == set(), "a pin of something else was left out"
+    bound_to = {name for name in of_torch & constraints().keys() if re.match(r"triton|cuda-|nvidia-", name)}
+    assert bound_to <= left_out, "PyTorch asks for its very version"
+    (pattern,) = re.findall(r"grep -vE ('.*?')", script.read_text())
+    assert f"!grep -vE {pattern} ismkit-clone/constraints.txt > pins.txt" in PAGE
     assert sorted(path.name for path in tmp_path.iterdir()) == ["asked", "bin", "pins"]  # and leaves nothing behind
 
 
