@@ -1,6 +1,7 @@
 """Sphinx's settings for the book. ``python book/build.py`` lays out its sources and builds it."""
 
 import hashlib
+import os
 import re
 from base64 import b64decode
 from importlib import import_module
@@ -66,6 +67,19 @@ html_js_files = ["widgets.js"]
 html_favicon = "_static/favicon.svg"
 html_context = {"default_mode": "auto"}
 html_theme_options = {"use_fullscreen_button": False, "navbar_persistent": [], "show_toc_level": 2}
+
+#: The repository's address, ``https://github.com/OWNER/NAME``, its one place; empty: no page has a button.
+REPOSITORY = os.environ.get("ISMKIT_REPOSITORY", "")
+if REPOSITORY:
+    html_theme_options |= {
+        "repository_url": REPOSITORY,
+        "repository_branch": "main",
+        "launch_buttons": {
+            "notebook_interface": "jupyterlab",
+            "binderhub_url": "https://mybinder.org",
+            "colab_url": "https://colab.research.google.com",
+        },
+    }
 
 CHECK = re.compile(r'\bcheck\(\s*"(C\d\d\.\w+)"')
 

@@ -1,13 +1,16 @@
 """The README, the pages of the book and the drawing of the rooms say what the code is."""
 
 import inspect
+import json
 import re
 import shlex
+import unicodedata
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import ismkit
@@ -202,6 +205,117 @@ def test_contracts_are_the_signatures() -> None:
         keywords = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
         wanted = [*names, *(["*"] if keywords else []), *keywords]
         assert written.split(", ") == [name for name in wanted if name != "self"], name
+
+
+# ---------------------------------------------------------------- words, symbols and papers
+
+
+GLOSSARY = PAGES[ROOT / "book" / "glossary.md"]
+NOTATION = PAGES[ROOT / "book" / "notation.md"]
+NOTEBOOKS = {
+    path.name: " ".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"])
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+}
+
+
+#: What a reader may search for, although the kit says it otherwise.
+FOR_SEARCH = ["confidence interval", "fast EMA"]
+
+
+def entries() -> list[tuple[list[str], str]]:
+    """The entries of the glossary: names of a thing, and what it is."""
+    (body,) = blocks(GLOSSARY, "{glossary}")
+    found = []
+    for entry in body.strip().split("\n\n"):
+        lines = entry.splitlines()
+        names = [line for line in lines if not line.startswith("  ")]
+        assert names == lines[: len(names)], entry
+        found.append((names, " ".join(line.strip() for line in lines[len(names) :])))
+    return found
+
+
+def plain(text: str) -> str:
+    """Without accents, case and line ends."""
+    bare = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return " ".join(bare.split()).casefold()
+
+
+def uses(text: str, name: str) -> bool:
+    return re.search(rf"(?<![a-z0-9_]){re.escape(plain(name))}", plain(text)) is not None
+
+
+def test_glossary_is_in_order_and_names_no_thing_twice() -> None:
+    firsts = [plain(names[0]) for names, _ in entries()]
+    assert firsts == sorted(firsts)
+    every = [name.casefold() for names, _ in entries() for name in names]
+    assert len(every) == len(set(every)) > 150
+
+
+def test_every_entry_of_the_glossary_leads_to_a_notebook_that_uses_the_word() -> None:
+    for names, meaning in entries():
+        links = re.findall(r"\[(\d\d)\]\(\.\./notebooks/([\w.]+)\)", meaning)
+        assert len(links) == 1, names
+        number, file = links[0]
+        assert file.startswith(f"{number}_"), names
+        assert any(uses(NOTEBOOKS[file], name) for name in names), f"{names} in {file}"
+        assert 1 <= len(re.findall(r"[.:](?= [A-Z]|$)", meaning)) <= 5, names
+
+
+def test_every_word_of_the_glossary_is_used_elsewhere() -> None:
+    texts = [*NOTEBOOKS.values(), *(text for text in PAGES.values() if text != GLOSSARY)]
+    unused = [name for names, _ in entries() for name in names if not any(uses(text, name) for text in texts)]
+    assert sorted(unused) == sorted(FOR_SEARCH)
+
+
+def test_terms_in_the_pages_are_in_the_glossary() -> None:
+    known = {name.casefold() for names, _ in entries() for name in names}
+    used = [term for text in PAGES.values() for term in re.findall(r"\{term\}`(?:[^`<]*<)?([^`>]+)>?`", text)]
+    assert len(used) > 20
+    assert {" ".join(term.casefold().split()) for term in used} <= known
+
+
+def test_frechet_is_found_with_and_without_its_accent() -> None:
+    (names,) = (names for names, _ in entries() if "Fr\u00e9chet distance" in names)
+    assert "Frechet distance" in names
+
+
+def test_symbols_have_the_names_that_the_code_has() -> None:
+    """Each name in the column "in the code": an attribute, a parameter, a function or a class."""
+    lines = [line for line in NOTATION.splitlines() if line.startswith(("| $", "| NFE", "| sg"))]
+    cells = [line.split(" | ")[2] for line in lines]
+    written = [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+    assert len(written) > 40
+    for name in written:
+        called = re.fullmatch(r"(?P<path>[\w.]+)(?:\((?P<parameter>\w+)\))?", name)
+        assert called, name
+        first, *rest = called["path"].split(".")
+        homes = (ismkit, straight, recipes, neighbours, ismkit.lessons, ismkit.evaluation)
+        owner = torch if first == "torch" else next(getattr(home, first) for home in homes if hasattr(home, first))
+        for part in rest:
+            fields = {*getattr(owner, "__annotations__", {}), *dir(owner)}
+            assert part in fields, name
+            owner = getattr(owner, part, None)
+        if called["parameter"]:
+            call = owner.__call__ if getattr(owner, "_is_protocol", False) else owner
+            assert called["parameter"] in inspect.signature(call).parameters, name
+
+
+ARXIV = re.compile(r"(?<![\d.])\d\d(?:0[1-9]|1[0-2])\.\d{5}(?!\d)")
+
+
+def test_every_paper_that_is_named_stands_in_the_bibliography() -> None:
+    listed = ARXIV.findall(re.sub(r"\]\([^)]*\)", "]", PAGES[ROOT / "book" / "bibliography.md"]))
+    assert len(listed) == len(set(listed))
+    places = {ids(path): text for path, text in PAGES.items()} | NOTEBOOKS
+    places |= {ids(path): path.read_text() for path in (ROOT / "ismkit").rglob("*.py")}
+    for place, text in places.items():
+        assert set(ARXIV.findall(text)) <= set(listed), place
+
+
+def test_links_of_the_bibliography_lead_to_the_number_that_they_show() -> None:
+    links = re.findall(r"\[([\d.]+)\]\(https://arxiv\.org/abs/([\d.]+)\)", PAGES[ROOT / "book" / "bibliography.md"])
+    assert len(links) > 50
+    assert [shown for shown, target in links if shown != target] == []
 
 
 # ---------------------------------------------------------------- the drawing
