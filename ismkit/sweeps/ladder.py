@@ -6,13 +6,17 @@ and noise per seed, and as many steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from ismkit.evaluation.judges import JUDGES, Setting
 from ismkit.method.coupling import Coupling
-from ismkit.method.recipes import RECIPES, Intrinsic, Recipe
+from ismkit.method.guidance import TwoPassCFG
+from ismkit.method.recipes import RECIPES, BakedIn, Intrinsic, Recipe
 from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, geometric_weights, l2, unit_weights
+from ismkit.models.nets import ToyMLP
 from ismkit.sweeps.sweep import Sweep, settings
 from ismkit.training.runs import MODULE_ATTRIBUTE, RUNS, Run, named_recipe
 from ismkit.utils.checks import shown
@@ -38,6 +42,8 @@ _RELEASED = RUNS["fashion"]
 _LONG = replace(_RELEASED, steps=1000)
 _LAPTOP = replace(_RELEASED, steps=500, batch_size=128, optim=replace(_RELEASED.optim, lr=2e-3))
 _SMOKE = RUNS["fashion-smoke"]
+_SMALL = replace(_LONG, net=partial(ToyMLP, dim=256, width=192, depth=2))
+_SMALL_EMOJI = replace(RUNS["emoji"], net=partial(ToyMLP, dim=512, width=256, depth=2), steps=1500)
 
 
 def _ladder(run: Run) -> dict[str, Run]:
@@ -100,6 +106,56 @@ def _tried(run: Run) -> tuple[dict[str, Run], dict[str, dict[str, Any]]]:
     return runs, {name: {"kind": kind} for name, kind in kinds.items()}
 
 
+#: The scales of guidance that the shortcut model's ladder with power is tuned over.
+SCALES = (1.25, 1.5, 2.0, 3.0)
+
+
+@dataclass(frozen=True)
+class TwoCalls:
+    """A judge of one of the small latent spaces, of networks that are guided at sampling by a second call.
+
+    At the finest step a shortcut model is not guided: what is baked in begins with the first doubling. This is what it
+    draws there when classifier-free guidance is applied to it as to any flow.
+
+    Attributes:
+        space: a key of :data:`ismkit.models.spaces.SPACES`.
+
+    Example:
+        >>> from ismkit import Setting, load_generator
+        >>> from ismkit.sweeps.ladder import TwoCalls
+        >>> sorted(TwoCalls("clothes").score(load_generator("shortcut_finest_level"), Setting(2, 1.0, 100)))[:3]
+        ['agreement', 'curvature', 'frechet']
+    """
+
+    space: str
+
+    def score(self, net: Any, setting: Setting) -> dict[str, float]:
+        """Score samples of the guided network at a setting, as the judge of the space does."""
+        device = next(net.parameters()).device
+        return JUDGES[self.space].load(device).score(TwoPassCFG(net, net.num_classes).eval(), setting)
+
+
+def _power(run: Run) -> tuple[dict[str, Run], dict[str, dict[str, Any]]]:
+    """The ladder, with the shortcut model at several scales; its rung has the scale of its code, 1.5."""
+    finest = RECIPES["shortcut_finest_level"]
+    scaled = {c: f"{finest.name}, scale {c:g}" if c != BakedIn().cfg_scale else finest.name for c in SCALES}
+    runs = _ladder(run) | {name: _with(run, change(finest, "target.cfg_scale", c)) for c, name in scaled.items()}
+    return runs, {name: {"cfg_scale": c} for c, name in scaled.items()}
+
+
+def _powers(space: str, run: Run) -> Iterator[Sweep]:
+    """The ladder with power on one space, and the shortcut models of it guided by a second call at 128 steps."""
+    runs, labels = _power(run)
+    asked = (*settings((1, 4), (0.0, 0.5, 1.0, 2.0), 1000), *settings((128,), (0.0, 1.0, 2.0), 1000))
+    twice = tuple(setting._replace(seed=noise) for noise in (0, 1) for setting in asked)
+    about = f"{space}: eight seeds, strengths chosen on one noise and reported on another"
+    yield Sweep(f"power-{space}", about, runs, tuple(range(8)), twice, labels)
+    scaled = {name: runs[name] for name in labels}
+    twice = tuple(setting for setting in twice if setting.nfe == 128 and setting.w)
+    about = f"the shortcut models of power-{space}, guided by a second call at 128 steps"
+    yield Sweep(f"power-{space}-two-calls", about, scaled, tuple(range(8)), twice, labels, TwoCalls(space))
+
+
 _SENSITIVE, _LABELS = _sensitivity(_LAPTOP)
 _VARIANTS, _KINDS = _tried(_LAPTOP)
 #: The sweeps that ``ismkit sweep`` and notebook 08 know by name.
@@ -149,6 +205,8 @@ SWEEPS: dict[str, Sweep] = {
             settings((1, 4), (1.0, 2.0), 1000),
             _KINDS,
         ),
+        *_powers("clothes", _SMALL),
+        *_powers("emoji", _SMALL_EMOJI),
     )
 }
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ismkit.evaluation.judges import Setting
+from ismkit.evaluation.judges import FashionJudge, Setting
 from ismkit.evaluation.tables import PAPER
 from ismkit.method.recipes import RECIPES, Context
-from ismkit.sweeps.ladder import ANY_CLASS, LADDER, OURS, SWEEPS, TRIED, named_sweep, of_run
+from ismkit.models.saved import released
+from ismkit.models.spaces import SPACES
+from ismkit.sweeps.ladder import ANY_CLASS, LADDER, OURS, SWEEPS, TRIED, TwoCalls, named_sweep, of_run
 from ismkit.sweeps.sweep import Sweep, Trial
 from ismkit.training.runs import RUNS, Run
 from ismkit.utils.settings import describe
@@ -52,12 +54,12 @@ def test_every_trial_can_be_trained_and_scored(name: str) -> None:
         recipe = trial.run.recipe
         recipe.rows.blocks(trial.run.batch_size)
         assert recipe.fast <= recipe.slow  # or the averages refuse them
-        assert trial.run.space == "clothes"
+        space = SPACES[trial.run.space]
         for setting in trial.settings:
             setting.check()
             assert 100 <= setting.n <= 10_000  # as many as there are test images
-            assert setting.n % 10 == 0  # as many of each class
-    latents = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+            assert space.name == "emoji" or setting.n % 10 == 0  # as many of each class
+    latents = torch.randn(2, 3, *space.shape, generator=torch.Generator().manual_seed(0))
     for run in sweep.runs.values():  # the recipe is adapted: its wavelets fit
         assert run.recipe.distance(*latents).shape == (3,)
         assert run.adapt(run.recipe) == run.recipe
@@ -75,8 +77,9 @@ def test_variants_train_one_network_on_the_same_data_for_as_long(name: str) -> N
     runs = [run for variant, run in SWEEPS[name].runs.items() if not variant.endswith(" rate")]
     described = [describe(replace(run, recipe=RECIPES["flow"])) for run in runs]
     assert described == described[:1] * len(described)
-    released = RUNS["fashion-smoke" if name == "ladder-smoke" else "fashion"]
-    for part in ("net", "load", "adapt"):
+    emoji = name.startswith("power-emoji")
+    released = RUNS["emoji" if emoji else "fashion-smoke" if name == "ladder-smoke" else "fashion"]
+    for part in ("load", "adapt") if name.startswith("power") else ("net", "load", "adapt"):
         assert describe(getattr(runs[0], part)) == describe(getattr(released, part))
     assert len({trial.cost for trial in SWEEPS[name].trials()}) == 1
 
@@ -89,6 +92,37 @@ def test_larger_ladders_train_longer_and_all_have_enough_seeds_and_settings() ->
     assert scored == {(nfe, w) for nfe in (1, 2, 4, 8, 128) for w in (0, 0.25, 0.5, 1, 2)}
     assert scored - {(c.nfe, c.w) for c in SWEEPS["ladder"].settings} == {(128, 0.25), (128, 0.5)}
     assert Setting(1, 1.0, 10_000) in SWEEPS["ladder"].settings
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_the_ladder_with_power_pairs_eight_seeds_and_tunes_the_baseline(space: str) -> None:
+    power, twice = SWEEPS[f"power-{space}"], SWEEPS[f"power-{space}-two-calls"]
+    assert len(power.seeds) == len(twice.seeds) == 8
+    assert {recipe.name for recipe in LADDER} < power.runs.keys()
+    scaled = {power.runs[name].recipe.target.cfg_scale: name for name in power.labels}  # type: ignore[attr-defined]
+    assert len(scaled) == 4
+    assert scaled[1.5] == "shortcut_finest_level"
+    assert {name: labels["cfg_scale"] for name, labels in power.labels.items()} == {v: k for k, v in scaled.items()}
+    assert [key(twice.runs[name]) for name in twice.runs] == [key(power.runs[name]) for name in scaled.values()]
+    noises = {setting.seed for setting in power.settings}
+    assert noises == {0, 1}, "one to choose the strength on, one to report"
+    assert len(power.settings) == 2 * len({setting._replace(seed=0) for setting in power.settings})
+    assert {(c.nfe, c.w > 0) for c in twice.settings} == {(128, True)}
+    assert {*twice.settings} < {*power.settings}
+
+
+def test_a_shortcut_model_is_guided_by_a_second_call_where_it_is_not_by_itself() -> None:
+    """At 128 steps nothing is baked in; two calls make as much of it as is asked, the same as by hand."""
+    net, _ = released("shortcut_finest_level")
+    judge, setting = FashionJudge.load(), Setting(128, 2.0, 100)
+    alone, guided = judge.score(net, setting._replace(w=0.0)), TwoCalls("clothes").score(net, setting)
+    assert guided["agreement"] > alone["agreement"]
+
+    def by_hand(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        some, none = net(x, t, d, 0 * w, y), net(x, t, d, 0 * w, torch.full_like(y, 10))
+        return some + w[:, None, None, None] * (some - none)
+
+    assert guided == pytest.approx(judge.score(by_hand, setting), rel=1e-3)
 
 
 # ---------------------------------------------------------------- the ladder
