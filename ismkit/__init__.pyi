@@ -9,6 +9,7 @@ from . import sweeps as sweeps
 from . import training as training
 from . import utils as utils
 from .data import CLOTHES as CLOTHES
+from .data import EMOJI as EMOJI
 from .data import Batches as Batches
 from .data import ClassGroups as ClassGroups
 from .data import Labelled as Labelled
@@ -84,6 +85,7 @@ from .models import DiT as DiT
 from .models import FashionAutoencoder as FashionAutoencoder
 from .models import ToyMLP as ToyMLP
 from .models import draw_clothes as draw_clothes
+from .models import draw_emoji as draw_emoji
 from .models import emoji_latents as emoji_latents
 from .models import fashion_latents as fashion_latents
 from .models import load_autoencoder as load_autoencoder

@@ -217,7 +217,10 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
         ["sample", "--w", "1e38", "-n", "1"],
         "net draws NaN or infinity in 10 of 10 images at w = 1e+38",
     ),
-    "bad class": (["sample", "--classes", "3", "10"], "--classes must be labels 0 .. 9, got 10"),
+    "bad class": (
+        ["sample", "--classes", "3", "10"],
+        "--classes must be labels 0 .. 9 or names, such as T-shirt/top",
+    ),
     "no images": (["sample", "m.safetensors", "-n", "0"], "n must be an integer of at least 1, got 0"),
     "no picture": (["sample", "m.safetensors", "-o", "clothes.jpg"], "--out must end in .png, got 'clothes.jpg'"),
     "no images to encode": (["latents"], "give either the source of the images, or --verify and a folder of latents"),

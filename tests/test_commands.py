@@ -411,6 +411,16 @@ def test_sample_draws_each_class_in_a_column(
     assert (tmp_path / "new" / "shoes.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
 
 
+def test_sample_takes_classes_by_their_names(model: Path, tmp_path: Path, ismkit_: Ismkit) -> None:
+    options = ["-n", "2", "--seed", "6", "-o"]
+    assert ismkit_("sample", model, "--classes", "Bag", "5", *options, "named.png").status == 0
+    assert ismkit_("sample", model, "--classes", "8", "5", *options, "numbered.png").status == 0
+    assert (tmp_path / "named.png").read_bytes() == (tmp_path / "numbered.png").read_bytes()
+    found = ismkit_("sample", "emoji", "--classes", "cat")
+    assert found.status == 2
+    assert "--classes must be labels 0 .. 98 or names, such as cat-face" in found.err
+
+
 def test_sample_draws_pictures_of_your_own_in_colour(tmp_path: Path, ismkit_: Ismkit) -> None:
     """A network of pixels needs no decoder; classes that are many stand in blocks."""
     net = ToyMLP(dim=3 * 8 * 8, width=8, depth=1, num_classes=20).eval()

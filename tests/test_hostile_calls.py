@@ -551,6 +551,11 @@ CALLS: dict[str, Call] = {
         {"y": torch.tensor([0, 1]), "net": still, "w": 1.0, "nfe": 1, "seed": 0, "batch": 2},
         lambda found, given: found.shape == (len(given["y"]), 1, 28, 28),
     ),
+    "draw_emoji": Call(
+        models.draw_emoji,
+        {"y": torch.tensor([0, 1]), "net": still, "w": 1.0, "nfe": 1, "seed": 0, "batch": 2},
+        lambda found, given: found.shape == (len(given["y"]), 3, 32, 32),
+    ),
     "draw_pictures": Call(
         models.draw_pictures,
         {"space": "emoji", "y": torch.tensor([0, 1]), "net": still},
@@ -566,7 +571,7 @@ CALLS: dict[str, Call] = {
         {"autoencoder": TINY_AUTOENCODER, "format": "torch", "half": False},
         lambda found, _: found.difference == 0,
     ),
-    "released": Call(models.released, {"recipe": "ism"}),
+    "released": Call(models.released, {"name": "ism"}),
     "save_model": Call(
         lambda **options: models.load_model("m.safetensors", models.save_model(path="m.safetensors", **options)),
         {"net": NET, "card": {"seed": 0}, "dtype": torch.float32},
@@ -847,6 +852,7 @@ ELSEWHERE = {
         ),
         FILE,
     ),
+    "read_sheet": FILE,
     **dict.fromkeys(("Mapped", "PictureFiles", "ImageVAE", "Reference", "Scores", "StepReport", "TrainState"), RECORD),
     **dict.fromkeys(("Answer", "Context", "Solution", "Exported"), RECORD),
     **dict.fromkeys(("ask", "derivative", "posterior_velocity", "one_step_samples"), INNER),

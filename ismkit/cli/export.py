@@ -31,14 +31,15 @@ def command(
         out: file to write, which ends in .onnx or .pt2 (default: out/NAME.onnx).
     """
     from ismkit.models.exporting import FORMATS, check_installed, export
-    from ismkit.models.saved import RELEASED, load_named, sample_shape
-    from ismkit.models.spaces import SHAPE
+    from ismkit.models.saved import RELEASED, load_named, sample_shape, space_of
+    from ismkit.models.spaces import SPACES
     from ismkit.utils.files import out_dir
 
     if format == "onnx":
         check_installed()
     net, card = load_named(model, network=network)
-    shape = SHAPE if model in RELEASED else sample_shape(net, card)
+    space = space_of(net) if model in RELEASED else None
+    shape = SPACES[space].shape if space else sample_shape(net, card)
     found = export(net, out or out_dir() / f"{Path(model).stem}{FORMATS[format]}", shape, format)
     print(f"{found.path} (SHA-256 {found.sha256}): net(x, t, d, w, y) -> s for x of (B, {', '.join(map(str, shape))})")
     print(f"largest difference from the network {found.difference:.2g}, largest answer {found.largest:.3g}")

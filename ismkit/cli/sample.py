@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from ismkit.cli import UsageError
 
 EXAMPLES = (
     "ismkit sample",
+    "ismkit sample emoji --classes cat-face heart food-fruit -n 6",
     "ismkit sample out/runs/NAME/model.safetensors --nfe 4 --w 1 --classes 5 7 9 -o shoes.png",
     "ismkit sample --times 0 0.5 0.75 1 --renoise",
     "ismkit sample points.safetensors --network my_nets:Own -n 500   # points of a network of your own",
@@ -36,7 +38,7 @@ def command(
     renoise: bool = False,
     w: float = 1.0,
     n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None,
-    classes: tuple[int, ...] = (),
+    classes: tuple[str, ...] = (),
     seed: int = 0,
     network: str | None = None,
     device: Literal["cpu", "cuda"] | None = None,
@@ -53,7 +55,7 @@ def command(
         renoise: jump to the data in each step, and go back to the next time by fresh noise.
         w: guidance strength, 0 = unguided.
         n: samples per class (default: 8 images, or 1 where the classes are more than 16, and 250 points).
-        classes: labels (default: all).
+        classes: labels, or names of clothes (as Bag) or of Unicode's subgroups (as cat-face) (default: all).
         seed: of the noise.
         network: module:attribute of the class, if the model is a network of your own: its code is run.
         device: cpu or cuda (default: a GPU where there is one).
@@ -87,7 +89,7 @@ def command(
     net = net.to(where)
     if not isinstance(num_classes := getattr(net, "num_classes", None), int):
         raise UsageError(f"{model} must hold a network with the attribute num_classes, {type(net).__name__} has none")
-    y, columns = _layout(_labels(classes, num_classes), n, what)
+    y, columns = _layout(_labels(classes, num_classes, space), n, what)
     options: dict[str, Any] = {"w": w, "nfe": nfe, "times": times or None, "renoise": renoise}
     made = len(times) - 1 if times else nfe
     if what == "images":
@@ -98,10 +100,22 @@ def command(
     return 0
 
 
-def _labels(classes: tuple[int, ...], num_classes: int) -> tuple[int, ...]:
-    if wrong := [label for label in classes if not 0 <= label < num_classes]:
-        raise UsageError(f"--classes must be labels 0 .. {num_classes - 1}, got {wrong[0]}")
-    return classes or tuple(range(num_classes))
+def _labels(classes: tuple[str, ...], num_classes: int, space: str | None) -> tuple[int, ...]:
+    """The labels of what was asked for by number or by name."""
+    from ismkit.models.spaces import SPACES
+
+    names = SPACES[space].classes if space else ()
+    found = []
+    for text in classes:
+        if text in names:
+            found.append(names.index(text))
+        elif text.isdecimal() and int(text) < num_classes:
+            found.append(int(text))
+        else:
+            near = [name for name in names if text in name] or difflib.get_close_matches(text, names) or names
+            or_names = f" or names, such as {', '.join(near[:3])}" if names else ""
+            raise UsageError(f"--classes must be labels 0 .. {num_classes - 1}{or_names}, got {text}")
+    return tuple(found) or tuple(range(num_classes))
 
 
 def _layout(classes: tuple[int, ...], n: int | None, what: str) -> tuple[list[int], int]:

@@ -9,6 +9,7 @@ from . import sets as sets
 from . import values as values
 from .batches import Batches as Batches
 from .batches import ClassGroups as ClassGroups
+from .colour import EMOJI as EMOJI
 from .colour import EmojiNames as EmojiNames
 from .colour import cifar10 as cifar10
 from .colour import emoji as emoji
@@ -31,6 +32,7 @@ from .pictures import Change as Change
 from .pictures import Mirror as Mirror
 from .pictures import Shift as Shift
 from .pictures import balanced as balanced
+from .pictures import read_sheet as read_sheet
 from .pictures import tile as tile
 from .pictures import write_png as write_png
 from .sets import EIGHT_GAUSSIANS_MEANS as EIGHT_GAUSSIANS_MEANS

@@ -9,13 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ismkit.data.decoding import decode_picture
 from ismkit.data.fashion import Split
-from ismkit.data.pictures import Change, Mirror, Shift
+from ismkit.data.pictures import Change, Mirror, Shift, read_sheet
 from ismkit.data.sets import Labelled
 from ismkit.utils.checks import check_name
 from ismkit.utils.files import DataError, data_folders, expanded, verify_sha256
@@ -29,9 +27,25 @@ EMOJI_FILES = {
     "emoji.csv": (313666, "6df99eed559a5091113404e421c701d3cc75732046d2e50c7f184f6020984293"),
 }
 SIDE = 32
-COLUMNS = 64  # of drawings on the sheet
 GET_EMOJI = "clone the repository, or set ISMKIT_DATA to its data/ folder"
 
+#: Unicode's subgroups, the classes of :func:`emoji` in their order; a test holds them to the table.
+EMOJI: tuple[str, ...] = (
+    "face-smiling", "face-affection", "face-tongue", "face-hand", "face-neutral-skeptical", "face-sleepy",
+    "face-unwell", "face-hat", "face-glasses", "face-concerned", "face-negative", "face-costume", "cat-face",
+    "monkey-face", "heart", "emotion", "hand-fingers-open", "hand-fingers-partial", "hand-single-finger",
+    "hand-fingers-closed", "hands", "hand-prop", "body-parts", "person", "person-gesture", "person-role",
+    "person-fantasy", "person-activity", "person-sport", "person-resting", "family", "person-symbol", "animal-mammal",
+    "animal-bird", "animal-amphibian", "animal-reptile", "animal-marine", "animal-bug", "plant-flower", "plant-other",
+    "food-fruit", "food-vegetable", "food-prepared", "food-asian", "food-marine", "food-sweet", "drink", "dishware",
+    "place-map", "place-geographic", "place-building", "place-religious", "place-other", "transport-ground",
+    "transport-water", "transport-air", "hotel", "time", "sky & weather", "event", "award-medal", "sport", "game",
+    "arts & crafts", "clothing", "sound", "music", "musical-instrument", "phone", "computer", "light & video",
+    "book-paper", "money", "mail", "writing", "office", "lock", "tool", "science", "medical", "household",
+    "other-object", "transport-sign", "warning", "arrow", "religion", "zodiac", "av-symbol", "gender", "math",
+    "punctuation", "currency", "other-symbol", "keycap", "alphanum", "geometric", "flag", "country-flag",
+    "subdivision-flag",
+)  # fmt: skip
 
 #: Subgroups that are something else in a mirror: letters, digits, hands of clocks, directions, flags.
 _HANDED = {
@@ -187,9 +201,7 @@ def _read(folder: str) -> tuple[Tensor, EmojiNames]:
     with open(Path(folder) / "emoji.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     columns = (tuple(row[name] for row in rows) for name in ("name", "group", "subgroup", "family", "split"))
-    sheet = np.array(decode_picture((Path(folder) / "emoji.png").read_bytes()))
-    tiles = sheet.reshape(-1, SIDE, COLUMNS, SIDE, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, SIDE, SIDE)
-    return torch.from_numpy(tiles[: len(rows)].copy()), EmojiNames(*columns)
+    return read_sheet(Path(folder) / "emoji.png", SIDE, gap=0)[: len(rows)], EmojiNames(*columns)
 
 
 def cifar10(split: Split, root: str | os.PathLike[str] | None = None, *, download: bool = False) -> Labelled:

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ismkit.data.decoding import decode_picture
 from ismkit.data.sets import Labelled
 from ismkit.utils.checks import check_count, check_finite, check_kind, check_number, shown
-from ismkit.utils.files import replacing
+from ismkit.utils.files import DataError, replacing
 from ismkit.utils.seeding import stream
 from ismkit.utils.settings import check_types
 
@@ -92,6 +93,46 @@ def write_png(images: Tensor, path: str | os.PathLike[str], columns: int | None 
     with replacing(path) as file:
         Image.fromarray(pixels).save(file, "PNG")
     return path
+
+
+def read_sheet(path: str | os.PathLike[str], side: int, gap: int = 1) -> Tensor:
+    """Read the pictures of a sheet, as :func:`write_png` writes them with ``scale=1``.
+
+    Args:
+        path: of the sheet.
+        side: of each picture, in pixels.
+        gap: pixels between them.
+
+    Returns:
+        (n, 3, side, side) uint8, line by line.
+
+    Raises:
+        DataError: if the file is missing or no picture.
+        ValueError: if the sheet cannot be cut so.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from ismkit import write_png
+        >>> from ismkit.data import read_sheet
+        >>> images = torch.ones(6, 3, 8, 8)
+        >>> images[4, 0] = -1
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = read_sheet(write_png(images, f"{folder}/six.png", columns=3, scale=1), side=8)
+        >>> found.shape, found[:, 0, 0, 0].tolist()
+        (torch.Size([6, 3, 8, 8]), [255, 255, 255, 255, 0, 255])
+    """
+    check_count("side", side)
+    gap = check_count("gap", gap, least=0)
+    if not Path(path).is_file():
+        raise DataError(f"{path} is missing")
+    sheet = np.pad(np.array(decode_picture(Path(path).read_bytes())), ((0, gap), (0, gap), (0, 0)))
+    height, width = (length / (side + gap) for length in sheet.shape[:2])
+    if not height.is_integer() or not width.is_integer():
+        size = f"{sheet.shape[1] - gap} x {sheet.shape[0] - gap} pixels"
+        raise ValueError(f"{path} of {size} holds no whole number of pictures of side {side} and gap {gap}")
+    cells = sheet.reshape(int(height), side + gap, int(width), side + gap, 3)[:, :side, :, :side]
+    return torch.from_numpy(cells.transpose(0, 2, 4, 1, 3).reshape(-1, 3, side, side).copy())
 
 
 # ------------------------------------------------------------------------------------------------ changes and classes

@@ -656,8 +656,9 @@ class SpaceJudge:
         Raises:
             ValueError: for an NFE or a strength that the sampler cannot do.
         """
-        options: dict[str, Any] = {"seed": seed, "device": self.device, "batch": batch, "source": self.source}
-        return draw_pictures(self.space, y, net, self.autoencoder, w=w, nfe=nfe, renoise=renoises(net), **options)
+        options: dict[str, Any] = {"device": self.device, "autoencoder": self.autoencoder, "source": self.source}
+        options |= {"w": w, "nfe": nfe, "seed": seed, "batch": batch, "renoise": renoises(net)}
+        return draw_pictures(self.space, y, net, **options)
 
     def score_images(self, images: Tensor, y: Tensor) -> dict[str, float]:
         """Score images.
@@ -795,6 +796,13 @@ class FashionJudge(SpaceJudge):
     reference = staticmethod(_test_images)
 
 
+def _saturation_and_contrast(images: Tensor) -> tuple[float, float]:
+    """The mean distance of the largest channel from the smallest, and the standard deviation of the brightness."""
+    weights = images.new_tensor([0.2126, 0.7152, 0.0722])  # of red, green and blue, ITU-R BT.709
+    spread = images.amax(1) - images.amin(1)
+    return float(spread.mean()) / 2, float(torch.einsum("bchw,c->bhw", images, weights).std()) / 2
+
+
 @dataclass(frozen=True)
 class EmojiJudge(SpaceJudge):
     """Draws emoji from a latent-space model and scores them.
@@ -824,6 +832,43 @@ class EmojiJudge(SpaceJudge):
         """The distance of each drawing of the part ``test`` to the nearest one of ``train``."""
         return _to_nearest(emoji("test").x.to(self.device))
 
+    @cached_property
+    def _colour_of_drawings(self) -> tuple[float, float]:
+        return _saturation_and_contrast(balanced(emoji(), 10).x.to(self.device))
+
+    def colour(self, images: Tensor) -> dict[str, float]:
+        """Measure how strong the colours of images are, beside those of the drawings.
+
+        Args:
+            images: (n, 3, 32, 32) in [-1, 1], of all subgroups alike.
+
+        Returns:
+            ``saturation``, how far the three channels of a pixel are apart on average, and ``contrast``, the standard
+            deviation of all pixels' brightness: 1 is that of the drawings, every subgroup with the same weight.
+
+        Raises:
+            ValueError: for images of another shape.
+
+        Example:
+            >>> from ismkit import EmojiJudge, emoji
+            >>> from ismkit.data import balanced
+            >>> images = balanced(emoji(), 10, seed=1).x
+            >>> judge, grey = EmojiJudge.load(), images.mean(1, keepdim=True).expand_as(images)
+            >>> {key: round(value, 1) for key, value in judge.colour(images).items()}
+            {'saturation': 1.0, 'contrast': 1.0}
+            >>> judge.colour(grey)["saturation"], judge.colour((1.5 * images).clamp(-1, 1))["contrast"] > 1.05
+            (0.0, True)
+        """
+        self._check_images(images)
+        found = _saturation_and_contrast(images.to(self.device))
+        saturation, contrast = (mine / theirs for mine, theirs in zip(found, self._colour_of_drawings, strict=True))
+        return {"saturation": saturation, "contrast": contrast}
+
+    def _check_images(self, images: Tensor) -> None:
+        check_tensor("images", images)
+        if images.shape[1:] != (drawn := self.autoencoder.shape) or not len(images):
+            raise ValueError(f"images must be (n, {', '.join(map(str, drawn))}), got {tuple(images.shape)}")
+
     def copying(self, images: Tensor) -> dict[str, float]:
         """Measure how near images are to the drawings that models are trained on, beside drawings kept apart.
 
@@ -848,9 +893,7 @@ class EmojiJudge(SpaceJudge):
             >>> found["nearest"], found["copied"], found["kept_apart"] > 0.1
             (0.0, 1.0, True)
         """
-        check_tensor("images", images)
-        if images.shape[1:] != (drawn := self.autoencoder.shape) or not len(images):
-            raise ValueError(f"images must be (n, {', '.join(map(str, drawn))}), got {tuple(images.shape)}")
+        self._check_images(images)
         mine, others = _to_nearest(images.to(self.device)), self._kept_apart
         return {
             "nearest": float(mine.median()),

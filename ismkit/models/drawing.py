@@ -17,42 +17,23 @@ from ismkit.models.spaces import SPACES
 from ismkit.utils.checks import check_count, check_name, shown
 from ismkit.utils.seeding import stream
 
+#: Which classes to draw: their numbers, or their names.
+Labels = Tensor | Sequence[int] | Sequence[str]
 
-def draw_clothes(
-    y: Tensor | Sequence[int],
-    net: Network | None = None,
-    *,
-    w: float = 1.0,
-    nfe: int = 1,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    autoencoder: SmallAutoencoder | None = None,
-    batch: int = 500,
-    times: Sequence[float] | None = None,
-    renoise: bool = False,
-    source: Source | None = None,
-) -> Tensor:
+
+def draw_clothes(y: Labels, net: Network | None = None, **options: Any) -> Tensor:
     """Draw images of clothes.
 
     Args:
-        y: the class of each image, (n,), in 0 .. 9, named in ``ismkit.CLOTHES``; 10 leaves it open.
-        net: draws the latents, on ``device``; by default the released ``ism_plus``.
-        w: guidance strength >= 0.
-        nfe: network evaluations per image, a power of two in 1 .. 128 unless the network was trained on other steps.
-        seed: of the noise: equal arguments give equal images.
-        device: where all of this runs.
-        autoencoder: decodes the latents, on ``device``; by default the released one.
-        batch: images at a time.
-        times: where steps begin and end, in place of ``nfe``, as in :func:`~ismkit.method.sampling.sample`.
-        renoise: jump to the data and go back by fresh noise, as there.
-        source: the distribution of the noise, that of the network's recipe.
+        y: the class of each image, (n,): numbers in 0 .. 9 or names of ``ismkit.CLOTHES``; 10 leaves it open.
+        net: draws the latents, on the device; by default the released ``ism_plus``.
+        options: as for :func:`draw_pictures`: ``w``, ``nfe``, ``seed``, ``device`` and more.
 
     Returns:
-        (n, 1, 28, 28) in [-1, 1], on ``device``.
+        (n, 1, 28, 28) in [-1, 1], on the device.
 
     Raises:
-        ValueError: for labels that are none, what :func:`ismkit.method.sampling.sample` refuses, or a network that
-            draws NaN or infinity.
+        ValueError: as :func:`draw_pictures`.
         CheckpointError: if a released file is missing or altered.
 
     Example:
@@ -60,16 +41,39 @@ def draw_clothes(
         >>> draw_clothes([7, 8, 9], w=1.0, nfe=1).shape
         torch.Size([3, 1, 28, 28])
     """
-    labels = asked_labels(y, SPACES["clothes"].num_classes)
-    options: dict[str, Any] = {"times": times, "renoise": renoise, "source": source}
-    options |= {"w": w, "nfe": nfe, "seed": seed, "device": device, "batch": batch}
-    return draw_pictures("clothes", labels, load_generator().to(device) if net is None else net, autoencoder, **options)
+    return draw_pictures("clothes", y, net, **options)
+
+
+def draw_emoji(y: Labels, net: Network | None = None, **options: Any) -> Tensor:
+    """Draw emoji.
+
+    Args:
+        y: the class of each, (n,): numbers in 0 .. 98 or names of ``ismkit.EMOJI``, Unicode's subgroups; 99 leaves it
+            open.
+        net: draws the latents, on the device; by default the released ``emoji``.
+        options: as for :func:`draw_pictures`: ``w``, ``nfe``, ``seed``, ``device`` and more.
+
+    Returns:
+        (n, 3, 32, 32) in [-1, 1], on the device.
+
+    Raises:
+        ValueError: as :func:`draw_pictures`.
+        CheckpointError: if a released file is missing or altered.
+
+    Example:
+        >>> from ismkit import draw_emoji
+        >>> draw_emoji(["face-smiling", "cat-face", "heart"], w=1.0, nfe=1).shape
+        torch.Size([3, 3, 32, 32])
+    """
+    return draw_pictures("emoji", y, net, **options)
 
 
 def draw_pictures(
     space: str,
-    y: Tensor | Sequence[int],
-    net: Network,
+    y: Labels,
+    net: Network | None = None,
+    *,
+    device: torch.device | str = "cpu",
     autoencoder: SmallAutoencoder | None = None,
     **options: Any,
 ) -> Tensor:
@@ -77,38 +81,43 @@ def draw_pictures(
 
     Args:
         space: of the network, a key of :data:`ismkit.models.spaces.SPACES`.
-        y: the class of each picture, (n,); the number of classes leaves it open.
-        net: draws the latents, on the device.
-        autoencoder: decodes them, on the device; by default the released one.
-        options: ``device``, and those of :func:`draw_samples`.
+        y: the class of each picture, (n,): numbers, or names of the space's classes; the number of classes leaves it
+            open.
+        net: draws the latents, on the device; by default the space's released one.
+        device: where all of this runs.
+        autoencoder: decodes the latents, on the device; by default the released one.
+        options: those of :func:`draw_samples`: ``w`` (default 1), ``nfe`` (1), ``seed`` (0: equal arguments give equal
+            pictures), ``batch``, ``times``, ``renoise``, ``source``.
 
     Returns:
         (n, C, H, H) in [-1, 1], on the device.
 
     Raises:
-        ValueError: as :func:`draw_clothes`, or for another space.
+        ValueError: for labels that are none, what :func:`ismkit.method.sampling.sample` refuses, another space, or a
+            network that draws NaN or infinity.
         CheckpointError: if a released file is missing or altered.
 
     Example:
         >>> from ismkit import load_generator
         >>> from ismkit.models import draw_pictures
-        >>> draw_pictures("clothes", [7, 8, 9], load_generator("ism"), w=1.0, nfe=1).shape
-        torch.Size([3, 1, 28, 28])
+        >>> draw_pictures("clothes", ["Sneaker", "Bag"], load_generator("ism"), w=1.0, nfe=1).shape
+        torch.Size([2, 1, 28, 28])
     """
     check_name("space", space, SPACES)
-    labels = asked_labels(y, SPACES[space].num_classes).to(options.pop("device", "cpu"))
+    labels = asked_labels(y, SPACES[space].classes).to(device)
+    net = load_generator(space=space).to(device) if net is None else net
     latents, _ = draw_samples(labels, net, SPACES[space].shape, **options)
     if autoencoder is None:
         autoencoder = SPACES[space].load().to(latents.device)
     return in_batches(autoencoder.decode, latents)
 
 
-def asked_labels(y: Tensor | Sequence[int], num_classes: int) -> Tensor:
+def asked_labels(y: Labels, classes: Sequence[str]) -> Tensor:
     """Read the labels that samples are asked for.
 
     Args:
-        y: whole numbers in 0 .. ``num_classes``, (n,).
-        num_classes: of the network.
+        y: whole numbers in 0 .. the number of classes, or names of classes, (n,).
+        classes: of the network, by their names.
 
     Returns:
         The labels, (n,) int64.
@@ -117,19 +126,24 @@ def asked_labels(y: Tensor | Sequence[int], num_classes: int) -> Tensor:
         ValueError: for other labels.
 
     Example:
+        >>> from ismkit import CLOTHES
         >>> from ismkit.models.drawing import asked_labels
-        >>> asked_labels([7, 8, 10], 10)
-        tensor([ 7,  8, 10])
+        >>> asked_labels([7, 8, 10], CLOTHES), asked_labels(["Bag", "Coat"], CLOTHES)
+        (tensor([ 7,  8, 10]), tensor([8, 4]))
     """
+    if isinstance(y, list | tuple) and y and all(isinstance(name, str) for name in y):
+        for name in y:
+            check_name("y", name, classes)
+        return torch.tensor([classes.index(name) for name in y])
     labels = as_tensor(y, "y")
     if (
         labels.ndim != 1
         or labels.is_floating_point()
         or labels.is_complex()
         or not len(labels)
-        or not ((labels >= 0) & (labels <= num_classes)).all()
+        or not ((labels >= 0) & (labels <= len(classes))).all()
     ):
-        raise ValueError(f"y must hold whole numbers in 0 .. {num_classes}, one per image, got {shown(y)}")
+        raise ValueError(f"y must hold whole numbers in 0 .. {len(classes)}, one per image, got {shown(y)}")
     return labels.long()
 
 

@@ -383,26 +383,33 @@ def check_normal(card: Any, model: str | os.PathLike[str]) -> None:
         raise ValueError(f"{model} was trained from the source {name}: draw x0 from it, and call `sample`")
 
 
-#: The released generators of clothes, alike in all but the recipe that each is named after: SHA-256 of its file.
-RELEASED = {name: WEIGHT_SUMS[f"fashion_{name}"] for name in ("shortcut_finest_level", "ism", "ism_plus")}
+_FILES = {recipe: f"fashion_{recipe}" for recipe in ("shortcut_finest_level", "ism", "ism_plus")}
+_FILES["emoji"] = "emoji_ism_plus"
+#: The released generators: SHA-256 of the file of each. Those of clothes differ in the recipe that each is named after.
+RELEASED = {name: WEIGHT_SUMS[file] for name, file in _FILES.items()}
 
 
-def released(recipe: str = "ism_plus") -> tuple[nn.Module, dict[str, Any]]:
-    """Load a released generator of clothes by its recipe, ready for the sampler, and its card.
+def released_file(name: str) -> str:
+    """The file of a released generator in ``ismkit/models/weights``, without its ending; ValueError for another."""
+    check_name("name", name, RELEASED)
+    return _FILES[name]
 
-    The card holds ``run``, ``steps``, ``seed``, ``licence``, and ``scores`` as
-    :class:`ismkit.evaluation.judges.FashionJudge` took them: 1000 samples in each setting, noise of seed 1.
+
+def released(name: str = "ism_plus") -> tuple[nn.Module, dict[str, Any]]:
+    """Load a released generator, ready for the sampler, and its card.
+
+    The card holds ``run``, ``steps``, ``seed``, ``licence``, and ``scores`` as the judge of its space took them
+    (:data:`ismkit.evaluation.judges.JUDGES`): 1000 samples in each setting, noise of seed 1.
 
     Args:
-        recipe: a key of :data:`RELEASED`.
+        name: a key of :data:`RELEASED`: of clothes a recipe, or ``emoji``.
 
     Returns:
         The network, in eval mode without gradients, and the card.
 
     Raises:
-        ValueError: for a recipe of which none is released.
+        ValueError: for a name of which nothing is released.
         CheckpointError: if the file is missing, truncated or altered.
-        DataError: if there is no ``data/`` folder.
 
     Example:
         >>> import torch
@@ -413,12 +420,11 @@ def released(recipe: str = "ism_plus") -> tuple[nn.Module, dict[str, Any]]:
         >>> {setting: round(scores["frechet"], 2) for setting, scores in card["scores"].items() if "w = 1" in setting}
         {'1 NFE, w = 1': 2.25, '4 NFE, w = 1': 1.99, '128 NFE, w = 1': 1.86}
     """
-    check_name("recipe", recipe, RELEASED)
-    return load_sampler(weights_file(f"fashion_{recipe}"), RELEASED[recipe])
+    return load_sampler(weights_file(released_file(name)), RELEASED[name])
 
 
 def load_named(model: str | os.PathLike[str], *, network: Maker | None = None) -> tuple[nn.Module, dict[str, Any]]:
-    """Load a released generator by its recipe, or a network from a file; both as :func:`load_sampler` does."""
+    """Load a released generator by its name, or a network from a file; both as :func:`load_sampler` does."""
     return released(str(model)) if model in RELEASED else load_sampler(model, network=network)
 
 
@@ -455,11 +461,15 @@ def sample_shape(net: nn.Module, card: Any = None) -> tuple[int, ...]:
     )
 
 
-def load_generator(model: str | os.PathLike[str] = "ism_plus", *, network: Maker | None = None) -> nn.Module:
-    """Load a network that draws latents of clothes, ready for the sampler.
+def load_generator(
+    model: str | os.PathLike[str] | None = None, *, space: str = "clothes", network: Maker | None = None
+) -> nn.Module:
+    """Load a network that draws latents of clothes or of emoji, ready for the sampler.
 
     Args:
-        model: the recipe of a released one, or a file of :func:`ismkit.models.saved.save_model`.
+        model: the name of a released one, or a file of :func:`ismkit.models.saved.save_model`; by default the released
+            one of the space.
+        space: a key of :data:`ismkit.models.spaces.SPACES`.
         network: the class of a network of your own, as for :func:`load_model`.
 
     Returns:
@@ -483,9 +493,11 @@ def load_generator(model: str | os.PathLike[str] = "ism_plus", *, network: Maker
         >>> (brightness[2] > 2 * brightness[5]).item()  # a pullover fills more of the picture than a sandal
         True
     """
+    check_name("space", space, SPACES)
+    model = SPACES[space].model if model is None else model
     net, card = load_named(model, network=network)
     check_normal(card, model)
-    check_space(net, model, "clothes")
+    check_space(net, model, space)
     return net
 
 

@@ -7,17 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ismkit.data.colour import EMOJI_FILES, emoji, emoji_changes
+from ismkit.data.colour import EMOJI, EMOJI_FILES, emoji
 from ismkit.data.fashion import CLOTHES, FASHION_MNIST_FILES, fashion_mnist
 from ismkit.data.pictures import balanced
 from ismkit.data.sets import Labelled
 from ismkit.models.autoencoder import SmallAutoencoder, as_latents
+from ismkit.utils.checks import check_count
 from ismkit.utils.files import WEIGHT_SUMS, expanded, weights_file
 from ismkit.utils.weights import load_weights
 
 SHAPE = (4, 8, 8)  # of a latent of clothes
 EMOJI_SHAPE = (8, 8, 8)
-SUBGROUPS = tuple(f"subgroup {number}" for number in range(99))  # of emoji
 WEIGHTS_SHA256 = WEIGHT_SUMS["fashion_autoencoder"]
 
 
@@ -157,12 +157,12 @@ def load_emoji_autoencoder() -> EmojiAutoencoder:
 def emoji_latents(cache: str | os.PathLike[str], per_class: int = 600, *, progress: bool | None = None) -> Labelled:
     """Encode emoji by subgroup, every class with as many rows, with the released autoencoder.
 
-    Rows are the drawings of the part ``train``, repeated with the changes of
-    :func:`~ismkit.data.colour.emoji_changes`. They are encoded once, and kept in ``cache`` in a file whose name holds
-    the checksum of the autoencoder.
+    Rows are the drawings of the part ``train``, repeated as they are: shifts and mirrors would multiply what a small
+    generator has to learn. They are encoded once, and kept in ``cache`` in a file whose name holds the checksum of the
+    autoencoder.
 
     Args:
-        cache: folder of the encoded set; made if missing.
+        cache: folder of the encoded drawings; made if missing.
         per_class: rows of each of the 99 classes.
         progress: show a progress bar; by default unless the environment says CI.
 
@@ -178,17 +178,15 @@ def emoji_latents(cache: str | os.PathLike[str], per_class: int = 600, *, progre
         >>> import tempfile
         >>> from ismkit import emoji_latents
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     data = emoji_latents(folder, per_class=1, progress=False)
+        ...     data = emoji_latents(folder, per_class=2, progress=False)
         >>> data.x.shape, data.num_classes
-        (torch.Size([99, 8, 8, 8]), 99)
+        (torch.Size([198, 8, 8, 8]), 99)
     """
-    changes = emoji_changes()
-    images = balanced(emoji("train"), per_class, changes=changes)
+    check_count("per_class", per_class)  # before anything is encoded
     weights = WEIGHT_SUMS["emoji_autoencoder"]
-    sums = {name: digest for name, (_, digest) in EMOJI_FILES.items()}
-    made_of = {"autoencoder": weights, "images": sums, "per_class": per_class, "changes": repr(changes)}
-    name = f"emoji_latents_{per_class}_{weights[:12]}.safetensors"
-    return as_latents(images, load_emoji_autoencoder, (expanded(cache), name, made_of), progress=progress)
+    made_of = {"autoencoder": weights, "images": {name: digest for name, (_, digest) in EMOJI_FILES.items()}}
+    place = expanded(cache), f"emoji_latents_{weights[:12]}.safetensors", made_of
+    return balanced(as_latents(emoji("train"), load_emoji_autoencoder, place, progress=progress), per_class)
 
 
 @dataclass(frozen=True)
@@ -198,15 +196,15 @@ class Space:
     Attributes:
         name: of what is drawn, in the plural.
         shape: of a latent.
-        classes: their names, in the order of the labels.
+        classes: of the pictures, by their names.
         load: gives the autoencoder, its checksum verified.
-        model: the released generator that draws in it, unless another is named.
+        model: the released generator that draws there by default, a key of :data:`ismkit.models.saved.RELEASED`.
         like: the run to train a network of this space by.
 
     Example:
         >>> from ismkit.models import SPACES
-        >>> {name: space.shape for name, space in SPACES.items()}
-        {'clothes': (4, 8, 8), 'emoji': (8, 8, 8)}
+        >>> {name: (space.shape, space.num_classes) for name, space in SPACES.items()}
+        {'clothes': ((4, 8, 8), 10), 'emoji': ((8, 8, 8), 99)}
     """
 
     name: str
@@ -218,7 +216,7 @@ class Space:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """How many classes there are; this number as a label leaves the class open."""
         return len(self.classes)
 
 
@@ -227,6 +225,6 @@ SPACES: dict[str, Space] = {
     space.name: space
     for space in (
         Space("clothes", SHAPE, CLOTHES, load_autoencoder, "ism_plus", "fashion-laptop"),
-        Space("emoji", EMOJI_SHAPE, SUBGROUPS, load_emoji_autoencoder, "emoji", "emoji"),
+        Space("emoji", EMOJI_SHAPE, EMOJI, load_emoji_autoencoder, "emoji", "emoji"),
     )
 }

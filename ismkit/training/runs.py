@@ -306,11 +306,12 @@ _SMOKE = dataclasses.replace(
 _EMOJI = dataclasses.replace(
     _LAPTOP,
     name="emoji",
-    about="emoji of 99 subgroups in a small latent space, in colour: of such a run nothing is released yet",
+    about="the released generator of emoji, in colour: about half an hour of one CPU core",
     load=_emoji_latents,
-    net=partial(ToyMLP, dim=512, width=512, depth=4),
+    net=partial(ToyMLP, dim=512, width=352, depth=3),
     recipe=for_side(RECIPES["ism_plus"], side=8),
-    steps=10_000,
+    steps=24_000,
+    optim=dataclasses.replace(_LAPTOP.optim, lr=2e-3, warmup=200),
     space="emoji",
 )
 _CIFAR10 = Run(

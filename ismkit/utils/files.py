@@ -24,6 +24,7 @@ WEIGHTS = Path(__file__).resolve().parents[1] / "models" / "weights"
 WEIGHT_SUMS = {
     "emoji_autoencoder": "49eef46d5be1d03717041e228bb58630c0a7f0f886a794a1acf0984494d9f815",
     "emoji_features": "9c6d7e39e4b24f147030439ca9de94349fd00b9560b7426a9ec3af8328db9068",
+    "emoji_ism_plus": "4f6e248d0d1b1dd12b00e777849a81092fc7f103b302bd4ada4241dfd032bdb8",
     "fashion_features": "e7e1f71219246579d008f178ed4c0630e2c9991dc9b5f4a8fc46ec38c6abba42",
     "fashion_autoencoder": "5ceb6324f812045386fe7b5f09d77b03a61c5377dafbe02d4f393519e1a27963",
     "fashion_shortcut_finest_level": "031acb65391aa1505d8c006446b21ed62e4d17fed33b707c08cf58b254a201bd",

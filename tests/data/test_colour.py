@@ -21,7 +21,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from ismkit import DataError, Labelled, cifar10, emoji
-from ismkit.data.colour import EMOJI_FILES, emoji_changes, emoji_names
+from ismkit.data.colour import EMOJI, EMOJI_FILES, emoji_changes, emoji_names
 from ismkit.models.spaces import EmojiAutoencoder
 from ismkit.utils.files import CHECKOUT
 
@@ -49,6 +49,11 @@ def test_images_are_the_tiles_of_the_sheet_in_the_order_of_the_table() -> None:
     assert (data.x.amin(), data.x.amax()) == (-1, 1)
     assert [data.class_names[label] for label in data.y] == list(table.subgroups)
     assert (data.x == 1).float().mean() > 0.2, "on white"
+
+
+def test_the_names_of_the_classes_are_those_of_the_table() -> None:
+    assert emoji().class_names == EMOJI
+    assert len(EMOJI) == len({*EMOJI}) == 99
 
 
 def test_a_red_heart_is_red_and_a_green_one_green() -> None:

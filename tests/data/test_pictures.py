@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ismkit.data.pictures import tile, write_png
+from ismkit.data.pictures import read_sheet, tile, write_png
+from ismkit.utils.files import DataError
 
 
 def images(n: int, height: int = 3, width: int = 4) -> Tensor:
@@ -100,3 +101,13 @@ def test_images_that_are_not_finite_are_refused(value: float, tmp_path: Path) ->
     with pytest.raises(ValueError, match="images must be finite, got 1 NaN or infinite of 32 values"):
         write_png(images, tmp_path / "sheet.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sheet_is_read_as_it_was_written(tmp_path: Path) -> None:
+    images = torch.randint(256, (6, 3, 5, 5), generator=torch.Generator().manual_seed(0)) / 127.5 - 1
+    path = write_png(images, tmp_path / "sheet.png", columns=2, scale=1)
+    assert torch.equal(read_sheet(path, 5), ((images + 1) * 127.5).round().byte())
+    with pytest.raises(ValueError, match=r"sheet.png of 11 x 17 pixels holds no whole number of pictures of side 4"):
+        read_sheet(path, 4)
+    with pytest.raises(DataError, match=r"none\.png is missing"):
+        read_sheet(tmp_path / "none.png", 5)

@@ -88,9 +88,28 @@ def test_drawings_kept_apart_are_copies_by_definition_of_one_in_twenty(judge: Em
     assert found["nearest"] == found["kept_apart"] > 0.1
 
 
+def test_colour_is_measured_beside_the_drawings_by_the_definitions(judge: EmojiJudge) -> None:
+    x, drawings = emoji("test").x[::10], balanced(emoji(), 10).x
+
+    def by_hand(images: Tensor) -> tuple[float, float]:
+        red, green, blue = images.double().unbind(1)
+        spread = torch.stack([(a - b).abs() for a, b in ((red, green), (green, blue), (blue, red))]).amax(0)
+        brightness = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+        return float(spread.mean()), float((brightness - brightness.mean()).square().mean().sqrt())
+
+    mine, theirs = by_hand(x), by_hand(drawings)
+    expected = {"saturation": mine[0] / theirs[0], "contrast": mine[1] / theirs[1]}
+    assert judge.colour(x) == pytest.approx(expected, rel=1e-4)
+    assert judge.colour(drawings) == {"saturation": 1.0, "contrast": 1.0}
+    half = judge.colour(drawings / 2)
+    assert half == pytest.approx({"saturation": 0.5, "contrast": 0.5}, rel=1e-5)
+
+
 def test_images_of_another_shape_are_refused(judge: EmojiJudge) -> None:
     with pytest.raises(ValueError, match=r"images must be \(n, 3, 32, 32\), got \(2, 1, 32, 32\)"):
         judge.copying(torch.zeros(2, 1, 32, 32))
+    with pytest.raises(ValueError, match=r"images must be \(n, 3, 32, 32\), got \(0, 3, 32, 32\)"):
+        judge.colour(torch.zeros(0, 3, 32, 32))
     with pytest.raises(ValueError, match=r"data must be latents of emoji, \(n, 8, 8, 8\) in 99 classes"):
         EmojiJudge.check_data(emoji())
 

@@ -1,4 +1,4 @@
-"""Clothes in two lines: what is drawn is the sampler's, decoded; no data set is read."""
+"""Clothes and emoji in two lines: what is drawn is the sampler's, decoded; no data set is read."""
 
 from pathlib import Path
 from typing import Any
@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from ismkit.data.colour import EMOJI
 from ismkit.method.sampling import sample
-from ismkit.models.drawing import draw_clothes, draw_pictures, draw_samples
+from ismkit.models.drawing import draw_clothes, draw_emoji, draw_pictures, draw_samples
 from ismkit.models.nets import ToyMLP
 from ismkit.models.saved import released
-from ismkit.models.spaces import SHAPE, SPACES, load_autoencoder
+from ismkit.models.spaces import SHAPE, SPACES, load_autoencoder, load_emoji_autoencoder
 from ismkit.utils.seeding import stream
 
 
@@ -54,6 +55,18 @@ def test_pictures_of_another_space_and_samples_of_any_shape() -> None:
         draw_pictures("cats", [3], net)
     with pytest.raises(ValueError, match=r"y must hold whole numbers in 0 \.\. 99"):
         draw_pictures("emoji", [100], net)
+
+
+def test_emoji_are_the_released_models_samples_decoded_and_classes_have_names() -> None:
+    images = draw_emoji(["cat-face", "heart"], w=2.0, nfe=2, seed=3)
+    y = torch.tensor([EMOJI.index("cat-face"), EMOJI.index("heart")])
+    x0 = torch.randn(2, *SPACES["emoji"].shape, generator=stream(3, "samples"))
+    assert torch.equal(images, load_emoji_autoencoder().decode(sample(released("emoji")[0], x0, y, w=2.0, nfe=2)))
+    assert torch.equal(draw_clothes(("Bag", "Coat")), draw_clothes([8, 4]))
+    with pytest.raises(ValueError, match=r"y must be one of T-shirt/top, .*, got 'cat-face'"):
+        draw_clothes(["Bag", "cat-face"])
+    with pytest.raises(TypeError, match="y must hold numbers"):
+        draw_clothes(["Bag", 1])
 
 
 def test_one_step_at_the_guidance_of_the_card_is_the_default() -> None:

@@ -19,13 +19,14 @@ import torch
 from ismkit.data.colour import emoji, emoji_changes
 from ismkit.data.fashion import fashion_mnist
 from ismkit.data.pictures import balanced
-from ismkit.evaluation.judges import FashionJudge, accuracy, train_features
+from ismkit.evaluation.judges import JUDGES, accuracy, train_features
 from ismkit.method.recipes import RECIPES
 from ismkit.models.autoencoder import reconstruction_error, train_autoencoder
-from ismkit.models.saved import RELEASED, save_model
+from ismkit.models.saved import RELEASED, released_file, save_model
 from ismkit.models.spaces import EmojiAutoencoder, FashionAutoencoder
+from ismkit.training.loop import TrainState
 from ismkit.training.options import Saving
-from ismkit.training.runs import RUNS, train_run
+from ismkit.training.runs import RUNS, Run, train_run
 from ismkit.utils.files import out_dir
 from ismkit.utils.settings import describe
 from ismkit.utils.weights import save_weights
@@ -38,7 +39,7 @@ def train(name: str, path: str | os.PathLike[str], seed: int = 0) -> tuple[dict[
     """Train a network of this folder as the released one was trained; returns its card and the file's SHA-256.
 
     Args:
-        name: of the file, or of a released generator, which is the run ``fashion`` with the recipe of that name.
+        name: of the file, or of a released generator, see :func:`run_of`.
         path: ends in ``.safetensors``; written atomically.
         seed: the released files have seed 0; another machine or version of torch gives other bytes all the same.
 
@@ -47,13 +48,8 @@ def train(name: str, path: str | os.PathLike[str], seed: int = 0) -> tuple[dict[
     """
     common = {"seed": str(seed), "licence": "Apache-2.0"}
     if name in RELEASED:
-        run = RUNS["fashion"]
-        run = dataclasses.replace(run, recipe=run.adapt(RECIPES[name]))
-        state = train_run(run, seed, saving=Saving(save_every=500, resume=True))
-        rows = FashionJudge.load().table(state.ema.slow.half().float(), **SCORED)  # type: ignore[arg-type]
-        scores = {f"{row['nfe']} NFE, w = {row['w']:g}": dict(row) for row in rows}
-        card = {"run": describe(run), "steps": state.step, "seed": seed, "licence": "Apache-2.0", "scores": scores}
-        return card, save_model(state.ema.slow, path, card, torch.float16)
+        state = train_run(run := run_of(name), seed, saving=Saving(save_every=500, resume=True))
+        return release(run, state, seed, path)
     if name == "fashion_features":
         classifier = train_features(fashion_mnist("train"), seed=seed)
         text = {"accuracy": f"{accuracy(classifier, fashion_mnist('test')):.4f}"}
@@ -78,6 +74,24 @@ def train(name: str, path: str | os.PathLike[str], seed: int = 0) -> tuple[dict[
     return text | common, save_weights(autoencoder, path, text | common)
 
 
+def run_of(name: str) -> Run:
+    """The run of a released generator: of emoji the one of that name, of clothes `fashion` with the recipe it names."""
+    if name in RUNS:
+        return RUNS[name]
+    run = RUNS["fashion"]
+    return dataclasses.replace(run, recipe=run.adapt(RECIPES[name]))
+
+
+def release(run: Run, state: TrainState, seed: int, path: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
+    """Score the slow average in half precision, and write it with its card."""
+    assert run.space is not None
+    net = copy.deepcopy(state.ema.slow).half().float()
+    rows = JUDGES[run.space].load().table(net, **SCORED)  # type: ignore[arg-type]
+    scores = {f"{row['nfe']} NFE, w = {row['w']:g}": dict(row) for row in rows}
+    card = {"run": describe(run), "steps": state.step, "seed": seed, "licence": "Apache-2.0", "scores": scores}
+    return card, save_model(state.ema.slow, path, card, torch.float16)
+
+
 #: What can be trained here.
 NAMES = (*(f"{data}_{what}" for what in ("features", "autoencoder") for data in ("fashion", "emoji")), *RELEASED)
 
@@ -89,7 +103,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="the released files have 0")
     parser.add_argument("--out", type=Path, help="folder of the file (default: out/NAME)")
     args = parser.parse_args()
-    name = f"fashion_{args.name}" if args.name in RELEASED else args.name
+    name = released_file(args.name) if args.name in RELEASED else args.name
     path = (args.out or out_dir() / args.name) / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     card, digest = train(args.name, path, args.seed)
