@@ -24,7 +24,7 @@ class Claim:
         >>> CLAIMS["C03.law"]
         Claim(statement='CFG at every doubling compounds to 1.5^7 = 17.09 in one step (constant field)', source='paper')
         >>> sum(key.startswith("C03.") for key in CLAIMS)  # those that notebook 03 tests
-        11
+        12
     """
 
     statement: str
@@ -82,6 +82,9 @@ CLAIMS: dict[str, Claim] = {
     "C03.finest": Claim("SM's released code guides the finest doubling only: 1.5 at every step size", "code"),
     "C03.general": Claim("One step carries 1.5^7 = 17.09 of guidance whatever the data", "paper"),
     "C03.limit": Claim("One step carries 17.09 of guidance in the limit of classes that overlap completely", "kit"),
+    "C03.above": Claim(
+        "Of two classes with one mean, one step carries more than 1.1 times the law for the wider", "kit"
+    ),
     "C03.clip": Claim("The clip at 4 in SM's code hides part of the blow-up", "kit"),
     "C03.ideal": Claim("Guidance carried by trained networks follows the exact targets at every level", "kit"),
     "C03.drift": Claim("One-step samples leave the data where every doubling is guided (2D)", "paper"),

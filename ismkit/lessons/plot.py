@@ -89,14 +89,26 @@ def picture(images: Tensor, columns: int, title: str = "", inches: float = 0.6) 
     return figure
 
 
-def grid(panels: Sequence[Sequence[Tensor]], rows: Sequence[str], columns: Sequence[str], title: str = "") -> Figure:
-    """A table of sample sheets: one labelled panel of images (10, 1, H, W) for each row and column."""
+def grid(
+    panels: Sequence[Sequence[Tensor]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str = "",
+    *,
+    across: int = 5,
+) -> Figure:
+    """A table of sheets: a labelled panel of images (n, C, H, W), ``across`` in a line, for each row and column."""
     if len(panels) != len(rows) or any(len(line) != len(columns) for line in panels):
         shape = [len(line) for line in panels]
         raise ValueError(f"panels must be {len(rows)} rows of {len(columns)}, as the labels are, got {shape}")
-    sheets = [[tile(images, 5) for images in line] for line in panels]
+    sheets = [[tile(images, across) for images in line] for line in panels]
+    heights = [0.725 * max(-(-len(images) // across) for images in line) for line in panels]
     figure, axes = plt.subplots(
-        len(rows), len(columns), figsize=(3.4 * len(columns), 1.45 * len(rows) + 0.6), squeeze=False
+        len(rows),
+        len(columns),
+        figsize=(0.68 * across * len(columns), sum(heights) + 0.6),
+        height_ratios=heights,
+        squeeze=False,
     )
     for i, line in enumerate(sheets):
         for j, sheet in enumerate(line):
@@ -108,7 +120,9 @@ def grid(panels: Sequence[Sequence[Tensor]], rows: Sequence[str], columns: Seque
             ax.spines[:].set_visible(False)
             if i == 0:
                 ax.set_title(columns[j], fontsize=11)
-            if j == 0:
+            if j == 0 and heights[i] < 1:  # along one line of images there is no room for words
+                ax.set_ylabel(rows[i], fontsize=11, rotation=0, ha="right", va="center")
+            elif j == 0:
                 ax.set_ylabel(rows[i], fontsize=11)
     if title:
         figure.suptitle(title)
