@@ -69,10 +69,10 @@ help: ## list the targets
 
 venv: $(ALL) ## create the environment, or bring it up to date
 
-demo: $(LEARN) ## draw clothes in one step and score them (a minute; TRAIN=True trains the model first: minutes)
-	@echo "== Notebook 00, profile laptop: samples at 1, 2, 4 and 128 evaluations, scores"
+demo: $(LEARN) ## draw clothes and emoji in one step, and score the clothes (a minute; TRAIN=True trains first: minutes)
+	@echo "== Notebook 00, profile laptop: samples at 1, 2, 4 and 128 evaluations, scores, emoji"
 	$(ISMKIT) notebook 00 --profile laptop -p train $(TRAIN)
-	@echo "== Left in out/: the executed notebook, the grid of samples (rows NFE, columns w) and the table"
+	@echo "== Left in out/: the executed notebook, the clothes (rows NFE, columns w), the emoji, the table"
 	@find "$${ISMKIT_OUT:-out}" -type f \( -name '*.ipynb' -o -name '*.png' -o -name '*.csv' \) | sort
 
 lab: $(LEARN) ## check the machine (doctor), then open notebook 00 in JupyterLab

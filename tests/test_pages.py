@@ -16,6 +16,7 @@ from PIL import Image
 import ismkit
 from book import architecture
 from ismkit import cli, neighbours
+from ismkit.data import read_sheet
 from ismkit.evaluation import judges
 from ismkit.method import path as straight
 from ismkit.method import recipes
@@ -71,17 +72,23 @@ def test_readme_is_short() -> None:
     assert len(README.split()) <= 900
 
 
-def test_six_lines_of_the_readme_draw_a_row_of_clothes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_lines_of_the_readme_draw_emoji_and_clothes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first = blocks(README, "python")[0]
-    assert len([line for line in first.splitlines() if line]) == 6
+    assert len([line for line in first.splitlines() if line]) == 3
     exec(first, {})
-    (drawn,) = tmp_path.iterdir()
-    with Image.open(drawn) as picture:
-        width, height = picture.size
-        dark, light = picture.convert("L").getextrema()
-    assert (drawn.name, width > 5 * height) == ("clothes.png", True)  # ten in a row
-    assert (dark, light) == (0, 255)
+    assert {path.name for path in tmp_path.iterdir()} == {"clothes.png", "emoji.png"}
+    with Image.open("clothes.png") as picture:
+        assert picture.convert("L").getextrema() == (0, 255)
+        assert picture.width > 5 * picture.height  # eight in a row
+    with Image.open("emoji.png") as picture:
+        assert 1.1 < picture.width / picture.height < 1.4  # eleven by nine
+
+
+def test_emoji_of_the_readme_are_what_its_lines_draw() -> None:
+    """The allowance is for other processors."""
+    shown = read_sheet(ROOT / "docs" / "emoji.png", side=64, gap=2)[:, :, ::2, ::2].float() / 127.5 - 1
+    assert (shown - ismkit.draw_emoji(ismkit.EMOJI, w=2.0, nfe=1)).abs().mean() < 0.02
 
 
 def test_step_of_the_readme_is_the_librarys() -> None:
@@ -141,7 +148,7 @@ def test_caption_of_the_readme_is_what_the_card_says() -> None:
 def test_links_between_files_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
         name = link.partition("#")[0]
-        if "://" not in link and name != "samples.png":  # which is copied beside the start page
+        if "://" not in link and name not in ("samples.png", "emoji.png"):  # which are copied beside the start page
             assert (page.parent / name).exists(), f"{ids(page)}: {link}"
 
 
