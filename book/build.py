@@ -97,8 +97,7 @@ def lay_out(source: Path, models: list[live.Live]) -> None:
         notebook = nbformat.read(notebook_path, as_version=4)
         notebook.cells.append(nbformat.v4.new_markdown_cell(explorable(path)))
         nbformat.write(notebook, notebook_path)
-    for name in ("samples.png", "emoji.png"):
-        shutil.copy(ROOT / "docs" / name, source)
+    shutil.copy(ROOT / "docs" / "samples.png", source)
     pages = {path.stem: path for path in BOOK.glob("*.md")} | ELSEWHERE
     for name, path in pages.items():
         text = path.read_text()
