@@ -18,6 +18,7 @@ from ismkit.data.colour import emoji
 from ismkit.data.pictures import balanced, write_png
 from ismkit.evaluation.judges import EmojiJudge, Setting
 from ismkit.method.recipes import RECIPES
+from ismkit.models.autoencoder import in_batches
 from ismkit.models.drawing import draw_pictures, draw_samples
 from ismkit.sweeps.sweep import write_table
 from ismkit.training.options import Saving
@@ -34,7 +35,7 @@ SHOWN = (
 
 
 def run_of(name: str) -> Run:
-    """The run `emoji` with another recipe, shorter; SM's rows take no strength, and its cut is as in its code."""
+    """The run `emoji` with another recipe, shorter; SM's rows take no strength, and its clip is as in its code."""
     run = RUNS["emoji"]
     return replace(run, name=f"colour-{name}", recipe=run.adapt(RECIPES[name]), steps=STEPS)
 
@@ -53,7 +54,7 @@ def main() -> None:
             for w in strengths:
                 scores = judge.score(net, Setting(nfe, w, N, 1))
                 latents, _ = draw_samples(asked, net, judge.autoencoder.latent, w=w, nfe=nfe, seed=1)
-                images = draw_pictures("emoji", asked, net, w=w, nfe=nfe, seed=1)
+                images = in_batches(judge.autoencoder.decode, latents)
                 row = {"recipe": name, "nfe": nfe, "w": w, **scores, **judge.colour(images)}
                 rows.append(row | {"latent_std": float(latents.std())})
                 lines.append(draw_pictures("emoji", shown, net, w=w, nfe=nfe, seed=3))

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from numbers import Real
 from pathlib import Path
@@ -904,6 +904,25 @@ class EmojiJudge(SpaceJudge):
 
 #: The judge of each small latent space.
 JUDGES: dict[str, type[SpaceJudge]] = {judge.space: judge for judge in (FashionJudge, EmojiJudge)}
+
+
+@cache
+def space_judge(space: str, device: str) -> SpaceJudge:
+    """Load the judge of a space once per process: it keeps the features of the reference.
+
+    Args:
+        space: a key of :data:`JUDGES`.
+        device: where it works.
+
+    Returns:
+        The judge, the same one at every call.
+
+    Example:
+        >>> from ismkit.evaluation.judges import space_judge
+        >>> space_judge("clothes", "cpu") is space_judge("clothes", "cpu")
+        True
+    """
+    return JUDGES[space].load(device)
 
 
 def _to_nearest(images: Tensor) -> Tensor:

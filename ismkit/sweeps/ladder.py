@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ismkit.evaluation.judges import JUDGES, Setting
+from ismkit.evaluation.judges import Setting, space_judge
 from ismkit.method.coupling import Coupling
 from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.recipes import RECIPES, BakedIn, Intrinsic, Recipe
@@ -131,8 +131,8 @@ class TwoCalls:
 
     def score(self, net: Any, setting: Setting) -> dict[str, float]:
         """Score samples of the guided network at a setting, as the judge of the space does."""
-        device = next(net.parameters()).device
-        return JUDGES[self.space].load(device).score(TwoPassCFG(net, net.num_classes).eval(), setting)
+        judge = space_judge(self.space, str(next(net.parameters()).device))
+        return judge.score(TwoPassCFG(net, net.num_classes).eval(), setting)
 
 
 def _power(run: Run) -> tuple[dict[str, Run], dict[str, dict[str, Any]]]:
@@ -147,13 +147,13 @@ def _powers(space: str, run: Run) -> Iterator[Sweep]:
     """The ladder with power on one space, and the shortcut models of it guided by a second call at 128 steps."""
     runs, labels = _power(run)
     asked = (*settings((1, 4), (0.0, 0.5, 1.0, 2.0), 1000), *settings((128,), (0.0, 1.0, 2.0), 1000))
-    twice = tuple(setting._replace(seed=noise) for noise in (0, 1) for setting in asked)
+    protocol = tuple(setting._replace(seed=noise) for noise in (0, 1) for setting in asked)
     about = f"{space}: eight seeds, strengths chosen on one noise and reported on another"
-    yield Sweep(f"power-{space}", about, runs, tuple(range(8)), twice, labels)
+    yield Sweep(f"power-{space}", about, runs, tuple(range(8)), protocol, labels)
     scaled = {name: runs[name] for name in labels}
-    twice = tuple(setting for setting in twice if setting.nfe == 128 and setting.w)
+    guided = tuple(setting for setting in protocol if setting.nfe == 128 and setting.w)
     about = f"the shortcut models of power-{space}, guided by a second call at 128 steps"
-    yield Sweep(f"power-{space}-two-calls", about, scaled, tuple(range(8)), twice, labels, TwoCalls(space))
+    yield Sweep(f"power-{space}-two-calls", about, scaled, tuple(range(8)), guided, labels, TwoCalls(space))
 
 
 _SENSITIVE, _LABELS = _sensitivity(_LAPTOP)

@@ -26,7 +26,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +41,9 @@ from ismkit.evaluation.judges import (
     Judge,
     PointJudge,
     Setting,
-    SpaceJudge,
     as_scores,
     make_judge,
+    space_judge,
 )
 from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.recipes import velocity_target
@@ -74,11 +74,6 @@ class SweepError(RuntimeError):
 
 #: The judges of one's own that this process has made: they may keep what they know of their reference.
 _OWN: dict[tuple[str, str], Judge] = {}
-
-
-@cache
-def _space_judge(space: str, device: str) -> SpaceJudge:
-    return JUDGES[space].load(device)  # it keeps the features of the reference
 
 
 def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float], Any] = lambda cost: None) -> None:
@@ -138,7 +133,7 @@ def _judge(trial: Trial, data: Any, device: str) -> Judge:
     if trial.run.space:
         if data is not None:
             JUDGES[trial.run.space].check_data(admit(data))
-        released, source = _space_judge(trial.run.space, device), trial.run.recipe.source
+        released, source = space_judge(trial.run.space, device), trial.run.recipe.source
         return released if source == released.source else dataclasses.replace(released, source=source)
     judge = PointJudge(data, torch.device(device), trial.run.recipe.source)
     for setting in trial.settings:

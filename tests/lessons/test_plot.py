@@ -158,6 +158,19 @@ def test_grid_puts_each_panel_at_its_labels() -> None:
     assert figure.get_suptitle() == "all"
 
 
+def test_lines_of_a_grid_have_their_labels_beside_them() -> None:
+    """A word along a single line of pictures would lie on the words above and below."""
+    figure = plot.grid([[images(6)], [images(12)]], ["one line", "two lines"], [""], across=6)
+    beside, along = figure.axes
+    assert [axes.yaxis.label.get_rotation() for axes in (beside, along)] == [0, 90]
+    assert [axes.get_ylabel() for axes in (beside, along)] == ["one line", "two lines"]
+    for axes, lines in ((beside, 1), (along, 2)):
+        (shown,) = axes.images
+        np.testing.assert_array_equal(np.asarray(shown.get_array()), plot.tile(images(6 * lines), 6))
+    heights = [axes.get_gridspec().get_height_ratios() for axes in figure.axes]
+    assert heights[0][1] == 2 * heights[0][0]
+
+
 @pytest.mark.parametrize(
     ("rows", "columns", "message"),
     [
