@@ -49,6 +49,8 @@ LABELLED_IMAGES = data.Labelled(torch.zeros(4, 1, 4, 4), torch.tensor([0, 1, 1, 
 EYE = Gaussian(torch.zeros(2).double(), torch.eye(2).double())
 GRID, ROWS = method.StepGrid(8), method.Rows(guidance=0.25, consistency=0.25, strengths=method.Strengths(1.0))
 NET = ToyMLP(dim=3, width=8, depth=1, num_classes=2)
+#: Apart from NET, which calls that train leave in training mode.
+EXPORTED = ToyMLP(dim=3, width=8, depth=1, num_classes=2).eval()
 TINY_AUTOENCODER = models.SmallAutoencoder((1, 8, 8), channels=2, widths=(8, 8), fill=0.0).eval()
 CPU = torch.device("cpu")
 
@@ -563,7 +565,7 @@ CALLS: dict[str, Call] = {
     ),
     "export": Call(
         lambda **options: models.export(path="net.pt2", **options),
-        {"net": NET.eval(), "shape": (3,), "format": "torch", "half": False},
+        {"net": EXPORTED, "shape": (3,), "format": "torch", "half": False},
         lambda found, _: found.difference == 0,
     ),
     "export_decoder": Call(

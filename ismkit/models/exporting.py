@@ -185,7 +185,7 @@ def _export(argument: str, call: _Call, path: str | os.PathLike[str], format: An
     if not isinstance(half, bool):
         raise TypeError(f"half must be True or False, got {shown(half)}")
     if half and format != "onnx":
-        raise ValueError(f"half goes with the format onnx, got it with {format}: save_model stores halves for torch")
+        raise ValueError(f"half must be False for the format {format}, got True: only onnx stores halves")
     weights = call.module.parameters()
     if call.module.training or any(p.device.type != "cpu" or p.dtype != torch.float32 for p in weights):
         raise ValueError(f"{argument} must be in eval mode, on the CPU and in float32, as the kit loads it")

@@ -174,7 +174,7 @@ def test_what_has_no_graph_is_refused_in_one_line(format_: Any, tmp_path: Path) 
         ({"path": "net.onnx"}, r"path must end in \.pt2 for the format torch, got 'net.onnx'"),
         ({"shape": (0,)}, r"shape must be the sizes of one sample, such as \(4, 8, 8\), got \(0,\)"),
         ({"net": ToyMLP(width=8, depth=1)}, "net must be in eval mode, on the CPU and in float32"),
-        ({"half": True}, "half goes with the format onnx, got it with torch"),
+        ({"half": True}, "half must be False for the format torch, got True"),
         ({"net": ToyMLP(width=8, depth=1).eval().half()}, "net must be in eval mode, on the CPU and in float32"),
     ],
 )
