@@ -48,7 +48,7 @@ def find(name: str) -> Path:
     return found[0]
 
 
-def execute(source: Path, folder: Path, parameters: Mapping[str, Any]) -> Path:
+def execute(source: Path, folder: Path, parameters: Mapping[str, Any], *, record: bool = False) -> Path:
     """Execute a notebook by papermill; returns the executed notebook's path.
 
     Args:
@@ -56,6 +56,7 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any]) -> Path:
         folder: where the executed notebook goes, its figures (``figures/NN_CELL_OUTPUT.png``), files and checkpoints
             (``$ISMKIT_OUT`` in the kernel): what an earlier call trained there is not trained again.
         parameters: values for names of its parameters cell; a text is read as the type that the parameter has there.
+        record: whether a check of a claim that fails leaves its row and the notebook continues; else it stops there.
 
     Raises:
         NotebookError: before it is started, for a parameter that it has not, a value of another type, or one that is
@@ -79,7 +80,8 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any]) -> Path:
     written = _literal(destination(target))
     folder.mkdir(parents=True, exist_ok=True)
     # The kernel inherits these; its output, progress bars included, is passed on as it comes.
-    os.environ.update(ISMKIT_OUT=str(folder.resolve()), ISMKIT_PROGRESS="text")
+    checks = "record" if record else ""
+    os.environ.update(ISMKIT_OUT=str(folder.resolve()), ISMKIT_PROGRESS="text", ISMKIT_CHECKS=checks)
     how = {"kernel_name": "python3", "progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
     # Without this each kernel warns that its connection, within this machine, is not encrypted.
     how["extra_arguments"] = ["--IPKernelApp.log_level=ERROR"]
@@ -199,7 +201,9 @@ def _save_figures(notebook: Path, folder: Path) -> None:
             file.write(content)
 
 
-def measure(source: Path, seeds: Iterable[int], folder: Path, profile: str = "laptop") -> list[Entry]:
+def measure(
+    source: Path, seeds: Iterable[int], folder: Path, profile: str = "laptop", *, record: bool = False
+) -> list[Entry]:
     """Run a notebook once for each seed, and join the rows of its ledger.
 
     Args:
@@ -208,6 +212,7 @@ def measure(source: Path, seeds: Iterable[int], folder: Path, profile: str = "la
         folder: each run has a folder of its own in it, named by notebook, seed and a sum of the notebook's code. A run
             that is complete there is not repeated; one that was interrupted resumes from what it has trained.
         profile: which of the notebook's profiles.
+        record: whether a check that fails leaves its row, too, and the notebook continues; else it stops there.
 
     Returns:
         One row per claim, with what each seed measured.
@@ -225,7 +230,7 @@ def measure(source: Path, seeds: Iterable[int], folder: Path, profile: str = "la
         place = folder / f"{number}-{profile}-{seed}-{version}"
         complete = place / "rows.json"
         if not complete.is_file():
-            execute(source, place, {"profile": profile, "seed": seed})
+            execute(source, place, {"profile": profile, "seed": seed}, record=record)
             rows = place / "ledger" / f"{number}.json"
             if not rows.is_file():
                 raise NotebookError(f"{source.name} checked no claim at profile {profile}")

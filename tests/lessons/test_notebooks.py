@@ -235,7 +235,8 @@ def test_lint_finds(name: str) -> None:
 
 def nbval(path: Path) -> subprocess.CompletedProcess[str]:
     """Run nbval on one notebook as ``make notebooks`` does, but outside this run of pytest."""
-    options = ["--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", "--color=no"]
+    options = ["--nbval-lax", "--nbval-current-env", "--nbval-sanitize-with=tests/nbval.cfg"]
+    options += ["-p", "no:cacheprovider", "--color=no"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     command = [sys.executable, "-m", "pytest", str(path), *options]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
@@ -247,9 +248,10 @@ def test_nbval_fails_on_the_canary(tmp_path: Path) -> None:
     assert run.returncode == 1, run.stdout + run.stderr
     assert "Cell outputs differ" in run.stdout
     assert "1 failed" in run.stdout
-    # The wrong output alone is what it fails on: put right, the same notebook passes.
-    righted = tmp_path / "canary.ipynb"
-    righted.write_text(canary.read_text().replace("PASS canary want=2", "PASS canary want=1"))
+    # The wrong output alone is what it fails on: put right, the same notebook passes, whatever was measured.
+    righted, text = tmp_path / "canary.ipynb", canary.read_text()
+    text = text.replace("PASS canary want=2", "PASS C03.law: want = 1 within 0.5 | measured 1.1 | toys only")
+    righted.write_text(text.replace("PASS canary want=1", "PASS C03.law: want = 1 within 0.5 | measured 0.9 | exact"))
     run = nbval(righted)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "1 passed" in run.stdout
@@ -369,6 +371,7 @@ def test_a_path_means_that_file_and_no_other(tmp_path: Path, monkeypatch: pytest
 def test_measure_joins_seeds_and_repeats_no_complete_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISMKIT_OUT", str(tmp_path / "out"))  # restored after the test: execute sets it
     monkeypatch.setenv("ISMKIT_PROGRESS", "")
+    monkeypatch.setenv("ISMKIT_CHECKS", "")
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     path = tmp_path / "01_tiny.ipynb"
     nbformat.write(new_notebook(cells=[PARAMETERS, new_code_cell(CLAIM), new_code_cell(CHECK)], metadata=kernel), path)
@@ -385,6 +388,8 @@ def test_measure_joins_seeds_and_repeats_no_complete_run(tmp_path: Path, monkeyp
     nbformat.write(changed, path)
     measure(path, [0], tmp_path / "measured")
     assert (tmp_path / "runs.txt").read_text() == "0230"  # what another version measured is not taken
+    (row,) = measure(path, [1000], tmp_path / "measured", record=True)  # 101, where 1 within 0.5 is wanted
+    assert row.seeds == {"1000": 101.0}
 
 
 # ---------------------------------------------------------------- every notebook, at smoke
