@@ -12,7 +12,7 @@ import csv
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 
 import architecture
@@ -23,7 +23,8 @@ from conf import REPOSITORY, anchor
 from sphinx.cmd.build import main as sphinx_build
 
 from ismkit.evaluation.tables import PAPER
-from ismkit.lessons import ledger
+from ismkit.lessons import claims, ledger
+from ismkit.lessons.claims import CLAIMS
 from ismkit.lessons.notebooks import NOTEBOOKS, solutions
 from ismkit.sweeps import ladder, studies, sweep
 from ismkit.sweeps.studies import FOLDER
@@ -155,16 +156,47 @@ def address() -> list[str]:
     return ["`REPOSITORY` below is the address of your copy. This book was built without one, so it has no buttons."]
 
 
+def claim_link(claim: str, tested: Container[str]) -> str:
+    """The name of a claim, which leads to the cell that tested it, if one did."""
+    return f"{{ref}}`{claim} <{anchor(claim)}>`" if claim in tested else claim
+
+
 def claims_table() -> list[str]:
     """The ledger as a table; the name of a claim leads to the cell that tested it."""
-    tested = {row.claim for row in ledger.book_entries()}
-    columns = ["statement", "source", "verdict", "want", "measured", "spread", "seeds"]
-    rows = [["claim", *columns]]
-    for entry in ledger.table(ledger.book_entries()):
-        claim = entry["claim"]
-        link = f"{{ref}}`{claim} <{anchor(claim)}>`" if claim in tested else claim
-        rows.append([link, *(re.sub(r"([$\\])", r"\\\1", str(entry[column])) for column in columns)])
+    by_claim = {row.claim: row for row in ledger.book_entries()}
+    rows = [["claim", "statement", "whose", "verdict", "check", "measured", "behind it", "fresh seeds"]]
+    for entry in ledger.table(by_claim.values()):
+        row, claim = by_claim.get(entry["claim"]), CLAIMS[entry["claim"]]
+        check = f"{entry['want']} ({entry['bound']})" if row else ""
+        measured = entry["measured"]
+        if entry["spread"]:
+            measured += f", spread {entry['spread']}"
+        elif row and row.half_width is not None:
+            measured += f" ± {row.half_width:.2g}"
+        if entry["smallest"]:
+            measured += f"; would have found: {entry['smallest']}"
+        cells = [entry["statement"], claims.SOURCES[claim.source], entry["verdict"], check, measured, entry["behind"]]
+        cells.append(entry["fresh"])
+        rows.append([claim_link(entry["claim"], by_claim), *(re.sub(r"([$\\])", r"\\\1", cell) for cell in cells)])
     return table(rows)
+
+
+def headlines() -> Iterator[str]:
+    """The results that change how one works, each with its check and its numbers."""
+    entries = {entry["claim"]: entry for entry in ledger.table(ledger.book_entries())}
+    for claim, why in claims.HEADLINES.items():
+        entry = entries[claim]
+        numbers = f"measured {entry['measured']}, wanted {entry['want']}; {entry['behind']}"
+        yield f"- **{entry['statement']}.** {why} {claim_link(claim, entries)}: {entry['verdict']} ({numbers})."
+
+
+def claim_words() -> Iterator[str]:
+    """What the words of the ledger mean, from where they are declared."""
+    parts = {"Verdicts": claims.VERDICTS, "What stands behind a row": claims.BASES, "Bounds": claims.BOUNDS}
+    for title, words in parts.items():
+        yield from [f"### {title}", ""]
+        shown = ledger.WHOSE_BOUND if words is claims.BOUNDS else {word: word for word in words}
+        yield from [*table([["word", "meaning"], *([shown[word], meaning] for word, meaning in words.items())]), ""]
 
 
 def ladder_table() -> list[str]:
@@ -328,6 +360,8 @@ MADE: dict[str, Callable[[], Iterable[str]]] = {
     "targets": targets_table,
     "address": address,
     "claims": claims_table,
+    "headlines": headlines,
+    "words": claim_words,
     "ladder": ladder_table,
     "sweeps": sweeps_tables,
     "league": league_tables,

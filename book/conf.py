@@ -122,6 +122,12 @@ def load_explorables(app: Sphinx, page: str, template: str, context: dict, doctr
         app.add_css_file("explore/explore.css")
 
 
+def load_filter(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
+    """Load what filters the table of claims, on its page."""
+    if page == "ledger":
+        app.add_js_file("ledger.js", loading_method="defer")
+
+
 def before_napoleon(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Let docstrings say ``|x|``, ``fast, slow: decays``, and of an attribute or a result ``Where: in the folder``."""
     example = False
@@ -148,3 +154,4 @@ def setup(app: Sphinx) -> None:
     app.connect("doctree-read", mark_claims)
     app.connect("doctree-read", describe_figures)
     app.connect("html-page-context", load_explorables)
+    app.connect("html-page-context", load_filter)

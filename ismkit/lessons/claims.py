@@ -95,6 +95,17 @@ class Claim:
             raise ValueError(f"trainings must be those of the study, for a study alone, got {self.trainings}")
 
 
+#: The results that change how one works, and why; what was measured is in the ledger.
+HEADLINES = {
+    "C04.same": "Guidance as an input is no approximation of two-pass CFG: what lies between them is the error "
+    "of the network.",
+    "C05.band_mean": "A sum over bands looks neutral and is not: it favours low frequencies, the reverse of what a "
+    "wavelet loss is for.",
+    "C06.hides": "A lower loss is no better model: where the noise tells the class, the network can ignore its label, "
+    "and has the lowest loss of all.",
+}
+
+
 def exact(statement: str, source: Source) -> Claim:
     """A claim that holds to rounding: its value is computed, and the claim itself gives the bound."""
     return Claim(statement, source, "exact", "computed", "given")
