@@ -14,8 +14,8 @@ import nbformat
 import pytest
 import torch
 from selenium.webdriver import Chrome, Keys
-from selenium.webdriver.support.ui import WebDriverWait
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 from ismkit.evaluation import expected_bias
 from ismkit.lessons.claims import CLAIMS
