@@ -300,7 +300,7 @@ CLAIMS: dict[str, Claim] = {
     ),
     "C06.aware": exact("Class-aware OT leaves each class the noise that was drawn for it", "kit"),
     "C06.conditional": Claim("Plain OT ruins conditional samples", "kit"),
-    "C06.hides": Claim("The training loss hides it: plain OT has the lower loss and the worse samples", "kit"),
+    "C06.hides": Claim("The training loss hides the damage of plain OT: the lower loss has the worse samples", "kit"),
     "C06.aware_gain": Claim("Class-aware OT draws better one-step conditional samples than independent noise", "kit"),
     "C06.guidance": Claim("Guidance (w = 2) does not hide the damage that plain OT does", "kit"),
     "C06.bound": Claim(
