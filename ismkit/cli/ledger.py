@@ -19,13 +19,13 @@ def command(
         seeds: seeds 0 .. K - 1.
     """
     from ismkit.lessons.ledger import as_text, book_entries, table, write
-    from ismkit.lessons.notebooks import NOTEBOOKS, find, measure
+    from ismkit.lessons.notebooks import NOTEBOOKS, find, measure, number
     from ismkit.utils.checks import check_count
     from ismkit.utils.files import out_dir
 
     check_count("seeds", seeds)
     for source in [find(name) for name in notebooks]:
         rows = measure(source, range(seeds), out_dir() / "measured")
-        print(f"ledger: {write(rows, NOTEBOOKS.parent / 'book' / 'ledger' / f'{source.stem[:2]}.json')}")
+        print(f"ledger: {write(rows, NOTEBOOKS.parent / 'book' / 'ledger' / f'{number(source)}.json')}")
     print(as_text(table(book_entries())))
     return 0
