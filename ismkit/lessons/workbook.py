@@ -225,7 +225,7 @@ def _drawn(*shape: int, seed: int = 0) -> Tensor:
 def _field(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
     """A smooth field that depends on all that it is asked."""
     each = (-1, *[1] * (x.ndim - 1))
-    return torch.sin(x + (1 + t).view(each)) * (1 + d + 0.3 * w).view(each) - 0.2 * x * (1 + y).view(each)
+    return (torch.sin(x + (1 + t).view(each)) - 0.2 * x * (1 + y).view(each)) * (1 + d + 0.3 * w).view(each)
 
 
 def _asked(w: Tensor, y: Tensor, x: Tensor, t: Tensor, d: Tensor) -> Tensor:
@@ -489,7 +489,7 @@ def _check_distance(own: ModuleType) -> str | None:
         ),
         (
             "the weights are in the wrong order: fine bands come first",
-            lambda: WaveletDistance(weights[::-1])(one, other),
+            lambda: WaveletDistance((0.25, 0.5, 1.0, 0.25))(one, other),
         ),
         (
             "the Haar transform must be orthonormal: sums and differences of four, divided by 2",
@@ -693,15 +693,18 @@ class Workbook:
         path: of the file; by default ``my_shortcut.py`` in the output folder.
 
     Example:
-        A piece whose mistake is named, then the right one. The file has it, and the kit's for all others:
+        A piece with a common mistake is not kept, and the kit's stands in:
 
         >>> import tempfile
         >>> from ismkit.lessons import Workbook
         >>> def averaged(old, new, decay, updates):
-        ...     return decay * old + (1 - decay) * new
+        ...     decay = min(decay, (1 + updates) / (10 + updates))
+        ...     return (1 - decay) * old + decay * new
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     mine = Workbook(f"{folder}/my_shortcut.py")
+        ...     right = mine.check("01b.5", averaged)
         ...     mine.load().averaged(0.0, 1.0, 0.9, updates=0)
+        exercise 01b.5: not yet. averaged: after update 0: old and new are swapped: the decay belongs to the old value.
         my_shortcut.py: nothing is yours yet, the kit's pieces stand in
         0.9
     """
@@ -822,7 +825,7 @@ def source_of(piece: Callable[..., Any]) -> str:
 
 
 def unwritten(source: str) -> bool:
-    """Whether a function or class still holds a placeholder, ``...``, in place of code."""
+    """Say whether a function or class still holds a placeholder, ``...``, in place of code."""
     return any(
         isinstance(node, ast.Return | ast.Expr | ast.Assign)
         and isinstance(node.value, ast.Constant)
