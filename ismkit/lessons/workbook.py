@@ -214,8 +214,7 @@ PIECES: dict[str, str] = {piece.__name__: inspect.getsource(piece).rstrip() for 
 
 # ---------------------------------------------------------------- what each piece is tested against
 
-Slip = tuple[str, Callable[..., Any]]
-"""A sentence that names a mistake, and the function that makes it."""
+Slip = tuple[str, Callable[..., Any]]  # a sentence that names a mistake, and a function that makes it
 
 
 def _drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -738,7 +737,7 @@ class Workbook:
             print(f"exercise {name}: to do. Write the body of {' and '.join(blank)}, and run the cell again.")
             return False
         for called in written:
-            test = _check_strong_condition if called == "condition" and len(written) > 1 else CHECKS[called]
+            test = _check_strong_condition if called == "condition" and "strengths" in written else CHECKS[called]
             try:
                 complaint = test(self._module(written))
             except Exception as error:
