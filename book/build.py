@@ -40,7 +40,7 @@ THIN = "\N{NARROW NO-BREAK SPACE}"  # within a figure, which should stay on one 
 #: The parts of the book: a caption, and the numbers of its notebooks or the names of its pages.
 PARTS = {
     "Start": ["00", "live", "explore", "installing", "anywhere", "commands"],
-    "Flows and shortcuts": ["01", "02"],
+    "Flows and shortcuts": ["01", "01b", "02"],
     "Guidance": ["03", "04"],
     "Frequency, paths, averages": ["05", "06", "07"],
     "Integration": ["08", "09", "neighbours"],
@@ -315,7 +315,7 @@ def solutions_page() -> Iterator[str]:
             if i == 0:
                 title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
                 yield from [f"## {title}", "", f"[The notebook](notebooks/{path.name})", ""]
-            name = re.search(r'\bexercise\("([^"]+)"', stub.source)
+            name = re.search(r'\b(?:exercise|check)\("([^"]+)"', stub.source)
             yield from [f"### Exercise {name[1] if name else i + 1}", "", "```python", solution.rstrip(), "```", ""]
 
 

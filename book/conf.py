@@ -35,7 +35,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 # Names without an inventory to look them up in: nothing is fetched while the book is built.
-FOREIGN = "pd|accelerate|argparse|collections|datetime|matplotlib|nbformat|numpy|os|pathlib|torch|typing"
+FOREIGN = "pd|accelerate|argparse|collections|datetime|matplotlib|nbformat|numpy|os|pathlib|torch|types|typing"
 nitpick_ignore_regex = [("py:.*", rf"({FOREIGN})\..*")]
 # The same where autodoc leaves a name as the source has it: in the arguments of classes, and beside names that are
 # imported for the type checker alone.

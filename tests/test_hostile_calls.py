@@ -841,7 +841,7 @@ ELSEWHERE = {
     **dict.fromkeys(("file_sum", "verify_sha256", "read_weights", "load_weights", "load_model", "load_sampler"), FILE),
     **dict.fromkeys(("load_generator", "load_reference", "load_autoencoder", "read_picture", "picture_files"), FILE),
     **dict.fromkeys(("Latents", "SampleSet", "read_table", "write_table", "table", "scalars", "ImageFolder"), FILE),
-    **dict.fromkeys(("replacing", "replacing_path", "open_latents", "imagenet_latents", "small_vae"), FILE),
+    **dict.fromkeys(("replacing", "replacing_path", "open_latents", "imagenet_latents", "small_vae", "Workbook"), FILE),
     **dict.fromkeys(
         (
             "open_source",

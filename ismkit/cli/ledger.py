@@ -26,7 +26,7 @@ def command(
         fresh: confirm the rows on seeds from 1000 on; what fails there is written down, not raised.
     """
     from ismkit.lessons import ledger
-    from ismkit.lessons.notebooks import NOTEBOOKS, find, measure
+    from ismkit.lessons.notebooks import NOTEBOOKS, find, measure, number
     from ismkit.utils.checks import check_count
     from ismkit.utils.files import out_dir
 
@@ -36,7 +36,7 @@ def command(
     if fresh and not notebooks:
         raise ValueError("--fresh must have the numbers of notebooks to confirm, such as 03, got none")
     for source in [find(name) for name in notebooks]:
-        path = NOTEBOOKS.parent / "book" / "ledger" / f"{source.stem[:2]}.json"
+        path = NOTEBOOKS.parent / "book" / "ledger" / f"{number(source)}.json"
         before = ledger.read(path) if path.is_file() else []
         if fresh:
             again = measure(source, ledger.fresh_seeds(before, seeds), out_dir() / "measured", record=True)

@@ -6,6 +6,7 @@ from . import ledger as ledger
 from . import notebooks as notebooks
 from . import pairings as pairings
 from . import plot as plot
+from . import workbook as workbook
 from .claims import CLAIMS as CLAIMS
 from .claims import Claim as Claim
 from .closed_forms import EIGHT_GAUSSIANS as EIGHT_GAUSSIANS
@@ -24,3 +25,4 @@ from .pairings import class_leak as class_leak
 from .pairings import crossings as crossings
 from .pairings import pair_variance as pair_variance
 from .pairings import target_variance as target_variance
+from .workbook import Workbook as Workbook
