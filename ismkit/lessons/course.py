@@ -42,6 +42,10 @@ NAMED = re.compile(r"\{(\w+#[\w-]+)\}")
 PICTURES = {"image/svg+xml": "", "image/png": ";base64"}
 #: Wider figures stand below the text of a slide, others beside it.
 WIDE = 1.9
+#: How much larger than the text formulas are: their letters are small.
+LARGER = 1.15
+#: Makes the name of a cell, and the path of its notebook, a link.
+Link = Callable[[str, Path], str]
 #: Lines of code that are drawn large.
 SHORT = 16
 
@@ -117,7 +121,7 @@ def make_course(out: str | os.PathLike[str]) -> Path:
     """
     out = expanded(out)
     if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise CourseError(f"{out} is no folder: name a new one")
+        raise CourseError(f"{out} is not a folder: name a new one")
     if out.is_dir() and any(out.iterdir()):
         raise CourseError(f"{out} is not empty: name a new folder, or remove what is in it")
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
@@ -201,13 +205,13 @@ class Shown:
             )
         return found[0]
 
-    def named(self, text: str, where: str, link: Callable[[str, Path], str] = lambda name, path: name) -> str:
+    def named(self, text: str, where: str, link: Link | None = None) -> str:
         """A text with ``{01#paths}`` as ``01 [9]``, the count of the cell, by default without a link."""
 
         def name(match: re.Match[str]) -> str:
-            cell = self.cell(match[1], where)
             number = match[1].partition("#")[0]
-            return link(f"{number} [{cell.execution_count}]", self.paths[number])
+            cell = f"{number} [{self.cell(match[1], where).execution_count}]"
+            return cell if link is None else link(cell, self.paths[number])
 
         return NAMED.sub(name, text)
 
@@ -265,23 +269,29 @@ def start_page(decks: Iterable[str]) -> str:
     return "\n".join([(TEXTS / "start.md").read_text(encoding="utf-8").replace("<!-- decks -->", "\n".join(decks))])
 
 
-def plan(shown: Shown, sessions: Iterable[Hour], link: Callable[[str, Path], str] | None = None) -> Iterator[str]:
-    """The plan of the sessions in Markdown, ten minutes by ten minutes, with what the lecturer says."""
-    named = {} if link is None else {"link": link}
+def plan(shown: Shown, sessions: Iterable[Hour], link: Link | None = None) -> Iterator[str]:
+    """The plan of the sessions in Markdown, ten minutes by ten minutes, with what the lecturer says.
+
+    With links, for the book, the blocks of an hour are folded away: that page would be too long.
+    """
     for hour in sessions:
         yield from [f"## Hour {hour.number}: {hour.title}", "", hour.goal, ""]
+        if link is not None:
+            yield f"<details><summary>{', '.join(block.title for block in hour.blocks)}</summary>\n"
         for i, block in enumerate(hour.blocks):
             where = f"hour {hour.number}, block {block.title!r}"
-            yield from [f"### {i * MINUTES} to {(i + 1) * MINUTES} min: {block.title}", ""]
-            yield from [shown.named(block.facts, where, **named), "", "Talking points:", ""]
-            yield from [f"- *{slide.title}.* {shown.named(slide.notes, where, **named)}" for slide in block.slides]
+            title = f"{i * MINUTES} to {(i + 1) * MINUTES} min: {block.title}"
+            yield from [f"### {title}" if link is None else f"**{title}**", ""]
+            yield from [shown.named(block.facts, where, link), "", "Talking points:", ""]
+            yield from [f"- *{slide.title}.* {shown.named(slide.notes, where, link)}" for slide in block.slides]
             yield ""
+        if link is not None:
+            yield "</details>\n"
 
 
-def misconceptions(shown: Shown, sessions: Iterable[Hour], link: Callable[[str, Path], str] | None = None) -> list[str]:
+def misconceptions(shown: Shown, sessions: Iterable[Hour], link: Link | None = None) -> list[str]:
     """What students often believe, with the cell that refutes it, as one list in Markdown."""
-    named = {} if link is None else {"link": link}
-    return [shown.named(hour.misconceptions, f"misconceptions of hour {hour.number}", **named) for hour in sessions]
+    return [shown.named(hour.misconceptions, f"misconceptions of hour {hour.number}", link) for hour in sessions]
 
 
 def _traps(sessions: list[Hour], shown: Shown) -> list[str]:
@@ -399,7 +409,8 @@ def formula(tex: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", drawn.getvalue().decode(), flags=re.DOTALL)
     height = float(re.search(r'<svg height="([\d.]+)|height="([\d.]+)pt"', svg)[2])  # type: ignore[index]
     data = base64.b64encode(svg.encode()).decode()
-    style = f"height:{height / size:.3f}em;vertical-align:{-depth / size:.3f}em"
+    em = size / LARGER
+    style = f"height:{height / em:.3f}em;vertical-align:{-depth / em:.3f}em"
     return f'<img class="formula" alt="{escape(tex)}" style="{style}" src="data:image/svg+xml;base64,{data}">'
 
 
@@ -407,7 +418,7 @@ def formula(tex: str) -> str:
 
 
 def _notebooks() -> Iterator[tuple[str, str]]:
-    """Each notebook without its solutions, and with them in the place of the exercises, by the name in the pack."""
+    """Each notebook without its solutions, and with them in place of the exercises, by the name in the pack."""
     import nbformat
 
     for path in sorted(notebooks.NOTEBOOKS.glob("*.ipynb")):
@@ -427,7 +438,7 @@ def without_solutions(notebook: NotebookNode) -> None:
 
 
 def solved(notebook: NotebookNode) -> None:
-    """Put the solutions in the place of the exercises, which are to be run again."""
+    """Put the solutions in place of the exercises, which are to be run again."""
     for stub, solution in solutions(notebook):
         stub.source = solve(stub.source, solution)
     for cell in notebook.cells:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ismkit.utils.checks import as_number, shown
 
-#: Common slips: what is said, and what a function with the slip returns in the place of the right result.
+#: Common slips: what is said, and what a function with the slip returns instead of the right result.
 SLIPS: dict[str, Callable[[Tensor], Tensor]] = {
     "has the wrong sign": torch.neg,
     "is twice what it should be": lambda want: 2 * want,
@@ -21,9 +21,9 @@ SLIPS: dict[str, Callable[[Tensor], Tensor]] = {
     "is 1 over what it should be": torch.reciprocal,
     "is the square of what it should be": torch.square,
     "is the root of what it should be": torch.sqrt,
-    "is rounded down (is there a // in the place of a /?)": torch.floor,
-    "is a natural logarithm in the place of one to base 2": lambda want: math.log(2) * want,
-    "is a logarithm to base 2 in the place of a natural one": lambda want: want / math.log(2),
+    "is rounded down (is there a // instead of a /?)": torch.floor,
+    "is a natural logarithm instead of one to base 2": lambda want: math.log(2) * want,
+    "is a logarithm to base 2 instead of a natural one": lambda want: want / math.log(2),
     "is right, but transposed": lambda want: want.mT if want.ndim > 1 else want,
     "is right, but in reverse order": lambda want: want.flip(0) if want.ndim else want,
 }

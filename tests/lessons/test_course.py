@@ -245,7 +245,7 @@ def test_book_has_no_answers_to_the_exam() -> None:
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A course of one hour about one notebook, in the place of the real ones."""
+    """A course of one hour about one notebook, instead of the real one."""
     texts, folder = tmp_path / "texts", tmp_path / "notebooks"
     texts.mkdir()
     folder.mkdir()
@@ -328,7 +328,7 @@ def test_only_a_new_or_empty_folder_is_filled(small: Path, tmp_path: Path) -> No
     file.write_text("mine")
     with pytest.raises(CourseError, match="full is not empty: name a new folder"):
         make_course(full)
-    with pytest.raises(CourseError, match="file is no folder"):
+    with pytest.raises(CourseError, match="file is not a folder"):
         make_course(file)
     assert [path.name for path in full.iterdir()] == ["mine.txt"]
     assert (make_course(empty) / "index.html").is_file()

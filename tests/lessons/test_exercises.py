@@ -119,12 +119,12 @@ WRONG: dict[str, tuple[Callable[[Any], Any], list[tuple[tuple, Any]]]] = {
     "The result is 1 over what it should be.": (lambda x: 1 / x, POSITIVE),
     "The result is the square of what it should be.": (lambda x: x**2, POSITIVE),
     "The result is the root of what it should be.": (lambda x: x**0.5, POSITIVE),
-    "The result is rounded down (is there a // in the place of a /?).": (lambda x: x // 1, POSITIVE),
-    "The result is a natural logarithm in the place of one to base 2.": (
+    "The result is rounded down (is there a // instead of a /?).": (lambda x: x // 1, POSITIVE),
+    "The result is a natural logarithm instead of one to base 2.": (
         math.log,
         [((8,), 3.0), ((2,), 1.0), ((5,), math.log2(5))],
     ),
-    "The result is a logarithm to base 2 in the place of a natural one.": (math.log2, [((5,), math.log(5))]),
+    "The result is a logarithm to base 2 instead of a natural one.": (math.log2, [((5,), math.log(5))]),
     "The result is right, but transposed.": (lambda x: x.T, [((MATRIX,), MATRIX)]),
     "The result is right, but in reverse order.": (lambda x: x.flip(0), BACK),
     "The numbers are right, but the shape is (3, 1), want (3,).": (lambda x: x[:, None], BACK),
@@ -142,7 +142,7 @@ def test_a_common_slip_is_named(sentence: str, capsys: pytest.CaptureFixture[str
 
 
 def test_a_slip_must_explain_every_case(capsys: pytest.CaptureFixture[str]) -> None:
-    """Of 2 in the place of 1 many things may be the cause; a right result says that it is none of them."""
+    """Of 2 instead of 1 many things may be the cause; a right result says that it is none of them."""
     assert said(lambda x: x + 1, [((1.0,), 1.0), ((3.0,), 3.0)], capsys).endswith("The result is 1 too large.")
     assert said(lambda x: x * 2, [((1.0,), 1.0), ((3.0,), 6.0)], capsys).endswith("want 1.0.")
     assert said(lambda x: x * x, [((1.0,), 1.0), ((3.0,), 6.0)], capsys).endswith("want 6.0.")
