@@ -120,8 +120,8 @@ def make_course(out: str | os.PathLike[str]) -> Path:
         ['exam.html', 'index.html', 'lecturer', 'plan.html', 'slides', 'students']
     """
     out = expanded(out)
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise CourseError(f"{out} is not a folder: name a new one")
+    if not out.name or out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise CourseError(f"{str(out)!r} is not a folder: name a new one")
     if out.is_dir() and any(out.iterdir()):
         raise CourseError(f"{out} is not empty: name a new folder, or remove what is in it")
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
@@ -277,7 +277,7 @@ def plan(shown: Shown, sessions: Iterable[Hour], link: Link | None = None) -> It
     for hour in sessions:
         yield from [f"## Hour {hour.number}: {hour.title}", "", hour.goal, ""]
         if link is not None:
-            yield f"<details><summary>{', '.join(block.title for block in hour.blocks)}</summary>\n"
+            yield f"<details><summary>{' · '.join(block.title for block in hour.blocks)}</summary>\n"
         for i, block in enumerate(hour.blocks):
             where = f"hour {hour.number}, block {block.title!r}"
             title = f"{i * MINUTES} to {(i + 1) * MINUTES} min: {block.title}"

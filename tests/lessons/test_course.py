@@ -320,7 +320,7 @@ def test_an_exercise_without_a_solution_is_refused(small: Path, tmp_path: Path) 
     assert not (tmp_path / "pack").exists()
 
 
-def test_only_a_new_or_empty_folder_is_filled(small: Path, tmp_path: Path) -> None:
+def test_only_a_new_or_empty_folder_is_filled(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full, file, empty = tmp_path / "full", tmp_path / "file", tmp_path / "empty"
     full.mkdir()
     empty.mkdir()
@@ -328,8 +328,11 @@ def test_only_a_new_or_empty_folder_is_filled(small: Path, tmp_path: Path) -> No
     file.write_text("mine")
     with pytest.raises(CourseError, match="full is not empty: name a new folder"):
         make_course(full)
-    with pytest.raises(CourseError, match="file is not a folder"):
+    with pytest.raises(CourseError, match=r"file' is not a folder"):
         make_course(file)
+    monkeypatch.chdir(empty)
+    with pytest.raises(CourseError, match=r"'\.' is not a folder: name a new one"):
+        make_course(".")
     assert [path.name for path in full.iterdir()] == ["mine.txt"]
     assert (make_course(empty) / "index.html").is_file()
 
