@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 TEXTS = CHECKOUT / "book" / "course"
 MINUTES = 10
 FACTS = ("Show", "Students", "Cells", "Ask")
-FOLDED = re.compile(r"<details>\s*<summary>(.*?)</summary>.*?</details>\s*", re.DOTALL)
+#: A fold, with what is said of it afterwards: up to the next fold, question or heading.
+FOLDED = re.compile(
+    r"<details>\s*<summary>(.*?)</summary>.*?</details>\s*?(?:\n.*?)??(?=^<details>|^\*\*|^#|^[^\w\n]*\d+\.\d|\Z)",
+    re.DOTALL | re.MULTILINE,
+)
 SHOWN = re.compile(r"^!\[(.*?)\]\((\w+#[\w-]+)\)\s*$", re.MULTILINE)
 NAMED = re.compile(r"\{(\w+#[\w-]+)\}")
 #: Pictures that a page can hold, the best first.
@@ -429,7 +433,10 @@ def _notebooks() -> Iterator[tuple[str, str]]:
 
 
 def without_solutions(notebook: NotebookNode) -> None:
-    """Take out all that is folded away but hints: solutions, answers, rubrics; and what exercises printed."""
+    """Take out all that is folded away but hints: solutions, answers, rubrics; and what exercises printed.
+
+    What follows a fold, up to the next fold, question or heading, speaks of its content and goes with it.
+    """
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = FOLDED.sub(lambda fold: fold[0] if fold[1].startswith("Hint") else "", cell.source).strip()

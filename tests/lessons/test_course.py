@@ -173,6 +173,9 @@ def test_students_get_all_but_the_solutions(path: Path, pack: Path) -> None:
     assert re.findall(r"<summary>(?!Hint)", text) == []
     for _, solution in notebooks.solutions(ours):
         assert solution.strip() not in text
+    unfolded = re.sub(r"<details>.*?</details>", "", "\n".join(cell.source for cell in ours.cells), flags=re.DOTALL)
+    starts = re.compile(r"^(?:#+ .*|[^\w\n]*\d+\.\d.*)$", re.MULTILINE)  # of sections and of exercises
+    assert starts.findall(text) == starts.findall(unfolded)
     for old, new in zip(*([c for c in nb.cells if c.cell_type == "code"] for nb in (ours, theirs)), strict=True):
         assert old.source == new.source
         is_exercise = "exercise" in old.metadata.get("tags", [])
@@ -186,6 +189,15 @@ def test_lecturers_get_the_solutions_in_place(path: Path, pack: Path) -> None:
     for (stub, solution), cell in zip(notebooks.solutions(ours), exercises(theirs), strict=True):
         assert cell.source == notebooks.solve(stub.source, solution)
         assert not cell.outputs
+
+
+def test_what_is_said_of_a_solution_goes_with_it() -> None:
+    fold = "<details><summary>Solution</summary>\n\n**4**.\n</details>"
+    hint = "<details>\n<summary>Hint 1</summary>Halve it.</details>"
+    text = f"Why?\n\n{fold}\n\nSo it is 4.\n\n**1.2** Next?\n\n{hint}\n\n{fold}\nThis, too.\n\n## Summary\n\nDone."
+    notebook = new_notebook(cells=[new_markdown_cell(text)])
+    course.without_solutions(notebook)
+    assert notebook.cells[0].source == f"Why?\n\n**1.2** Next?\n\n{hint}\n\n## Summary\n\nDone."
 
 
 def test_hints_stay_and_all_else_that_is_folded_goes() -> None:
