@@ -23,7 +23,7 @@ from conf import REPOSITORY, anchor
 from sphinx.cmd.build import main as sphinx_build
 
 from ismkit.evaluation.tables import PAPER
-from ismkit.lessons import claims, ledger
+from ismkit.lessons import claims, course, ledger
 from ismkit.lessons.claims import CLAIMS
 from ismkit.lessons.notebooks import NOTEBOOKS, solutions
 from ismkit.sweeps import ladder, studies, sweep
@@ -44,7 +44,7 @@ PARTS = {
     "Guidance": ["03", "04"],
     "Frequency, paths, averages": ["05", "06", "07"],
     "Integration": ["08", "09", "neighbours"],
-    "Your own": ["14", "own", "comparing"],
+    "Your own": ["14", "own", "comparing", "lecturers"],
     "Full scale": ["imagenet", "10", "11", "12", "failures", "pools"],
     "Claims": ["13", "ledger", "guarantees"],
     "The library": ["architecture", "api", "timings", "contributing", "changelog"],
@@ -319,6 +319,21 @@ def solutions_page() -> Iterator[str]:
             yield from [f"### Exercise {name[1] if name else i + 1}", "", "```python", solution.rstrip(), "```", ""]
 
 
+def hours() -> list[str]:
+    """The plan of the course, its cells as links to their notebooks."""
+    return list(course.plan(course.Shown(), course.hours(), notebook_link))
+
+
+def misconceptions() -> list[str]:
+    """What students often believe, with links to the notebooks that refute it."""
+    return course.misconceptions(course.Shown(), course.hours(), notebook_link)
+
+
+def notebook_link(name: str, path: Path) -> str:
+    """A link to the page of a notebook."""
+    return f"[{name}](notebooks/{path.name})"
+
+
 def explorable(path: Path) -> str:
     """The text of an explorable figure, with the block that its module fills; its sentence stays without JavaScript."""
     lack = "This figure needs JavaScript. The figures of the notebook show the same."
@@ -370,6 +385,8 @@ MADE: dict[str, Callable[[], Iterable[str]]] = {
     "drawing": drawing,
     "rooms": rooms_tables,
     "explorables": explorables,
+    "hours": hours,
+    "misconceptions": misconceptions,
 }
 
 

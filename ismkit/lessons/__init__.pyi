@@ -1,6 +1,6 @@
-from . import budget as budget
 from . import claims as claims
 from . import closed_forms as closed_forms
+from . import course as course
 from . import exercises as exercises
 from . import ledger as ledger
 from . import notebooks as notebooks
@@ -16,6 +16,8 @@ from .closed_forms import Mixture as Mixture
 from .closed_forms import guidance_applied as guidance_applied
 from .closed_forms import ring as ring
 from .closed_forms import turned as turned
+from .course import CourseError as CourseError
+from .course import make_course as make_course
 from .exercises import exercise as exercise
 from .exercises import score_guess as score_guess
 from .ledger import ClaimError as ClaimError
