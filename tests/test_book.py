@@ -67,7 +67,9 @@ const seconds = (n) => new Promise((resolve) => setTimeout(resolve, 1000 * n));
     cells: all("article td").map((cell) => cell.innerText.trim()),
     drawings: all("article svg.architecture").map((drawing) => drawing.getBoundingClientRect().width > 600),
     widgets: views.length,
-    solutions: all("article details").map((part) => [part.open, all(".highlight-python", part).length]),
+    solutions: all("article details")  // beside hints, rubrics and folded cells
+      .filter((part) => part.querySelector("summary").textContent.trim().startsWith("Solution"))
+      .map((part) => [part.open, all(".highlight-python", part).length]),
   });
 })();
 """
