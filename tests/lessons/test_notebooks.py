@@ -28,6 +28,11 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_BYTES = 1_000_000
 MAX_LINES = 25
 IMPORT_LINES = 10  # of the first cell that imports
+#: Those that follow the convention "ideas first" of CONTRIBUTING, which :func:`ideas_first` holds.
+IDEAS_FIRST = {"03", "04", "05"}
+WORDS, QUESTION_WORDS = (1200, 1800), 120
+LEVELS = ("warm-up", "core", "stretch")
+CODE = re.compile(r"\bC\d\d\.\w+")
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -139,6 +144,68 @@ def problems(notebook: nbformat.NotebookNode, prefix: str) -> list[str]:
     return found
 
 
+def words(text: str) -> int:
+    """How many words a text has: bars of tables, bullets and dollars are none."""
+    return sum(any(map(str.isalnum, word)) for word in text.split())
+
+
+def ideas_first(notebook: nbformat.NotebookNode, prefix: str) -> list[str]:
+    """What keeps a notebook from the convention: a question and a picture first, claims last, graded exercises."""
+    found = []
+    prose = [(i, cell.source) for i, cell in enumerate(notebook.cells) if cell.cell_type == "markdown"]
+    own = [k for k, (_, source) in enumerate(prose) if source.startswith("## Your own file")]
+    if own:  # the reader's own model, which 01b begins
+        end = next(k for k, (_, source) in enumerate(prose) if k > own[0] and source.startswith("## "))
+        prose = prose[: own[0]] + prose[end:]
+    text = "\n\n".join(source for _, source in prose)
+    low, high = WORDS
+    if not low <= words(text) <= high:
+        found.append(f"{words(text)} words of Markdown, want {low} to {high}")
+
+    question, _, table = notebook.cells[0].source.partition("\n|")
+    question = question.partition("\n")[2]  # without the title
+    if "?" not in question or words(question) > QUESTION_WORDS:
+        found.append(f"the first cell must ask a question in at most {QUESTION_WORDS} words, has {words(question)}")
+    rows = re.findall(r"^\| \*\*(.+?)\*\* \|", table, re.MULTILINE)
+    if rows != ["Afterwards you can", "You need", "Time"]:
+        found.append(f"the table of the first cell must be Afterwards you can, You need, Time; got {rows}")
+
+    outputs = [output for cell in code_cells(notebook) for output in cell.get("outputs", [])]
+    if not outputs or not any(kind.startswith("image/") for kind in outputs[0].get("data", {})):
+        found.append("the first output must be a picture")
+
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    if headings[-4:] != ["Exercises", "Claims tested here", "Summary", "Next"]:
+        found.append(f"must end with Exercises, Claims tested here, Summary, Next; ends with {headings[-4:]}")
+    table = text.partition("## Claims tested here")[2].partition("\n## ")[0]
+    if early := sorted(set(CODE.findall(text.replace(table, "")))):
+        found.append(f"codes of claims outside of their table: {', '.join(early)}")
+    tested = {code for cell in code_cells(notebook) for code in re.findall(r'\.check\(\s*"(C\d\d\.\w+)"', cell.source)}
+    if tested != set(CODE.findall(table)):
+        found.append(f"in the table of claims or in a check, not in both: {sorted(tested ^ set(CODE.findall(table)))}")
+
+    kinds = []
+    for i, source in prose:
+        for exercise in re.split(r"^(?=\*\*\d\d\.\d)", source, flags=re.MULTILINE):
+            if not (match := re.match(r"\*\*(\d\d\.\d+).*?\(\*([\w-]+)\*\)", exercise)):
+                continue
+            kinds.append(match[2])
+            if match[1] != f"{prefix}.{len(kinds)}":
+                found.append(f"cell {i}: exercise {match[1]}, want {prefix}.{len(kinds)}")
+            if match[2] in LEVELS and any(f"<summary>Hint {n}</summary>" not in exercise for n in (1, 2)):
+                found.append(f"cell {i}: exercise {match[1]} needs folded hints, Hint 1 and Hint 2")
+    missing = [kind for kind in (*LEVELS, "open", "project") if kind not in kinds]
+    if missing:
+        found.append(f"no exercise is labelled {', '.join(missing)}")
+    _, _, rubric = text.partition("<summary>Rubric")
+    points = len(re.findall(r"^\d\. ", rubric.partition("</details>")[0], re.MULTILINE))
+    if not 3 <= points <= 5:
+        found.append(f"the rubric of the project has {points} points, want 3 to 5")
+    if "<summary>What a good answer contains</summary>" not in text:
+        found.append("the open question must have what a good answer contains, folded")
+    return found
+
+
 def is_import(node: ast.AST) -> bool:
     return isinstance(node, ast.Import | ast.ImportFrom)
 
@@ -154,6 +221,8 @@ def test_committed_notebook(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     found = problems(notebook, number(path))
+    if number(path) in IDEAS_FIRST:
+        found += ideas_first(notebook, number(path))
     assert not found, "\n".join([path.name, *found])
 
 
@@ -229,6 +298,75 @@ def test_lint_finds(name: str) -> None:
     change, complaint = BREAKS[name]
     change(notebook)
     found = problems(notebook, "00")
+    assert any(complaint in problem for problem in found), found
+
+
+def exemplary() -> nbformat.NotebookNode:
+    """A notebook that follows the convention, of the fewest words."""
+    notebook = good()
+    notebook.cells[0].source = (
+        "# 00 Start here\n\nWhy?\n\n| | |\n|---|---|\n| **Afterwards you can** | ask |\n| **You need** | - |\n"
+        "| **Time** | none |"
+    )
+    hints = "".join(f"<details>\n<summary>Hint {n}</summary>\n\nThink.\n\n</details>\n" for n in (1, 2))
+    graded = "\n\n".join(f"**00.{k} One** (*{level}*)\n\n{hints}" for k, level in enumerate(LEVELS, 1))
+    answer = "<details>\n<summary>What a good answer contains</summary>\n\nReasons.\n\n</details>"
+    rubric = "<details>\n<summary>Rubric: one point each</summary>\n\n1. a\n2. b\n3. c\n\n</details>"
+    notebook.cells[-1].source = 'ledger.check("C00.one", 1)'
+    notebook.cells += [
+        new_markdown_cell("word " * (WORDS[0])),
+        new_markdown_cell(f"## Exercises\n\n{graded}"),
+        new_markdown_cell(f"**00.4 Two** (*open*)\n\n{answer}\n\n**00.5 Three** (*project*)\n\n{rubric}"),
+        new_markdown_cell("## Claims tested here\n\n| claim | what is tested |\n|---|---|\n| C00.one | one |"),
+        new_markdown_cell("## Summary\n\nDone.\n\n## Next\n\nMore."),
+    ]
+    return notebook
+
+
+def test_lint_accepts_a_notebook_with_ideas_first() -> None:
+    assert ideas_first(exemplary(), "00") == []
+
+
+def swap(cell: int, old: str, new: str) -> Callable[[nbformat.NotebookNode], object]:
+    """A change of one cell's source."""
+
+    def change(notebook: nbformat.NotebookNode) -> None:
+        assert old in notebook.cells[cell].source
+        notebook.cells[cell].source = notebook.cells[cell].source.replace(old, new)
+
+    return change
+
+
+LAPSES: dict[str, tuple[Callable[[nbformat.NotebookNode], object], str]] = {
+    "short": (swap(5, "word " * 200, ""), "words of Markdown, want 1200 to 1800"),
+    "long": (swap(5, "word", "word more"), "words of Markdown, want 1200 to 1800"),
+    "no question": (swap(0, "?", "."), "must ask a question in at most 120 words, has 1"),
+    "long question": (swap(0, "Why", "Why " * 121), "must ask a question in at most 120 words, has 121"),
+    "table": (swap(0, "**Time**", "**Claims**"), "must be Afterwards you can, You need, Time; got"),
+    "text first": (
+        lambda nb: nb.cells[2].update(outputs=[new_output("stream", name="stdout", text="3")]),
+        "the first output must be a picture",
+    ),
+    "order": (swap(9, "## Summary", "## End"), "must end with Exercises, Claims tested here, Summary, Next"),
+    "code in the text": (swap(5, "word ", "C00.one "), "codes of claims outside of their table: C00.one"),
+    "claim not listed": (swap(8, "C00.one", "one"), "not in both: ['C00.one']"),
+    "claim not tested": (swap(8, "C00.one", "C00.one, C00.two"), "not in both: ['C00.two']"),
+    "number": (swap(7, "00.4", "00.7"), "exercise 00.7, want 00.4"),
+    "level": (swap(6, "(*core*)", "(*hard*)"), "no exercise is labelled core"),
+    "hint": (swap(6, "Hint 2", "Answer"), "exercise 00.1 needs folded hints"),
+    "no open question": (swap(7, "(*open*)", ""), "no exercise is labelled open"),
+    "no answer": (swap(7, "What a good answer contains", "Answer"), "the open question must have"),
+    "no project": (swap(7, "(*project*)", ""), "no exercise is labelled project"),
+    "rubric": (swap(7, "3. c", ""), "has 2 points, want 3 to 5"),
+}
+
+
+@pytest.mark.parametrize("name", LAPSES)
+def test_lint_finds_a_lapse(name: str) -> None:
+    notebook = exemplary()
+    change, complaint = LAPSES[name]
+    change(notebook)
+    found = ideas_first(notebook, "00")
     assert any(complaint in problem for problem in found), found
 
 
