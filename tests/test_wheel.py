@@ -78,7 +78,8 @@ def test_wheel_holds_the_package_the_released_networks_and_nothing_else(wheel: P
     stubs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ismkit").rglob("*.pyi")}
     assert len(stubs) == 11  # of the kit and of its ten rooms
     information = {name for name in names if ".dist-info/" in name}
-    assert names - information == {*modules, *stubs, *sums, f"{weights}/README.md", "ismkit/py.typed"}
+    others = {f"{weights}/README.md", "ismkit/lessons/player.js", "ismkit/py.typed"}
+    assert names - information == {*modules, *stubs, *sums, *others}
     assert f"ismkit-{ismkit.__version__}.dist-info/licenses/LICENSE" in information
     assert "License-Expression: Apache-2.0" in about
 
