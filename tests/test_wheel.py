@@ -119,7 +119,7 @@ def test_doctor_finds_the_weights_and_says_where_the_data_are_to_be_had(site: Pa
     lines = [line.split(maxsplit=2) for line in said.splitlines()]
     (weights,) = [line for line in lines if line[1] == "weights"]
     assert weights[0] == "ok"
-    assert weights[2] == f"8 files as released, in {site / 'ismkit' / 'models' / 'weights'}"
+    assert weights[2] == f"9 files as released, in {site / 'ismkit' / 'models' / 'weights'}"
     assert " 0 to repair" in said
     if not Path("/usr/share/datasets/fashion-mnist").exists():
         (data,) = [line for line in lines if line[1] == "Fashion-MNIST"]
