@@ -15,10 +15,12 @@ import pytest
 import torch
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 from ismkit.evaluation import expected_bias
+from ismkit.lessons.claims import CLAIMS
 from ismkit.lessons.ledger import book_entries, read, verdicts
-from ismkit.lessons.notebooks import solutions
+from ismkit.lessons.notebooks import number, solutions
 from ismkit.method import geometric_weights, shares, unit_weights
 from tests.browser import chromium, logged, served
 from tests.conftest import ROOT
@@ -67,7 +69,9 @@ const seconds = (n) => new Promise((resolve) => setTimeout(resolve, 1000 * n));
     cells: all("article td").map((cell) => cell.innerText.trim()),
     drawings: all("article svg.architecture").map((drawing) => drawing.getBoundingClientRect().width > 600),
     widgets: views.length,
-    solutions: all("article details").map((part) => [part.open, all(".highlight-python", part).length]),
+    solutions: all("article details")  // beside hints, rubrics and folded cells
+      .filter((part) => part.querySelector("summary").textContent.trim().startsWith("Solution"))
+      .map((part) => [part.open, all(".highlight-python", part).length]),
   });
 })();
 """
@@ -180,8 +184,8 @@ def test_start_page_leads_to_every_page(site: Site) -> None:
 
 def test_start_page_counts_the_verdicts_of_every_notebook(site: Site) -> None:
     for name in NOTEBOOKS:
-        path = BOOK / "ledger" / f"{name[:2]}.json"
-        without = "all of them" if name[:2] == "13" else "none"
+        path = BOOK / "ledger" / f"{number(Path(name))}.json"
+        without = "all of them" if number(Path(name)) == "13" else "none"
         assert (verdicts(read(path)) if path.is_file() else without) in site.pages["index.html"]["cells"], name
 
 
@@ -193,6 +197,45 @@ def test_architecture_page_shows_the_drawing_and_every_file(site: Site) -> None:
 
 def test_ledger_leads_to_the_cell_of_every_row(site: Site) -> None:
     assert site.pages["ledger.html"]["claims"] == len(book_entries())
+
+
+ROWS = "return [...document.querySelectorAll('#all-claims tbody tr')]"
+
+
+def test_ledger_is_filtered_by_keyboard_and_its_address_keeps_the_choice(browser: Chrome, home: str) -> None:
+    browser.get(f"{home}ledger.html")
+    form = browser.find_element("css selector", "form.claims-filter")
+    assert form.find_element("css selector", "output").text == f"{len(CLAIMS)} of {len(CLAIMS)} claims"
+
+    def shown() -> list[str]:
+        return browser.execute_script(f"{ROWS}.filter((row) => row.offsetHeight).map((row) => row.cells[0].innerText)")
+
+    assert shown() == list(CLAIMS)
+    form.find_element("name", "verdict").send_keys("not resolved")
+    wanted = [claim for claim in CLAIMS if CLAIMS[claim].verdict == "not resolved"]
+    assert shown() == wanted
+    form.find_element("name", "whose").send_keys("this kit")
+    assert shown() == [claim for claim in wanted if CLAIMS[claim].source == "kit"]
+    assert browser.current_url.endswith("?verdict=not+resolved&whose=this+kit")
+    browser.refresh()
+    form = browser.find_element("css selector", "form.claims-filter")
+    assert shown() == [claim for claim in wanted if CLAIMS[claim].source == "kit"]
+    form.find_element("css selector", "button").send_keys(Keys.ENTER)
+    WebDriverWait(browser, 10).until(lambda _: shown() == list(CLAIMS))
+    form.find_element("name", "notebook").send_keys("06")
+    form.find_element("name", "text").send_keys("LOSS lower")
+    assert "C06.hides" in shown() != [claim for claim in CLAIMS if claim.startswith("C06.")]
+    assert form.find_element("css selector", "output").text == f"{len(shown())} of {len(CLAIMS)} claims"
+    assert logged(browser, home) == []
+
+
+def test_ledger_is_complete_without_javascript(browser: Chrome, home: str, emulated: Callable[..., object]) -> None:
+    emulated("Emulation.setScriptExecutionDisabled", {"value": True})
+    browser.get(f"{home}ledger.html?verdict=exact")
+    emulated("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert browser.execute_script(f"{ROWS}.filter((row) => row.offsetHeight).length") == len(CLAIMS)
+    assert not browser.find_elements("css selector", "form.claims-filter")
+    logged(browser, home)  # scripts count as failed requests there; the next test is not to find them
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
