@@ -1,4 +1,4 @@
-// The player of `plot.animate`: canvases in the place of the picture, which stays wherever scripts do not run.
+// The player of `plot.animate`: canvases instead of the picture, which stays wherever scripts do not run.
 (name, given) => {
   const PATH = 100; // positions of the slider along paths; frames that stand alone have one each
   const SECONDS = given.moments ? 0.8 * given.moments.length : 6;

@@ -144,7 +144,7 @@ def test_shipped_gaussians_are_of_their_run() -> None:
     assert (card["steps"], card["seed"], card["licence"]) == (run.steps, 0, "Apache-2.0")
 
 
-def test_exact_velocity_is_the_mean_of_what_velocity_rows_get_else() -> None:
+def test_exact_velocity_is_the_mean_of_the_targets_of_velocity_rows() -> None:
     """Near one place, over many pairs; consistency rows get what ``Intrinsic`` gives them."""
     run = training.gaussians_run()
     net = run.build(8)

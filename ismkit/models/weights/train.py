@@ -98,7 +98,7 @@ def run_of(name: str) -> Run:
 def exact_velocity(query: Query, velocity: Tensor, rows: Blocked, context: Context) -> Answer:
     """The rule of ``Intrinsic``, with the exact velocity of the eight Gaussians in place of a sample's ``x1 - x0``.
 
-    It is the mean of what velocity rows get else, without its noise; the card says what that is worth.
+    It is the mean of the targets that these rows get otherwise, without the noise; README.md says what that is worth.
     """
     return Intrinsic()(query, EIGHT_GAUSSIANS.velocity(query.x, query.t), rows, context)
 
