@@ -71,7 +71,8 @@
 
   const start = (root) => {
     root.dataset.ready = "";
-    root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's keys are not for the slider
+    root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's shortcuts are not for the slider
+    root.addEventListener("keydown", (event) => event.stopPropagation()); // with which it would focus a cell instead
     const canvases = panels.map(() => make("canvas", { role: "img", style: "display:block;width:100%;aspect-ratio:1" }));
     const button = make("button", { type: "button", style: "min-width:5em" });
     const slider = make("input", { type: "range", min: 0, max: last, step: 1, style: "flex:1;min-width:8em" });

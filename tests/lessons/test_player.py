@@ -117,6 +117,14 @@ def test_slider_is_moved_by_keys_and_points_lie_between_frames(opened: Callable[
     assert "t = 0.25" in (player.canvas.get_attribute("aria-label") or "")
 
 
+def test_page_around_it_does_not_take_the_focus_at_a_key(opened: Callable[[str], Player]) -> None:
+    """As JupyterLab does at a key below its notebook: then the second key would be a cell's."""
+    player = opened("paths")
+    player.browser.execute_script("document.body.addEventListener('keydown', () => document.activeElement.blur())")
+    player.keys(player.slider, Keys.HOME, Keys.ARROW_RIGHT)
+    assert player.moment == "t = 0.01"
+
+
 def test_slider_is_moved_by_the_mouse(opened: Callable[[str], Player]) -> None:
     player = opened("paths")
     ActionChains(player.browser).move_to_element(player.slider).click().perform()
