@@ -14,11 +14,13 @@ from typing import TypeVar
 
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
+from ismkit.lessons.notebooks import refresh
 from tests.browser import chromium
 from tests.conftest import ROOT
 
@@ -170,6 +172,37 @@ def test_moving_a_slider_redraws_the_picture(path: Path, folder: Path, lab: str,
             browser.save_screenshot(str(shot))
             print(f"what the browser showed: {shot}")
             raise
+
+
+MOVING = """import torch
+from ismkit.lessons import plot
+
+plot.animate({"a": torch.tensor([[[0.0, 0.0]], [[1.0, 1.0]]])}, alt="a point that moves")"""
+
+
+def test_animation_is_a_picture_until_it_is_run_and_plays_then(folder: Path, lab: str, tmp_path: Path) -> None:
+    """JupyterLab takes the scripts out of what it did not run itself, as in a notebook that was just downloaded."""
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    path = folder / "moving.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell(MOVING)], metadata=kernel), path)
+    refresh(path)
+    stored = nbformat.read(path, as_version=4)
+    stored.cells[0].execution_count = None  # so that it is seen to run again
+    nbformat.write(stored, path)
+    with chromium(tmp_path / "profile") as browser:
+        browser.get(f"{lab}/tree/{path.name}")
+        picture = "//*[contains(@class, 'jp-OutputArea')]//img[@alt='a point that moves']"
+        image = wait(browser, START, partial(find, browser, picture), "no picture in a notebook that was only opened")
+        assert wait(browser, REDRAW, lambda: image.get_property("naturalWidth"), "the picture is empty")
+        assert not browser.find_elements(By.TAG_NAME, "canvas")
+        run_all(browser, 1)
+        slider = wait(browser, REDRAW, partial(find, browser, "//*[@data-ready]//input[@type='range']"), "no player")
+        moment = partial(slider.get_attribute, "aria-valuetext")
+        slider.send_keys(Keys.HOME, Keys.ARROW_RIGHT)
+        wait(browser, REDRAW, lambda: moment() == "t = 0.01", f"the arrow key moves something else: {moment()}")
+        button = browser.find_element(By.XPATH, "//*[@data-ready]//button")
+        button.click()
+        wait(browser, REDRAW, lambda: (moment(), button.text) == ("t = 1.00", "Play"), "it does not end")
 
 
 def test_there_is_a_notebook_to_try() -> None:

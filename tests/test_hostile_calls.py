@@ -854,7 +854,7 @@ ELSEWHERE = {
         ),
         FILE,
     ),
-    **dict.fromkeys(("read_sheet", "make_course"), FILE),
+    **dict.fromkeys(("read_sheet", "make_course", "load_gaussians"), FILE),
     **dict.fromkeys(("Mapped", "PictureFiles", "ImageVAE", "Reference", "Scores", "StepReport", "TrainState"), RECORD),
     **dict.fromkeys(("Answer", "Context", "Solution", "Exported"), RECORD),
     **dict.fromkeys(("ask", "derivative", "posterior_velocity", "one_step_samples"), INNER),

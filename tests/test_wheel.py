@@ -78,7 +78,8 @@ def test_wheel_holds_the_package_the_released_networks_and_nothing_else(wheel: P
     stubs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ismkit").rglob("*.pyi")}
     assert len(stubs) == 11  # of the kit and of its ten rooms
     information = {name for name in names if ".dist-info/" in name}
-    assert names - information == {*modules, *stubs, *sums, f"{weights}/README.md", "ismkit/py.typed"}
+    others = {f"{weights}/README.md", "ismkit/lessons/player.js", "ismkit/py.typed"}
+    assert names - information == {*modules, *stubs, *sums, *others}
     assert f"ismkit-{ismkit.__version__}.dist-info/licenses/LICENSE" in information
     assert "License-Expression: Apache-2.0" in about
 
@@ -118,7 +119,7 @@ def test_doctor_finds_the_weights_and_says_where_the_data_are_to_be_had(site: Pa
     lines = [line.split(maxsplit=2) for line in said.splitlines()]
     (weights,) = [line for line in lines if line[1] == "weights"]
     assert weights[0] == "ok"
-    assert weights[2] == f"8 files as released, in {site / 'ismkit' / 'models' / 'weights'}"
+    assert weights[2] == f"9 files as released, in {site / 'ismkit' / 'models' / 'weights'}"
     assert " 0 to repair" in said
     if not Path("/usr/share/datasets/fashion-mnist").exists():
         (data,) = [line for line in lines if line[1] == "Fashion-MNIST"]

@@ -150,6 +150,11 @@ CLAIMS: dict[str, Claim] = {
         "The endpoint error of Euler steps halves when their number doubles", "kit", verdict="holds here", basis="drawn"
     ),
     # 02 shortcut models
+    "C02.modes": Claim(
+        "One step of the shipped shortcut model shows all eight modes: each has at least 80 % of its share near it",
+        "kit",
+        basis="released",
+    ),
     "C02.telescope": exact("Exact self-consistency from the finest level up is 128 Euler steps", "kit"),
     "C02.linear": Claim(
         "The average velocity tends to the velocity as the step size does to 0, in proportion",

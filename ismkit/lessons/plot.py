@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import html
 import io
+import json
 import os
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -11,11 +15,13 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from cycler import cycler
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from ismkit.data.pictures import tile
+from ismkit.utils.checks import shown
 from ismkit.utils.files import replacing
 
 #: Okabe and Ito's palette, without its yellow (too pale on white).
@@ -55,16 +61,174 @@ def show(figure: Figure, alt: str) -> None:
         ValueError: if ``alt`` is empty.
     """
     from IPython.display import Image, display
-    from PIL import Image as Pictures
 
+    _check_alt(alt)
+    display(Image(_png(figure), format="png", alt=alt))
+
+
+def _check_alt(alt: str) -> None:
     if not alt.strip():
         raise ValueError("alt must say what the figure shows, got an empty text")
+
+
+def _png(figure: Figure) -> bytes:
+    """A figure as PNG in 256 colours; it is closed."""
+    from PIL import Image as Pictures
+
     drawn, buffer = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png")
     plt.close(figure)
     few = Pictures.open(drawn).convert("RGB").quantize(256, Pictures.Quantize.MAXCOVERAGE, dither=Pictures.Dither.NONE)
     few.save(buffer, "PNG", optimize=True)
-    display(Image(buffer.getvalue(), format="png", alt=alt))
+    return buffer.getvalue()
+
+
+def animate(
+    panels: Mapping[str, Tensor],
+    alt: str,
+    *,
+    moments: Sequence[str] | None = None,
+    labels: Sequence[int] | Tensor | None = None,
+    marks: Tensor | None = None,
+    trails: bool = False,
+    reach: float = 2.4,
+) -> None:
+    """Show points of the plane that move, in a notebook or the book: played and scrubbed without a kernel or network.
+
+    The output holds the points themselves and a small player in JavaScript: about 8 kB, and 5.3 bytes for a point in a
+    frame. (Matplotlib's ``to_jshtml`` stores each frame as a picture, and fetches its buttons from the network.) A
+    figure of the same points is shown wherever scripts do not run, as in a notebook that JupyterLab does not trust.
+
+    Args:
+        panels: by the title of each: points (frames, n, 2), at least two frames. Frames along paths are at equally
+            spaced times from 0 to 1, with straight lines between them: panels may have different numbers of frames.
+        alt: what the animation shows, for those who cannot see it.
+        moments: what each frame is called, where frames stand alone, such as steps of training: then no point is drawn
+            between two of them, and every panel has these frames.
+        labels: the colour of each point, (n,), in 0 .. 7.
+        marks: places to mark in grey, (k, 2).
+        trails: draw the path of each point behind it.
+        reach: panels show the square from ``-reach`` to ``reach``.
+
+    Raises:
+        ValueError: if ``alt`` is empty, the points are not finite, or sizes do not fit together.
+
+    Example:
+        One step along a straight line, beside two steps around a corner:
+
+        >>> import torch
+        >>> from ismkit.lessons import plot
+        >>> straight, bent = torch.tensor([[0.0, 0], [1, 1]]), torch.tensor([[0.0, 0], [1, 0], [1, 1]])
+        >>> panels = {"1 step": straight[:, None], "2 steps": bent[:, None]}
+        >>> plot.animate(panels, alt="A point goes to a corner, and another goes around", trails=True)
+        A point goes to a corner, and another goes around
+    """
+    from IPython.display import display
+
+    _check_alt(alt)
+    points = {title: torch.as_tensor(frames).detach().cpu().float() for title, frames in panels.items()}
+    _check_frames(points, moments)
+    if trails and moments is not None:
+        raise ValueError("trails must be False for frames that stand alone, got moments")
+    if not 0 < reach < np.inf:
+        raise ValueError(f"reach must be positive and finite, got {reach}")
+    count = next(iter(points.values())).shape[1]
+    kinds = torch.zeros(count) if labels is None else torch.as_tensor(labels).cpu()
+    if kinds.shape != (count,) or not set(kinds.tolist()) <= set(range(len(_KINDS))):
+        raise ValueError(f"labels must be ({count},) whole numbers in 0 .. {len(_KINDS) - 1}, got {shown(labels)}")
+    places = torch.zeros(0, 2) if marks is None else torch.as_tensor(marks).cpu().float()
+    if places.ndim != 2 or places.shape[1] != 2:
+        raise ValueError(f"marks must be (k, 2), got {tuple(places.shape)}")
+
+    chosen = kinds.long().tolist()
+    unit = max(frames.abs().max().item() for frames in points.values()) / 32767 or 1.0  # of 16 bits
+    given = {
+        "panels": [
+            {
+                "title": title,
+                "frames": len(frames),
+                "points": b64encode((frames / unit).round().numpy().astype("<i2").tobytes()).decode(),
+            }
+            for title, frames in points.items()
+        ],
+        "alt": alt,
+        "moments": None if moments is None else list(moments),
+        "labels": chosen,
+        "colours": _KINDS,
+        "marks": [[round(value, 3) for value in place] for place in places.tolist()],
+        "trails": trails,
+        "reach": reach,
+        "unit": unit,
+        "count": count,
+    }
+    data = json.dumps(given, separators=(",", ":")).replace("<", "\\u003c")  # nothing in it ends the script
+    name = hashlib.sha256(data.encode()).hexdigest()[:12]  # the same in every run: two displays of it are two players
+    picture = b64encode(_png(_stills(points, moments, chosen, places, trails, reach))).decode()
+    image = f'<img alt="{html.escape(alt)}" style="max-width:100%" src="data:image/png;base64,{picture}">'
+    script = f"<script>({_PLAYER.read_text().split(chr(10), 1)[1].strip()})({json.dumps(name)}, {data});</script>"
+    page = f'<div class="animation" data-animation="{name}">{image}</div>\n{script}'
+    display(_Page(page, alt))
+
+
+class _Page:
+    """HTML for a notebook, and what is read where there is none."""
+
+    def __init__(self, page: str, alt: str) -> None:
+        self._page, self._alt = page, alt
+
+    def __repr__(self) -> str:
+        return self._alt
+
+    def _repr_html_(self) -> str:
+        return self._page
+
+
+#: Colours of labels, and the player, which is a function of the name of its block and of the points.
+_KINDS = [*PALETTE, "#8C8C8C"]
+_PLAYER = Path(__file__).with_name("player.js")
+
+
+def _check_frames(points: Mapping[str, Tensor], moments: Sequence[str] | None) -> None:
+    """Refuse points that cannot be moved: the panels show the same points, in frames of their own or in ``moments``."""
+    if not points:
+        raise ValueError("panels must hold at least one panel, got none")
+    count = next(iter(points.values())).shape[1:2]
+    for title, frames in points.items():
+        if frames.ndim != 3 or frames.shape[1:] != (*count, 2) or frames.shape[1] < 1 or len(frames) < 2:
+            wanted = f"(frames, {count[0] if count else 'n'}, 2) with at least two frames"
+            raise ValueError(f"panels must be points {wanted}, got {tuple(frames.shape)} in {title!r}")
+        if not frames.isfinite().all():
+            raise ValueError(f"panels must be finite, got {shown(frames)} in {title!r}")
+        if moments is not None and len(frames) != len(moments):
+            raise ValueError(f"moments must name the {len(frames)} frames of {title!r}, got {len(moments)} names")
+
+
+def _stills(
+    points: Mapping[str, Tensor],
+    moments: Sequence[str] | None,
+    labels: Sequence[int],
+    marks: Tensor,
+    trails: bool,
+    reach: float,
+) -> Figure:
+    """The figure in place of an animation: paths with their ends, or up to five frames of each panel in a row."""
+    colours = [_KINDS[label] for label in labels]
+    shares = [1.0] if trails else np.linspace(0, 1, 5 if moments is None else min(5, len(moments))).tolist()
+    size = (len(points), len(shares)) if not trails else (1, len(points))
+    figure, axes = plt.subplots(*size, figsize=(2.5 * size[1], 2.7 * size[0]), squeeze=False)
+    for k, (title, frames) in enumerate(points.items()):
+        for i, share in enumerate(shares):
+            panel, frame = axes[0, k] if trails else axes[k, i], round(share * (len(frames) - 1))
+            panel.scatter(*marks.T, s=120, color="0.9")
+            if trails:
+                for path, colour in zip(frames.transpose(0, 1), colours, strict=True):
+                    panel.plot(*path.T, color=colour, lw=0.7, alpha=0.4)
+            panel.scatter(*frames[frame].T, s=60 / len(labels) ** 0.4, color=colours, zorder=3)
+            panel.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
+            panel.grid(False)
+            moment = f"t = {share:g}" if moments is None else moments[frame]
+            panel.set_title(title if trails else f"{title}, {moment}" if i == 0 else moment, fontsize=10)
+    return figure
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:

@@ -17,6 +17,7 @@ from .nets import PRESETS as PRESETS
 from .nets import DiT as DiT
 from .nets import ToyMLP as ToyMLP
 from .saved import RELEASED as RELEASED
+from .saved import load_gaussians as load_gaussians
 from .saved import load_generator as load_generator
 from .saved import load_model as load_model
 from .saved import load_sampler as load_sampler

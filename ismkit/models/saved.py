@@ -423,6 +423,33 @@ def released(name: str = "ism_plus") -> tuple[nn.Module, dict[str, Any]]:
     return load_sampler(weights_file(released_file(name)), RELEASED[name])
 
 
+def load_gaussians() -> tuple[nn.Module, dict[str, Any]]:
+    """Load the small shortcut model of the eight Gaussians in the plane that the kit ships, and its card.
+
+    A :class:`~ismkit.models.nets.ToyMLP` of 58,000 numbers without classes: the label is always 8, null. One step of it
+    shows all eight modes. The card holds ``run``, ``steps``, ``seed``, ``licence``, and ``scores`` by NFE: the fraction
+    of samples within 3 standard deviations of a mode, and the least and the largest share of a mode, of 1 in 8.
+
+    Returns:
+        The network, in eval mode without gradients, and the card.
+
+    Raises:
+        CheckpointError: if the file is missing, truncated or altered.
+
+    Example:
+        >>> import torch
+        >>> from ismkit import sample
+        >>> from ismkit.models import load_gaussians
+        >>> net, card = load_gaussians()
+        >>> sample(net, torch.randn(10, 2), torch.full((10,), 8), nfe=1).shape
+        torch.Size([10, 2])
+        >>> card["scores"]["1 NFE"]["near"] > 0.95
+        True
+    """
+    name = "gaussians_shortcut"
+    return load_model(weights_file(name), WEIGHT_SUMS[name])
+
+
 def load_named(model: str | os.PathLike[str], *, network: Maker | None = None) -> tuple[nn.Module, dict[str, Any]]:
     """Load a released generator by its name, or a network from a file; both as :func:`load_sampler` does."""
     return released(str(model)) if model in RELEASED else load_sampler(model, network=network)

@@ -29,6 +29,7 @@ WEIGHT_SUMS = {
     "fashion_autoencoder": "5ceb6324f812045386fe7b5f09d77b03a61c5377dafbe02d4f393519e1a27963",
     "fashion_shortcut_finest_level": "031acb65391aa1505d8c006446b21ed62e4d17fed33b707c08cf58b254a201bd",
     "fashion_ism": "2c963bcae2a441dc410d3be0bbe9b505a08ee288bdede796e71ec1c824667385",
+    "gaussians_shortcut": "4d52ea9bfb0aec7b608a509bc86d3b27eb355badb8397909f6a53355bdd9eff0",
     "fashion_ism_plus": "239de3e6241a97169c942f42ac7ae1c2674c28ab666ca3b5dbb2e8b918eb831c",
 }
 #: Where Debian's packages put data sets.

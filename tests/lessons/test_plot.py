@@ -1,9 +1,12 @@
 """The shared figures: pixels where they belong, plotted numbers that are the data's, alt text, whole files."""
 
+import json
+import re
 from base64 import b64decode
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -256,3 +259,96 @@ def test_scores_draws_one_line_per_nfe_sorted_by_strength_in_each_panel():
             assert list(line.get_xdata()) == [0.0, 1.0, 2.0]
             assert list(line.get_ydata()) == [nfe, nfe + sign, nfe + 2 * sign]
         assert list(many.get_xdata()) == [1.0]
+
+
+# ---------------------------------------------------------------- animations
+
+STRAIGHT = torch.tensor([[[0.0, 0.0], [0.5, -1.0]], [[1.0, 1.0], [-1.5, 2.0]]])  # two points in two frames
+BENT = torch.tensor([[[0.0, 0.0], [0.5, -1.0]], [[1.0, 0.0], [0.5, 2.0]], [[1.0, 1.0], [-1.5, 2.0]]])
+
+
+def animated(**changes: Any) -> dict[str, str]:
+    """What an animation displays, by its kind."""
+    given = {"panels": {"straight": STRAIGHT, "bent": BENT}, "alt": "two points", "trails": True} | changes
+    with capture_output() as captured:
+        plot.animate(**given)
+    (output,) = captured.outputs
+    return output.data
+
+
+def stored(page: str) -> dict[str, Any]:
+    """The data that a page holds for its player."""
+    (data,) = re.findall(r'\}\)\("[0-9a-f]{12}", (\{.*\})\);</script>$', page, re.DOTALL)
+    return json.loads(data)
+
+
+@pytest.mark.usefixtures("shell")
+def test_animation_holds_the_points_and_a_picture_of_them() -> None:
+    shown = animated(labels=[3, 0], marks=torch.tensor([[1.0, 1.0]]))
+    assert shown["text/plain"] == "two points"
+    data = stored(shown["text/html"])
+    for panel, frames in zip(data["panels"], (STRAIGHT, BENT), strict=True):
+        points = np.frombuffer(b64decode(panel["points"]), "<i2").reshape(panel["frames"], 2, 2) * data["unit"]
+        np.testing.assert_allclose(points, frames, atol=1e-4)
+    assert [panel["title"] for panel in data["panels"]] == ["straight", "bent"]
+    assert (data["labels"], data["marks"]) == ([3, 0], [[1.0, 1.0]])
+    image = re.search(r'<img alt="two points" [^>]*src="data:image/png;base64,([^"]+)">', shown["text/html"])
+    assert image
+    assert plt.imread(BytesIO(b64decode(image[1])), format="png").std() > 0.01
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.usefixtures("shell")
+def test_animation_is_the_same_in_every_run_and_asks_the_network_for_nothing() -> None:
+    page = animated()["text/html"]
+    assert page == animated()["text/html"]
+    assert "://" not in page
+    assert len(page) < 40_000
+    other = animated(panels={"straight": STRAIGHT, "bent": BENT + 0.1})["text/html"]
+    assert page.partition("data-animation=")[2][:14] != other.partition("data-animation=")[2][:14]
+
+
+@pytest.mark.usefixtures("shell")
+def test_no_text_ends_the_script_of_an_animation() -> None:
+    page = animated(panels={"</script><b>": STRAIGHT}, alt='"></script> & more')["text/html"]
+    assert page.count("</script>") == 1
+    assert stored(page)["panels"][0]["title"] == "</script><b>"
+
+
+@pytest.mark.usefixtures("shell")
+@pytest.mark.parametrize(("moments", "trails", "panels"), [(None, True, 2), (None, False, 10), (["a", "b"], False, 4)])
+def test_picture_of_an_animation_has_its_paths_or_its_frames(
+    moments: list[str] | None, trails: bool, panels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = []
+    png = plot._png
+    monkeypatch.setattr(plot, "_png", lambda figure: (figures.append(figure), png(figure))[1])
+    frames = {"straight": STRAIGHT, "bent": BENT if moments is None else STRAIGHT}
+    animated(panels=frames, moments=moments, trails=trails)
+    axes = figures[0].axes
+    assert len(axes) == panels
+    last = axes[-1].collections[-1].get_offsets()
+    np.testing.assert_allclose(last, STRAIGHT[-1])  # both end there
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"alt": " "}, "alt must say what the figure shows"),
+        ({"panels": {}}, "panels must hold at least one panel"),
+        ({"panels": {"a": STRAIGHT[:1]}}, r"panels must be points .* at least two frames, got \(1, 2, 2\) in 'a'"),
+        ({"panels": {"a": STRAIGHT[0]}}, r"panels must be points .*, got \(2, 2\) in 'a'"),
+        ({"panels": {"a": STRAIGHT, "b": BENT[:, :1]}}, r"panels must be points \(frames, 2, 2\) .* in 'b'"),
+        ({"panels": {"a": STRAIGHT / 0}}, "panels must be finite"),
+        ({"moments": ["now"], "trails": False}, "moments must name the 2 frames of 'straight', got 1 names"),
+        ({"panels": {"a": STRAIGHT}, "moments": ["a", "b"]}, "trails must be False for frames that stand alone"),
+        ({"labels": [0]}, r"labels must be \(2,\) whole numbers in 0 .. 7"),
+        ({"labels": [0, 8]}, r"labels must be \(2,\) whole numbers in 0 .. 7"),
+        ({"labels": [0, 0.5]}, r"labels must be \(2,\) whole numbers in 0 .. 7"),
+        ({"marks": torch.zeros(2)}, r"marks must be \(k, 2\), got \(2,\)"),
+        ({"reach": 0}, "reach must be positive and finite, got 0"),
+    ],
+)
+def test_what_cannot_be_animated_is_refused_by_name(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        animated(**changes)
