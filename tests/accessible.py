@@ -15,7 +15,8 @@ _RUN = """
 const [rules, done] = arguments;
 const options = { resultTypes: ["violations"], elementRef: false };
 if (rules) options.runOnly = rules;
-axe.run(document, options).then(({ violations }) => done(
+const still = Promise.all(document.getAnimations().map(({ finished }) => finished));  // colours fade into a theme
+still.then(() => axe.run(document, options)).then(({ violations }) => done(
   violations.filter(({ impact }) => impact !== "minor").flatMap(({ id, impact, nodes }) =>
     nodes.map(({ target, html, any }) =>
       `${id} (${impact}): ${target.join(" ")}: ${html.slice(0, 120)}: ${any.map(({ message }) => message).join("; ")}`))
