@@ -236,21 +236,23 @@ def paper_fid() -> list[str]:
     return tables.paper_tables([], {}).splitlines()
 
 
-def paper_ladder() -> list[str]:
+def paper_ladder() -> Iterator[str]:
     """The paper's ablation, and our ladder of the same rungs on small data: distances and changes side by side."""
-    best = ladder_at_best("ladder")
-    means = best.groupby(["variant", "nfe"]).frechet.mean()
-    rows = [["step", *(f"{whose}, {nfe} NFE" for nfe in (1, 4) for whose in ("paper", "change", "ours", "change"))]]
-    for name in tables.PAPER:
-        what, before = RUNGS[name]
-        cells = [f"{what} (`{name}`)"]
-        for i, nfe in enumerate((1, 4)):
-            figures = tables.PAPER[name][i], means[name, nfe]
-            start = (tables.PAPER[before][i], means[before, nfe]) if before else None
-            for k, figure in enumerate(figures):
-                cells += [f"{figure:.2f}", signed(100 * (figure / start[k] - 1), 0) + f"{THIN}%" if start else ""]
-        rows.append(cells)
-    return table(rows)
+    means = ladder_at_best("ladder").groupby(["variant", "nfe"]).frechet.mean()
+    for i, nfe in enumerate((1, 4)):
+        rows = [["step", "paper, FID-50K", "change", "ours, Fréchet distance", "change"]]
+        for name, figures in tables.PAPER.items():
+            what, before = RUNGS[name]
+            cells = [f"{what} (`{name}`)"]
+            pairs = [
+                (figures[i], before and tables.PAPER[before][i]),
+                (means[name, nfe], before and means[before, nfe]),
+            ]
+            for figure, start in pairs:
+                change = f"{100 * (figure / start - 1):+.0f}{THIN}%" if start else ""
+                cells += [f"{figure:.2f}", change.replace("-", "\N{MINUS SIGN}")]
+            rows.append(cells)
+        yield from [f"### {nfe} NFE", "", *table(rows), ""]
 
 
 def paper_settings() -> Iterator[str]:
@@ -298,11 +300,6 @@ def ladder_at_best(name: str) -> pd.DataFrame:
     return sweep.at_best(part[part.n == part.n.min()], "frechet")
 
 
-def signed(value: float, digits: int) -> str:
-    """A number with its sign, a minus and not a hyphen."""
-    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
 def status_table() -> list[str]:
     """How each committed notebook was run: what it and its rows in the ledger record, and the history of its file."""
     rows = [["#", "notebook", "profile", "time, as stated", "Python", "rows in the ledger", "torch", "last change"]]
@@ -337,7 +334,12 @@ def last_change(path: Path) -> str | None:
         shallow = git(["git", "rev-parse", "--is-shallow-repository"])
         if shallow.stdout.strip() != "false":
             return None
-        return git(["git", "log", "-1", "--format=%cs", "--", str(path)]).stdout.strip() or None
+        return (
+            git(["git", "log", "-1", "--format=%cs", "--", str(path)])
+            .stdout.strip()
+            .replace("-", "\N{NON-BREAKING HYPHEN}")
+            or None
+        )
     except FileNotFoundError:
         return None
 
@@ -360,7 +362,11 @@ def sweeps_tables() -> Iterator[str]:
             rows = [["variant", *(f"{nfe} NFE" for nfe in text)]]
             rows += [[variant, *cells] for variant, cells in zip(text.index, text.to_numpy(), strict=True)]
             lines = (line.replace(" ± ", f"{THIN}±{THIN}") for line in table(rows))
-            yield from [f"Frechet distance, {where}", "", *lines, ""]
+            title = f"Frechet distance, {where}"
+            if frame_there.w.eq(0).all():
+                yield from [title, "", *lines, ""]
+            else:  # folded: the page would be as long as a notebook
+                yield from [f"<details><summary>{title}</summary>", "", *lines, "", "</details>", ""]
 
 
 def league_tables() -> Iterator[str]:

@@ -72,7 +72,6 @@ const done = arguments[0], all = (css, root = document) => [...root.querySelecto
     figures: all("article .cell_output img.only-light, article .cell_output img:not(.only-dark)").length,
     dark: all("article .cell_output img.only-dark").length,
     neighbours: all(".prev-next-area a").map(({ href }) => href),
-    height: document.documentElement.scrollHeight,
     solutions: all("article details").map((part) => [part.open, all(".highlight-python", part).length]),
   });
 })();
