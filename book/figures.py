@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 #: What white paper becomes: the ground of the theme's dark pages.
-GROUND = (0x14, 0x18, 0x1E)
+GROUND = (0x12, 0x12, 0x12)
 #: A turn of hue by half a circle that keeps grey, as the ``hue-rotate`` of CSS has it: with the lightness turned too,
 #: a dark blue line becomes a light blue one, not an orange one.
 _HALF_TURN = np.array([[-0.574, 1.430, 0.144], [0.426, 0.430, 0.144], [0.426, 1.430, -0.856]])

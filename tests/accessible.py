@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent / "axe-core"
 COLOURS = ["color-contrast", "link-in-text-block"]
 _RUN = """
 const [rules, done] = arguments;
-const options = { resultTypes: ["violations"], elementRef: false };
+const options = { resultTypes: ["violations"], elementRef: false, preload: false };
 if (rules) options.runOnly = rules;
 const still = Promise.all(document.getAnimations().map(({ finished }) => finished));  // colours fade into a theme
 still.then(() => axe.run(document, options)).then(({ violations }) => done(

@@ -521,7 +521,7 @@ def test_code_is_copied_by_keyboard(browser: Chrome, home: str) -> None:
 FOUND = """
 const [done] = arguments;
 (function look(before, same) {
-  const all = [...document.querySelectorAll("#search-results li > a")].map(({ href }) => href.split("?")[0]);
+  const all = [...document.querySelectorAll("#search-results li > a")].map(({ href }) => href.split(/[?#]/)[0]);
   if (all.length && all.length === before && same > 10) return done(all);
   setTimeout(look, 100, all.length, all.length === before ? same + 1 : 0);
 })(0, 0);
