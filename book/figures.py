@@ -40,5 +40,5 @@ def dark(png: bytes, pictures: Sequence[Sequence[float]]) -> bytes:
         left, top, right, bottom = np.round(np.array(box) * size).astype(int).tolist()
         turned.paste(light.crop((left, top, right, bottom)), (left, top))
     buffer = io.BytesIO()
-    turned.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    turned.save(buffer, "PNG", optimize=True)  # in full colour: of 256 the pictures would get too few
     return buffer.getvalue()

@@ -79,7 +79,7 @@ def _pictures(figure: Figure) -> list[list[float]]:
         if axes.images or any(isinstance(part, QuadMesh) for part in axes.collections):
             box = axes.get_window_extent()
             shares = box.x0 / width, 1 - box.y1 / height, box.x1 / width, 1 - box.y0 / height
-            boxes.append([round(min(max(share, 0.0), 1.0), 4) for share in shares])
+            boxes.append([round(min(max(float(share), 0.0), 1.0), 4) for share in shares])
     return boxes
 
 
