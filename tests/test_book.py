@@ -544,6 +544,7 @@ def test_a_dark_figure_stands_on_the_ground_of_the_page(browser: Chrome, home: s
     browser.get(home + "glossary.html")
     ground = "document.documentElement.dataset.theme = 'dark'; return getComputedStyle(document.body).backgroundColor"
     assert browser.execute_script(ground) == f"rgb{figures.GROUND}"
+    assert logged(browser, home) == []
 
 
 def test_status_names_the_profile_and_the_seeds_of_every_notebook(site: Site) -> None:
