@@ -96,7 +96,7 @@ unit: $(ALL) ## unit tests
 notebooks: $(ALL) ## run every notebook and compare the outputs that are tagged for it (nbval)
 	@echo "== Notebooks (nbval, two at a time; the slowest cells take minutes)"
 	@OMP_NUM_THREADS=1 $(PY) -m pytest notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=2400 \
-	  --timeout=2500 -n 2 --dist loadfile --durations=12
+	  --nbval-sanitize-with=tests/nbval.cfg --timeout=2500 -n 2 --dist loadfile --durations=12
 
 browser: $(ALL) ## try the book's pages, its live models, and widgets in JupyterLab (skipped without Chromium)
 	@echo "== Book, live models and widgets in Chromium and Node (ISMKIT_BROWSER=required: fail where there is none)"

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +31,8 @@ from sphinx.cmd.build import main as sphinx_build
 
 from ismkit import __version__
 from ismkit.evaluation import tables
-from ismkit.lessons import ledger
+from ismkit.lessons import claims, course, ledger
+from ismkit.lessons.claims import CLAIMS
 from ismkit.lessons.notebooks import NOTEBOOKS, solutions
 from ismkit.sweeps import ladder, studies, sweep
 from ismkit.sweeps.studies import FOLDER
@@ -49,11 +50,11 @@ THIN = "\N{NARROW NO-BREAK SPACE}"  # within a figure, which should stay on one 
 #: The parts of the book: a caption, and the numbers of its notebooks or the names of its pages.
 PARTS = {
     "Start": ["00", "live", "explore", "installing", "anywhere", "commands"],
-    "Flows and shortcuts": ["01", "02"],
+    "Flows and shortcuts": ["01", "01b", "02"],
     "Guidance": ["03", "04"],
     "Frequency, paths, averages": ["05", "06", "07"],
     "Integration": ["08", "09", "neighbours"],
-    "Your own": ["14", "own", "comparing"],
+    "Your own": ["14", "own", "comparing", "lecturers"],
     "Full scale": ["imagenet", "10", "11", "12", "failures", "pools"],
     "Claims": ["13", "ledger", "paper", "guarantees", "status"],
     "The library": ["architecture", "api", "timings", "contributing", "changelog"],
@@ -201,16 +202,47 @@ def address() -> list[str]:
     return ["`REPOSITORY` below is the address of your copy. This book was built without one, so it has no buttons."]
 
 
+def claim_link(claim: str, tested: Container[str]) -> str:
+    """The name of a claim, which leads to the cell that tested it, if one did."""
+    return f"{{ref}}`{claim} <{anchor(claim)}>`" if claim in tested else claim
+
+
 def claims_table() -> list[str]:
     """The ledger as a table; the name of a claim leads to the cell that tested it."""
-    tested = {row.claim for row in ledger.book_entries()}
-    columns = ["statement", "source", "verdict", "want", "measured", "spread", "seeds"]
-    rows = [["claim", *columns]]
-    for entry in ledger.table(ledger.book_entries()):
-        claim = entry["claim"]
-        link = f"{{ref}}`{claim} <{anchor(claim)}>`" if claim in tested else claim
-        rows.append([link, *(re.sub(r"([$\\])", r"\\\1", str(entry[column])) for column in columns)])
+    by_claim = {row.claim: row for row in ledger.book_entries()}
+    rows = [["claim", "statement", "whose", "verdict", "check", "measured", "behind it", "fresh seeds"]]
+    for entry in ledger.table(by_claim.values()):
+        row, claim = by_claim.get(entry["claim"]), CLAIMS[entry["claim"]]
+        check = f"{entry['want']} ({entry['bound']})" if row else ""
+        measured = entry["measured"]
+        if entry["spread"]:
+            measured += f", spread {entry['spread']}"
+        elif row and row.half_width is not None:
+            measured += f" ± {row.half_width:.2g}"
+        if entry["smallest"]:
+            measured += f"; would have found: {entry['smallest']}"
+        cells = [entry["statement"], claims.SOURCES[claim.source], entry["verdict"], check, measured, entry["behind"]]
+        cells.append(entry["fresh"])
+        rows.append([claim_link(entry["claim"], by_claim), *(re.sub(r"([$\\])", r"\\\1", cell) for cell in cells)])
     return table(rows)
+
+
+def headlines() -> Iterator[str]:
+    """The results that change how one works, each with its check and its numbers."""
+    entries = {entry["claim"]: entry for entry in ledger.table(ledger.book_entries())}
+    for claim, why in claims.HEADLINES.items():
+        entry = entries[claim]
+        numbers = f"measured {entry['measured']}, wanted {entry['want']}; {entry['behind']}"
+        yield f"- **{entry['statement']}.** {why} {claim_link(claim, entries)}: {entry['verdict']} ({numbers})."
+
+
+def claim_words() -> Iterator[str]:
+    """What the words of the ledger mean, from where they are declared."""
+    parts = {"Verdicts": claims.VERDICTS, "What stands behind a row": claims.BASES, "Bounds": claims.BOUNDS}
+    for title, words in parts.items():
+        yield from [f"### {title}", ""]
+        shown = ledger.WHOSE_BOUND if words is claims.BOUNDS else {word: word for word in words}
+        yield from [*table([["word", "meaning"], *([shown[word], meaning] for word, meaning in words.items())]), ""]
 
 
 def ladder_table() -> list[str]:
@@ -446,8 +478,23 @@ def solutions_page() -> Iterator[str]:
             if i == 0:
                 title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
                 yield from [f"## {title}", "", f"[The notebook](notebooks/{path.name})", ""]
-            name = re.search(r'\bexercise\("([^"]+)"', stub.source)
+            name = re.search(r'\b(?:exercise|check)\("([^"]+)"', stub.source)
             yield from [f"### Exercise {name[1] if name else i + 1}", "", "```python", solution.rstrip(), "```", ""]
+
+
+def hours() -> list[str]:
+    """The plan of the course, its cells as links to their notebooks."""
+    return list(course.plan(course.Shown(), course.hours(), notebook_link))
+
+
+def misconceptions() -> list[str]:
+    """What students often believe, with links to the notebooks that refute it."""
+    return course.misconceptions(course.Shown(), course.hours(), notebook_link)
+
+
+def notebook_link(name: str, path: Path) -> str:
+    """A link to the page of a notebook."""
+    return f"[{name}](notebooks/{path.name})"
 
 
 def explorable(path: Path) -> str:
@@ -491,6 +538,8 @@ MADE: dict[str, Callable[[], Iterable[str]]] = {
     "targets": targets_table,
     "address": address,
     "claims": claims_table,
+    "headlines": headlines,
+    "words": claim_words,
     "ladder": ladder_table,
     "sweeps": sweeps_tables,
     "league": league_tables,
@@ -506,6 +555,8 @@ MADE: dict[str, Callable[[], Iterable[str]]] = {
     "drawing": drawing,
     "rooms": rooms_tables,
     "explorables": explorables,
+    "hours": hours,
+    "misconceptions": misconceptions,
 }
 
 

@@ -42,7 +42,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 # Names without an inventory to look them up in: nothing is fetched while the book is built.
-FOREIGN = "pd|accelerate|argparse|collections|datetime|matplotlib|nbformat|numpy|os|pathlib|torch|typing"
+FOREIGN = "pd|accelerate|argparse|collections|datetime|matplotlib|nbformat|numpy|os|pathlib|torch|types|typing"
 nitpick_ignore_regex = [("py:.*", rf"({FOREIGN})\..*")]
 # The same where autodoc leaves a name as the source has it: in the arguments of classes, and beside names that are
 # imported for the type checker alone.
@@ -157,6 +157,12 @@ var splitQuery = (query) => query.normalize("NFKD").replace(/\\p{M}/gu, "")
         return super().split("".join(part for part in parts if not unicodedata.combining(part)))
 
 
+def load_filter(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
+    """Load what filters the table of claims, on its page."""
+    if page == "ledger":
+        app.add_js_file("ledger.js", loading_method="defer")
+
+
 def before_napoleon(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Let docstrings say ``|x|``, ``fast, slow: decays``, and of an attribute or a result ``Where: in the folder``."""
     example = False
@@ -184,3 +190,4 @@ def setup(app: Sphinx) -> None:
     app.connect("doctree-read", mark_claims)
     app.connect("doctree-read", describe_figures, priority=400)  # before Sphinx collects the images, at 500
     app.connect("html-page-context", load_explorables)
+    app.connect("html-page-context", load_filter)

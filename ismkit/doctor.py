@@ -59,6 +59,8 @@ PURPOSE = {
     "onnxscript": "networks written as ONNX",
     "onnxruntime": "ONNX files run, to compare them",
     "matplotlib": "figures",
+    "mistune": "slides of the course",
+    "pygments": "colours of code on slides",
     "ipywidgets": "sliders in notebooks",
     "jupyterlab": "notebooks by hand",
     "papermill": "notebooks with parameters",

@@ -38,7 +38,8 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ISMKIT_OUT", str(tmp_path / "out"))
     monkeypatch.setenv("CI", "1")
-    monkeypatch.setenv("ISMKIT_PROGRESS", "")  # `run` changes it for its kernel: put back afterwards
+    monkeypatch.setenv("ISMKIT_PROGRESS", "")  # `run` changes these for its kernel: put back afterwards
+    monkeypatch.setenv("ISMKIT_CHECKS", "")
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     yield

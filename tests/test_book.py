@@ -20,8 +20,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 from book import figures
 from ismkit.evaluation import expected_bias
 from ismkit.evaluation.tables import PAPER_SETTINGS
+from ismkit.lessons.claims import CLAIMS
 from ismkit.lessons.ledger import book_entries, read, verdicts
-from ismkit.lessons.notebooks import solutions
+from ismkit.lessons.notebooks import number, solutions
 from ismkit.method import geometric_weights, shares, unit_weights
 from ismkit.sweeps.studies import FOLDER
 from ismkit.sweeps.sweep import read_table
@@ -72,7 +73,9 @@ const done = arguments[0], all = (css, root = document) => [...root.querySelecto
     figures: all("article .cell_output img.only-light, article .cell_output img:not(.only-dark)").length,
     dark: all("article .cell_output img.only-dark").length,
     neighbours: all(".prev-next-area a").map(({ href }) => href),
-    solutions: all("article details").map((part) => [part.open, all(".highlight-python", part).length]),
+    solutions: all("article details")  // beside hints, rubrics and folded cells
+      .filter((part) => part.querySelector("summary").textContent.trim().startsWith("Solution"))
+      .map((part) => [part.open, all(".highlight-python", part).length]),
   });
 })();
 """
@@ -199,8 +202,8 @@ def test_start_page_leads_to_every_page(site: Site) -> None:
 
 def test_start_page_counts_the_verdicts_of_every_notebook(site: Site) -> None:
     for name in NOTEBOOKS:
-        path = BOOK / "ledger" / f"{name[:2]}.json"
-        without = "all of them" if name[:2] == "13" else "none"
+        path = BOOK / "ledger" / f"{number(Path(name))}.json"
+        without = "all of them" if number(Path(name)) == "13" else "none"
         assert (verdicts(read(path)) if path.is_file() else without) in site.pages["index.html"]["cells"], name
 
 
@@ -219,6 +222,44 @@ def outputs(notebook: nbformat.NotebookNode) -> Iterator[dict]:
     states = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
     yield from (output for cell in notebook.cells for output in cell.get("outputs", []))
     yield from (output for widget in states.values() for output in widget["state"].get("outputs", []))
+
+
+ROWS = "return [...document.querySelectorAll('#all-claims tbody tr')]"
+
+
+def test_ledger_is_filtered_by_keyboard_and_its_address_keeps_the_choice(browser: Chrome, home: str) -> None:
+    browser.get(f"{home}ledger.html")
+    form = browser.find_element("css selector", "form.claims-filter")
+    assert form.find_element("css selector", "output").text == f"{len(CLAIMS)} of {len(CLAIMS)} claims"
+
+    def shown() -> list[str]:
+        return browser.execute_script(f"{ROWS}.filter((row) => row.offsetHeight).map((row) => row.cells[0].innerText)")
+
+    assert shown() == list(CLAIMS)
+    form.find_element("name", "verdict").send_keys("not resolved")
+    wanted = [claim for claim in CLAIMS if CLAIMS[claim].verdict == "not resolved"]
+    assert shown() == wanted
+    form.find_element("name", "whose").send_keys("this kit")
+    assert shown() == [claim for claim in wanted if CLAIMS[claim].source == "kit"]
+    assert browser.current_url.endswith("?verdict=not+resolved&whose=this+kit")
+    browser.refresh()
+    form = browser.find_element("css selector", "form.claims-filter")
+    assert shown() == [claim for claim in wanted if CLAIMS[claim].source == "kit"]
+    form.find_element("css selector", "button").send_keys(Keys.ENTER)
+    WebDriverWait(browser, 10).until(lambda _: shown() == list(CLAIMS))
+    form.find_element("name", "notebook").send_keys("06")
+    form.find_element("name", "text").send_keys("LOSS lower")
+    assert "C06.hides" in shown() != [claim for claim in CLAIMS if claim.startswith("C06.")]
+    assert form.find_element("css selector", "output").text == f"{len(shown())} of {len(CLAIMS)} claims"
+    assert logged(browser, home) == []
+
+
+def test_ledger_is_complete_without_javascript(browser: Chrome, home: str, emulated: Callable[..., object]) -> None:
+    emulated("Emulation.setScriptExecutionDisabled", {"value": True})
+    browser.get(f"{home}ledger.html?verdict=exact")
+    emulated("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert browser.execute_script(f"{ROWS}.filter((row) => row.offsetHeight).length") == len(CLAIMS)
+    assert not browser.find_elements("css selector", "form.claims-filter")
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

@@ -28,7 +28,10 @@ from ismkit.utils.weights import CheckpointError
 from tests.commandline import Ismkit, a_file, parses
 from tests.conftest import ROOT
 
-COMMANDS = ("lab", "doctor", "notebook", "ledger", "train", "latents", "sweep", "sample", "evaluate", "export")
+COMMANDS = (
+    *("lab", "doctor", "notebook", "ledger", "course"),
+    *("train", "latents", "sweep", "sample", "evaluate", "export"),
+)
 pytestmark = pytest.mark.usefixtures("own_folder")
 
 

@@ -24,6 +24,8 @@ from ismkit.data.pictures import write_png
 from ismkit.evaluation import judges
 from ismkit.evaluation.judges import FashionJudge, Setting
 from ismkit.imagenet.vae import write_tiny_vae
+from ismkit.lessons import ledger
+from ismkit.lessons.claims import CLAIMS, Claim
 from ismkit.lessons.notebooks import _choices
 from ismkit.lessons.plot import PALETTE
 from ismkit.method import recipes
@@ -482,6 +484,63 @@ def test_evaluate_prints_and_writes_the_table(
     assert answer.out == f"{judges.as_text(rows)}\ntable: new/scores.csv\n"
     with (tmp_path / "new" / "scores.csv").open(newline="") as file:
         assert [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)] == rows
+
+
+CHECKS = """
+from ismkit.lessons.claims import CLAIMS, Claim
+from ismkit.lessons.ledger import Ledger
+for claim in ("C01.good", "C01.bad"):
+    CLAIMS[claim] = Claim("a claim of the tests alone", "kit")
+book = Ledger("01", profile, seed)
+book.check("C01.bad", 2.0 if seed < 1000 else 1.0 + seed / 1e6, 2.0, 0.5)
+book.check("C01.good", 1.0 + seed / 1e6, 1.0, 0.5)
+"""
+
+
+@pytest.fixture
+def measured(notebooks: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A notebook whose claims were measured with two seeds, and the file of its rows."""
+    (notebooks / "01_other.ipynb").unlink()
+    nbformat.write(tiny([CHECKS], PARAMETERS), notebooks / "01_tiny.ipynb")
+    for claim in ("C01.good", "C01.bad"):
+        monkeypatch.setitem(CLAIMS, claim, Claim("a claim of the tests alone", "kit"))
+    common = ("01", 2, "laptop", 0, "cpu", "2")
+    good = ledger.Entry("C01.good", *common, 1.0, "==", 1.0, 0.5, seeds={"0": 1.0, "1": 1.000001})
+    bad = ledger.Entry("C01.bad", *common, 2.0, "==", 2.0, 0.5, seeds={"0": 2.0, "1": 2.01})
+    return ledger.write([bad, good], notebooks.parent / "book" / "ledger" / "01.json")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in papermill and its dependencies
+def test_fresh_seeds_confirm_what_holds_and_keep_what_fails(measured: Path, ismkit_: Ismkit) -> None:
+    """The seeds are the next ones each time, the rows stay as they were measured, a failed check stops nothing."""
+    before = ledger.read(measured)
+    answer = ismkit_("ledger", "01", "--seeds", "2", "--fresh")
+    assert answer.status == 0, answer.err
+    assert "C01.good: confirmed on fresh seeds (1000, 1001)\n" in answer.out
+    assert "C01.bad: failed on 2 of 2 fresh seeds (1000, 1001)\n" in answer.out
+    bad, good = ledger.read(measured)
+    assert good.fresh == {"1000": 1.001, "1001": 1.001001}
+    assert bad.fresh == {"1000": 1.001, "1001": 1.001001}
+    assert [replace(row, fresh={}) for row in (bad, good)] == before
+    assert ismkit_("ledger", "01", "--seeds", "1", "--fresh").status == 0
+    assert [list(row.fresh) for row in ledger.read(measured)] == [["1000", "1001", "1002"]] * 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_rows_that_claim_too_much_are_not_written(measured: Path, ismkit_: Ismkit) -> None:
+    """The notebook gives its claim C01.bad one value for every seed below 1000: no trainings."""
+    before = measured.read_bytes()
+    answer = ismkit_("ledger", "01", "--seeds", "2")
+    assert answer.status == 2
+    assert "C01.bad is declared trained, but its 2 seeds gave 1 values" in answer.err
+    assert measured.read_bytes() == before
+
+
+def test_fresh_seeds_are_asked_for_with_a_notebook_and_none_is_used_before(ismkit_: Ismkit) -> None:
+    answer = ismkit_("ledger", "--fresh")
+    assert (answer.status, "--fresh must have the numbers of notebooks" in answer.err) == (2, True)
+    answer = ismkit_("ledger", "03", "--seeds", "1001")
+    assert (answer.status, "seeds must be at most 1000: those from there on are fresh" in answer.err) == (2, True)
 
 
 def test_a_profile_that_a_notebook_has_not_is_refused(notebooks: Path, tmp_path: Path, ismkit_: Ismkit) -> None:

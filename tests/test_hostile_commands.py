@@ -35,6 +35,7 @@ GIVEN: dict[str, list[str]] = {
     "evaluate": ["ism_plus", "-n", "100"],
     "export": ["ism_plus", "--format", "torch"],
     "ledger": [],
+    "course": ["pack"],
 }
 
 
@@ -64,6 +65,8 @@ def quick(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> I
     monkeypatch.setattr("ismkit.models.exporting._program", stopped)
     monkeypatch.setattr("ismkit.imagenet.encoding.encode", lambda *_, **__: None)
     monkeypatch.setattr("ismkit.lessons.notebooks.measure", stopped)
+    monkeypatch.setattr("ismkit.lessons.course._pages", lambda *_: {"index.html": ""})
+    monkeypatch.setattr("ismkit.lessons.course._notebooks", dict)
     monkeypatch.setattr(FashionJudge, "score", score)
     nothing = torch.nn.Identity()
     monkeypatch.setattr(FashionJudge, "load", lambda *_: FashionJudge(nothing, nothing, torch.device("cpu")))

@@ -26,7 +26,10 @@ from ismkit import __version__
 from ismkit.utils.files import expanded
 
 #: In the order of the help.
-COMMANDS = ("lab", "doctor", "notebook", "ledger", "train", "latents", "sweep", "sample", "evaluate", "export")
+COMMANDS = (
+    *("lab", "doctor", "notebook", "ledger", "course"),
+    *("train", "latents", "sweep", "sample", "evaluate", "export"),
+)
 
 
 class UsageError(ValueError):

@@ -1,4 +1,4 @@
-"""What the notebooks teach with: claims and their ledger, exercises, figures, closed forms, diagnostics, budgets."""
+"""What the notebooks teach with: claims and their ledger, exercises, figures, closed forms, diagnostics."""
 
 import lazy_loader
 

@@ -1,11 +1,12 @@
-from . import budget as budget
 from . import claims as claims
 from . import closed_forms as closed_forms
+from . import course as course
 from . import exercises as exercises
 from . import ledger as ledger
 from . import notebooks as notebooks
 from . import pairings as pairings
 from . import plot as plot
+from . import workbook as workbook
 from .claims import CLAIMS as CLAIMS
 from .claims import Claim as Claim
 from .closed_forms import EIGHT_GAUSSIANS as EIGHT_GAUSSIANS
@@ -15,6 +16,8 @@ from .closed_forms import Mixture as Mixture
 from .closed_forms import guidance_applied as guidance_applied
 from .closed_forms import ring as ring
 from .closed_forms import turned as turned
+from .course import CourseError as CourseError
+from .course import make_course as make_course
 from .exercises import exercise as exercise
 from .exercises import score_guess as score_guess
 from .ledger import ClaimError as ClaimError
@@ -24,3 +27,4 @@ from .pairings import class_leak as class_leak
 from .pairings import crossings as crossings
 from .pairings import pair_variance as pair_variance
 from .pairings import target_variance as target_variance
+from .workbook import Workbook as Workbook

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ismkit.utils.checks import as_number, shown
+
+#: Common slips: what is said, and what a function with the slip returns instead of the right result.
+SLIPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "has the wrong sign": torch.neg,
+    "is twice what it should be": lambda want: 2 * want,
+    "is half what it should be": lambda want: want / 2,
+    "is 1 too large": lambda want: want + 1,
+    "is 1 too small": lambda want: want - 1,
+    "is 1 over what it should be": torch.reciprocal,
+    "is the square of what it should be": torch.square,
+    "is the root of what it should be": torch.sqrt,
+    "is rounded down (is there a // instead of a /?)": torch.floor,
+    "is a natural logarithm instead of one to base 2": lambda want: math.log(2) * want,
+    "is a logarithm to base 2 instead of a natural one": lambda want: want / math.log(2),
+    "is right, but transposed": lambda want: want.mT if want.ndim > 1 else want,
+    "is right, but in reverse order": lambda want: want.flip(0) if want.ndim else want,
+}
 
 
 def score_guess(guess: float | None, measured: float, what: str, *, scale: float | None = None) -> None:
@@ -54,6 +73,9 @@ def score_guess(guess: float | None, measured: float, what: str, *, scale: float
 def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple, Any]], *, hint: str = "") -> bool:
     """Check the reader's function on cases, and print how far it is.
 
+    A missing ``return``, a result of another type or shape, and a common slip that explains every case (the sign, a
+    factor 2, one too many, transposed ...) are named.
+
     Args:
         name: of the exercise, such as "03.1".
         answer: the function that the reader writes; as long as it returns ``...`` it counts as not written.
@@ -65,7 +87,7 @@ def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple,
         Whether it is solved. Errors in ``answer`` are printed, not raised, so that the notebook runs on.
 
     Raises:
-        TypeError: if ``answer`` is no function, or ``cases`` are no pairs.
+        TypeError: if ``answer`` is no function, ``cases`` are no pairs, or a right result is none of the above.
 
     Example:
         >>> from ismkit.lessons import exercise
@@ -73,6 +95,9 @@ def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple,
         ...     return scale * doublings
         >>> exercise("03.1", compounded, [((1.5, 1), 1.5), ((1.5, 7), 1.5**7)], hint="each doubling multiplies")
         exercise 03.1: not yet. compounded(1.5, 7) gave 10.5, want 17.0859375. Hint: each doubling multiplies
+        False
+        >>> exercise("03.2", lambda step: step, [((0.5,), -0.5)])
+        exercise 03.2: not yet. <lambda>(0.5) gave 0.5, want -0.5. The result has the wrong sign.
         False
         >>> exercise("03.1", lambda scale, doublings: scale**doublings, [((1.5, 7), 1.5**7)])
         exercise 03.1: solved
@@ -82,24 +107,78 @@ def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple,
         raise TypeError(f"answer must be a function, got {shown(answer)}")
     if not isinstance(cases, Sequence) or not all(isinstance(case, tuple | list) and len(case) == 2 for case in cases):
         raise TypeError(f"cases must be pairs of arguments and result, got {shown(cases)}")
+    wants = [_numbers(want) for _, want in cases]
     called = getattr(answer, "__name__", "answer")
-    for arguments, want in cases:
-        given = ", ".join(_short(argument) for argument in arguments)
-        try:
-            got = answer(*arguments)
-            if got is ...:
-                print(f"exercise {name}: to do. Write the body of {called}, and run the cell again.")
-                return False
-            got, want = (torch.as_tensor(value, dtype=torch.float64) for value in (got, want))
-        except Exception as error:
-            print(f"exercise {name}: {called}({given}) raised {type(error).__name__}: {error}")
-            return False
-        if got.shape != want.shape or not torch.allclose(got, want, rtol=1e-5, atol=1e-7):
-            told = f" Hint: {hint}" if hint else ""
-            print(f"exercise {name}: not yet. {called}({given}) gave {_short(got)}, want {_short(want)}.{told}")
-            return False
-    print(f"exercise {name}: solved")
-    return True
+    complaint, results = "", []
+    for (arguments, result), want in zip(cases, wants, strict=True):
+        if want is None:
+            raise TypeError(f"results in cases must be numbers or tensors, got {shown(result)}")
+        call = f"{called}({', '.join(_short(argument) for argument in arguments)})"
+        got = _answered(answer, arguments, call)
+        if isinstance(got, str):
+            complaint = complaint or got
+            break
+        results.append((got, want))
+        if not complaint and not _equal(got, want):
+            complaint = f"not yet. {call} gave {_short(got)}, want {_short(want)}."
+    if not complaint:
+        print(f"exercise {name}: solved")
+        return True
+    if results and not all(_equal(got, want) for got, want in results):
+        complaint += _diagnosis(results) + (f" Hint: {hint}" if hint else "")
+    print(f"exercise {name}: {complaint}")
+    return False
+
+
+def _answered(answer: Callable[..., Any], arguments: Sequence[Any], call: str) -> Tensor | str:
+    """What the reader's function gives, in float64, or what is to be said of it."""
+    called = call.partition("(")[0]
+    try:
+        given = answer(*arguments)
+    except Exception as error:
+        return f"{call} raised {type(error).__name__}: {error}"
+    if given is ... or (isinstance(given, tuple | list) and any(part is ... for part in given)):
+        return f"to do. Write the body of {called}, and run the cell again."
+    if given is None:
+        return f"not yet. {call} gave None: {called} must end in `return` with the result."
+    got = _numbers(given)
+    if got is None:
+        return f"not yet. {call} gave {shown(given)}, a {type(given).__name__}: return a number or a tensor."
+    return got
+
+
+def _numbers(value: Any) -> Tensor | None:
+    """A result in float64, or None if it is not made of numbers."""
+    try:
+        return torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _equal(got: Tensor, want: Tensor, rtol: float = 1e-5, atol: float = 1e-7) -> bool:
+    return got.shape == want.shape and torch.allclose(got, want, rtol=rtol, atol=atol)
+
+
+def _diagnosis(results: Sequence[tuple[Tensor, Tensor]]) -> str:
+    """A sentence on what the results have in common, or an empty text."""
+    for slip, made in SLIPS.items():
+        if all(_equal(got, made(want)) for got, want in results):
+            return f" The result {slip}."
+    got, want = next((got, want) for got, want in results if not _equal(got, want))
+    if got.shape != want.shape:
+        same = got.numel() == want.numel() and _equal(got.reshape(want.shape), want)
+        numbers = "The numbers are right, but t" if same else "T"
+        return f" {numbers}he shape is {_shape(got)}, want {_shape(want)}."
+    if not got.isfinite().all():
+        return " There is a nan or an infinity in it: is something divided by 0?"
+    if all(_equal(got, want, rtol=1e-2) for got, want in results):
+        return " It is close: is something rounded or approximated?"
+    right = int(torch.isclose(got, want, rtol=1e-5, atol=1e-7).sum())
+    return f" {right} of {want.numel()} numbers are right." if right else ""
+
+
+def _shape(value: Tensor) -> str:
+    return f"{tuple(value.shape)}" if value.ndim else "that of a single number"
 
 
 def _short(value: Any) -> str:

@@ -1,7 +1,9 @@
-"""The claims ledger: every claim of the paper that the kit tests, the cell that tests it, and what came out.
+"""The claims ledger: every claim that the kit tests, the cell that tests it, and what came out.
 
 A notebook opens a :class:`Ledger` and calls ``check``, which raises where the claim's test fails and else leaves a row
 in ``out/ledger/``. ``ismkit ledger`` runs the notebooks with several seeds and joins their rows into ``book/ledger/``.
+``ismkit ledger NN --fresh`` confirms them on seeds that no bound has seen: there a check that fails is recorded too
+(``ISMKIT_CHECKS=record`` in the environment of the notebook), and stays in the row.
 """
 
 from __future__ import annotations
@@ -11,23 +13,31 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
-from ismkit.lessons.claims import CLAIMS
+from ismkit.lessons.claims import CLAIMS, VERDICTS, Basis
 from ismkit.utils.checks import as_integer, as_number, check_name, check_number, shown
 from ismkit.utils.files import CHECKOUT, out_dir, replacing
 from ismkit.utils.settings import check_types
 
-#: verified: holds exactly or in closed form. toy only: measured, on small data. unresolved: less than its spread over
-#: the seeds. contradicted: the opposite was measured. needs GPU: not tested yet.
-Verdict = Literal["verified", "toy only", "unresolved", "contradicted", "needs GPU"]
 Relation = Literal["==", "<=", ">="]
 PROFILES = ("smoke", "laptop", "gpu", "paper")
 SIGNS = {"==": "=", "<=": "<=", ">=": ">="}
+
+#: The bases on which another seed is another measurement, and what such a measurement is called.
+SEEDED: dict[Basis, str] = {"drawn": "draw", "trained": "training"}
+
+#: What a table says of when a bound was set.
+WHOSE_BOUND = {"given": "the statement's", "before": "this kit's, set before", "after": "this kit's, regression guard"}
+
+FRESH = 1000  # seeds from here on are never used while bounds are set
+ROUNDING = 1e-3  # the largest tolerance of an exact claim, relative to what is expected (absolute where that is 0)
+LEVEL, POWER = 0.05, 0.8  # of the tests, two-sided, and with what probability the smallest effect would be found
 
 
 class ClaimError(AssertionError):
@@ -47,8 +57,10 @@ class Entry:
         relation: how measured should relate to expected: ``==`` (within the tolerance), ``<=`` or ``>=``.
         expected: the closed form, the bound or the reference.
         tolerance: allowance on ``expected``, in its unit.
-        verdict: what a passed check says of the paper's claim.
+        half_width: half of the 95 % interval of ``measured``, where it is read from a study.
         seeds: what each seed measured, once several runs are joined.
+        fresh: what each seed measured that no bound has seen, whether or not the check held there.
+        spent: the same under bounds that have been changed since: these seeds are fresh no longer.
     """
 
     claim: str
@@ -62,14 +74,30 @@ class Entry:
     relation: Relation
     expected: float
     tolerance: float
-    verdict: Verdict
+    half_width: float | None = None
     seeds: dict[str, float] = field(default_factory=dict)
+    fresh: dict[str, float] = field(default_factory=dict)
+    spent: dict[str, float] = field(default_factory=dict)
+
+    def holds(self, measured: float) -> bool:
+        """Whether the check of this row holds for another measured value."""
+        return holds(measured, self.relation, self.expected, self.tolerance)
+
+    def want(self, digits: int = 4) -> str:
+        """What the check demands, such as ``= 1 within 0.5``."""
+        within = f" within {self.tolerance:.2g}" if self.tolerance else ""
+        return f"{SIGNS[self.relation]} {self.expected:.{digits}g}{within}"
 
 
 def holds(measured: float, relation: Relation, expected: float, tolerance: float) -> bool:
     """Whether ``measured`` relates to ``expected`` as it should; never for NaN."""
     gap = measured - expected
     return {"==": abs(gap) <= tolerance, "<=": gap <= tolerance, ">=": gap >= -tolerance}[relation]
+
+
+def to_rounding(relation: Relation, expected: float, tolerance: float) -> bool:
+    """Whether a check is two-sided and so tight that passing it is an identity up to rounding."""
+    return relation == "==" and tolerance <= ROUNDING * (abs(expected) or 1)
 
 
 @dataclass
@@ -87,7 +115,8 @@ class Ledger:
         ValueError: for an unknown profile.
 
     Example:
-        A check that passes is written to ``out/ledger/03.json``; one that fails raises:
+        A check that passes is written to ``out/ledger/03.json``; one that fails raises. What the line says behind the
+        bar is left out where notebooks are compared with their committed outputs (``tests/nbval.cfg``):
 
         >>> import os
         >>> import tempfile
@@ -95,15 +124,15 @@ class Ledger:
         >>> from ismkit.lessons import ClaimError, Ledger
         >>> ledger = Ledger("03", profile="smoke", seed=0)
         >>> with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, ISMKIT_OUT=folder):
-        ...     ledger.check("C03.law", measured=17.0859, expected=1.5**7, tolerance=1e-3, verdict="verified")
+        ...     ledger.check("C03.law", measured=17.0859, expected=1.5**7, tolerance=1e-3)
         ...     print(ledger.path.relative_to(folder).as_posix(), ledger.path.is_file())
         ...     try:
-        ...         ledger.check("C03.finest", measured=1.62, expected=1.5, tolerance=0.01)
+        ...         ledger.check("C03.finest", measured=1.62, expected=1.5, tolerance=0.001)
         ...     except ClaimError as error:
         ...         print(str(error).partition(" (")[0])
-        PASS C03.law: want = 17.0859 within 0.001
+        PASS C03.law: want = 17.0859 within 0.001 | measured 17.0859 | exact
         ledger/03.json True
-        C03.finest: measured 1.62, want = 1.5 within 0.01
+        C03.finest: measured 1.62, want = 1.5 within 0.001
     """
 
     notebook: str
@@ -130,10 +159,12 @@ class Ledger:
         tolerance: float = 0.0,
         *,
         relation: Relation = "==",
-        verdict: Verdict = "toy only",
+        half_width: float | None = None,
         at: str = "smoke",
     ) -> None:
-        """Test a claim, print one line without measured digits, and record the row.
+        """Test a claim, print one line, and record the row.
+
+        What passing says of the claim, and what stands behind the measured value, is declared in ``CLAIMS``.
 
         Args:
             claim: its key in ``CLAIMS``, which starts with the number of this notebook: ``C03.law``.
@@ -141,11 +172,12 @@ class Ledger:
             expected: the closed form, the bound or the reference.
             tolerance: allowance on ``expected``, in its unit: from the spread over at least five seeds.
             relation: ``==``, ``<=`` or ``>=``: how measured should relate to expected.
-            verdict: what passing says of the paper's claim; where the check asserts the opposite, "contradicted".
+            half_width: half of the 95 % interval of ``measured``, in its unit, where it is read from a study.
             at: the least profile that can judge: at a smaller one nothing is tested or recorded.
 
         Raises:
-            ValueError: for a claim that is not listed or is another notebook's.
+            ValueError: for a claim that is not listed or is another notebook's, and for one that is declared exact if
+                the check is one-sided or allows more than a thousandth.
             ClaimError: if the check fails.
         """
         if not isinstance(claim, str) or claim not in CLAIMS or not claim.startswith(f"C{self.notebook}."):
@@ -154,15 +186,16 @@ class Ledger:
         measured, expected = as_number("measured", measured), as_number("expected", expected)
         check_number("tolerance", tolerance, "of at least 0", 0)
         check_name("relation", relation, SIGNS)
-        check_name("verdict", verdict, get_args(Verdict))
+        if half_width is not None:
+            check_number("half_width", half_width, "of at least 0", 0)
         check_name("at", at, PROFILES)
-        want = f"want {SIGNS[relation]} {expected:.6g}" + (f" within {tolerance:.2g}" if tolerance else "")
-        if PROFILES.index(self.profile) < PROFILES.index(at):
-            print(f"LATER {claim}: {want}, judged from profile {at} on")
-            return
-        if not holds(measured, relation, expected, tolerance):
-            raise ClaimError(f"{claim}: measured {measured:.6g}, {want} ({CLAIMS[claim].statement})")
-        self.rows[claim] = Entry(
+        declared = CLAIMS[claim]
+        if declared.verdict == "exact" and not to_rounding(relation, expected, tolerance):
+            raise ValueError(
+                f"{claim} is declared exact: relation must be ==, and tolerance at most {ROUNDING:g} of expected, "
+                f"got {relation} and {tolerance:g} of {expected:g}"
+            )
+        row = Entry(
             claim=claim,
             notebook=self.notebook,
             cell=_cell(),
@@ -174,10 +207,37 @@ class Ledger:
             relation=relation,
             expected=expected,
             tolerance=tolerance,
-            verdict=verdict,
+            half_width=None if half_width is None else float(half_width),
         )
+        want = f"want {row.want(6)}"
+        if PROFILES.index(self.profile) < PROFILES.index(at):
+            print(f"LATER {claim}: {want}, judged from profile {at} on")
+            return
+        passed = row.holds(measured)
+        if not passed and os.environ.get("ISMKIT_CHECKS") != "record":
+            raise ClaimError(f"{claim}: measured {measured:.6g}, {want} ({declared.statement})")
+        self.rows[claim] = row
         write(self.rows.values(), self.path)
-        print(f"PASS {claim}: {want}")
+        found = f"measured {measured:.6g}{_recorded(claim)}"
+        print(f"{'PASS' if passed else 'FAIL'} {claim}: {want} | {found} | {declared.verdict}")
+
+
+def _recorded(claim: str) -> str:
+    """The spread of a claim's measured value, as ``book/ledger/`` has it: ", spread 0.02 over 5 trainings"."""
+    row = _in_book(claim[1:3]).get(claim)
+    if row is None:
+        return ""
+    if row.half_width is not None:
+        return f" \N{PLUS-MINUS SIGN} {row.half_width:.2g} over {behind(row)}"
+    over = spread(row.seeds) if CLAIMS[claim].basis in SEEDED else math.nan
+    return "" if math.isnan(over) else f", spread {over:.2g} over {behind(row)}"
+
+
+@lru_cache
+def _in_book(notebook: str) -> dict[str, Entry]:
+    """The committed rows of one notebook, by claim; none outside of a checkout."""
+    path = CHECKOUT / "book" / "ledger" / f"{notebook}.json"
+    return {row.claim: row for row in read(path)} if path.is_file() else {}
 
 
 def _cell() -> int | None:
@@ -234,7 +294,7 @@ def joined(runs: Iterable[Iterable[Entry]]) -> list[Entry]:
     for claim, of_seeds in sorted(by_claim.items()):
         first = of_seeds[min(of_seeds)]
         for row in of_seeds.values():
-            changed = [k for k in ("profile", "device", "relation", "verdict") if getattr(row, k) != getattr(first, k)]
+            changed = [k for k in ("profile", "device", "relation") if getattr(row, k) != getattr(first, k)]
             if changed:
                 raise ValueError(f"{claim}: seeds {first.seed} and {row.seed} differ in {', '.join(changed)}")
         measured = {str(seed): of_seeds[seed].measured for seed in sorted(of_seeds)}
@@ -248,29 +308,166 @@ def spread(seeds: Mapping[str, float]) -> float:
     return float(values.std()) if len(values) > 1 else math.nan
 
 
+def independent(row: Entry) -> int:
+    """How many independent measurements stand behind a row: its seeds only where each of them measures something else.
+
+    A study counts the seeds it was trained with, a released model or a computed value is one, however often the
+    notebook ran.
+    """
+    claim = CLAIMS[row.claim]
+    if claim.basis in SEEDED:
+        return len(row.seeds) or 1
+    return claim.trainings or 1
+
+
+def behind(row: Entry) -> str:
+    """The same in words: "5 trainings", "3 trainings, read from a study"."""
+    claim, n = CLAIMS[row.claim], independent(row)
+    if claim.basis == "computed":
+        return "computed"
+    if claim.basis == "released":
+        return "1 released model or data set"
+    counted = f"{n} {SEEDED.get(claim.basis, 'training')}{'s' * (n > 1)}"
+    return f"{counted}, read from a study" if claim.basis == "study" else counted
+
+
+def faults(row: Entry) -> list[str]:
+    """What a row says of itself that its check or its seeds do not bear out; an honest row has none."""
+    claim, values = CLAIMS[row.claim], set(row.seeds.values())
+    found = []
+    if claim.verdict == "exact" and not to_rounding(row.relation, row.expected, row.tolerance):
+        found.append(f"{row.claim} is declared exact, but its check wants {row.want()}")
+    if claim.basis in SEEDED and len(row.seeds) > 1 and len(values) < len(row.seeds):
+        found.append(f"{row.claim} is declared {claim.basis}, but its {len(row.seeds)} seeds gave {len(values)} values")
+    if claim.basis == "study" and len(values) > 1:
+        found.append(f"{row.claim} is declared read from a study, but the seeds of the notebook differ")
+    return found
+
+
+def smallest_effect(row: Entry) -> float:
+    """The smallest effect that would have been found: at 5 %, two-sided, in four of five such experiments.
+
+    It is the standard error times the sum of two quantiles of Student's distribution; the level is divided by the
+    number of comparisons made side by side (Bonferroni).
+
+    Args:
+        row: whose spread over its trainings, or whose interval, gives the standard error.
+
+    Returns:
+        The effect in the unit of ``measured``; NaN where there is neither.
+    """
+    from scipy.stats import t
+
+    freedom = independent(row) - 1
+    if freedom < 1:
+        return math.nan
+    if row.half_width is not None:
+        error = row.half_width / float(t.ppf(1 - LEVEL / 2, freedom))
+    elif CLAIMS[row.claim].basis in SEEDED:
+        error = spread(row.seeds) / math.sqrt(freedom + 1)
+    else:
+        return math.nan
+    level = LEVEL / CLAIMS[row.claim].comparisons
+    return error * float(t.ppf(1 - level / 2, freedom) + t.ppf(POWER, freedom))
+
+
+def fresh_seeds(rows: Iterable[Entry], count: int) -> range:
+    """The next seeds that no row of a notebook has used, 1000 or more."""
+    used = [int(seed) for row in rows for seed in (*row.seeds, *row.fresh, *row.spent)]
+    first = max([FRESH - 1, *used]) + 1
+    return range(first, first + count)
+
+
+def confirmed(rows: Iterable[Entry], fresh: Iterable[Entry]) -> list[Entry]:
+    """Rows with what fresh seeds measured written beside them, for each claim where a seed is a measurement.
+
+    Args:
+        rows: of the book.
+        fresh: of a run with fresh seeds, joined; also of checks that failed there.
+
+    Raises:
+        ValueError: for a seed that has been used, and for a check with another bound than the row's.
+    """
+    rows, measured = list(rows), {row.claim: row for row in fresh}
+    unused = fresh_seeds(rows, 1)[0]
+    for row in measured.values():
+        if old := [seed for seed in row.seeds if int(seed) < unused]:
+            raise ValueError(f"{row.claim}: seeds must be {unused} or more to be fresh, got {', '.join(old)}")
+    result = []
+    for row in rows:
+        again = measured.get(row.claim)
+        if again is None or CLAIMS[row.claim].basis not in SEEDED:
+            result.append(row)
+            continue
+        if not same_bound(row, again):
+            raise ValueError(
+                f"{row.claim}: the notebook wants {again.want(6)}, its row {row.want(6)}: measure it again first"
+            )
+        result.append(replace(row, fresh=row.fresh | again.seeds))
+    return result
+
+
+def same_bound(row: Entry, other: Entry) -> bool:
+    """Whether two rows of a claim were judged alike."""
+    return row.relation == other.relation and all(
+        math.isclose(a, b, rel_tol=1e-9) for a, b in ((row.expected, other.expected), (row.tolerance, other.tolerance))
+    )
+
+
+def remeasured(rows: Iterable[Entry], before: Iterable[Entry]) -> list[Entry]:
+    """New rows with what fresh seeds had measured: where the bound has changed since, those seeds are spent."""
+    old = {row.claim: row for row in before}
+    result = []
+    for row in rows:
+        was = old.get(row.claim)
+        if was is None:
+            result.append(row)
+        elif same_bound(row, was):
+            result.append(replace(row, fresh=was.fresh, spent=was.spent))
+        else:
+            result.append(replace(row, spent=was.spent | was.fresh))
+    return result
+
+
+def on_fresh_seeds(row: Entry) -> str:
+    """How a row did on fresh seeds, in words; empty where another seed is no other measurement."""
+    if CLAIMS[row.claim].basis not in SEEDED:
+        return ""
+    if not row.fresh:
+        return "not yet"
+    failed = [seed for seed, value in row.fresh.items() if not row.holds(value)]
+    if failed:
+        return f"failed on {len(failed)} of {len(row.fresh)} fresh seeds ({', '.join(failed)})"
+    return f"confirmed on fresh seeds ({', '.join(row.fresh)})"
+
+
 def table(rows: Iterable[Entry]) -> list[dict[str, Any]]:
     """The ledger to show: one entry per claim of ``CLAIMS``.
 
-    Those without a row "need a GPU" if other claims of their notebook have one; else nothing of it was measured here.
+    Those without a row were "not measured", unless they are declared to need a GPU.
     """
     by_claim = {row.claim: row for row in rows}
-    notebooks = {claim[:3] for claim in by_claim}
     result = []
     for key, claim in CLAIMS.items():
         entry: dict[str, Any] = {"claim": key, "statement": claim.statement, "source": claim.source}
         row = by_claim.get(key)
         if row is None:
-            verdict = "needs GPU" if key[:3] in notebooks else "not measured"
-            entry |= {"verdict": verdict, "want": "", "measured": "", "spread": "", "seeds": 0, "cell": None}
+            verdict = claim.verdict if claim.verdict == "needs a GPU" else "not measured"
+            entry |= {"verdict": verdict, "want": "", "bound": "", "measured": "", "spread": "", "behind": ""}
+            entry |= {"smallest": "", "fresh": "", "cell": None}
         else:
             values = list(row.seeds.values()) or [row.measured]
-            within = f" within {row.tolerance:.2g}" if row.tolerance else ""
+            over = spread(row.seeds) if claim.basis in SEEDED else math.nan
+            least = smallest_effect(row) if claim.verdict == "not resolved" else None
             entry |= {
-                "verdict": row.verdict,
-                "want": f"{SIGNS[row.relation]} {row.expected:.4g}{within}",
+                "verdict": claim.verdict,
+                "want": row.want(),
+                "bound": WHOSE_BOUND[claim.bound],
                 "measured": f"{sum(values) / len(values):.4g}",
-                "spread": f"{spread(row.seeds):.2g}" if len(values) > 1 else "",
-                "seeds": len(values),
+                "spread": "" if math.isnan(over) else f"{over:.2g}",
+                "behind": behind(row),
+                "smallest": "" if least is None else "cannot be computed" if math.isnan(least) else f"{least:.2g}",
+                "fresh": on_fresh_seeds(row),
                 "cell": row.cell,
             }
         result.append(entry)
@@ -279,21 +476,21 @@ def table(rows: Iterable[Entry]) -> list[dict[str, Any]]:
 
 def as_text(entries: Iterable[Mapping[str, Any]]) -> str:
     """The table of :func:`table` to print, one line for each claim."""
-    lines = [f"{'claim':<18} {'verdict':<13} {'want':<24} {'measured':>9} {'spread':>8} {'seeds':>5}  statement"]
-    for entry in entries:
-        line = "{claim:<18} {verdict:<13} {want:<24} {measured:>9} {spread:>8} {seeds:>5}  {statement}"
-        lines.append(line.format(**entry))
-    return "\n".join(lines)
+    line = "{claim:<18} {verdict:<13} {want:<24} {measured:>9} {spread:>8}  {behind:<30} {bound:<28}  {statement}"
+    names = ("claim", "verdict", "want", "measured", "spread", "behind", "bound", "statement")
+    return "\n".join(line.format(**entry).rstrip() for entry in ({name: name for name in names}, *entries))
 
 
 def as_markdown(entries: Iterable[Mapping[str, Any]]) -> str:
     """The table of :func:`table` in Markdown, one row for each claim."""
-    lines = ["| claim | statement | who says so | verdict | wanted | measured | spread | seeds |", "|---" * 8 + "|"]
-    row = "| `{claim}` | {statement} | {source} | {verdict} | {want} | {measured} | {spread} | {seeds} |"
-    return "\n".join([*lines, *(row.format(**entry) for entry in entries)])
+    columns = ["claim", "statement", "source", "verdict", "want", "bound", "measured", "spread", "behind", "fresh"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for entry in entries:
+        lines.append(f"| `{entry['claim']}` | {' | '.join(str(entry[column]) for column in columns[1:])} |")
+    return "\n".join(lines)
 
 
 def verdicts(rows: Iterable[Entry]) -> str:
-    """How often each verdict was given, in words: "3 verified, 1 toy only"."""
-    counts = Counter(row.verdict for row in rows)
-    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in get_args(Verdict) if counts[verdict])
+    """How often each verdict was given, in words: "3 exact, 1 toys only"."""
+    counts = Counter(CLAIMS[row.claim].verdict for row in rows)
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])

@@ -30,8 +30,13 @@ class NotebookError(Exception):
     """A notebook that is not there, was given wrong parameters, or failed; the message names it and the cell."""
 
 
+def number(path: Path) -> str:
+    """The number that a notebook's name begins with, ``03`` or, for one that stands between two others, ``01b``."""
+    return path.stem.partition("_")[0]
+
+
 def find(name: str) -> Path:
-    """A notebook of one's own by its path (``mine/03_own.ipynb``), or one of the kit by the start of its name (``03``).
+    """A notebook of one's own by its path (``mine/03_own.ipynb``), or one of the kit by its number or a longer start.
 
     Raises:
         NotebookError: if no file is at the path, or unless exactly one of the kit's has such a name.
@@ -41,14 +46,14 @@ def find(name: str) -> Path:
             raise NotebookError(f"{path} is not there: give the path of a notebook, or the number of one of the kit")
         return path.resolve()
     known = sorted(NOTEBOOKS.glob("*.ipynb"))
-    found = [path for path in known if path.stem.startswith(name)]
+    found = [path for path in known if number(path) == name] or [path for path in known if path.stem.startswith(name)]
     if len(found) != 1:
         names = ", ".join(path.stem for path in known) or f"(none in {NOTEBOOKS}: work in a clone of the repository)"
         raise NotebookError(f"{name!r} names {len(found)} notebooks, must name one of: {names}")
     return found[0]
 
 
-def execute(source: Path, folder: Path, parameters: Mapping[str, Any]) -> Path:
+def execute(source: Path, folder: Path, parameters: Mapping[str, Any], *, record: bool = False) -> Path:
     """Execute a notebook by papermill; returns the executed notebook's path.
 
     Args:
@@ -56,6 +61,7 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any]) -> Path:
         folder: where the executed notebook goes, its figures (``figures/NN_CELL_OUTPUT.png``), files and checkpoints
             (``$ISMKIT_OUT`` in the kernel): what an earlier call trained there is not trained again.
         parameters: values for names of its parameters cell; a text is read as the type that the parameter has there.
+        record: whether a check of a claim that fails leaves its row and the notebook continues; else it stops there.
 
     Raises:
         NotebookError: before it is started, for a parameter that it has not, a value of another type, or one that is
@@ -79,7 +85,8 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any]) -> Path:
     written = _literal(destination(target))
     folder.mkdir(parents=True, exist_ok=True)
     # The kernel inherits these; its output, progress bars included, is passed on as it comes.
-    os.environ.update(ISMKIT_OUT=str(folder.resolve()), ISMKIT_PROGRESS="text")
+    checks = "record" if record else ""
+    os.environ.update(ISMKIT_OUT=str(folder.resolve()), ISMKIT_PROGRESS="text", ISMKIT_CHECKS=checks)
     how = {"kernel_name": "python3", "progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
     # Without this each kernel warns that its connection, within this machine, is not encrypted.
     how["extra_arguments"] = ["--IPKernelApp.log_level=ERROR"]
@@ -188,9 +195,9 @@ def _save_figures(notebook: Path, folder: Path) -> None:
     import nbformat
     from nbconvert.preprocessors import ExtractOutputPreprocessor
 
-    for old in folder.glob(f"{notebook.stem[:2]}_*.png"):
+    for old in folder.glob(f"{number(notebook)}_*.png"):
         old.unlink()
-    resources = {"unique_key": notebook.stem[:2], "output_files_dir": str(folder), "outputs": {}}
+    resources = {"unique_key": number(notebook), "output_files_dir": str(folder), "outputs": {}}
     _, resources = ExtractOutputPreprocessor(extract_output_types={"image/png"}).preprocess(
         nbformat.read(notebook, as_version=4), resources
     )
@@ -199,7 +206,9 @@ def _save_figures(notebook: Path, folder: Path) -> None:
             file.write(content)
 
 
-def measure(source: Path, seeds: Iterable[int], folder: Path, profile: str = "laptop") -> list[Entry]:
+def measure(
+    source: Path, seeds: Iterable[int], folder: Path, profile: str = "laptop", *, record: bool = False
+) -> list[Entry]:
     """Run a notebook once for each seed, and join the rows of its ledger.
 
     Args:
@@ -208,6 +217,7 @@ def measure(source: Path, seeds: Iterable[int], folder: Path, profile: str = "la
         folder: each run has a folder of its own in it, named by notebook, seed and a sum of the notebook's code. A run
             that is complete there is not repeated; one that was interrupted resumes from what it has trained.
         profile: which of the notebook's profiles.
+        record: whether a check that fails leaves its row, too, and the notebook continues; else it stops there.
 
     Returns:
         One row per claim, with what each seed measured.
@@ -219,14 +229,14 @@ def measure(source: Path, seeds: Iterable[int], folder: Path, profile: str = "la
 
     cells = nbformat.read(source, as_version=4).cells
     code = "\0".join(cell.source for cell in cells if cell.cell_type == "code")
-    version, number = hashlib.sha256(code.encode()).hexdigest()[:8], source.stem[:2]
+    version, name = hashlib.sha256(code.encode()).hexdigest()[:8], number(source)
     runs = []
     for seed in seeds:
-        place = folder / f"{number}-{profile}-{seed}-{version}"
+        place = folder / f"{name}-{profile}-{seed}-{version}"
         complete = place / "rows.json"
         if not complete.is_file():
-            execute(source, place, {"profile": profile, "seed": seed})
-            rows = place / "ledger" / f"{number}.json"
+            execute(source, place, {"profile": profile, "seed": seed}, record=record)
+            rows = place / "ledger" / f"{name}.json"
             if not rows.is_file():
                 raise NotebookError(f"{source.name} checked no claim at profile {profile}")
             # Papermill puts a cell of its own in front of those that check: counted as in the notebook itself.
@@ -255,14 +265,15 @@ def solutions(notebook: NotebookNode) -> list[tuple[NotebookNode, str]]:
 
 
 def solve(stub: str, solution: str) -> str:
-    """The source of an exercise with each function of the solution in place of the stub's.
+    """The source of an exercise with each function or class of the solution in place of the stub's.
 
     Raises:
-        NotebookError: unless every function of the solution is in the stub, with the same arguments and docstring.
+        NotebookError: unless every function and class of the solution is in the stub, with the same arguments, bases
+            and docstring; methods too.
     """
-    stubs, answers = _functions(stub), _functions(solution)
+    stubs, answers = _definitions(stub), _definitions(solution)
     if not answers:
-        raise NotebookError("the solution defines no function")
+        raise NotebookError("the solution defines no function or class")
     lines: list[str] = stub.splitlines()
     for name in sorted(answers, key=lambda name: stubs[name].lineno if name in stubs else 0, reverse=True):
         if name not in stubs:
@@ -275,10 +286,13 @@ def solve(stub: str, solution: str) -> str:
     return "\n".join(lines)
 
 
-def _functions(source: str) -> dict[str, ast.FunctionDef]:
-    return {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+def _definitions(source: str) -> dict[str, ast.FunctionDef | ast.ClassDef]:
+    return {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
 
 
-def _face(function: ast.FunctionDef) -> tuple[str, str | None, str | None]:
-    returns = ast.unparse(function.returns) if function.returns else None
-    return ast.unparse(function.args), returns, ast.get_docstring(function)
+def _face(definition: ast.FunctionDef | ast.ClassDef) -> tuple[Any, ...]:
+    if isinstance(definition, ast.ClassDef):
+        methods = {node.name: _face(node) for node in definition.body if isinstance(node, ast.FunctionDef)}
+        return [ast.unparse(base) for base in definition.bases], ast.get_docstring(definition), methods
+    returns = ast.unparse(definition.returns) if definition.returns else None
+    return ast.unparse(definition.args), returns, ast.get_docstring(definition)

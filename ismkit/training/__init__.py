@@ -1,4 +1,4 @@
-"""A training: the runs as values, the loop, checkpoints, many processes, launching, logs, costs."""
+"""A training: the runs as values, the loop, checkpoints, many processes, launching, logs, costs, plans on paper."""
 
 import lazy_loader
 

@@ -1,3 +1,4 @@
+from . import budget as budget
 from . import checkpoint as checkpoint
 from . import costs as costs
 from . import distributed as distributed

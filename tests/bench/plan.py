@@ -8,9 +8,9 @@ from functools import partial
 import torch
 
 from ismkit.data.batches import ClassGroups
-from ismkit.lessons.budget import Cluster, plan
 from ismkit.method.recipes import RECIPES
 from ismkit.models.nets import PRESETS
+from ismkit.training.budget import Cluster, plan
 from ismkit.training.costs import step_flops
 from tests.bench.common import Row, Sizes, median, take_turns
 

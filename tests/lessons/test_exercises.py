@@ -1,5 +1,9 @@
 """Predictions are scored as stated; exercises tell what is to do, wrong, raised and solved."""
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -69,6 +73,90 @@ def test_exercise_to_do(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert not exercise("03.1", square, CASES)
     assert capsys.readouterr().out.startswith("exercise 03.1: to do. Write the body of square")
+
+
+def said(answer: Callable[..., Any], cases: list[tuple[tuple, Any]], capsys: pytest.CaptureFixture[str]) -> str:
+    """What is printed of a wrong answer."""
+    assert not exercise("1", answer, cases)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    return out.removeprefix("exercise 1: ").strip()
+
+
+def test_a_missing_return_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    def square(x: float) -> None:
+        x * x
+
+    assert said(square, CASES, capsys) == "not yet. square(2.0) gave None: square must end in `return` with the result."
+
+
+def test_a_return_that_is_missing_on_one_path_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    def size(x: float) -> float | None:
+        return x if x >= 0 else None
+
+    assert "size(-2.0) gave None" in said(size, [((1.0,), 1.0), ((-2.0,), 2.0)], capsys)
+
+
+def test_an_untouched_part_counts_as_not_written(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(lambda x: (x, ...), [((1.0,), (1.0, 2.0))], capsys).startswith("to do.")
+
+
+@pytest.mark.parametrize("value", ["4", {"x": 4.0}, object, [1.0, [2.0, 3.0]], (torch.ones(2), torch.ones(3))])
+def test_another_type_is_named(value: object, capsys: pytest.CaptureFixture[str]) -> None:
+    out = said(lambda x: value, CASES, capsys)
+    assert out.endswith(f"a {type(value).__name__}: return a number or a tensor.")
+
+
+MATRIX = torch.arange(6.0).reshape(2, 3)
+POSITIVE = [((2.0,), 2.0), ((6.0,), 6.0), ((6.5,), 6.5)]
+BACK = [((torch.tensor([1.0, 2.0, 5.0]),), [1.0, 2.0, 5.0])]
+WRONG: dict[str, tuple[Callable[[Any], Any], list[tuple[tuple, Any]]]] = {
+    "The result has the wrong sign.": (lambda x: -x, POSITIVE),
+    "The result is twice what it should be.": (lambda x: 2 * x, POSITIVE),
+    "The result is half what it should be.": (lambda x: x / 2, POSITIVE),
+    "The result is 1 too large.": (lambda x: x + 1, POSITIVE),
+    "The result is 1 too small.": (lambda x: x - 1, POSITIVE),
+    "The result is 1 over what it should be.": (lambda x: 1 / x, POSITIVE),
+    "The result is the square of what it should be.": (lambda x: x**2, POSITIVE),
+    "The result is the root of what it should be.": (lambda x: x**0.5, POSITIVE),
+    "The result is rounded down (is there a // instead of a /?).": (lambda x: x // 1, POSITIVE),
+    "The result is a natural logarithm instead of one to base 2.": (
+        math.log,
+        [((8,), 3.0), ((2,), 1.0), ((5,), math.log2(5))],
+    ),
+    "The result is a logarithm to base 2 instead of a natural one.": (math.log2, [((5,), math.log(5))]),
+    "The result is right, but transposed.": (lambda x: x.T, [((MATRIX,), MATRIX)]),
+    "The result is right, but in reverse order.": (lambda x: x.flip(0), BACK),
+    "The numbers are right, but the shape is (3, 1), want (3,).": (lambda x: x[:, None], BACK),
+    "The numbers are right, but the shape is (1,), want that of a single number.": (lambda x: [x], POSITIVE),
+    "The shape is (2,), want (3,).": (lambda x: x[:2], BACK),
+    "There is a nan or an infinity in it: is something divided by 0?": (lambda x: x * math.inf, POSITIVE),
+    "It is close: is something rounded or approximated?": (lambda x: round(x, 0) * 1.001, [((40.0,), 40.0)]),
+    "2 of 3 numbers are right.": (lambda x: x.clamp(max=4.0), BACK),
+}
+
+
+@pytest.mark.parametrize("sentence", WRONG)
+def test_a_common_slip_is_named(sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(*WRONG[sentence], capsys).endswith(f". {sentence}")
+
+
+def test_a_slip_must_explain_every_case(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 2 instead of 1 many things may be the cause; a right result says that it is none of them."""
+    assert said(lambda x: x + 1, [((1.0,), 1.0), ((3.0,), 3.0)], capsys).endswith("The result is 1 too large.")
+    assert said(lambda x: x * 2, [((1.0,), 1.0), ((3.0,), 6.0)], capsys).endswith("want 1.0.")
+    assert said(lambda x: x * x, [((1.0,), 1.0), ((3.0,), 6.0)], capsys).endswith("want 6.0.")
+
+
+def test_the_hint_stands_last(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not exercise("1", lambda x: -x, POSITIVE, hint="look up")
+    assert capsys.readouterr().out.endswith("The result has the wrong sign. Hint: look up\n")
+
+
+@pytest.mark.parametrize("want", [None, "4", ...])
+def test_cases_need_results_of_numbers(want: object) -> None:
+    with pytest.raises(TypeError, match="results in cases must be numbers or tensors, got"):
+        exercise("1", abs, [((1.0,), want)])
 
 
 def test_exercise_wrong_on_the_second_case_only(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ismkit.lessons import budget as module
-from ismkit.lessons.budget import Cluster, memory_bytes, micro_batch, step
 from ismkit.method.recipes import RECIPES
 from ismkit.models.nets import PRESETS
+from ismkit.training import budget as module
+from ismkit.training.budget import Cluster, memory_bytes, micro_batch, step
 from ismkit.training.costs import STATE_BYTES, parameters, step_flops
 
 FLOW, ISM = RECIPES["flow"], RECIPES["ism"]

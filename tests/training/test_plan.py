@@ -2,8 +2,8 @@
 
 import pytest
 
-from ismkit.lessons.budget import Cluster, exact_seconds, plan, pools, step, text
-from tests.lessons.test_cluster import ISM, SMOOTH, XL
+from ismkit.training.budget import Cluster, exact_seconds, plan, pools, step, text
+from tests.training.test_cluster import ISM, SMOOTH, XL
 
 
 def test_a_row_of_the_plan() -> None:

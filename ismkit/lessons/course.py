@@ -1,0 +1,457 @@
+"""The instructor's pack: slides, plan, exam and notebooks without solutions, from the notebooks and ``book/course``.
+
+``book/course`` has a Markdown file for each hour. Its second level are six blocks of ten minutes, and misconceptions;
+the third level are slides. A slide shows what a notebook has committed: ``![](01#paths)`` alone on a line is the figure
+of the cell of notebook 01 that is tagged ``slide-paths``, ``![code](01#exact)`` its source (if the cell begins with a
+function, that alone), ``![output](01#mean)`` what it printed. In a text, ``{01#paths}`` names the cell. Quoted lines
+are what the lecturer says.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import io
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mistune
+
+from ismkit.lessons import notebooks
+from ismkit.lessons.notebooks import NotebookError, solutions, solve
+from ismkit.utils.files import CHECKOUT, expanded, sync
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+#: The texts of the course, and the style and the script of its pages.
+TEXTS = CHECKOUT / "book" / "course"
+MINUTES = 10
+FACTS = ("Show", "Students", "Cells", "Ask")
+#: A fold, with what is said of it afterwards: up to the next fold, question or heading.
+FOLDED = re.compile(
+    r"<details>\s*<summary>(.*?)</summary>.*?</details>\s*?(?:\n.*?)??(?=^<details>|^\*\*|^#|^[^\w\n]*\d+\.\d|\Z)",
+    re.DOTALL | re.MULTILINE,
+)
+SHOWN = re.compile(r"^!\[(.*?)\]\((\w+#[\w-]+)\)\s*$", re.MULTILINE)
+NAMED = re.compile(r"\{(\w+#[\w-]+)\}")
+#: Pictures that a page can hold, the best first.
+PICTURES = {"image/svg+xml": "", "image/png": ";base64"}
+#: Wider figures stand below the text of a slide, others beside it.
+WIDE = 1.9
+#: How much larger than the text formulas are: their letters are small.
+LARGER = 1.15
+#: Makes the name of a cell, and the path of its notebook, a link.
+Link = Callable[[str, Path], str]
+#: Lines of code that are drawn large.
+SHORT = 16
+
+
+class CourseError(ValueError):
+    """A text of the course that cannot be made into slides, or a folder that the pack cannot fill."""
+
+
+@dataclass(frozen=True)
+class Slide:
+    """One slide: its title, what it shows in Markdown, and what the lecturer says."""
+
+    title: str
+    body: str
+    notes: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """Ten minutes: a title, a list of what is shown, done and asked in Markdown, and the slides."""
+
+    title: str
+    facts: str
+    slides: tuple[Slide, ...]
+
+
+@dataclass(frozen=True)
+class Hour:
+    """One session: its number and title, what students can do afterwards, six blocks, and misconceptions."""
+
+    number: int
+    title: str
+    goal: str
+    blocks: tuple[Block, ...]
+    misconceptions: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of the exam, with its level, its points and its answer in Markdown."""
+
+    title: str
+    level: str
+    points: int
+    text: str
+    answer: str
+
+
+def make_course(out: str | os.PathLike[str]) -> Path:
+    """Make the instructor's pack in a new folder, from the committed notebooks of a clone.
+
+    It has a start page, six decks of slides that need no network, the plan, the exam, the notebooks without solutions
+    (``students``), and the answers and solved notebooks (``lecturer``).
+
+    Args:
+        out: the folder; it must be missing or empty, and is complete or stays as it was.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CourseError: if the folder is not empty or is a file, or a text refers to what no notebook shows.
+        NotebookError: outside of a clone, or if an exercise has no solution.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ismkit.lessons import make_course
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pack = make_course(Path(folder) / "course")
+        ...     sorted(path.name for path in pack.iterdir())
+        ['exam.html', 'index.html', 'lecturer', 'plan.html', 'slides', 'students']
+    """
+    out = expanded(out)
+    if not out.name or out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise CourseError(f"{str(out)!r} is not a folder: name a new one")
+    if out.is_dir() and any(out.iterdir()):
+        raise CourseError(f"{out} is not empty: name a new folder, or remove what is in it")
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    pages = dict(_pages(hours(), questions(), Shown()))
+    made = dict(_notebooks())
+    try:
+        for name, text in (pages | made).items():
+            path = partial / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        os.replace(partial, out)
+        sync(out.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def hours() -> list[Hour]:
+    """The sessions, read from ``book/course``; raises CourseError where one has not six blocks of ten minutes."""
+    return [_hour(path) for path in sorted(TEXTS.glob("[0-9]_*.md"))]
+
+
+def _hour(path: Path) -> Hour:
+    head, *parts = re.split(r"^## ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    title, _, goal = head.removeprefix("# ").partition("\n")
+    if len(parts) != 7 or not parts[6].startswith("Misconceptions\n"):
+        got = ", ".join(part.partition("\n")[0] for part in parts)
+        raise CourseError(f"{path.name} must have six blocks, then Misconceptions, got: {got}")
+    blocks = tuple(_block(part, path.name) for part in parts[:6])
+    return Hour(int(path.name[0]), title, goal.strip(), blocks, parts[6].partition("\n")[2].strip())
+
+
+def _block(text: str, where: str) -> Block:
+    head, *slides = re.split(r"^### ", text, flags=re.MULTILINE)
+    title, _, facts = head.partition("\n")
+    if missing := [fact for fact in FACTS if f"- **{fact}:** " not in facts]:
+        raise CourseError(f"block {title!r} of {where} must say {', '.join(FACTS)}, lacks {', '.join(missing)}")
+    return Block(title, facts.strip(), tuple(_slide(slide) for slide in slides))
+
+
+def _slide(text: str) -> Slide:
+    title, _, rest = text.partition("\n")
+    lines = rest.strip().splitlines()
+    notes = " ".join(line.removeprefix(">").strip() for line in lines if line.startswith(">"))
+    return Slide(title, "\n".join(line for line in lines if not line.startswith(">")).strip(), notes)
+
+
+def questions() -> list[Question]:
+    """The exam, read from ``book/course/exam.md``: ``## Title (level, N points)``, question, answer."""
+    found = []
+    for part in re.split(r"^## ", (TEXTS / "exam.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+        head, _, rest = part.partition("\n")
+        text, _, answer = rest.partition("**Answer.**")
+        if not (match := re.fullmatch(r"(.*) \((warm-up|core|stretch), (\d+) points?\)", head)) or not answer.strip():
+            raise CourseError(f"question {head!r} of exam.md must be '## Title (core, 3 points)' with an **Answer.**")
+        found.append(Question(match[1], match[2], int(match[3]), text.strip(), answer.strip()))
+    return found
+
+
+class Shown:
+    """What the committed notebooks show, by the tags of their cells."""
+
+    def __init__(self) -> None:
+        import nbformat
+
+        paths = sorted(notebooks.NOTEBOOKS.glob("*.ipynb"))
+        if not paths:
+            raise NotebookError(f"there are no notebooks in {notebooks.NOTEBOOKS}: work in a clone of the repository")
+        self.paths = {path.stem.partition("_")[0]: path for path in paths}
+        self._notebooks = {number: nbformat.read(path, as_version=4) for number, path in self.paths.items()}
+
+    def cell(self, reference: str, where: str) -> NotebookNode:
+        """The code cell that ``01#paths`` names; raises CourseError with the place that asks unless there is one."""
+        number, _, name = reference.partition("#")
+        cells = self._notebooks[number].cells if number in self._notebooks else []
+        found = [cell for cell in cells if f"slide-{name}" in cell.metadata.get("tags", [])]
+        if len(found) != 1:
+            raise CourseError(
+                f"{where} refers to {reference}, but {len(found)} cells of notebook {number} have the tag "
+                f"slide-{name}, must be one: tag it"
+            )
+        return found[0]
+
+    def named(self, text: str, where: str, link: Link | None = None) -> str:
+        """A text with ``{01#paths}`` as ``01 [9]``, the count of the cell, by default without a link."""
+
+        def name(match: re.Match[str]) -> str:
+            number = match[1].partition("#")[0]
+            cell = f"{number} [{self.cell(match[1], where).execution_count}]"
+            return cell if link is None else link(cell, self.paths[number])
+
+        return NAMED.sub(name, text)
+
+    def figure(self, reference: str, where: str) -> tuple[str, float]:
+        """The figure of a cell as HTML, and its width over its height; a drawing is preferred to a picture."""
+        for kind, encoding in PICTURES.items():
+            for output in self.cell(reference, where).get("outputs", []):
+                if (content := output.get("data", {}).get(kind)) is not None:
+                    alt = output.metadata.get(kind, {}).get("alt", "")
+                    data = content if encoding else base64.b64encode(content.encode()).decode()
+                    picture = f'<img alt="{escape(alt)}" src="data:{kind};base64,{"".join(data.split())}">'
+                    return picture, _shape(kind, content)
+        raise CourseError(f"{where} shows the figure of {reference}, but that cell has none: run the notebook")
+
+    def output(self, reference: str, where: str) -> str:
+        """What a cell printed."""
+        outputs = self.cell(reference, where).get("outputs", [])
+        if not (text := "".join(output.text for output in outputs if output.get("name") == "stdout").strip()):
+            raise CourseError(f"{where} shows the output of {reference}, but that cell printed nothing")
+        return text
+
+
+def _shape(kind: str, content: str) -> float:
+    """Width over height of a picture."""
+    if kind == "image/png":
+        head = base64.b64decode(content[:64])
+        return int.from_bytes(head[16:20], "big") / int.from_bytes(head[20:24], "big")
+    box = re.search(r'viewBox="[\d.+-]+ [\d.+-]+ ([\d.]+) ([\d.]+)"', content)
+    return float(box[1]) / float(box[2]) if box else 1.0
+
+
+# ---------------------------------------------------------------- pages
+
+
+def _pages(sessions: list[Hour], asked: list[Question], shown: Shown) -> Iterator[tuple[str, str]]:
+    """Every page of the pack, by its name."""
+    style, script = ((TEXTS / f"deck.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    decks = []
+    for hour in sessions:
+        slides = list(_deck(hour, shown))
+        decks.append(f"- [Hour {hour.number}: {hour.title}](slides/{hour.number}.html): {len(slides)} slides")
+        yield f"slides/{hour.number}.html", _page(f"{hour.number} {hour.title}", "".join(slides), style, "deck", script)
+    texts = {
+        "index.html": ("A course on shortcut models", start_page(decks)),
+        "plan.html": ("The plan", "\n".join(["# The plan", "", *plan(shown, sessions), *_traps(sessions, shown)])),
+        "exam.html": ("Exam", "\n".join(exam(asked, answers=False))),
+        "lecturer/answers.html": ("Answers to the exam", "\n".join(exam(asked, answers=True))),
+    }
+    for name, (title, text) in texts.items():
+        yield name, _page(title, html(text, name), style, "document")
+
+
+def start_page(decks: Iterable[str]) -> str:
+    """What stands in the pack, in Markdown."""
+    return "\n".join([(TEXTS / "start.md").read_text(encoding="utf-8").replace("<!-- decks -->", "\n".join(decks))])
+
+
+def plan(shown: Shown, sessions: Iterable[Hour], link: Link | None = None) -> Iterator[str]:
+    """The plan of the sessions in Markdown, ten minutes by ten minutes, with what the lecturer says.
+
+    With links, for the book, the blocks of an hour are folded away: that page would be too long.
+    """
+    for hour in sessions:
+        yield from [f"## Hour {hour.number}: {hour.title}", "", hour.goal, ""]
+        if link is not None:
+            yield f"<details><summary>{' · '.join(block.title for block in hour.blocks)}</summary>\n"
+        for i, block in enumerate(hour.blocks):
+            where = f"hour {hour.number}, block {block.title!r}"
+            title = f"{i * MINUTES} to {(i + 1) * MINUTES} min: {block.title}"
+            yield from [f"### {title}" if link is None else f"**{title}**", ""]
+            yield from [shown.named(block.facts, where, link), "", "Talking points:", ""]
+            yield from [f"- *{slide.title}.* {shown.named(slide.notes, where, link)}" for slide in block.slides]
+            yield ""
+        if link is not None:
+            yield "</details>\n"
+
+
+def misconceptions(shown: Shown, sessions: Iterable[Hour], link: Link | None = None) -> list[str]:
+    """What students often believe, with the cell that refutes it, as one list in Markdown."""
+    return [shown.named(hour.misconceptions, f"misconceptions of hour {hour.number}", link) for hour in sessions]
+
+
+def _traps(sessions: list[Hour], shown: Shown) -> list[str]:
+    return ["", "## Misconceptions", "", *misconceptions(shown, sessions)]
+
+
+def exam(asked: list[Question], *, answers: bool) -> Iterator[str]:
+    """The exam in Markdown, with the answers or without."""
+    total = sum(question.points for question in asked)
+    yield from [f"# Exam{': answers' if answers else ''}", "", f"{len(asked)} questions, {total} points.", ""]
+    for i, question in enumerate(asked, 1):
+        points = f"{question.points} point{'s' if question.points > 1 else ''}"
+        yield from [f"## {i}. {question.title}", "", f"*{question.level}, {points}*", "", question.text, ""]
+        if answers:
+            yield from [f"**Answer.** {question.answer}", ""]
+
+
+def _deck(hour: Hour, shown: Shown) -> Iterator[str]:
+    """The slides of an hour as HTML."""
+    title = f"<h1>{html(hour.title, 'title', inline=True)}</h1>{html(hour.goal, 'goal')}"
+    outline = "".join(f"<li>{html(block.title, 'title', inline=True)}</li>" for block in hour.blocks)
+    yield f'<section class="title"><p class="hour">Hour {hour.number} of 6</p>{title}<ol>{outline}</ol></section>'
+    for i, block in enumerate(hour.blocks):
+        for slide in block.slides:
+            where = f"slide {slide.title!r} of hour {hour.number}"
+            figures = list(_figures(slide, shown, where))
+            text = html(SHOWN.sub("", slide.body), where).strip()
+            wide = "$$" in slide.body or any(shape > WIDE for _, shape in figures)
+            small = all('class="short"' in figure for figure, _ in figures)
+            layout = "alone" if small else "beside" if text and not wide else "below"
+            body = f'<div class="text">{text}</div>' * bool(text) + "".join(figure for figure, _ in figures)
+            minutes = f"{i * MINUTES}\N{EN DASH}{(i + 1) * MINUTES} min"
+            notes = html(shown.named(slide.notes, where), where)
+            yield (
+                f"<section><h2>{html(slide.title, where, inline=True)}</h2>"
+                f'<div class="body {layout}">{body}</div><aside class="notes">{notes}</aside>'
+                f"<footer>{hour.number} {escape(hour.title)} · {escape(block.title)} · {minutes}</footer></section>"
+            )
+
+
+def _figures(slide: Slide, shown: Shown, where: str) -> Iterator[tuple[str, float]]:
+    """What a slide shows of the notebooks, as HTML, with its width over its height; code and text count as wide."""
+    for label, reference in SHOWN.findall(slide.body):
+        if label == "code":
+            code = first_function(shown.cell(reference, where).source)
+            size = "long" if code.count("\n") > SHORT else "short"
+            yield f'<figure class="{size}">{coloured(code)}</figure>', WIDE + 1
+        elif label == "output":
+            yield f'<figure class="short"><pre>{escape(shown.output(reference, where))}</pre></figure>', WIDE + 1
+        elif label:
+            raise CourseError(f"{where}: ![{label}]({reference}) must have no text, or be code or output")
+        else:
+            picture, shape = shown.figure(reference, where)
+            yield f"<figure>{picture}</figure>", shape
+
+
+def _page(title: str, body: str, style: str, kind: str, script: str = "") -> str:
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{style}</style></head>"
+        f'<body class="{kind}"><main>{body}</main>{f"<script>{script}</script>" if script else ""}</body></html>\n'
+    )
+
+
+def html(text: str, where: str, *, inline: bool = False) -> str:
+    """Markdown as HTML, formulas as drawings; ``inline`` without the paragraph. ``where`` is for messages."""
+    try:
+        made = str(mistune.create_markdown(renderer=_Html(), plugins=["math", "table"])(text))
+    except ValueError as error:  # Matplotlib's, over several lines
+        raise CourseError(f"{where}: a formula cannot be drawn: {' '.join(str(error).split())}") from error
+    return made.strip().removeprefix("<p>").removesuffix("</p>") if inline else made
+
+
+class _Html(mistune.HTMLRenderer):
+    """Code in colours, formulas as drawings: pages without a script and without fonts of their own."""
+
+    def block_code(self, code: str, info: str | None = None) -> str:
+        return coloured(code) if (info or "").startswith("python") else f"<pre>{escape(code)}</pre>"
+
+    def inline_math(self, text: str) -> str:
+        return formula(text)
+
+    def block_math(self, text: str) -> str:
+        return f'<p class="formula">{formula(text)}</p>'
+
+
+def first_function(source: str) -> str:
+    """The function that a cell begins with, or the complete source of a cell that begins otherwise."""
+    first = ast.parse(source).body[0]
+    return (ast.get_source_segment(source, first) or source) if isinstance(first, ast.FunctionDef) else source
+
+
+def coloured(code: str) -> str:
+    """Python as HTML, in colours that are part of it."""
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonConsoleLexer, PythonLexer
+
+    lexer = PythonConsoleLexer() if code.startswith(">>>") else PythonLexer()
+    return str(highlight(code, lexer, HtmlFormatter(noclasses=True, nobackground=True, style="default")))
+
+
+@cache
+def formula(tex: str) -> str:
+    """A formula as a drawing that sits on the line and grows with the text; its TeX is the alternative text."""
+    from matplotlib import rc_context
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.mathtext import math_to_image
+
+    size, drawn = 20, io.BytesIO()
+    tex = " ".join(tex.split())
+    with rc_context({"mathtext.fontset": "stix", "svg.fonttype": "path", "svg.hashsalt": "course"}):
+        depth = math_to_image(f"${tex}$", drawn, prop=FontProperties(size=size), dpi=72, format="svg")
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", drawn.getvalue().decode(), flags=re.DOTALL)
+    height = float(re.search(r'<svg height="([\d.]+)|height="([\d.]+)pt"', svg)[2])  # type: ignore[index]
+    data = base64.b64encode(svg.encode()).decode()
+    em = size / LARGER
+    style = f"height:{height / em:.3f}em;vertical-align:{-depth / em:.3f}em"
+    return f'<img class="formula" alt="{escape(tex)}" style="{style}" src="data:image/svg+xml;base64,{data}">'
+
+
+# ---------------------------------------------------------------- notebooks
+
+
+def _notebooks() -> Iterator[tuple[str, str]]:
+    """Each notebook without its solutions, and with them in place of the exercises, by the name in the pack."""
+    import nbformat
+
+    for path in sorted(notebooks.NOTEBOOKS.glob("*.ipynb")):
+        for folder, change in (("students", without_solutions), ("lecturer/notebooks", solved)):
+            notebook = nbformat.read(path, as_version=4)
+            change(notebook)
+            yield f"{folder}/{path.name}", nbformat.writes(notebook) + "\n"
+
+
+def without_solutions(notebook: NotebookNode) -> None:
+    """Take out all that is folded away but hints: solutions, answers, rubrics; and what exercises printed.
+
+    What follows a fold, up to the next fold, question or heading, speaks of its content and goes with it.
+    """
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = FOLDED.sub(lambda fold: fold[0] if fold[1].startswith("Hint") else "", cell.source).strip()
+        _clear(cell)
+    notebook.cells = [cell for cell in notebook.cells if cell.source or cell.cell_type != "markdown"]
+
+
+def solved(notebook: NotebookNode) -> None:
+    """Put the solutions in place of the exercises, which are to be run again."""
+    for stub, solution in solutions(notebook):
+        stub.source = solve(stub.source, solution)
+    for cell in notebook.cells:
+        _clear(cell)
+
+
+def _clear(cell: Any) -> None:
+    if "exercise" in cell.metadata.get("tags", []):
+        cell.outputs, cell.execution_count = [], None

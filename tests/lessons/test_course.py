@@ -1,0 +1,382 @@
+"""The instructor's pack is complete, needs no network, gives no answers away, and its exam is right."""
+
+import base64
+import doctest
+import html.parser
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from ismkit.lessons import course, notebooks
+from ismkit.lessons.course import CourseError, make_course
+from tests.browser import chromium, logged
+from tests.commandline import Ismkit
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.timeout(900)
+HOUR = """# Title
+
+Goal.
+{blocks}
+## Misconceptions
+
+- *"Wrong."* Refuted by {{01#figure}}.
+"""
+BLOCK = """
+## Block
+
+- **Show:** it.
+- **Students:** do it.
+- **Cells:** {01#figure}.
+- **Ask:** why?
+
+### Slide
+
+![](01#figure)
+
+> Say this.
+"""
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pack of the committed notebooks."""
+    return make_course(tmp_path_factory.mktemp("course") / "pack")
+
+
+def committed() -> list[Path]:
+    return sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def exercises(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if "exercise" in cell.metadata.get("tags", [])]
+
+
+# ---------------------------------------------------------------- the pages
+
+
+class Parts(html.parser.HTMLParser):
+    """What a page asks the browser to fetch, its links, pictures and the number of its slides."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.links: list[str] = []
+        self.pictures: list[str | None] = []
+        self.slides = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = dict(attributes)
+        if tag == "a":
+            self.links.append(given["href"] or "")
+        elif source := given.get("src") or given.get("href"):
+            self.fetched.append(source)
+        if tag == "img":
+            self.pictures.append(given.get("alt"))
+        self.slides += tag == "section"
+
+
+def test_pages_hold_all_that_they_show(pack: Path) -> None:
+    pages = sorted(pack.rglob("*.html"))
+    assert len(pages) == 4 + 6
+    for path in pages:
+        text = path.read_text()
+        parts = Parts(text)
+        assert all(source.startswith("data:") for source in parts.fetched), path
+        assert not re.search(r"@import|url\((?!data:)", text), path
+        assert all(parts.pictures), f"{path}: a picture without alternative text"
+        for link in parts.links:
+            assert (path.parent / link).resolve().is_file(), f"{path} leads to {link}"
+
+
+def test_each_hour_has_six_blocks_and_a_slide_or_more_in_each(pack: Path) -> None:
+    hours = course.hours()
+    assert [hour.number for hour in hours] == [1, 2, 3, 4, 5, 6]
+    for hour in hours:
+        assert all(block.slides for block in hour.blocks)
+        assert all(slide.notes and slide.body for block in hour.blocks for slide in block.slides)
+        slides = 1 + sum(len(block.slides) for block in hour.blocks)
+        assert Parts((pack / "slides" / f"{hour.number}.html").read_text()).slides == slides
+        assert 8 <= slides <= 16
+
+
+def test_slides_show_what_the_notebooks_have_committed(pack: Path) -> None:
+    shown = course.Shown()
+    figure, _ = shown.figure("08#ladder", "here")
+    assert figure in (pack / "slides" / "5.html").read_text()
+    (cell,) = [c for c in nbformat.read(shown.paths["08"], as_version=4).cells if "slide-ladder" in str(c.metadata)]
+    assert "".join(cell.outputs[-1].data["image/png"].split()) in figure
+    assert cell.outputs[-1].metadata["image/png"]["alt"] in html.unescape(figure)
+    assert f"08 [{cell.execution_count}]" in (pack / "plan.html").read_text()
+
+
+def test_plan_has_every_ten_minutes_and_every_misconception(pack: Path) -> None:
+    text = (pack / "plan.html").read_text()
+    for minutes in ("0 to 10", "10 to 20", "20 to 30", "30 to 40", "40 to 50", "50 to 60"):
+        assert text.count(f"<h3>{minutes} min: ") == 6
+    assert "{0" not in text
+    traps = [line for hour in course.hours() for line in hour.misconceptions.splitlines() if line.startswith("- ")]
+    assert len(traps) >= 20
+    assert all(re.search(r'^- \*".*"\*', line) for line in traps)
+    assert all(course.NAMED.search(hour.misconceptions) for hour in course.hours())
+
+
+@pytest.mark.browser
+def test_slides_turn_by_keys_and_print_a_page_each(pack: Path, tmp_path: Path) -> None:
+    address = (pack / "slides" / "3.html").as_uri()
+    with chromium(tmp_path / "profile") as browser:
+
+        def press(key: str) -> str:
+            browser.execute_script("dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0]}))", key)
+            return browser.execute_script("return document.querySelector('.current .number').textContent")
+
+        def notes() -> bool:
+            return browser.execute_script("return document.querySelector('.current .notes').checkVisibility()")
+
+        browser.get(address)
+        count = browser.execute_script("return document.querySelectorAll('section').length")
+        assert press("ArrowRight") == f"2 / {count}"
+        assert press(" ") == f"3 / {count}"
+        assert press("ArrowLeft") == f"2 / {count}"
+        assert press("End") == f"{count} / {count}"
+        assert press("ArrowRight") == f"{count} / {count}"
+        assert press("Home") == f"1 / {count}"
+        press("PageDown")
+        assert not notes()
+        assert press("n") == f"2 / {count}"
+        assert notes()
+        press("n")
+        assert not notes()
+        for i in range(count):
+            browser.execute_script("show(arguments[0])", i)
+            overflow = browser.execute_script(
+                "const body = document.querySelector('.current .body') ?? document.querySelector('.current');"
+                "return [body.scrollHeight - body.clientHeight, body.scrollWidth - body.clientWidth]"
+            )
+            assert max(overflow) <= 2, f"slide {i + 1} is fuller than its page"
+        printed = browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"]
+        assert logged(browser, address) == []
+    assert len(re.findall(rb"/Type\s*/Page\b", base64.b64decode(printed))) == count
+
+
+# ---------------------------------------------------------------- the notebooks
+
+
+@pytest.mark.parametrize("path", committed(), ids=lambda path: path.stem[:2])
+def test_students_get_all_but_the_solutions(path: Path, pack: Path) -> None:
+    ours, theirs = nbformat.read(path, 4), nbformat.read(pack / "students" / path.name, 4)
+    text = "\n".join(cell.source for cell in theirs.cells)
+    assert re.findall(r"<summary>(?!Hint)", text) == []
+    for _, solution in notebooks.solutions(ours):
+        assert solution.strip() not in text
+    unfolded = re.sub(r"<details>.*?</details>", "", "\n".join(cell.source for cell in ours.cells), flags=re.DOTALL)
+    starts = re.compile(r"^(?:#+ .*|\*\*\d.*)$", re.MULTILINE)  # of sections and of exercises
+    assert starts.findall(text) == starts.findall(unfolded)
+    for old, new in zip(*([c for c in nb.cells if c.cell_type == "code"] for nb in (ours, theirs)), strict=True):
+        assert old.source == new.source
+        is_exercise = "exercise" in old.metadata.get("tags", [])
+        assert new.outputs == ([] if is_exercise else old.outputs)
+    assert len(exercises(theirs)) == len(exercises(ours))
+
+
+@pytest.mark.parametrize("path", committed(), ids=lambda path: path.stem[:2])
+def test_lecturers_get_the_solutions_in_place(path: Path, pack: Path) -> None:
+    ours, theirs = nbformat.read(path, 4), nbformat.read(pack / "lecturer" / "notebooks" / path.name, 4)
+    for (stub, solution), cell in zip(notebooks.solutions(ours), exercises(theirs), strict=True):
+        assert cell.source == notebooks.solve(stub.source, solution)
+        assert not cell.outputs
+
+
+def test_what_is_said_of_a_solution_goes_with_it() -> None:
+    fold = "<details><summary>Solution</summary>\n\n**4**.\n</details>"
+    hint = "<details>\n<summary>Hint 1</summary>Halve it.</details>"
+    text = f"Why?\n\n{fold}\n\nSo it is 4.\n\n**1.2** Next?\n\n{hint}\n\n{fold}\nThis, too.\n\n## Summary\n\nDone."
+    notebook = new_notebook(cells=[new_markdown_cell(text)])
+    course.without_solutions(notebook)
+    assert notebook.cells[0].source == f"Why?\n\n**1.2** Next?\n\n{hint}\n\n## Summary\n\nDone."
+
+
+def test_hints_stay_and_all_else_that_is_folded_goes() -> None:
+    folds = ["Hint 1", "Solution: by hand", "What a good answer contains", "Rubric", "Hint 2"]
+    text = "**1.1** Do it.\n\n" + "\n\n".join(
+        f"<details>\n<summary>{name}</summary>\n\n{name} it is.\n</details>" for name in folds
+    )
+    notebook = new_notebook(
+        cells=[new_markdown_cell(text), new_markdown_cell("<details><summary>Solution</summary>x</details>")]
+    )
+    course.without_solutions(notebook)
+    (cell,) = notebook.cells
+    assert cell.source.startswith("**1.1** Do it.")
+    assert re.findall(r"(.*) it is\.", cell.source) == ["Hint 1", "Hint 2"]
+
+
+# ---------------------------------------------------------------- the exam
+
+EXAM = course.questions()
+
+
+def test_exam_is_graded(pack: Path) -> None:
+    assert len(EXAM) >= 15
+    assert {question.level for question in EXAM} == {"warm-up", "core", "stretch"}
+    sheet, answers = (pack / "exam.html").read_text(), (pack / "lecturer" / "answers.html").read_text()
+    total = sum(question.points for question in EXAM)
+    assert f"{len(EXAM)} questions, {total} points." in sheet
+    assert "Answer" not in sheet
+    assert answers.count("<strong>Answer.</strong>") == len(EXAM)
+
+
+@pytest.mark.parametrize("question", EXAM, ids=lambda question: question.title)
+def test_points_of_an_answer_are_those_of_its_question(question: course.Question) -> None:
+    given = [int(points) for points in re.findall(r"\((\d+)\s+points?\)", question.answer)]
+    assert sum(given) == question.points
+
+
+@pytest.mark.parametrize("question", EXAM, ids=lambda question: question.title)
+def test_every_number_of_an_answer_is_computed(question: course.Question) -> None:
+    """The example of each answer runs, and its results are the numbers in bold."""
+    codes = re.findall(r"^```python\n(.*?)^```$", question.answer, re.DOTALL | re.MULTILINE)
+    bold = {float(number) for number in re.findall(r"\*\*(-?[\d.]+)\*\*", question.answer)}
+    example = doctest.DocTestParser().get_doctest("".join(codes), {}, question.title, "exam.md", 0)
+    assert doctest.DocTestRunner().run(example).failed == 0
+    results = " ".join(part.want for part in example.examples)
+    assert bold <= {float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", results)}
+    assert bool(bold) == bool(codes)
+
+
+def test_book_has_no_answers_to_the_exam() -> None:
+    pages = "".join(path.read_text() for path in (ROOT / "book").glob("*.md"))
+    assert not any(question.answer[:40] in pages for question in EXAM)
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A course of one hour about one notebook, instead of the real one."""
+    texts, folder = tmp_path / "texts", tmp_path / "notebooks"
+    texts.mkdir()
+    folder.mkdir()
+    for name in ("deck.css", "deck.js", "start.md", "exam.md"):
+        (texts / name).write_bytes((course.TEXTS / name).read_bytes())
+    (texts / "1_title.md").write_text(HOUR.format(blocks=BLOCK * 6))
+    png = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAYAAAD0In+KAAAADUlEQVR4nGP4z8DwHwAFAAH/iZk9HQAAAABJRU5ErkJggg=="
+    picture = new_output("display_data", {"image/png": png}, metadata={"image/png": {"alt": 'a "dot" & more'}})
+    cell = new_code_cell("draw()", metadata={"tags": ["slide-figure"]}, outputs=[picture], execution_count=3)
+    nbformat.write(new_notebook(cells=[cell]), folder / "01_one.ipynb")
+    monkeypatch.setattr(course, "TEXTS", texts)
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", folder)
+    return texts / "1_title.md"
+
+
+def test_a_course_of_ones_own(small: Path, tmp_path: Path) -> None:
+    out = make_course(tmp_path / "new" / "pack")
+    deck = (out / "slides" / "1.html").read_text()
+    assert Parts(deck).pictures == ['a "dot" & more'] * 6
+    assert "01 [3]" in (out / "plan.html").read_text()
+    assert [path.name for path in out.parent.iterdir()] == ["pack"]
+
+
+def test_a_drawing_is_preferred_to_a_picture(small: Path, tmp_path: Path) -> None:
+    path = tmp_path / "notebooks" / "01_one.ipynb"
+    notebook = nbformat.read(path, 4)
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 30 10"></svg>'
+    notebook.cells[0].outputs[0].data["image/svg+xml"] = svg
+    notebook.cells[0].outputs[0].metadata["image/svg+xml"] = {"alt": "a line"}
+    nbformat.write(notebook, path)
+    picture, shape = course.Shown().figure("01#figure", "here")
+    assert picture.startswith('<img alt="a line" src="data:image/svg+xml;base64,')
+    assert shape == 3
+
+
+WRONG = {
+    "no such tag": ("![](01#figure)", "![](01#none)", r"slide 'Slide' of hour 1 refers to 01#none, but 0 cells"),
+    "no such notebook": ("{01#figure}", "{77#figure}", "refers to 77#figure, but 0 cells of notebook 77"),
+    "no output": ("![](01#figure)", "![output](01#figure)", "that cell printed nothing"),
+    "a label": ("![](01#figure)", "![picture](01#figure)", "must have no text, or be code or output"),
+    "no question": ("- **Ask:** why?\n", "", "lacks Ask"),
+    "five blocks": (BLOCK * 6, BLOCK * 5, "1_title.md must have six blocks"),
+    "a formula": ("> Say this.", r"$\nonsense{x}$", r"slide 'Slide' of hour 1: a formula cannot be drawn"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_text_that_cannot_be_shown_is_refused_and_leaves_nothing(name: str, small: Path, tmp_path: Path) -> None:
+    old, new, complaint = WRONG[name]
+    small.write_text(small.read_text().replace(old, new))
+    with pytest.raises(CourseError, match=complaint):
+        make_course(tmp_path / "pack")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notebooks", "texts"]
+
+
+def test_a_figure_that_was_not_drawn_is_refused(small: Path, tmp_path: Path) -> None:
+    path = tmp_path / "notebooks" / "01_one.ipynb"
+    notebook = nbformat.read(path, 4)
+    notebook.cells[0].outputs = []
+    nbformat.write(notebook, path)
+    with pytest.raises(CourseError, match=r"shows the figure of 01#figure, but that cell has none: run the notebook"):
+        make_course(tmp_path / "pack")
+
+
+def test_an_exercise_without_a_solution_is_refused(small: Path, tmp_path: Path) -> None:
+    path = tmp_path / "notebooks" / "01_one.ipynb"
+    notebook = nbformat.read(path, 4)
+    notebook.cells.append(new_code_cell("def f(): ...", metadata={"tags": ["exercise"]}))
+    nbformat.write(notebook, path)
+    with pytest.raises(notebooks.NotebookError, match="no folded solution"):
+        make_course(tmp_path / "pack")
+    assert not (tmp_path / "pack").exists()
+
+
+def test_only_a_new_or_empty_folder_is_filled(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full, file, empty = tmp_path / "full", tmp_path / "file", tmp_path / "empty"
+    full.mkdir()
+    empty.mkdir()
+    (full / "mine.txt").write_text("mine")
+    file.write_text("mine")
+    with pytest.raises(CourseError, match="full is not empty: name a new folder"):
+        make_course(full)
+    with pytest.raises(CourseError, match=r"file' is not a folder"):
+        make_course(file)
+    monkeypatch.chdir(empty)
+    with pytest.raises(CourseError, match=r"'\.' is not a folder: name a new one"):
+        make_course(".")
+    assert [path.name for path in full.iterdir()] == ["mine.txt"]
+    assert (make_course(empty) / "index.html").is_file()
+
+
+def test_a_failure_in_the_middle_leaves_nothing(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+
+    def full_disk(path: Path, *given: object, **named: object) -> int:
+        written.append(path)
+        if len(written) == 3:
+            raise OSError("no space left on device")
+        return path.write_bytes(b"")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        make_course(tmp_path / "pack")
+    assert len(written) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notebooks", "texts"]
+
+
+def test_outside_of_a_clone_it_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
+    with pytest.raises(notebooks.NotebookError, match="work in a clone"):
+        make_course(tmp_path / "pack")
+
+
+def test_command(small: Path, tmp_path: Path, ismkit_: Ismkit) -> None:
+    answer = ismkit_("course", "pack")
+    assert (answer.status, answer.err) == (0, "")
+    assert answer.out == f"instructor's pack: {Path('pack') / 'index.html'}\n"
+    assert (tmp_path / "pack" / "students" / "01_one.ipynb").is_file()
+    again = ismkit_("course", "pack")
+    assert (again.status, again.err.count("\n")) == (2, 1)
+    assert "pack is not empty" in again.err
+    assert ismkit_("course").status == 2
