@@ -100,6 +100,7 @@ def at_smoke(source: Path, target: Path) -> int:
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in cells:
         cell.update(outputs=[], execution_count=None)
+        cell.metadata.pop("jupyter", None)  # a folded cell shows no number
     nbformat.write(notebook, target)
     return len(cells)
 

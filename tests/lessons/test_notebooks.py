@@ -327,6 +327,15 @@ def test_lint_accepts_a_notebook_with_ideas_first() -> None:
     assert ideas_first(exemplary(), "00") == []
 
 
+def test_lint_leaves_out_the_readers_own_file_and_nothing_else() -> None:
+    notebook = exemplary()
+    own = [new_markdown_cell("## Your own file\n\n**00.your**" + " word" * 900), new_markdown_cell("word " * 900)]
+    notebook.cells[-2:-2] = own  # before the claims
+    assert ideas_first(notebook, "00") == []
+    notebook.cells[-3].source = "## Another section\n\n" + notebook.cells[-3].source
+    assert any("words of Markdown" in problem for problem in ideas_first(notebook, "00"))
+
+
 def swap(cell: int, old: str, new: str) -> Callable[[nbformat.NotebookNode], object]:
     """A change of one cell's source."""
 
