@@ -132,7 +132,7 @@ def lay_out(source: Path, models: list[live.Live]) -> None:
 
 
 def show_without_kernel(notebook: NotebookNode) -> None:
-    """Put in the place of controls, which need a kernel, their values and what was shown for them."""
+    """Replace controls, which need a kernel, by their values and what was shown for them."""
     states = notebook.metadata.pop("widgets", {}).get(f"{WIDGET}-state+json", {}).get("state", {})
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -140,7 +140,7 @@ def show_without_kernel(notebook: NotebookNode) -> None:
 
 
 def without_kernel(output: NotebookNode, states: dict[str, Any]) -> Iterator[NotebookNode]:
-    """An output as it is; of controls, a sentence with their values, and the outputs below them."""
+    """An output unchanged; of controls, a sentence with their values, and the outputs below them."""
     view = output.get("data", {}).get(f"{WIDGET}-view+json")
     if view is None:
         yield output
@@ -154,7 +154,7 @@ def without_kernel(output: NotebookNode, states: dict[str, Any]) -> Iterator[Not
 
 
 def chosen(control: dict[str, Any]) -> str:
-    """The value of a control, as it says it beside itself."""
+    """The value of a control as text."""
     if "index" in control:
         return control["_options_labels"][control["index"]]
     value = control["value"]
@@ -361,19 +361,13 @@ def built_with() -> list[str]:
 
 def last_change(path: Path) -> str | None:
     """The day of the last commit that changed a file; none outside of a complete copy of the repository."""
-    git = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True)
-    try:
-        shallow = git(["git", "rev-parse", "--is-shallow-repository"])
-        if shallow.stdout.strip() != "false":
-            return None
-        return (
-            git(["git", "log", "-1", "--format=%cs", "--", str(path)])
-            .stdout.strip()
-            .replace("-", "\N{NON-BREAKING HYPHEN}")
-            or None
-        )
-    except FileNotFoundError:
+    if not shutil.which("git"):
         return None
+    git = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True)
+    if git(["git", "rev-parse", "--is-shallow-repository"]).stdout.strip() != "false":
+        return None
+    day = git(["git", "log", "-1", "--format=%cs", "--", str(path)]).stdout.strip()
+    return day.replace("-", "\N{NON-BREAKING HYPHEN}") or None
 
 
 def sweeps_tables() -> Iterator[str]:

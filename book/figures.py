@@ -1,6 +1,6 @@
-"""Figures of the notebooks on dark pages: their colours turned, the pictures in them left as they are.
+"""Figures of the notebooks on dark pages: their colours are turned, the pictures in them unchanged.
 
-:func:`ismkit.lessons.plot.show` saves with a figure where it has pictures: clothes must not turn into negatives.
+:func:`ismkit.lessons.plot.show` saves the boxes of the pictures with each figure: clothes must not turn into negatives.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-// What the theme's pages lack for those who read with a keyboard or a screen reader.
+// What the theme's pages lack for readers with a keyboard or a screen reader.
 document.addEventListener("DOMContentLoaded", () => {
   const all = (css) => document.querySelectorAll(css);
 
@@ -13,6 +13,6 @@ document.addEventListener("DOMContentLoaded", () => {
     summary.setAttribute("aria-label", `Pages of ${link.textContent.trim()}`);
   }
 
-  // What is heard of the button for the search is what is read on it.
+  // A screen reader names the search button by its visible text.
   for (const button of all("button.search-button-field")) button.removeAttribute("aria-label");
 });

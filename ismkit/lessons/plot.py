@@ -46,9 +46,9 @@ def show(figure: Figure, alt: str) -> None:
     """Show a figure in a notebook with alt text, as PNG of twice the resolution, and close it.
 
     The picture keeps 256 colours, each within a few of 255 levels: a quarter of the bytes, in notebooks that are
-    committed with their outputs. Beside the alt text is saved where the figure has pictures: left, top, right and
-    bottom, as shares of the width and the height. The book turns the colours of figures on dark pages, and leaves
-    those of pictures.
+    committed with their outputs. The boxes of the pictures in the figure are saved with the alt text: left,
+    top, right and bottom, as shares of the width and the height. On dark pages the book turns the colours of a figure
+    outside of these boxes.
 
     Args:
         figure: Matplotlib's.
