@@ -531,7 +531,7 @@ def test_only_pages_with_a_figure_load_what_draws_it(book: Path) -> None:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_no_page_has_a_barrier(site: Site, theme: str) -> None:
-    found = [f"{page}: {barrier}" for page, seen in site.barriers.items() for barrier in seen if barrier.startswith(theme)]
+    found = [f"{page}: {what}" for page, seen in site.barriers.items() for what in seen if what.startswith(theme)]
     assert not found, "\n".join(found)
 
 
