@@ -473,7 +473,8 @@ def solutions_page() -> Iterator[str]:
                 title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
                 yield from [f"## {title}", "", f"[The notebook](notebooks/{path.name})", ""]
             name = re.search(r'\b(?:exercise|check)\("([^"]+)"', stub.source)
-            yield from [f"### Exercise {name[1] if name else i + 1}", "", "```python", solution.rstrip(), "```", ""]
+            yield from [f"### Exercise {name[1] if name else i + 1}", "", "<details><summary>Solution</summary>", ""]
+            yield from ["```python", solution.rstrip(), "```", "", "</details>", ""]
 
 
 def hours() -> list[str]:
