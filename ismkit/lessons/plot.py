@@ -21,6 +21,8 @@ from ismkit.utils.files import replacing
 
 #: Okabe and Ito's palette, without its yellow (too pale on white).
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
+#: Pixels: twice the width that the book gives a figure.
+_WIDEST = 1600
 
 
 def use_style() -> None:
@@ -45,10 +47,11 @@ def use_style() -> None:
 def show(figure: Figure, alt: str) -> None:
     """Show a figure in a notebook with alt text, as PNG of twice the resolution, and close it.
 
+    A figure of more than 800 pixels is saved 1600 pixels wide, or as wide as it is: the book has no room for more.
     The picture keeps 256 colours, each within a few of 255 levels: a quarter of the bytes, in notebooks that are
-    committed with their outputs. The boxes of the pictures in the figure are saved with the alt text: left,
-    top, right and bottom, as shares of the width and the height. On dark pages the book turns the colours of a figure
-    outside of these boxes.
+    committed with their outputs. The boxes of the pictures in the figure are saved with the alt text: left, top, right
+    and bottom, as shares of the width and the height. On dark pages the book turns the colours of a figure outside of
+    these boxes.
 
     Args:
         figure: Matplotlib's.
@@ -63,7 +66,8 @@ def show(figure: Figure, alt: str) -> None:
     if not alt.strip():
         raise ValueError("alt must say what the figure shows, got an empty text")
     drawn, buffer = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=2 * figure.dpi)
+    scale = min(2.0, max(1.0, _WIDEST / figure.bbox.width))
+    figure.savefig(drawn, format="png", dpi=scale * figure.dpi)
     shown = {"alt": alt, "width": round(figure.bbox.width), "metadata": {"pictures": _pictures(figure)}}
     plt.close(figure)
     few = Pictures.open(drawn).convert("RGB").quantize(256, Pictures.Quantize.MAXCOVERAGE, dither=Pictures.Dither.NONE)

@@ -122,6 +122,18 @@ def test_show_displays_a_png_with_alt_text_and_closes_the_figure() -> None:
 
 
 @pytest.mark.usefixtures("shell")
+@pytest.mark.parametrize(("inches", "pixels"), [(8, 1600), (12, 1600), (20, 2000)])
+def test_show_saves_no_pixels_that_a_page_has_no_room_for(inches: int, pixels: int) -> None:
+    figure = plt.figure(figsize=(inches, 1), dpi=100)
+    with capture_output() as captured:
+        plot.show(figure, alt="wide")
+    data = captured.outputs[0].data["image/png"]
+    shown = plt.imread(BytesIO(data if isinstance(data, bytes) else b64decode(data)))
+    assert shown.shape[:2] == (pixels // inches, pixels)
+    assert captured.outputs[0].metadata["image/png"]["width"] == 100 * inches
+
+
+@pytest.mark.usefixtures("shell")
 def test_show_saves_bytes_and_keeps_the_colours() -> None:
     figure, axes = plt.subplots(1, 2, figsize=(6, 3), dpi=100)
     axes[0].imshow(np.linspace(0, 1, 4096).reshape(64, 64), cmap="cividis")
