@@ -13,6 +13,6 @@ document.addEventListener("DOMContentLoaded", () => {
     summary.setAttribute("aria-label", `Pages of ${link.textContent.trim()}`);
   }
 
-  // A screen reader names the search button by its visible text.
-  for (const button of all("button.search-button-field")) button.removeAttribute("aria-label");
+  // A screen reader names the search button, and what unfolds the code of a cell, by their visible texts.
+  for (const named of all("button.search-button-field, details.hide > summary")) named.removeAttribute("aria-label");
 });
