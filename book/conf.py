@@ -11,6 +11,7 @@ from pathlib import Path
 import figures
 import nbformat
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.search.en import SearchEnglish
 
@@ -36,7 +37,6 @@ myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
-autodoc_default_options = {"no-value": True}  # a table of runs would fill pages; the link to the source shows it
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_google_docstring = True
@@ -89,6 +89,7 @@ if REPOSITORY:
         },
     }
 
+LONGEST = 200  # characters of the value of a constant
 CHECK = re.compile(r'\bcheck\(\s*"(C\d\d\.\w+)"')
 
 
@@ -144,6 +145,14 @@ def load_explorables(app: Sphinx, page: str, template: str, context: dict, doctr
         app.add_css_file("explore/explore.css")
 
 
+def leave_out_long_values(app: Sphinx, doctree: nodes.document) -> None:
+    """Show no value of a constant that would fill pages, such as a table of runs; the module's source has it."""
+    for value in list(doctree.findall(addnodes.desc_annotation)):
+        text = value.astext()
+        if text.lstrip().startswith("=") and len(text) > LONGEST:
+            value.parent.remove(value)
+
+
 class WithoutAccents(SearchEnglish):
     """Finds "Fréchet" by "Frechet" and the other way round: accents count neither in the index nor in what is asked."""
 
@@ -189,6 +198,7 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", before_napoleon, priority=400)
     app.connect("autodoc-process-docstring", after_napoleon, priority=600)
     app.connect("doctree-read", mark_claims)
+    app.connect("doctree-read", leave_out_long_values)
     app.connect("doctree-read", describe_figures, priority=400)  # before Sphinx collects the images, at 500
     app.connect("html-page-context", load_explorables)
     app.connect("html-page-context", load_filter)

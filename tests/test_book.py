@@ -615,6 +615,14 @@ def test_our_figures_stand_beside_those_of_the_paper(site: Site) -> None:
     assert cells.count("not run") >= 12
 
 
+def test_a_page_of_a_module_shows_short_values_and_no_long_ones(book: Path) -> None:
+    page = (book / "api" / "sweeps" / "ladder.html").read_text()
+    text = re.sub("<[^>]+>", "", page)
+    assert "ladder.SCALES = (1.25, 1.5, 2.0, 3.0)" in text
+    assert "ladder.SWEEPS: dict[str, Sweep]" in text
+    assert "Sweep(name=" not in text
+
+
 def test_files_of_axe_are_those_published() -> None:
     listed = dict(reversed(line.split()) for line in (accessible.FOLDER / "SHA256SUMS").read_text().splitlines())
     names = {path.name.removesuffix(".gz") for path in accessible.FOLDER.iterdir()}
