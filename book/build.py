@@ -9,20 +9,28 @@ from __future__ import annotations
 
 import ast
 import csv
+import platform
 import re
 import shutil
+import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import architecture
 import live
 import nbformat
 import pandas as pd
 from conf import REPOSITORY, anchor
+from nbformat import NotebookNode
 from sphinx.cmd.build import main as sphinx_build
 
-from ismkit.evaluation.tables import PAPER
+from ismkit import __version__
+from ismkit.evaluation import tables
 from ismkit.lessons import claims, course, ledger
 from ismkit.lessons.claims import CLAIMS
 from ismkit.lessons.notebooks import NOTEBOOKS, solutions
@@ -35,6 +43,8 @@ PACKAGE = architecture.PACKAGE
 ROOMS = architecture.ROOMS
 EXPLORABLES = BOOK / "explore"  # NN_name.md: what stands at the end of notebook NN, drawn by _static/explore/name.js
 
+WIDGET = "application/vnd.jupyter.widget"
+
 THIN = "\N{NARROW NO-BREAK SPACE}"  # within a figure, which should stay on one line
 
 #: The parts of the book: a caption, and the numbers of its notebooks or the names of its pages.
@@ -46,7 +56,7 @@ PARTS = {
     "Integration": ["08", "09", "neighbours"],
     "Your own": ["14", "own", "comparing", "lecturers"],
     "Full scale": ["imagenet", "10", "11", "12", "failures", "pools"],
-    "Claims": ["13", "ledger", "guarantees"],
+    "Claims": ["13", "ledger", "paper", "guarantees", "status"],
     "The library": ["architecture", "api", "timings", "contributing", "changelog"],
     "Look up": ["glossary", "notation", "bibliography", "solutions"],
 }
@@ -57,6 +67,7 @@ ELSEWHERE = {
     "timings": ROOT / "tests" / "bench" / "RESULTS.md",
 }
 LINKS = {"](book/": "](", "](../notebooks/": "](notebooks/", "](../CONTRIBUTING.md": "](contributing.md"}
+NOT_RECORDED = "not recorded"
 #: What the table of notebooks says of those that have no rows in the ledger: the last one shows it whole.
 WITHOUT_ROWS = {"13": "all of them"}
 #: What changes at each rung of the ladder, and the recipe that it is compared with.
@@ -92,7 +103,10 @@ def lay_out(source: Path, models: list[live.Live]) -> None:
     made = MADE | {"live": lambda: live.elements(models), "first": lambda: live.elements(models[:1])}
     shutil.copytree(NOTEBOOKS, source / "notebooks", ignore=shutil.ignore_patterns(".*"))
     for path in (source / "notebooks").glob("*.ipynb"):
-        path.write_text(path.read_text().replace("](../book/", "](../"))  # pages lie above the notebooks there
+        text = path.read_text().replace("](../book/", "](../")  # pages lie above the notebooks there
+        notebook = nbformat.reads(text, as_version=4)
+        show_without_kernel(notebook)
+        nbformat.write(notebook, path)
     for path in EXPLORABLES.glob("*.md"):
         (notebook_path,) = (source / "notebooks").glob(f"{path.stem[:2]}_*.ipynb")
         notebook = nbformat.read(notebook_path, as_version=4)
@@ -115,6 +129,38 @@ def lay_out(source: Path, models: list[live.Live]) -> None:
         path.write_text("\n".join([name, "=" * len(name), "", f".. automodule:: {name}", "   :members:"]) + "\n")
     with (source / "index.md").open("a") as start:
         start.write("\n" + "\n".join(contents(source)))
+
+
+def show_without_kernel(notebook: NotebookNode) -> None:
+    """Replace controls, which need a kernel, by their values and what was shown for them."""
+    states = notebook.metadata.pop("widgets", {}).get(f"{WIDGET}-state+json", {}).get("state", {})
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [shown for output in cell.outputs for shown in without_kernel(output, states)]
+
+
+def without_kernel(output: NotebookNode, states: dict[str, Any]) -> Iterator[NotebookNode]:
+    """An output unchanged; of controls, a sentence with their values, and the outputs below them."""
+    view = output.get("data", {}).get(f"{WIDGET}-view+json")
+    if view is None:
+        yield output
+        return
+    children = [states[name.removeprefix("IPY_MODEL_")] for name in states[view["model_id"]]["state"]["children"]]
+    *controls, below = (child["state"] for child in children)
+    values = (f"{control['description']}\u00a0=\u00a0{chosen(control)}" for control in controls)
+    sentence = f"*Shown for {', '.join(values)}. In JupyterLab, sliders change that.*"
+    yield nbformat.v4.new_output("display_data", {"text/markdown": sentence, "text/plain": sentence})
+    yield from map(nbformat.from_dict, below["outputs"])
+
+
+def chosen(control: dict[str, Any]) -> str:
+    """The value of a control as text."""
+    if "index" in control:
+        return control["_options_labels"][control["index"]]
+    value = control["value"]
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def contents(source: Path) -> Iterator[str]:
@@ -211,10 +257,117 @@ def ladder_table() -> list[str]:
         if before:
             mean, half = sweep.change_in_percent(best, recipe.name, before, "frechet", nfe=1)
             change = f"{mean:+.0f} ± {half:.0f} %".replace("-", "\N{MINUS SIGN}").replace(" ", THIN)
-        paper = f"{PAPER[recipe.name][0]:.2f}" if recipe.name in PAPER else ""
+        paper = f"{tables.PAPER[recipe.name][0]:.2f}" if recipe.name in tables.PAPER else ""
         distances = [f"{means[recipe.name, nfe]:.2f}" for nfe in (1, 4, 128)]
         rows.append([f"`{recipe.name}`", what, *distances, change, paper])
     return table(rows)
+
+
+def paper_fid() -> list[str]:
+    """The paper's FID on ImageNet-256, with a row for ours."""
+    return tables.paper_tables([], {}).splitlines()
+
+
+def paper_ladder() -> Iterator[str]:
+    """The paper's ablation, and our ladder of the same rungs on small data: distances and changes side by side."""
+    means = ladder_at_best("ladder").groupby(["variant", "nfe"]).frechet.mean()
+    for i, nfe in enumerate((1, 4)):
+        rows = [["step", "paper, FID-50K", "change", "ours, Fréchet distance", "change"]]
+        for name, figures in tables.PAPER.items():
+            what, before = RUNGS[name]
+            cells = [f"{what} (`{name}`)"]
+            pairs = [
+                (figures[i], before and tables.PAPER[before][i]),
+                (means[name, nfe], before and means[before, nfe]),
+            ]
+            for figure, start in pairs:
+                change = f"{100 * (figure / start - 1):+.0f}{THIN}%" if start else ""
+                cells += [f"{figure:.2f}", change.replace("-", "\N{MINUS SIGN}")]
+            rows.append(cells)
+        yield from [f"### {nfe} NFE", "", *table(rows), ""]
+
+
+def paper_settings() -> Iterator[str]:
+    """The paper's tables of one setting each, and ours."""
+    best = ladder_at_best("sensitivity")
+    means = best.groupby(["variant", "nfe"]).frechet.mean()
+    for title, figures in tables.PAPER_SETTINGS.items():
+        rows = [[title, "paper, 1 NFE", "ours, 1 NFE", "paper, 4 NFE", "ours, 4 NFE"]]
+        for variant in dict.fromkeys([*figures, *(name for name, _ in means.index if name.startswith(title))]):
+            cells = [variant.removeprefix(title).strip()]
+            for nfe in (1, 4):
+                found = figures.get(variant, {}).get(nfe)
+                mine = means.get((variant, nfe))
+                cells += [
+                    "not stated" if found is None else f"{found:.2f}",
+                    "not run" if mine is None else f"{mine:.2f}",
+                ]
+            rows.append(cells)
+        yield from [f"### {title}", "", *table(rows), ""]
+
+
+def paper_512() -> list[str]:
+    """The paper's table at 512 pixels."""
+    rows = [["FlowDCN, 512 pixels", "FID", "precision", "recall", "ours"]]
+    for (method, nfe), figures in tables.PAPER_512.items():
+        rows.append([f"{method}, {nfe} NFE", *(f"{figure:.2f}" for figure in figures), tables.NOT_RUN])
+    return table(rows)
+
+
+def paper_protocol() -> list[str]:
+    """How our figures beside the paper's were measured, from the tables of the sweeps."""
+    lines = []
+    for name in ("ladder", "sensitivity"):
+        best = ladder_at_best(name)
+        measured = [f"{best.seed.nunique()} seeds", f"{best.n.min()} samples", f"{best.steps.max()} optimiser steps"]
+        measured += [f"{column} {', '.join(sorted(best[column].unique()))}" for column in ("device", "torch")]
+        lines.append(f"- `{name}`: {', '.join(measured)}.")
+    return lines
+
+
+def ladder_at_best(name: str) -> pd.DataFrame:
+    """The scores of a sweep of the ladder, of sets of the usual size, each variant at its best strength."""
+    frame = sweep.read_table(FOLDER / "ladder.parquet")
+    part = frame[frame["sweep"] == name]
+    return sweep.at_best(part[part.n == part.n.min()], "frechet")
+
+
+def status_table() -> list[str]:
+    """How each committed notebook was run: what it and its rows in the ledger record, and the history of its file."""
+    rows = [["#", "notebook", "profile", "time, as stated", "Python", "rows in the ledger", "torch", "last change"]]
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        number, title = notebook.cells[0].source.splitlines()[0][2:].split(" ", 1)
+        parameters = next(cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+        profile = re.search(r'^profile = "(\w+)"', parameters, re.MULTILINE)
+        stated = re.search(r"^\| *\**(?:CPU )?[Tt]ime\** *\| *(.*?) *\|$", notebook.cells[0].source, re.MULTILINE)
+        python = notebook.metadata.get("language_info", {}).get("version")
+        tested = BOOK / "ledger" / f"{number}.json"
+        entries = ledger.read(tested) if tested.is_file() else []
+        measured = Counter(f"{row.profile}, {row.device}, {max(len(row.seeds), 1)} seeds" for row in entries)
+        cells = [profile and profile[1], stated and stated[1], python]
+        cells += ["; ".join(f"{count} ({how})" for how, count in measured.items()) if measured else "none"]
+        cells += [", ".join(sorted({row.torch for row in entries})), last_change(path)]
+        rows.append([number, f"[{title}](notebooks/{path.name})", *(cell or NOT_RECORDED for cell in cells)])
+    return table(rows)
+
+
+def built_with() -> list[str]:
+    """The versions that this book was built with."""
+    names = ("ismkit", "torch", "sphinx", "myst-nb", "sphinx-book-theme")
+    versions = ", ".join(f"{name} {version(name) if name != 'ismkit' else __version__}" for name in names)
+    return [f"This book was built with {versions}, on Python {platform.python_version()}."]
+
+
+def last_change(path: Path) -> str | None:
+    """The day of the last commit that changed a file; none outside of a complete copy of the repository."""
+    if not shutil.which("git"):
+        return None
+    git = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True)
+    if git(["git", "rev-parse", "--is-shallow-repository"]).stdout.strip() != "false":
+        return None
+    day = git(["git", "log", "-1", "--format=%cs", "--", str(path)]).stdout.strip()
+    return day.replace("-", "\N{NON-BREAKING HYPHEN}") or None
 
 
 def sweeps_tables() -> Iterator[str]:
@@ -235,7 +388,11 @@ def sweeps_tables() -> Iterator[str]:
             rows = [["variant", *(f"{nfe} NFE" for nfe in text)]]
             rows += [[variant, *cells] for variant, cells in zip(text.index, text.to_numpy(), strict=True)]
             lines = (line.replace(" ± ", f"{THIN}±{THIN}") for line in table(rows))
-            yield from [f"Frechet distance, {where}", "", *lines, ""]
+            title = f"Frechet distance, {where}"
+            if frame_there.w.eq(0).all():
+                yield from [title, "", *lines, ""]
+            else:  # folded: the page would be as long as a notebook
+                yield from [f"<details><summary>{title}</summary>", "", *lines, "", "</details>", ""]
 
 
 def league_tables() -> Iterator[str]:
@@ -316,7 +473,8 @@ def solutions_page() -> Iterator[str]:
                 title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
                 yield from [f"## {title}", "", f"[The notebook](notebooks/{path.name})", ""]
             name = re.search(r'\b(?:exercise|check)\("([^"]+)"', stub.source)
-            yield from [f"### Exercise {name[1] if name else i + 1}", "", "```python", solution.rstrip(), "```", ""]
+            yield from [f"### Exercise {name[1] if name else i + 1}", "", "<details><summary>Solution</summary>", ""]
+            yield from ["```python", solution.rstrip(), "```", "", "</details>", ""]
 
 
 def hours() -> list[str]:
@@ -380,6 +538,13 @@ MADE: dict[str, Callable[[], Iterable[str]]] = {
     "ladder": ladder_table,
     "sweeps": sweeps_tables,
     "league": league_tables,
+    "paper_fid": paper_fid,
+    "paper_ladder": paper_ladder,
+    "paper_settings": paper_settings,
+    "paper_512": paper_512,
+    "paper_protocol": paper_protocol,
+    "status": status_table,
+    "built": built_with,
     "couplings": couplings_table,
     "pools": pools_table,
     "drawing": drawing,

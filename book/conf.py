@@ -3,13 +3,17 @@
 import hashlib
 import os
 import re
+import unicodedata
 from base64 import b64decode
 from importlib import import_module
 from pathlib import Path
 
+import figures
 import nbformat
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.search.en import SearchEnglish
 
 from ismkit import __version__
 
@@ -21,6 +25,10 @@ version = release = __version__
 html_title = "ismkit"
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx.ext.viewcode", "myst_nb"]
+extensions += ["sphinx_copybutton"]  # its script is served by the book, and works offline
+copybutton_selector = "div.highlight pre:not(.cell_output pre)"
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
 
 nb_execution_mode = "off"  # the committed outputs are the book's
 nb_merge_streams = True
@@ -54,16 +62,16 @@ nitpick_ignore = [
     )
 ]
 
-# Nothing is fetched while the book is read: MathJax with all its TeX extensions in one file, the widget manager beside.
+# Nothing is fetched while the book is read: MathJax with all its TeX extensions is one file of the book.
 MATHJAX = Path(import_module("sphinx-mathjax-offline").__file__ or "").parent / "static" / "mathjax"
 html_static_path = ["_static", str(MATHJAX / "tex-svg-full.js")]
 mathjax_path = "tex-svg-full.js"
-nb_ipywidgets_js = {"html-manager/embed.js": {}}
 
 html_theme = "sphinx_book_theme"
 templates_path = ["_templates"]
 html_css_files = ["book.css"]
-html_js_files = ["widgets.js"]
+html_js_files = ["reading.js"]
+html_use_index = html_domain_indices = False  # {doc}`api` lists the modules, and the search finds names
 html_favicon = "_static/favicon.svg"
 html_context = {"default_mode": "auto"}
 html_theme_options = {"use_fullscreen_button": False, "navbar_persistent": [], "show_toc_level": 2}
@@ -81,6 +89,7 @@ if REPOSITORY:
         },
     }
 
+LONGEST = 200  # characters of the value of a constant
 CHECK = re.compile(r'\bcheck\(\s*"(C\d\d\.\w+)"')
 
 
@@ -101,18 +110,32 @@ def mark_claims(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def describe_figures(app: Sphinx, doctree: nodes.document) -> None:
-    """Take the figures' alt text over from the notebook: MyST-NB knows of none but a cell's."""
+    """Take the figures' alt text over from the notebook: MyST-NB knows of none but a cell's. Add a dark variant."""
     path = Path(app.env.doc2path(app.env.docname))
     if path.suffix != ".ipynb":
         return
-    alt = {}
+    known = {}
     for cell in nbformat.read(path, as_version=4).cells:
         for output in cell.get("outputs", []):
             if png := output.get("data", {}).get("image/png"):
-                alt[hashlib.sha256(b64decode(png)).hexdigest()] = output.metadata.get("image/png", {}).get("alt")
-    for image in doctree.findall(nodes.image):
-        if text := alt.get(Path(image["uri"]).stem):  # MyST-NB names a figure by its sum
-            image["alt"] = text
+                png = b64decode(png)
+                known[hashlib.sha256(png).hexdigest()] = png, output.metadata.get("image/png", {})
+    for image in list(doctree.findall(nodes.image)):
+        png, about = known.get(Path(image["uri"]).stem, (b"", {}))  # MyST-NB names a figure by its sum
+        if "alt" in about:
+            image["alt"] = about["alt"]
+        if "pictures" in about:
+            add_dark(app, image, png, about["pictures"])
+
+
+def add_dark(app: Sphinx, image: nodes.image, png: bytes, pictures: list[list[float]]) -> None:
+    """Put the variant of a figure for dark pages beside it; the theme shows one of the two."""
+    variant = image.deepcopy()
+    variant["uri"] = image["uri"].removesuffix(".png") + ".dark.png"
+    Path(app.env.relfn2path(variant["uri"], app.env.docname)[1]).write_bytes(figures.dark(png, pictures))
+    image["classes"].append("only-light")
+    variant["classes"].append("only-dark")
+    image.parent.insert(image.parent.index(image) + 1, variant)
 
 
 def load_explorables(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
@@ -120,6 +143,28 @@ def load_explorables(app: Sphinx, page: str, template: str, context: dict, doctr
     if 'class="explorable"' in context.get("body", ""):
         app.add_js_file("explore/page.js", type="module")
         app.add_css_file("explore/explore.css")
+
+
+def leave_out_long_values(app: Sphinx, doctree: nodes.document) -> None:
+    """Show no value of a constant that would fill pages, such as a table of runs; the module's source has it."""
+    for value in list(doctree.findall(addnodes.desc_annotation)):
+        text = value.astext()
+        if text.lstrip().startswith("=") and len(text) > LONGEST:
+            value.parent.remove(value)
+
+
+class WithoutAccents(SearchEnglish):
+    """Finds "Fréchet" by "Frechet" and the other way round: accents count neither in the index nor in what is asked."""
+
+    js_splitter_code = """
+var splitQuery = (query) => query.normalize("NFKD").replace(/\\p{M}/gu, "")
+  .split(/[^\\p{Letter}\\p{Number}_\\p{Emoji_Presentation}]+/gu).filter((term) => term);
+"""
+
+    def split(self, input: str) -> list[str]:
+        """The words of a text, without accents."""
+        parts = unicodedata.normalize("NFKD", input)
+        return super().split("".join(part for part in parts if not unicodedata.combining(part)))
 
 
 def load_filter(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
@@ -148,10 +193,12 @@ def after_napoleon(app: Sphinx, what: str, name: str, obj: object, options: obje
 
 
 def setup(app: Sphinx) -> None:
-    """Connect the functions above; Napoleon has priority 500."""
+    """Connect what is above; Napoleon has priority 500."""
+    app.add_search_language(WithoutAccents)
     app.connect("autodoc-process-docstring", before_napoleon, priority=400)
     app.connect("autodoc-process-docstring", after_napoleon, priority=600)
     app.connect("doctree-read", mark_claims)
-    app.connect("doctree-read", describe_figures)
+    app.connect("doctree-read", leave_out_long_values)
+    app.connect("doctree-read", describe_figures, priority=400)  # before Sphinx collects the images, at 500
     app.connect("html-page-context", load_explorables)
     app.connect("html-page-context", load_filter)

@@ -72,6 +72,7 @@ PURPOSE = {
     "sphinx": "the book",
     "myst-nb": "notebooks in the book",
     "sphinx-book-theme": "the look of the book",
+    "sphinx-copybutton": "the buttons that copy code in the book",
     "sphinx-mathjax-offline": "formulas in the book",
     "pytest": "tests",
     "pytest-xdist": "tests side by side",

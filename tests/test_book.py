@@ -1,14 +1,14 @@
 """The book builds without a warning, and every page of it works in a browser that reaches nothing but the book."""
 
+import gzip
 import hashlib
-import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urldefrag
+from urllib.parse import quote, unquote, urldefrag
 
 import nbformat
 import pytest
@@ -17,11 +17,16 @@ from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from book import figures
 from ismkit.evaluation import expected_bias
+from ismkit.evaluation.tables import PAPER_SETTINGS
 from ismkit.lessons.claims import CLAIMS
 from ismkit.lessons.ledger import book_entries, read, verdicts
 from ismkit.lessons.notebooks import number, solutions
 from ismkit.method import geometric_weights, shares, unit_weights
+from ismkit.sweeps.studies import FOLDER
+from ismkit.sweeps.sweep import read_table
+from tests import accessible
 from tests.browser import chromium, logged, served
 from tests.conftest import ROOT
 from tests.explorable import Explorable
@@ -35,18 +40,15 @@ TEXTS = {f"{path.stem}.html" for path in BOOK.glob("*.md")}
 TEXTS |= {f"{name}.html" for name in ("api", "changelog", "contributing", "solutions", "timings")}
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 
-# Waits for mathematics, widgets and images, then tells what the page shows.
+# Waits for mathematics and images, then tells what the page shows.
 LOOK = """
 const done = arguments[0], all = (css, root = document) => [...root.querySelectorAll(css)];
-const seconds = (n) => new Promise((resolve) => setTimeout(resolve, 1000 * n));
 (async () => {
   const found = [];
   if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
-  const views = all('script[type="application/vnd.jupyter.widget-view+json"]').map((view) => view.parentElement);
-  for (const view of views) {
-    const shown = () => all(".widget-subarea *", view).some((part) => part.offsetHeight);
-    for (let i = 0; i < 100 && !shown(); i++) await seconds(0.1);
-    if (!shown()) found.push("widget is not displayed");
+  const live = ".live, .explorable, form.claims-filter, .copybtn, .search-button-field";
+  for (const control of all(`article :is(button, input, select, textarea), script[type*="widget-view"]`)) {
+    if (!control.closest(live)) found.push(`dead control: ${control.outerHTML.slice(0, 80)}`);
   }
   for (const image of all("img")) {
     image.loading = "eager";
@@ -68,7 +70,9 @@ const seconds = (n) => new Promise((resolve) => setTimeout(resolve, 1000 * n));
     claims: all("article td a[href*='#claim-']").length,
     cells: all("article td").map((cell) => cell.innerText.trim()),
     drawings: all("article svg.architecture").map((drawing) => drawing.getBoundingClientRect().width > 600),
-    widgets: views.length,
+    figures: all("article .cell_output img.only-light, article .cell_output img:not(.only-dark)").length,
+    dark: all("article .cell_output img.only-dark").length,
+    neighbours: all(".prev-next-area a").map(({ href }) => href),
     solutions: all("article details")  // beside hints, rubrics and folded cells
       .filter((part) => part.querySelector("summary").textContent.trim().startsWith("Solution"))
       .map((part) => [part.open, all(".highlight-python", part).length]),
@@ -84,15 +88,30 @@ class Site:
     Attributes:
         problems: everything that is wrong, by page.
         pages: what each page shows, as ``LOOK`` tells it.
+        barriers: what axe-core finds, with the theme first.
+        phone: the width in pixels that each page takes on a phone.
     """
 
     problems: dict[str, list[str]] = field(default_factory=dict)
     pages: dict[str, dict] = field(default_factory=dict)
+    barriers: dict[str, list[str]] = field(default_factory=dict)
+    phone: dict[str, int] = field(default_factory=dict)
 
 
-def visit(browser: Chrome, folder: Path) -> Site:
-    """Open every page of a folder, and look where each link leads that stays inside."""
+PHONE = 390  # pixels
+MADE = ("api", "_modules")  # folders of the pages that Sphinx makes from the modules
+
+
+def visit(browser: Chrome, folder: Path, *, barriers: bool = False) -> Site:
+    """Open every page of a folder, and look where each link leads that stays inside; for barriers only if asked.
+
+    axe-core takes seconds for a page. It looks at every page that someone wrote. Of those that Sphinx makes from the
+    modules, which are alike, it looks at the longest of each kind.
+    """
     site = Site()
+    made = {
+        kind: max((folder / kind).rglob("*.html"), key=lambda path: path.stat().st_size, default=None) for kind in MADE
+    }
     with served(folder) as home:
         for path in sorted(folder.rglob("*.html")):
             if "_static" in path.relative_to(folder).parts:
@@ -100,6 +119,14 @@ def visit(browser: Chrome, folder: Path) -> Site:
             page = path.relative_to(folder).as_posix()
             browser.get(home + page)
             site.pages[page] = seen = browser.execute_async_script(LOOK)
+            if barriers and made.get(page.partition("/")[0], path) == path:
+                found = accessible.violations(browser, "light")
+                site.barriers[page] = found + accessible.violations(browser, "dark", accessible.COLOURS)
+            if barriers:
+                screen = {"width": PHONE, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+                browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+                site.phone[page] = browser.execute_script("return document.documentElement.scrollWidth")
+                browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
             site.problems[page] = seen["problems"] + logged(browser, home)
     for page, seen in site.pages.items():
         for link in set(seen["links"]):
@@ -133,7 +160,7 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(browser: Chrome, book: Path) -> Site:
-    return visit(browser, book)
+    return visit(browser, book, barriers=True)
 
 
 def test_book_builds_without_a_warning(book: Path) -> None:
@@ -199,6 +226,13 @@ def test_ledger_leads_to_the_cell_of_every_row(site: Site) -> None:
     assert site.pages["ledger.html"]["claims"] == len(book_entries())
 
 
+def outputs(notebook: nbformat.NotebookNode) -> Iterator[dict]:
+    """What each cell shows; of a slider, what was shown below it when the notebook was saved."""
+    states = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    yield from (output for cell in notebook.cells for output in cell.get("outputs", []))
+    yield from (output for widget in states.values() for output in widget["state"].get("outputs", []))
+
+
 ROWS = "return [...document.querySelectorAll('#all-claims tbody tr')]"
 
 
@@ -239,12 +273,12 @@ def test_ledger_is_complete_without_javascript(browser: Chrome, home: str, emula
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_widgets_and_solutions_of_a_notebook_are_shown(site: Site, name: str) -> None:
+def test_figures_and_solutions_of_a_notebook_are_shown(site: Site, name: str) -> None:
     page, notebook = site.pages[f"notebooks/{name}.html"], NOTEBOOKS[name]
-    views = [
-        o for cell in notebook.cells for o in cell.get("outputs", []) if "widget-view" in str(o.get("data", {}).keys())
-    ]
-    assert page["widgets"] == len(views)
+    figures = [output for output in outputs(notebook) if "image/png" in output.get("data", {})]
+    # Also those below the sliders, which need a kernel and are not in the page; each with a variant for dark pages.
+    assert page["figures"] == len(figures)
+    assert page["dark"] == sum("pictures" in output["metadata"].get("image/png", {}) for output in figures)
     # Folded, and with one block of highlighted code.
     assert page["solutions"] == [[False, 1]] * len(solutions(notebook))
 
@@ -504,16 +538,102 @@ def test_only_pages_with_a_figure_load_what_draws_it(book: Path) -> None:
     assert len(loading) == len(EXPLORABLES) + 1
 
 
-def test_files_of_the_widget_manager_are_those_published() -> None:
-    folder = BOOK / "_static" / "html-manager"
-    listed = dict(reversed(line.split()) for line in (folder / "SHA256SUMS").read_text().splitlines())
-    assert {path.name for path in folder.iterdir()} == listed.keys() | {"SHA256SUMS", "README.md", "LICENSE"}
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_no_page_has_a_barrier(site: Site, theme: str) -> None:
+    assert {*TEXTS, *(f"notebooks/{name}.html" for name in NOTEBOOKS)} <= site.barriers.keys()
+    found = [f"{page}: {what}" for page, seen in site.barriers.items() for what in seen if what.startswith(theme)]
+    assert not found, "\n".join(found)
+
+
+def test_every_page_fits_a_phone(site: Site) -> None:
+    assert not {page: width for page, width in site.phone.items() if width > PHONE}
+
+
+def test_a_page_leads_to_the_one_before_and_the_next(site: Site) -> None:
+    pages = TEXTS | {f"notebooks/{name}.html" for name in NOTEBOOKS}
+    alone = {page for page in pages if not site.pages[page]["neighbours"]}
+    assert not alone
+
+
+def test_code_is_copied_by_keyboard(browser: Chrome, home: str) -> None:
+    browser.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite"], "origin": home[:-1]})
+    browser.get(f"{home}installing.html")
+    button = WebDriverWait(browser, 10).until(lambda _: browser.find_element("css selector", "button.copybtn"))
+    code = browser.find_element("css selector", "div.highlight pre").text
+    assert "pip" in code or "make" in code
+    browser.execute_script("arguments[0].focus({focusVisible: true})", button)
+    style = "const style = getComputedStyle(arguments[0]); return [style.opacity, style.outlineWidth]"
+    assert browser.execute_script(style, button) == ["1", "3px"]
+    button.send_keys(Keys.ENTER)
+    copied = "navigator.clipboard.readText().then(arguments[0])"
+    WebDriverWait(browser, 10).until(lambda _: browser.execute_async_script(copied).strip() == code.strip())
+    assert logged(browser, home) == []
+
+
+FOUND = """
+const [done] = arguments;
+(function look(before, same) {
+  const all = [...document.querySelectorAll("#search-results li > a")].map(({ href }) => href.split(/[?#]/)[0]);
+  if (all.length && all.length === before && same > 10) return done(all);
+  setTimeout(look, 100, all.length, all.length === before ? same + 1 : 0);
+})(0, 0);
+"""
+
+
+def test_search_counts_accents_for_nothing(browser: Chrome, home: str) -> None:
+    pages = []
+    for word in ("Frechet", "Fr\u00e9chet", "Fre\u0301chet"):
+        browser.get(f"{home}search.html?q={quote(word)}")
+        pages.append(set(browser.execute_async_script(FOUND)))
+    assert pages[0] == pages[1] == pages[2]
+    texts = (f"{home}glossary.html", f"{home}notebooks/12_imagenet_evaluation.html")  # with and without the accent
+    assert {*texts} <= pages[0]
+    browser.get("about:blank")  # it is still fetching what it found
+    logged(browser, home)
+
+
+def test_a_dark_figure_stands_on_the_ground_of_the_page(browser: Chrome, home: str) -> None:
+    browser.get(home + "glossary.html")
+    ground = "document.documentElement.dataset.theme = 'dark'; return getComputedStyle(document.body).backgroundColor"
+    assert browser.execute_script(ground) == f"rgb{figures.GROUND}"
+    assert logged(browser, home) == []
+
+
+def test_status_names_the_profile_and_the_seeds_of_every_notebook(site: Site) -> None:
+    cells = site.pages["status.html"]["cells"]
+    assert cells.count("laptop") == len(NOTEBOOKS)
+    assert not [cell for cell in cells if not cell]
+
+
+def test_our_figures_stand_beside_those_of_the_paper(site: Site) -> None:
+    frame = read_table(FOLDER / "ladder.parquet")
+    sensitivity = frame[(frame["sweep"] == "sensitivity") & (frame.nfe == 1) & (frame.variant == "w_max 2")]
+    ours = sensitivity.groupby("w").frechet.mean().min()
+    cells = site.pages["paper.html"]["cells"]
+    row = cells.index("2", cells.index("iSM (here)"))
+    assert cells[row : row + 3] == ["2", f"{PAPER_SETTINGS['w_max']['w_max 2'][1]:.2f}", f"{ours:.2f}"]
+    assert cells.count("not run") >= 12
+
+
+def test_a_page_of_a_module_shows_short_values_and_no_long_ones(book: Path) -> None:
+    page = (book / "api" / "sweeps" / "ladder.html").read_text()
+    text = re.sub("<[^>]+>", "", page)
+    assert "ladder.SCALES = (1.25, 1.5, 2.0, 3.0)" in text
+    assert "ladder.SWEEPS: dict[str, Sweep]" in text
+    assert "Sweep(name=" not in text
+
+
+def test_files_of_axe_are_those_published() -> None:
+    listed = dict(reversed(line.split()) for line in (accessible.FOLDER / "SHA256SUMS").read_text().splitlines())
+    names = {path.name.removesuffix(".gz") for path in accessible.FOLDER.iterdir()}
+    assert names == listed.keys() | {"SHA256SUMS", "README.md"}
     for name, digest in listed.items():
-        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
+        path = accessible.FOLDER / name
+        data = path.read_bytes() if path.is_file() else gzip.decompress(path.with_name(f"{name}.gz").read_bytes())
+        assert hashlib.sha256(data).hexdigest() == digest, name
 
 
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
-STATE = json.dumps({"version_major": 2, "version_minor": 0, "state": {}})
 
 DEFECTS = {
     "missing image": ('<img src="none.png" alt="x">', "image is missing: none.png"),
@@ -535,10 +655,11 @@ DEFECTS = {
     "uncaught error": ("<script>nothing.at.all()</script>", "nothing is not defined"),
     "mathematics not typeset": ('<span class="math">\\(x\\)</span>', "formula is not typeset"),
     "mathematics not parsed": ("<p>Where $x_t$ is.</p>", "TeX in the text: $x_t$"),
-    "widget not shown": (
-        f'<div><script type="application/vnd.jupyter.widget-view+json">{STATE}</script></div>',
-        "widget is not displayed",
+    "slider without a kernel": (
+        '<article><script type="application/vnd.jupyter.widget-view+json">{"model_id": "x"}</script></article>',
+        "dead control: <script",
     ),
+    "button that nothing listens to": ("<article><button>x</button></article>", "dead control: <button>x"),
 }
 
 

@@ -68,7 +68,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Made as the book makes it, without Sphinx; emoji by an untrained network."""
     folder = tmp_path_factory.mktemp("live")
     nets = {"clothes": released("ism_plus")[0], "emoji": untrained()}
-    shutil.copytree(STATIC, folder / "_static", ignore=shutil.ignore_patterns("html-manager"))
+    shutil.copytree(STATIC, folder / "_static")
     (folder / "package.json").write_text('{"type": "module"}')  # for Node
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(live, "RELEASED", {space.model: "" for space in SPACES.values()})

@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from cycler import cycler
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -26,6 +27,8 @@ from ismkit.utils.files import replacing
 
 #: Okabe and Ito's palette, without its yellow (too pale on white).
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
+#: Pixels: twice the width that the book gives a figure.
+_WIDEST = 1600
 
 
 def use_style() -> None:
@@ -48,10 +51,13 @@ def use_style() -> None:
 
 
 def show(figure: Figure, alt: str) -> None:
-    """Show a figure in a notebook with alt text, as PNG, and close it.
+    """Show a figure in a notebook with alt text, as PNG of twice the resolution, and close it.
 
+    A figure of more than 800 pixels is saved 1600 pixels wide, or as wide as it is: the book has no room for more.
     The picture keeps 256 colours, each within a few of 255 levels: a quarter of the bytes, in notebooks that are
-    committed with their outputs.
+    committed with their outputs. The boxes of the pictures in the figure are saved with the alt text: left, top, right
+    and bottom, as shares of the width and the height. On dark pages the book turns the colours of a figure outside of
+    these boxes.
 
     Args:
         figure: Matplotlib's.
@@ -63,7 +69,8 @@ def show(figure: Figure, alt: str) -> None:
     from IPython.display import Image, display
 
     _check_alt(alt)
-    display(Image(_png(figure), format="png", alt=alt))
+    data, pictures = _png(figure), {"pictures": _pictures(figure)}
+    display(Image(data, format="png", alt=alt, width=round(figure.bbox.width), metadata=pictures))
 
 
 def _check_alt(alt: str) -> None:
@@ -76,7 +83,8 @@ def _png(figure: Figure) -> bytes:
     from PIL import Image as Pictures
 
     drawn, buffer = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png")
+    scale = min(2.0, max(1.0, _WIDEST / figure.bbox.width))
+    figure.savefig(drawn, format="png", dpi=scale * figure.dpi)
     plt.close(figure)
     few = Pictures.open(drawn).convert("RGB").quantize(256, Pictures.Quantize.MAXCOVERAGE, dither=Pictures.Dither.NONE)
     few.save(buffer, "PNG", optimize=True)
@@ -163,8 +171,11 @@ def animate(
     }
     data = json.dumps(given, separators=(",", ":")).replace("<", "\\u003c")  # nothing in it ends the script
     name = hashlib.sha256(data.encode()).hexdigest()[:12]  # the same in every run: two displays of it are two players
-    picture = b64encode(_png(_stills(points, moments, chosen, places, trails, reach))).decode()
-    image = f'<img alt="{html.escape(alt)}" style="max-width:100%" src="data:image/png;base64,{picture}">'
+    stills = _stills(points, moments, chosen, places, trails, reach)
+    picture, width = b64encode(_png(stills)).decode(), round(stills.bbox.width)
+    image = (
+        f'<img alt="{html.escape(alt)}" width="{width}" style="max-width:100%" src="data:image/png;base64,{picture}">'
+    )
     script = f"<script>({_PLAYER.read_text().split(chr(10), 1)[1].strip()})({json.dumps(name)}, {data});</script>"
     page = f'<div class="animation" data-animation="{name}">{image}</div>\n{script}'
     display(_Page(page, alt))
@@ -229,6 +240,18 @@ def _stills(
             moment = f"t = {share:g}" if moments is None else moments[frame]
             panel.set_title(title if trails else f"{title}, {moment}" if i == 0 else moment, fontsize=10)
     return figure
+
+
+def _pictures(figure: Figure) -> list[list[float]]:
+    """The boxes of the panels that show images or maps of colour, and of their colour bars."""
+    width, height = figure.bbox.width, figure.bbox.height
+    boxes = []
+    for axes in figure.axes:
+        if axes.images or any(isinstance(part, QuadMesh) for part in axes.collections):
+            box = axes.get_window_extent()
+            shares = box.x0 / width, 1 - box.y1 / height, box.x1 / width, 1 - box.y0 / height
+            boxes.append([round(min(max(float(share), 0.0), 1.0), 4) for share in shares])
+    return boxes
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:

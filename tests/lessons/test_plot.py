@@ -119,8 +119,21 @@ def test_show_displays_a_png_with_alt_text_and_closes_the_figure() -> None:
     assert output.metadata["image/png"]["alt"] == 'a "white" <square> & nothing else'
     data = output.data["image/png"]
     raw = data if isinstance(data, bytes) else b64decode(data)
-    assert plt.imread(BytesIO(raw), format="png").shape[:2] == (100, 200)
+    assert plt.imread(BytesIO(raw), format="png").shape[:2] == (200, 400)
+    assert output.metadata["image/png"]["width"] == 200  # twice the pixels in the same place
     assert plt.get_fignums() == []
+
+
+@pytest.mark.usefixtures("shell")
+@pytest.mark.parametrize(("inches", "pixels"), [(8, 1600), (12, 1600), (20, 2000)])
+def test_show_saves_no_pixels_that_a_page_has_no_room_for(inches: int, pixels: int) -> None:
+    figure = plt.figure(figsize=(inches, 1), dpi=100)
+    with capture_output() as captured:
+        plot.show(figure, alt="wide")
+    data = captured.outputs[0].data["image/png"]
+    shown = plt.imread(BytesIO(data if isinstance(data, bytes) else b64decode(data)))
+    assert shown.shape[:2] == (pixels // inches, pixels)
+    assert captured.outputs[0].metadata["image/png"]["width"] == 100 * inches
 
 
 @pytest.mark.usefixtures("shell")
@@ -130,7 +143,7 @@ def test_show_saves_bytes_and_keeps_the_colours() -> None:
     for k, colour in enumerate(plot.PALETTE):
         axes[1].scatter(*np.random.default_rng(k).normal(size=(2, 50)), color=colour)
     whole = BytesIO()
-    figure.savefig(whole, format="png")
+    figure.savefig(whole, format="png", dpi=200)
     with capture_output() as captured:
         plot.show(figure, alt="colours")
     data = captured.outputs[0].data["image/png"]
@@ -139,6 +152,28 @@ def test_show_saves_bytes_and_keeps_the_colours() -> None:
     assert np.abs(before - after).max() < 20 / 255
     assert (after[before.min(axis=2) == 1] == 1).all(), "white stays white"
     assert len(raw) < 0.4 * len(whole.getvalue())
+
+
+@pytest.mark.usefixtures("shell")
+def test_show_says_where_a_figure_has_pictures() -> None:
+    figure, panels = plt.subplots(1, 3, figsize=(9, 3))
+    panels[0].imshow(np.zeros((8, 8)), cmap="gray", vmin=0, vmax=1)
+    panels[0].set_axis_off()
+    panels[1].plot([0, 1])
+    panels[2].pcolormesh(np.zeros((2, 2)))
+    with capture_output() as captured:
+        plot.show(figure, alt="black, a line, a map of colour")
+    output = captured.outputs[0]
+    data = output.data["image/png"]
+    shown = plt.imread(BytesIO(data if isinstance(data, bytes) else b64decode(data)))[..., :3]
+    pictures = output.metadata["image/png"]["pictures"]
+    height, width = shown.shape[:2]
+    boxes = [np.round(np.array(box) * [width, height, width, height]).astype(int) for box in pictures]
+    black, colour = (shown[top:bottom, left:right] for left, top, right, bottom in boxes)
+    assert (black[2:-2, 2:-2] == 0).all()
+    assert np.ptp(colour[6:-6, 6:-6], axis=(0, 1)).max() == 0
+    _, top, right, bottom = boxes[0]
+    assert (shown[top:bottom, right + 2 : right + 6] > 0.9).all(), "the box ends where the picture ends"
 
 
 @pytest.mark.parametrize("alt", ["", "  \n"])
