@@ -46,7 +46,7 @@ const done = arguments[0], all = (css, root = document) => [...root.querySelecto
 (async () => {
   const found = [];
   if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
-  const live = ".live, .explorable, form.claims-filter, .copybtn, .search-button-field";
+  const live = ".live, .explorable, .animation, form.claims-filter, .copybtn, .search-button-field";
   for (const control of all(`article :is(button, input, select, textarea), script[type*="widget-view"]`)) {
     if (!control.closest(live)) found.push(`dead control: ${control.outerHTML.slice(0, 80)}`);
   }
@@ -70,7 +70,7 @@ const done = arguments[0], all = (css, root = document) => [...root.querySelecto
     claims: all("article td a[href*='#claim-']").length,
     cells: all("article td").map((cell) => cell.innerText.trim()),
     drawings: all("article svg.architecture").map((drawing) => drawing.getBoundingClientRect().width > 600),
-    figures: all("article .cell_output img.only-light, article .cell_output img:not(.only-dark)").length,
+    figures: all("article .cell_output img:not(.only-dark, .animation img)").length,
     dark: all("article .cell_output img.only-dark").length,
     neighbours: all(".prev-next-area a").map(({ href }) => href),
     solutions: all("article details")  // beside hints, rubrics and folded cells
