@@ -800,7 +800,9 @@ CALLS: dict[str, Call] = {
         names=("C03.law",),
     ),
     "exercise": Call(lessons.exercise, {"name": "own", "answer": abs, "cases": [((-1,), 1)], "hint": ""}),
-    "score_guess": Call(lessons.score_guess, {"guess": 1.0, "measured": 2.0, "what": "it", "scale": 1.0}),
+    "score_guess": Call(
+        lessons.score_guess, {"guess": 1.0, "measured": 2.0, "what": "it", "scale": 1.0, "how": "measured"}
+    ),
     # ------------------------------------------------------------ utils
     "Store.write": Call(
         kept_and_read,

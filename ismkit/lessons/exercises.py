@@ -29,7 +29,9 @@ SLIPS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def score_guess(guess: float | None, measured: float, what: str, *, scale: float | None = None) -> None:
+def score_guess(
+    guess: float | None, measured: float, what: str, *, scale: float | None = None, how: str = "measured"
+) -> None:
     """Compare the reader's prediction with what was measured, and print 0 to 3 points.
 
     Args:
@@ -38,6 +40,7 @@ def score_guess(guess: float | None, measured: float, what: str, *, scale: float
         what: the quantity, as it reads in a sentence.
         scale: None judges the ratio (3 points within 10 %, 2 within a factor 1.5, 1 within 3), for numbers above 0; a
             number judges the difference in its unit (3 points within 0.1 scale, 2 within 0.5, 1 within 1).
+        how: the word before the number: "modelled" or "computed" where nothing was measured.
 
     Raises:
         ValueError: if a ratio cannot be judged because ``measured`` is not above 0, or ``scale`` is not above 0.
@@ -52,7 +55,7 @@ def score_guess(guess: float | None, measured: float, what: str, *, scale: float
     measured = as_number("measured", measured)
     guess = None if guess is None else as_number("guess", guess)
     scale = None if scale is None else as_number("scale", scale)
-    found = f"{what}: measured {measured:.3g}"
+    found = f"{what}: {how} {measured:.3g}"
     if guess is None:
         print(f"{found}. No guess was made: write one in the cell above (guess = ...), and run both again.")
         return

@@ -50,6 +50,8 @@ def test_no_guess_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert out.startswith("gap: measured 17.1. No guess was made")
     assert "points" not in out
+    score_guess(None, 124.0, "hours", how="modelled")  # what a model says is not called measured
+    assert capsys.readouterr().out.startswith("hours: modelled 124. No guess was made")
 
 
 def test_scales_that_cannot_judge_are_refused() -> None:
