@@ -182,7 +182,7 @@ def reported(frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row for each variant, seed and NFE, at the strength that is best on noise 0, scored on noise 1. ``BEST_SCALE``
-        is a variant more, whose w is the scale of guidance that it was trained with: a shortcut model ignores w.
+        is a variant more, whose w is the scale of guidance that it was trained with: it is asked at w = 0, as trained.
 
     Raises:
         ValueError: for columns that are not there.
