@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator
 from functools import partial
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,18 +71,19 @@ LINKS = {"](book/": "](", "](../notebooks/": "](notebooks/", "](../CONTRIBUTING.
 NOT_RECORDED = "not recorded"
 #: What the table of notebooks says of those that have no rows in the ledger: the last one shows it whole.
 WITHOUT_ROWS = {"13": "all of them"}
-#: What changes at each rung of the ladder, and the recipe that it is compared with.
+#: What changes at each rung of the ladder, in the order of the table.
 RUNGS = {
-    "flow": ("flow matching, guided by a second call", None),
-    "shortcut_every_level": ("shortcut models as the paper describes them", None),
-    "shortcut_finest_level": ("shortcut models as their code does it", None),
-    "ism_guidance": ("w is an input", "shortcut_finest_level"),
-    "+interval": ("no guidance below t = 0.3", "ism_guidance"),
-    "+wavelet": ("a distance per wavelet band", "+interval"),
-    "+sot_any_class": ("optimal transport over all classes", "+wavelet"),
-    "+sot": ("optimal transport within the classes", "+wavelet"),
-    "ism": ("targets by a fast average", "+sot"),
-    "ism_plus": ("this kit's", "ism"),
+    "flow": "flow matching, guided by a second call",
+    "shortcut_every_level": "shortcut models as the paper describes them",
+    "shortcut_finest_level": "shortcut models as their code does it",
+    ladder.BEST_SCALE: "the same, scale of guidance tuned",
+    "ism_guidance": "w is an input",
+    "+interval": "no guidance below t = 0.3",
+    "+wavelet": "a distance per wavelet band",
+    "+sot_any_class": "optimal transport over all classes",
+    "+sot": "optimal transport within the classes",
+    "ism": "targets by a fast average",
+    "ism_plus": "this kit's",
 }
 
 
@@ -246,21 +248,28 @@ def claim_words() -> Iterator[str]:
 
 
 def ladder_table() -> list[str]:
-    """What each rung of the ladder is worth, from the table of the sweep."""
-    frame = sweep.read_table(FOLDER / "ladder.parquet")
-    best = sweep.at_best(frame[(frame["sweep"] == "ladder") & (frame.n == 1000)], "frechet")
-    means = best.groupby(["variant", "nfe"]).frechet.mean()
-    rows = [["recipe", "what it is", "1 NFE", "4 NFE", "128 NFE", "change at 1 NFE", "paper, 1 NFE"]]
-    for recipe in ladder.LADDER:
-        what, before = RUNGS[recipe.name]
-        change = ""
-        if before:
-            mean, half = sweep.change_in_percent(best, recipe.name, before, "frechet", nfe=1)
-            change = f"{mean:+.0f} ± {half:.0f} %".replace("-", "\N{MINUS SIGN}").replace(" ", THIN)
-        paper = f"{tables.PAPER[recipe.name][0]:.2f}" if recipe.name in tables.PAPER else ""
-        distances = [f"{means[recipe.name, nfe]:.2f}" for nfe in (1, 4, 128)]
-        rows.append([f"`{recipe.name}`", what, *distances, change, paper])
+    """What each rung of the ladder is worth, from the table of the sweep with power; resolved changes are in bold."""
+    frame = ladder.reported(sweep.read_table(FOLDER / "power-clothes.parquet"))
+    means = frame.groupby(["variant", "nfe"]).frechet.mean()
+    pairs = {upper: lower for upper, lower, _ in ladder.RUNGS}  # of guidance the last: the baseline that is tuned
+    every = [(upper, lower) for upper, lower, _ in ladder.RUNGS]
+    found = sweep.compare_pairs(frame, every, "frechet", within="nfe")
+    calls = (1, 4, 128)
+    rows = [["recipe", "what it is", *(f"{n} NFE" for n in calls), *(f"change at {n}" for n in calls), "paper, 1 NFE"]]
+    for name, what in RUNGS.items():
+        changes = [""] * len(calls)
+        if name in pairs:
+            changes = [change_cell(found.loc[nfe, name, pairs[name]]) for nfe in calls]
+        paper = f"{tables.PAPER[name][0]:.2f}" if name in tables.PAPER else ""
+        rows.append([f"`{name}`", what, *(f"{means[name, nfe]:.2f}" for nfe in calls), *changes, paper])
     return table(rows)
+
+
+def change_cell(change: pd.Series) -> str:
+    """A change in percent with half of its 95 % interval, in bold if Holm's correction leaves it."""
+    text = f"{100 * (change.ratio - 1):+.0f} ± {50 * (change.high - change.low):.0f} %"
+    text = text.replace("-", "\N{MINUS SIGN}").replace(" ", THIN)
+    return f"**{text}**" if change.holm < 0.05 else text
 
 
 def paper_fid() -> list[str]:
@@ -273,9 +282,9 @@ def paper_ladder() -> Iterator[str]:
     means = ladder_at_best("ladder").groupby(["variant", "nfe"]).frechet.mean()
     for i, nfe in enumerate((1, 4)):
         rows = [["step", "paper, FID-50K", "change", "ours, Fréchet distance", "change"]]
-        for name, figures in tables.PAPER.items():
-            what, before = RUNGS[name]
-            cells = [f"{what} (`{name}`)"]
+        for before, name in pairwise([None, *tables.PAPER]):
+            figures = tables.PAPER[name]
+            cells = [f"{RUNGS[name]} (`{name}`)"]
             pairs = [
                 (figures[i], before and tables.PAPER[before][i]),
                 (means[name, nfe], before and means[before, nfe]),

@@ -730,6 +730,11 @@ CALLS: dict[str, Call] = {
     "against": Call(
         partial(sweeps.against, w=1.0), {"frame": FRAME, "reference": "b", "metric": "w2"}, names=("frame", "w2")
     ),
+    "compare_pairs": Call(
+        partial(sweeps.compare_pairs, within="w"),
+        {"frame": FRAME, "pairs": [("a", "b")], "metric": "w2"},
+        names=("frame", "w2", "variants"),
+    ),
     "at_best": Call(sweeps.at_best, {"frame": FRAME, "metric": "w2"}, names=("frame",)),
     "change_in_percent": Call(
         partial(sweeps.change_in_percent, w=1.0),

@@ -1,5 +1,6 @@
 """The README, the pages of the book and the drawing of the rooms say what the code is."""
 
+import importlib.util
 import inspect
 import json
 import re
@@ -20,7 +21,7 @@ from ismkit.data import read_sheet
 from ismkit.evaluation import judges
 from ismkit.method import path as straight
 from ismkit.method import recipes
-from ismkit.sweeps import sweep
+from ismkit.sweeps import ladder, sweep
 from ismkit.sweeps.studies import FOLDER
 from tests.colours import contrast
 from tests.commandline import parses
@@ -126,13 +127,37 @@ def test_tree_of_the_readme_names_one_room_for_a_topic(topic: str) -> None:
 
 
 def test_figures_of_the_readme_are_those_of_the_sweep() -> None:
-    frame = sweep.read_table(FOLDER / "ladder.parquet")
-    best = sweep.at_best(frame[(frame["sweep"] == "ladder") & (frame.n == 1000)], "frechet")
-    means = best.groupby(["variant", "nfe"]).frechet.mean()
+    frame = ladder.reported(sweep.read_table(FOLDER / "power-clothes.parquet"))
+    frame = frame[frame.variant != "shortcut_finest_level"].replace(
+        {"variant": {ladder.BEST_SCALE: "shortcut_finest_level"}}
+    )
+    means = frame.groupby(["variant", "nfe"]).frechet.mean()
+    network = ladder.SWEEPS["power-clothes"].runs["flow"].net()
+    assert f"network of {sum(p.numel() for p in network.parameters()) / 1e6:.1f} million parameters" in README
     rows = re.findall(r"^\| `(\w+)`.*?((?: \| [\d.]+){3}) \|$", README, re.MULTILINE)
     assert [name for name, _ in rows] == ["flow", "shortcut_finest_level", "ism_guidance", "ism", "ism_plus"]
     for name, figures in rows:
         assert figures == "".join(f" | {means[name, nfe]:.2f}" for nfe in (1, 4, 128)), name
+
+
+def test_ladder_of_the_book_is_bold_where_the_corrected_test_resolves_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "book"))  # the script imports what lies beside it
+    spec = importlib.util.spec_from_file_location("book_build", ROOT / "book" / "build.py")
+    assert spec
+    assert spec.loader
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    frame = ladder.reported(sweep.read_table(FOLDER / "power-clothes.parquet"))
+    pairs = [(upper, lower) for upper, lower, _ in ladder.RUNGS]
+    found = sweep.compare_pairs(frame, pairs, "frechet", within="nfe")
+    lines = {cells[1].strip(" `"): cells[6:9] for cells in (line.split("|") for line in build.ladder_table()[2:])}
+    assert {name for name, cells in lines.items() if any(map(str.strip, cells))} == {upper for upper, _ in pairs}
+    for upper, lower in dict(pairs).items():  # of guidance the comparison with the baseline that is tuned
+        for nfe, cell in zip((1, 4, 128), lines[upper], strict=True):
+            change = found.loc[nfe, upper, lower]
+            assert ("**" in cell) == (change.holm < 0.05), (upper, nfe)
+            percent = int(re.findall(r"[+\N{MINUS SIGN}]\d+", cell)[0].replace("\N{MINUS SIGN}", "-"))
+            assert percent == round(100 * (change.ratio - 1)), (upper, nfe)
 
 
 def test_caption_of_the_readme_is_what_the_card_says() -> None:

@@ -17,6 +17,7 @@ from .sweep import Trial as Trial
 from .sweep import against as against
 from .sweep import at_best as at_best
 from .sweep import change_in_percent as change_in_percent
+from .sweep import compare_pairs as compare_pairs
 from .sweep import paired as paired
 from .sweep import read_table as read_table
 from .sweep import summary as summary

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ismkit.evaluation.judges import Setting, space_judge
 from ismkit.method.coupling import Coupling
@@ -17,10 +17,13 @@ from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.recipes import RECIPES, BakedIn, Intrinsic, Recipe
 from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, geometric_weights, l2, unit_weights
 from ismkit.models.nets import ToyMLP
-from ismkit.sweeps.sweep import Sweep, settings
+from ismkit.sweeps.sweep import Sweep, at_best, settings
 from ismkit.training.runs import MODULE_ATTRIBUTE, RUNS, Run, named_recipe
 from ismkit.utils.checks import shown
 from ismkit.utils.settings import change, import_named
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NFE = (1, 2, 4, 8, 128)
 STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0)
@@ -154,6 +157,50 @@ def _powers(space: str, run: Run) -> Iterator[Sweep]:
     guided = tuple(setting for setting in protocol if setting.nfe == 128 and setting.w)
     about = f"the shortcut models of power-{space}, guided by a second call at 128 steps"
     yield Sweep(f"power-{space}-two-calls", about, scaled, tuple(range(8)), guided, labels, TwoCalls(space))
+
+
+#: The shortcut model at the scale, of ``SCALES``, that suits it best at each NFE.
+BEST_SCALE = "shortcut_finest_level, best scale"
+#: The rungs that are compared: a recipe, the one below it, and what is added.
+RUNGS: tuple[tuple[str, str, str], ...] = (
+    ("ism_guidance", "shortcut_finest_level", "intrinsic guidance"),
+    ("ism_guidance", BEST_SCALE, "the same, scale tuned"),
+    ("+interval", "ism_guidance", "interval 0.3"),
+    ("+wavelet", "+interval", "wavelet distance"),
+    ("+sot", "+wavelet", "sOT in classes"),
+    ("+sot_any_class", "+wavelet", "sOT, any class"),
+    ("ism", "+sot", "target EMA 0.95"),
+    ("ism_plus", "ism", "ism_plus"),
+)
+
+
+def reported(frame: pd.DataFrame) -> pd.DataFrame:
+    """Pick what a ladder with power reports: strengths and scales chosen on one noise, scores from another.
+
+    Args:
+        frame: the table of the sweep ``power-clothes`` or ``power-emoji``.
+
+    Returns:
+        A row for each variant, seed and NFE, at the strength that is best on noise 0, scored on noise 1. ``BEST_SCALE``
+        is a variant more, whose w is the scale of guidance that it was trained with: it is asked at w = 0, as trained.
+
+    Raises:
+        ValueError: for columns that are not there.
+
+    Example:
+        >>> from ismkit.sweeps import FOLDER, read_table
+        >>> from ismkit.sweeps.ladder import BEST_SCALE, reported
+        >>> rows = reported(read_table(FOLDER / "power-clothes.parquet"))
+        >>> rows[rows.variant == BEST_SCALE].groupby("nfe").w.first().to_dict()
+        {1: 3.0, 4: 3.0, 128: 3.0}
+    """
+    import pandas as pd  # here: workers of a sweep can do without
+
+    if "cfg_scale" not in frame:
+        raise ValueError(f"frame must be the table of a ladder with power, with cfg_scale, got {list(frame.columns)}")
+    scaled = frame[frame.cfg_scale.notna() & (frame.w == 0)]
+    tuned = scaled.assign(variant=BEST_SCALE, w=scaled.cfg_scale)
+    return at_best(pd.concat([frame, tuned], ignore_index=True), "frechet", noise=(0, 1))
 
 
 _SENSITIVE, _LABELS = _sensitivity(_LAPTOP)

@@ -468,9 +468,7 @@ def change_in_percent(
 def against(frame: pd.DataFrame, reference: str, metric: str, **where: Any) -> pd.DataFrame:
     """Compare every variant with one of them, paired by seed, with probabilities corrected for how many there are.
 
-    Ratios, in logarithms: their mean, Student's interval at 95 % for each alone, and the probability of such a mean if
-    there were no difference (two-sided, paired). Holm's correction (1979) holds the probability that any of the
-    variants is called different without being so.
+    Ratios with intervals and Holm's correction, as in :func:`compare_pairs`.
 
     Args:
         frame: of :func:`table`.
@@ -479,8 +477,7 @@ def against(frame: pd.DataFrame, reference: str, metric: str, **where: Any) -> p
         where: values of more columns (nfe, w, n) that pick one row for each variant and seed.
 
     Returns:
-        A pandas table, a row for each other variant: ``ratio`` of the metric to the reference's, ``low`` and ``high``
-        of its interval, ``p``, and ``holm``, the corrected probability.
+        A pandas table, a row for each other variant, with the columns of :func:`compare_pairs`.
 
     Raises:
         TypeError: if ``frame`` is no table.
@@ -495,14 +492,11 @@ def against(frame: pd.DataFrame, reference: str, metric: str, **where: Any) -> p
         >>> columns = {"variant": ["ism"] * 3 + ["a"] * 3 + ["b"] * 3, "seed": [0, 1, 2] * 3, "nfe": 1}
         >>> frame = pd.DataFrame(columns | {"w2": [1.0, 2.0, 4.0, 0.5, 1.01, 2.02, 0.9, 2.2, 4.1]})
         >>> found = against(frame, "ism", "w2")
-        >>> found.loc["b"].round(2).to_dict()
-        {'ratio': 1.0, 'low': 0.78, 'high': 1.29, 'p': 0.94, 'holm': 0.94}
+        >>> found.loc["b", ["ratio", "low", "high", "holm"]].round(2).to_dict()
+        {'ratio': 1.0, 'low': 0.78, 'high': 1.29, 'holm': 0.94}
         >>> (found.holm < 0.05).to_dict()
         {'a': True, 'b': False}
     """
-    import pandas as pd
-    from scipy import stats
-
     _check_columns(frame, metric, "variant", "seed", *where)
     chosen = frame
     for column, value in where.items():
@@ -510,22 +504,82 @@ def against(frame: pd.DataFrame, reference: str, metric: str, **where: Any) -> p
     names = list(dict.fromkeys(chosen.variant))
     if reference not in names or len(names) < 2:
         raise ValueError(f"reference must be one of the variants, beside others, got {shown(reference)}, of {names}")
-    wide = paired(chosen, names, metric)
-    if len(wide) < 2:
-        raise ValueError(f"frame must hold two seeds or more where {where}, got {len(wide)}")
-    if not (wide > 0).all(axis=None):
-        raise ValueError(f"{metric} must be positive to be compared by ratios, where {where}")
-    logs = wide.map(math.log)
-    differences = logs.drop(columns=reference).sub(logs[reference], axis=0)
-    seeds, mean, error = len(wide), differences.mean(), differences.sem()
-    half = stats.t.ppf(0.975, seeds - 1) * error
-    p = 2 * stats.t.sf((mean / error.where(error > 0)).abs(), seeds - 1)
+    pairs = [(name, reference) for name in names if name != reference]
+    return compare_pairs(chosen, pairs, metric).droplevel("reference")
+
+
+def compare_pairs(
+    frame: pd.DataFrame, pairs: Sequence[tuple[str, str]], metric: str, within: str | None = None
+) -> pd.DataFrame:
+    """Compare two variants at a time, paired by seed, with probabilities corrected for how many pairs there are.
+
+    Ratios, in logarithms: their mean, Student's interval at 95 % for each alone, and the probability of such a mean if
+    there were no difference (two-sided, paired). Holm's correction (1979) holds the probability that any pair is called
+    different without being so.
+
+    Args:
+        frame: of :func:`table`.
+        pairs: a variant and the one that it is compared with, for each comparison.
+        metric: the column, of positive numbers.
+        within: a column, such as nfe: every pair is compared at each of its values, and the correction is for all of
+            these comparisons.
+
+    Returns:
+        A pandas table, a row for each comparison, by (value of ``within``,) variant and reference: ``ratio`` of the
+        metric, ``low`` and ``high`` of its interval, ``p``, ``holm``, the corrected probability, and ``least``: the
+        ratio, above 1, from which on these seeds call a pair different whatever the other pairs show (Bonferroni).
+
+    Raises:
+        TypeError: if ``frame`` is no table, or ``pairs`` are no pairs of names.
+        ValueError: for columns or variants that are not there, no pairs, values that are missing, not unique or not
+            positive, or fewer than two seeds.
+
+    Example:
+        Each rung of a ladder against the one below it:
+
+        >>> import pandas as pd
+        >>> from ismkit.sweeps import compare_pairs
+        >>> columns = {"variant": ["flow"] * 3 + ["a"] * 3 + ["b"] * 3, "seed": [0, 1, 2] * 3, "nfe": 1}
+        >>> frame = pd.DataFrame(columns | {"w2": [1.0, 2.0, 4.0, 0.5, 1.01, 2.02, 0.45, 1.1, 2.05]})
+        >>> found = compare_pairs(frame, [("a", "flow"), ("b", "a")], "w2", within="nfe")
+        >>> found.loc[1][["ratio", "low", "high", "holm", "least"]].round(2).to_dict("index")[("b", "a")]
+        {'ratio': 1.0, 'low': 0.79, 'high': 1.27, 'holm': 0.98, 'least': 1.41}
+        >>> (found.holm < 0.05).to_dict()
+        {(1, 'a', 'flow'): True, (1, 'b', 'a'): False}
+    """
+    import pandas as pd
+    from scipy import stats
+
+    _check_columns(frame, metric, "variant", "seed", *([] if within is None else [within]))
+    if not isinstance(pairs, list | tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+        raise TypeError(f"pairs must be a list of (variant, reference), got {shown(pairs)}")
+    if not pairs:
+        raise ValueError("pairs must hold one comparison or more, got none")
+    parts = [((), frame)] if within is None else [((value,), part) for value, part in frame.groupby(within)]
+    differences = {}
+    for key, part in parts:
+        for pair in pairs:
+            wide = paired(part, list(pair), metric)
+            where = ", ".join(map(str, (*key, *pair)))
+            if len(wide) < 2:
+                raise ValueError(f"frame must hold two seeds or more of {where}, got {len(wide)}")
+            if not (wide > 0).all(axis=None):
+                raise ValueError(f"{metric} must be positive to be compared by ratios, in {where}")
+            logs = wide.map(math.log)
+            differences[*key, *pair] = logs[pair[0]] - logs[pair[1]]
+    apart = pd.DataFrame(differences)
+    apart.columns.names = [*([] if within is None else [within]), "variant", "reference"]
+    freedom, mean, error = apart.count() - 1, apart.mean(), apart.sem()
+    half = stats.t.ppf(0.975, freedom) * error
+    p = 2 * stats.t.sf((mean / error.where(error > 0)).abs(), freedom)
     columns = {"ratio": mean, "low": mean - half, "high": mean + half}
+    columns["least"] = stats.t.ppf(1 - 0.025 / len(mean), freedom) * error
     result = pd.DataFrame(columns).map(math.exp).assign(p=p)
     result.p = result.p.fillna((mean == 0).astype(float))  # all seeds agree
-    # The least p times the number of variants, the next times one less; none below the one before.
+    # The least p times the number of comparisons, the next times one less; none below the one before.
     ordered = result.p.sort_values()
-    return result.assign(holm=(ordered * ordered.rank(ascending=False, method="first")).cummax().clip(upper=1.0))
+    holm = (ordered * ordered.rank(ascending=False, method="first")).cummax().clip(upper=1.0)
+    return result.assign(holm=holm)[["ratio", "low", "high", "p", "holm", "least"]]
 
 
 def at_best(frame: pd.DataFrame, metric: str, noise: tuple[int, int] | None = None) -> pd.DataFrame:

@@ -15,7 +15,8 @@ from scipy import stats
 from ismkit.lessons import ledger
 from ismkit.lessons.claims import CLAIMS, Claim
 from ismkit.lessons.ledger import ClaimError, Entry, Ledger
-from ismkit.sweeps import FOLDER, read_table, studies
+from ismkit.sweeps import FOLDER, compare_pairs, read_table, studies
+from ismkit.sweeps.ladder import BEST_SCALE, RUNGS, reported
 from tests.conftest import ROOT
 
 LAW, OTHER, EXACT, STUDY = "C03.test_law", "C03.test_other", "C03.test_exact", "C03.test_study"
@@ -383,15 +384,44 @@ def test_committed_rows_claim_no_more_than_their_checks_and_seeds_bear_out(path:
 
 def test_studies_have_as_many_seeds_as_the_claims_say() -> None:
     """A study that grows is counted again, and its rows are measured again."""
-    ladder, league = (read_table(FOLDER / f"{name}.parquet") for name in ("ladder", "league-checkerboard"))
+    ladder, power, league = (
+        read_table(FOLDER / f"{name}.parquet") for name in ("ladder", "power-clothes", "league-checkerboard")
+    )
+    sensitivities = {f"C08.{name}" for name in ("w_max", "t_interval", "levels", "pool", "decay")}
     counted = {
         "C05": {result["seed"] for result in studies.read("wavelet")},
-        "C08": {*ladder[ladder["sweep"].isin(["ladder", "sensitivity"])].seed},
+        "C08": {*power.seed},
+        **{key: {*ladder[ladder["sweep"] == "sensitivity"].seed} for key in sensitivities},
         "C09": {*league[league.stage == "league"].seed} | {*read_table(FOLDER / "league-choices.parquet").seed},
     }
     for key, claim in CLAIMS.items():
         if claim.basis == "study" and key != STUDY:
-            assert claim.trainings == len(counted[key[:3]]), key
+            assert claim.trainings == len(counted.get(key, counted[key[:3]])), key
+
+
+def test_rungs_are_resolved_where_the_corrected_test_says_so() -> None:
+    """Their verdicts and the numbers in their rows are those of all comparisons of the ladder with power together."""
+    table = reported(read_table(FOLDER / "power-clothes.parquet"))
+    found = compare_pairs(table, [(upper, lower) for upper, lower, _ in RUNGS], "frechet", within="nfe")
+    rungs = {
+        "intrinsic": (1, "ism_guidance", "shortcut_finest_level"),
+        "scaled": (1, "ism_guidance", BEST_SCALE),
+        "interval": (1, "+interval", "ism_guidance"),
+        "interval4": (4, "+interval", "ism_guidance"),
+        "wavelet": (1, "+wavelet", "+interval"),
+        "sot": (1, "+sot", "+wavelet"),
+        "any_class": (1, "+sot_any_class", "+wavelet"),
+        "ema": (1, "ism", "+sot"),
+        "plus": (1, "ism_plus", "ism"),
+        "plus128": (128, "ism_plus", "ism"),
+    }
+    rows = {one.claim: one for one in ledger.book_entries()}
+    for name, pair in rungs.items():
+        claim, one, change = CLAIMS[f"C08.{name}"], rows[f"C08.{name}"], found.loc[pair]
+        assert (change.holm < 0.05) == (claim.verdict != "not resolved"), name
+        assert claim.comparisons == len(found)
+        assert one.measured == pytest.approx(100 * (change.ratio - 1)), name
+        assert one.half_width == pytest.approx(50 * (change.high - change.low)), name
 
 
 def test_what_is_not_resolved_is_smaller_than_what_would_have_been_found() -> None:

@@ -28,8 +28,6 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_BYTES = 1_000_000
 MAX_LINES = 25
 IMPORT_LINES = 10  # of the first cell that imports
-#: Those that follow the convention "ideas first" of CONTRIBUTING, which :func:`ideas_first` holds.
-IDEAS_FIRST = {"00", "01", "01b", "02", "03", "04", "05", "06", "07", "09", "10", "11", "12", "13", "14"}
 WORDS, QUESTION_WORDS = (1200, 1800), 120
 LEVELS = ("warm-up", "core", "stretch")
 #: A lab: its solutions make up a complete program, which is code to run and not text to read, so it is not counted.
@@ -227,8 +225,7 @@ def test_committed_notebook(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     found = problems(notebook, number(path))
-    if number(path) in IDEAS_FIRST:
-        found += ideas_first(notebook, number(path))
+    found += ideas_first(notebook, number(path))
     assert not found, "\n".join([path.name, *found])
 
 

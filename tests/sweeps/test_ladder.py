@@ -1,11 +1,13 @@
 """The sweeps of notebook 08: the order of the ladder, equal compute, and names that say what is set."""
 
+import math
 import re
 from dataclasses import replace
 from fractions import Fraction
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +17,19 @@ from ismkit.evaluation.tables import PAPER
 from ismkit.method.recipes import RECIPES, Context
 from ismkit.models.saved import released
 from ismkit.models.spaces import SPACES
-from ismkit.sweeps.ladder import ANY_CLASS, LADDER, OURS, SWEEPS, TRIED, TwoCalls, named_sweep, of_run
+from ismkit.sweeps.ladder import (
+    ANY_CLASS,
+    BEST_SCALE,
+    LADDER,
+    OURS,
+    SWEEPS,
+    TRIED,
+    TwoCalls,
+    named_sweep,
+    of_run,
+    reported,
+)
+from ismkit.sweeps.ladder import RUNGS as COMPARED
 from ismkit.sweeps.sweep import Sweep, Trial
 from ismkit.training.runs import RUNS, Run
 from ismkit.utils.settings import describe
@@ -109,6 +123,36 @@ def test_the_ladder_with_power_pairs_eight_seeds_and_tunes_the_baseline(space: s
     assert len(power.settings) == 2 * len({setting._replace(seed=0) for setting in power.settings})
     assert {(c.nfe, c.w > 0) for c in twice.settings} == {(128, True)}
     assert {*twice.settings} < {*power.settings}
+
+
+def test_strengths_and_scales_are_chosen_on_one_noise_and_reported_from_another() -> None:
+    """A strength that is best on the reported noise alone is not taken, nor a scale."""
+    label, scaled = {"ism": math.nan}, {"shortcut_finest_level": 1.5, "shortcut_finest_level, scale 3": 3.0}
+    rows = []
+    for variant, scale in {**label, **scaled}.items():
+        for seed, noise, w in product((0, 1), (0, 1), (0.0, 1.0)):
+            best = w == noise if variant == "ism" else (scale == 3) == (noise == 0)
+            score = (1.0 if best else 2.0) + noise / 10 + seed / 100
+            rows.append({"variant": variant, "seed": seed, "noise": noise, "w": w, "nfe": 1, "frechet": score})
+            rows[-1]["cfg_scale"] = scale
+    frame = pd.DataFrame(rows)
+    found = reported(frame)
+    assert {*found.noise} == {1}
+    ism, tuned = (found[found.variant == name] for name in ("ism", BEST_SCALE))
+    assert ({*ism.w}, ism.frechet.tolist()) == ({0.0}, pytest.approx([2.1, 2.11]))
+    assert ({*tuned.w}, tuned.frechet.tolist()) == ({3.0}, pytest.approx([2.1, 2.11]))
+    assert {"shortcut_finest_level", "shortcut_finest_level, scale 3"} < {*found.variant}
+    with pytest.raises(ValueError, match="must be the table of a ladder with power, with cfg_scale"):
+        reported(frame.drop(columns="cfg_scale"))
+
+
+def test_every_rung_is_compared_with_the_one_that_it_stands_on() -> None:
+    pairs = {(upper, lower) for upper, lower, _ in COMPARED}
+    assert len(pairs) == len(COMPARED)
+    assert {(upper, lower) for lower, upper, _ in RUNGS[1:]} < pairs
+    names = {recipe.name for recipe in LADDER}
+    assert {upper for upper, _ in pairs} == names - {*BASELINES}
+    assert {lower for _, lower in pairs} < names | {BEST_SCALE}
 
 
 def test_a_shortcut_model_is_guided_by_a_second_call_where_it_is_not_by_itself() -> None:

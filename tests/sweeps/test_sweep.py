@@ -22,6 +22,7 @@ from ismkit.sweeps.sweep import (
     against,
     at_best,
     change_in_percent,
+    compare_pairs,
     paired,
     read_table,
     settings,
@@ -217,6 +218,40 @@ def test_probabilities_are_student_s_and_corrected_after_holm() -> None:
         assert set(found.index[found.holm <= level]) == set(passed)
 
 
+def test_pairs_are_corrected_for_all_of_them_at_once() -> None:
+    """A pair is compared as ``against`` compares it; only the correction knows of the others, at every NFE."""
+    rng = np.random.default_rng(1)
+    values = {
+        name: np.exp(rng.normal(shift, 0.1, 5)).tolist() for name, shift in zip("abc", (0, 0.3, 0.9), strict=True)
+    }
+    frame = by_seed(values).sample(frac=1, random_state=0)
+    found = compare_pairs(frame, [("b", "a"), ("c", "b")], "frechet", within="nfe")
+    assert found.index.names == ["nfe", "variant", "reference"]
+    assert list(found.index) == [(nfe, *pair) for nfe in sorted({*frame.nfe}) for pair in (("b", "a"), ("c", "b"))]
+    for nfe, variant, reference in found.index:
+        alone = against(frame[frame.variant.isin([variant, reference])], reference, "frechet", nfe=nfe).loc[variant]
+        assert alone[["ratio", "low", "high", "p"]].tolist() == pytest.approx(
+            found.loc[(nfe, variant, reference), ["ratio", "low", "high", "p"]].tolist()
+        )
+        assert alone.holm == alone.p  # of one comparison
+    ordered = found.sort_values("p")
+    steps = np.maximum.accumulate(ordered.p.to_numpy() * np.arange(len(found), 0, -1))
+    assert ordered.holm.tolist() == pytest.approx(np.minimum(steps, 1).tolist())
+
+
+def test_a_pair_at_the_least_ratio_has_a_probability_of_five_in_a_hundred_over_all_pairs() -> None:
+    values = {"a": [1.0, 1.0, 1.0, 1.0], "b": [1.1, 1.3, 1.2, 1.25], "c": [2.0, 2.1, 2.3, 1.9]}
+    frame = by_seed(values)
+    frame = frame[frame.nfe == 1]
+    pairs = [("b", "a"), ("c", "a"), ("c", "b")]
+    least = compare_pairs(frame, pairs, "frechet").least[("b", "a")]
+    assert least > 1
+    gaps = np.log(values["b"])
+    moved = np.exp(gaps - gaps.mean() + np.log(least)).tolist()
+    again = compare_pairs(by_seed(values | {"b": moved}).query("nfe == 1"), pairs, "frechet").loc[("b", "a")]
+    assert (again.ratio, 3 * again.p) == pytest.approx((least, 0.05))
+
+
 def test_seeds_that_all_agree_leave_no_doubt() -> None:
     found = against(by_seed({"a": [1.0, 2.0], "b": [1.0, 2.0], "c": [2.0, 4.0]}), "a", "frechet", nfe=1)
     assert found.p.tolist() == [1.0, 0.0]
@@ -230,6 +265,17 @@ def test_what_cannot_be_compared_is_refused() -> None:
         against(by_seed({"a": [1.0], "b": [1.0]}), "b", "frechet", nfe=1)
     with pytest.raises(ValueError, match="frechet must be positive"):
         against(by_seed({"a": [1.0, 0.0], "b": [1.0, 1.0]}), "b", "frechet", nfe=1)
+
+
+def test_pairs_that_are_none_are_refused() -> None:
+    frame = by_seed({"a": [1.0, 2.0], "b": [1.0, 3.0]})
+    with pytest.raises(ValueError, match="pairs must hold one comparison or more"):
+        compare_pairs(frame, [], "frechet", within="nfe")
+    for pairs in ("ab", ["ab"], [("a", "b", "c")]):
+        with pytest.raises(TypeError, match="pairs must be a list of"):
+            compare_pairs(frame, pairs, "frechet", within="nfe")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="several values per variant and seed"):
+        compare_pairs(frame, [("a", "b")], "frechet")  # at several nfe
 
 
 def test_what_does_not_pair_is_refused() -> None:
