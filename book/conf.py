@@ -3,12 +3,12 @@
 import hashlib
 import os
 import re
+import sys
 import unicodedata
 from base64 import b64decode
 from importlib import import_module
 from pathlib import Path
 
-import figures
 import nbformat
 from docutils import nodes
 from sphinx import addnodes
@@ -18,6 +18,8 @@ from sphinx.search.en import SearchEnglish
 from ismkit import __version__
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # Sphinx reads this file, not its folder
+figures = import_module("figures")
 
 project = "ismkit"
 author = copyright = "The ismkit authors"
