@@ -1,17 +1,21 @@
-"""Fixtures for the tests of the command line: a folder of its own, `ismkit` called in this process, tiny models."""
+"""Fixtures for the tests of the command line: a folder of its own, `ismkit` called in this process, tiny models.
+
+Every test loads this file. What only notebooks need is imported where it is used: a GPU machine may be without.
+"""
+
+from __future__ import annotations
 
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nbformat
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from matplotlib import pyplot as plt
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from ismkit import cli
 from ismkit.data.fashion import fashion_mnist
@@ -21,6 +25,9 @@ from ismkit.evaluation.judges import FashionJudge, FeatureNet
 from ismkit.models.nets import DiT
 from ismkit.models.saved import save_model
 from ismkit.models.spaces import FashionAutoencoder
+
+if TYPE_CHECKING:
+    import nbformat
 
 
 @dataclass
@@ -95,6 +102,8 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> FashionJudge:
 
 
 def tiny(cells: list[str], parameters: str = "") -> nbformat.NotebookNode:
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
     first = new_code_cell(parameters, metadata={"tags": ["parameters"]}) if parameters else new_markdown_cell("# 01")
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     language = {"name": "python"}
@@ -125,6 +134,8 @@ print("seen")
 @pytest.fixture
 def notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two notebooks: one with parameters, which writes down what it is given, and one without."""
+    import nbformat
+
     folder = tmp_path / "notebooks"
     folder.mkdir()
     nbformat.write(tiny([WRITE, FIGURE], PARAMETERS), folder / "00_tiny.ipynb")
