@@ -116,6 +116,7 @@ def refresh(source: Path, timeout: int = 1800) -> None:
     from nbclient.exceptions import CellExecutionError
 
     notebook = nbformat.read(source, as_version=4)
+    notebook.metadata.pop("widgets", None)  # of the run before: nbclient replaces it only where there are some again
     how: dict[str, Any] = {"timeout": timeout, "record_timing": False, "kernel_manager_class": _patient_kernels()}
     client = NotebookClient(notebook, resources={"metadata": {"path": str(source.parent)}}, **how)
     try:

@@ -661,6 +661,9 @@ def test_a_notebook_is_refreshed_in_its_place_or_stays_as_it_was(tmp_path: Path)
     assert "execution" not in cell.metadata  # times would differ each time
     first = own.read_bytes()
     assert first.endswith(b"}\n")
+    stale = nbformat.read(own, 4)
+    stale.metadata.widgets = {"application/vnd.jupyter.widget-state+json": {"state": {"a slider that is gone": {}}}}
+    nbformat.write(stale, own)
     refresh(own)
     assert own.read_bytes() == first
     bad = write_notebook(tmp_path / "98_bad.ipynb", [new_code_cell("x = 1"), new_code_cell("1 / 0")])
