@@ -6,6 +6,7 @@ What is said of a claim stands here, in one place; what was measured, in the led
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from ismkit.utils.checks import check_name
@@ -110,6 +111,9 @@ def exact(statement: str, source: Source) -> Claim:
     """A claim that holds to rounding: its value is computed, and the claim itself gives the bound."""
     return Claim(statement, source, "exact", "computed", "given")
 
+
+#: Of the ladder with power: five trainings each, corrected for all comparisons of the ladder.
+_rung = partial(Claim, basis="study", trainings=5, comparisons=24)
 
 #: Keys name the notebook that tests the claim: ``C03.law`` is notebook 03's.
 CLAIMS: dict[str, Claim] = {
@@ -340,91 +344,61 @@ CLAIMS: dict[str, Claim] = {
     ),
     "C07.no_ramp": Claim("Without a warm-up ramp a slow target network ruins a short run", "kit"),
     # 08 the ladder on real images: each recipe at its best w
-    "C08.intrinsic": Claim(
+    "C08.intrinsic": _rung(
         "Intrinsic guidance lowers the one-step distance of the shortcut model of SM's code, by 30 % or more",
         "paper",
         verdict="holds here",
-        basis="study",
         bound="before",
-        trainings=5,
-        comparisons=24,
     ),
-    "C08.scaled": Claim(
+    "C08.scaled": _rung(
         "It lowers it also where the shortcut model has the best of four scales of guidance",
         "paper",
         verdict="holds here",
-        basis="study",
         bound="given",
-        trainings=5,
-        comparisons=24,
     ),
-    "C08.interval": Claim(
+    "C08.interval": _rung(
         "A guidance interval lowers it further at one step",
         "paper",
         verdict="not resolved",
-        basis="study",
-        trainings=5,
-        comparisons=24,
     ),
-    "C08.interval4": Claim(
+    "C08.interval4": _rung(
         "A guidance interval lowers it further at four steps",
         "paper",
         verdict="holds here",
-        basis="study",
         bound="given",
-        trainings=5,
-        comparisons=24,
     ),
-    "C08.wavelet": Claim(
+    "C08.wavelet": _rung(
         "The wavelet distance lowers it further",
         "paper",
         verdict="opposite here",
-        basis="study",
-        trainings=5,
-        comparisons=24,
     ),
-    "C08.sot": Claim(
+    "C08.sot": _rung(
         "Scaling OT, within the classes, lowers it further",
         "paper",
         verdict="holds here",
-        basis="study",
         bound="given",
-        trainings=5,
-        comparisons=24,
     ),
-    "C08.any_class": Claim(
+    "C08.any_class": _rung(
         "Plain OT over all classes raises it, by 30 % or more",
         "kit",
         verdict="holds here",
-        basis="study",
         bound="before",
-        trainings=5,
-        comparisons=24,
     ),
-    "C08.ema": Claim(
+    "C08.ema": _rung(
         "Targets by a fast average lower it further",
         "paper",
         verdict="holds here",
-        basis="study",
         bound="before",
-        trainings=5,
-        comparisons=24,
     ),
-    "C08.plus": Claim(
+    "C08.plus": _rung(
         "ism_plus lowers the one-step distance of ism by a fifth, for as many network passes",
         "kit",
         verdict="not resolved",
-        basis="study",
-        trainings=5,
-        comparisons=24,
     ),
-    "C08.plus128": Claim(
+    "C08.plus128": _rung(
         "ism_plus does not lose to ism at 128 steps",
         "kit",
         verdict="not resolved",
-        basis="study",
-        trainings=5,
-        comparisons=24,
     ),
     "C08.w_max": Claim(
         "w_max 3.5 is better at one step than 2",
