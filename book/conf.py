@@ -19,7 +19,7 @@ from ismkit import __version__
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # Sphinx reads this file, not its folder
-figures = import_module("figures")
+figures, folds = import_module("figures"), import_module("folds")
 
 project = "ismkit"
 author = copyright = "The ismkit authors"
@@ -92,7 +92,6 @@ if REPOSITORY:
     }
 
 LONGEST = 200  # characters of the value of a constant
-CHECK = re.compile(r'\bcheck\(\s*"(C\d\d\.\w+)"')
 
 
 def anchor(claim: str) -> str:
@@ -106,7 +105,7 @@ def mark_claims(app: Sphinx, doctree: nodes.document) -> None:
     for cell in doctree.findall(
         lambda node: isinstance(node, nodes.container) and node.get("nb_element") == "cell_code"
     ):
-        for claim in CHECK.findall(cell.astext()):
+        for claim in folds.CHECK.findall(cell.astext()):
             cell["ids"].append(anchor(claim))
             standard.note_hyperlink_target(anchor(claim), app.env.docname, anchor(claim), claim)
 
@@ -155,6 +154,11 @@ def leave_out_long_values(app: Sphinx, doctree: nodes.document) -> None:
             value.parent.remove(value)
 
 
+def leave_out_fields(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:
+    """Leave out the fields of named tuples: Python says no more of each than its number, and the class has them all."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
 class WithoutAccents(SearchEnglish):
     """Finds "Fréchet" by "Frechet" and the other way round: accents count neither in the index nor in what is asked."""
 
@@ -197,8 +201,10 @@ def after_napoleon(app: Sphinx, what: str, name: str, obj: object, options: obje
 def setup(app: Sphinx) -> None:
     """Connect what is above; Napoleon has priority 500."""
     app.add_search_language(WithoutAccents)
+    folds.setup(app)
     app.connect("autodoc-process-docstring", before_napoleon, priority=400)
     app.connect("autodoc-process-docstring", after_napoleon, priority=600)
+    app.connect("autodoc-skip-member", leave_out_fields)
     app.connect("doctree-read", mark_claims)
     app.connect("doctree-read", leave_out_long_values)
     app.connect("doctree-read", describe_figures, priority=400)  # before Sphinx collects the images, at 500

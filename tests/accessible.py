@@ -3,7 +3,6 @@
 import gzip
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 from selenium.webdriver import Chrome
 
@@ -11,16 +10,34 @@ FOLDER = Path(__file__).parent / "axe-core"
 
 # Rules that the colours of a page decide; all others answer alike on light and dark pages.
 COLOURS = ["color-contrast", "link-in-text-block"]
+# Of pieces of code with one class on one ground the first is looked at: their colours are the same, and a page has
+# thousands. The others become plain text of what is around them. Moves are over before: colours fade into a theme.
+_ALIKE = """
+const seen = new Set(), alike = [];
+for (const piece of document.querySelectorAll("pre span[class]")) {
+  if (piece.childElementCount) continue;
+  let ground = piece;
+  while (ground.parentElement && getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)") {
+    ground = ground.parentElement;
+  }
+  const key = `${piece.className} ${ground.className} ${getComputedStyle(ground).backgroundColor}`;
+  if (seen.has(key)) alike.push(piece);
+  seen.add(key);
+}
+for (const piece of alike) piece.replaceWith(...piece.childNodes);
+"""
 _RUN = """
-const [rules, done] = arguments;
+const [theme, rules, done] = arguments;
 const options = { resultTypes: ["violations"], elementRef: false, preload: false };
 if (rules) options.runOnly = rules;
-const still = Promise.all(document.getAnimations().map(({ finished }) => finished));  // colours fade into a theme
+document.documentElement.dataset.theme = theme;
+const still = Promise.all(document.getAnimations().map(({ finished }) => finished));
 still.then(() => axe.run(document, options)).then(({ violations }) => done(
   violations.filter(({ impact }) => impact !== "minor").flatMap(({ id, impact, nodes }) =>
     nodes.map(({ target, html, any }) =>
-      `${id} (${impact}): ${target.join(" ")}: ${html.slice(0, 120)}: ${any.map(({ message }) => message).join("; ")}`))
-), (error) => done([`axe-core failed: ${error}`]));
+      `${theme}: ${id} (${impact}): ${target.join(" ")}: ${html.slice(0, 120)}: `
+      + any.map(({ message }) => message).join("; ")))
+), (error) => done([`${theme}: axe-core failed: ${error}`]));
 """
 
 
@@ -29,15 +46,15 @@ def _source() -> str:
     return gzip.decompress((FOLDER / "axe.min.js.gz").read_bytes()).decode()
 
 
-def violations(browser: Chrome, theme: Literal["light", "dark"], rules: list[str] | None = None) -> list[str]:
-    """Every violation in the open page that axe-core calls moderate or worse.
+def violations(browser: Chrome) -> list[str]:
+    """Every violation in the open page that axe-core calls moderate or worse, the theme of the page first.
 
-    Args:
-        browser: whose page is looked at; it is left in the theme.
-        theme: of the book.
-        rules: which of axe-core's, by default all that it runs by default, its best practices among them.
+    On the light page all rules are tried that axe-core has by default, its best practices among them; on the dark one
+    those that colours decide. The page is left dark, its code less colourful.
     """
-    browser.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
-    if not browser.execute_script("return Boolean(window.axe)"):
-        browser.execute_script(_source())
-    return [f"{theme}: {found}" for found in browser.execute_async_script(_RUN, rules)]
+    browser.execute_script(_source() + _ALIKE)
+    return [
+        found
+        for theme, rules in (("light", None), ("dark", COLOURS))
+        for found in browser.execute_async_script(_RUN, theme, rules)
+    ]

@@ -17,7 +17,7 @@ from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from book import figures
+from book import figures, folds
 from ismkit.evaluation import expected_bias
 from ismkit.evaluation.tables import PAPER_SETTINGS
 from ismkit.lessons.claims import CLAIMS
@@ -46,7 +46,7 @@ const done = arguments[0], all = (css, root = document) => [...root.querySelecto
 (async () => {
   const found = [];
   if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
-  const live = ".live, .explorable, .animation, form.claims-filter, .copybtn, .search-button-field";
+  const live = ".live, .explorable, .animation, form.claims-filter, .copybtn, .unfold, .search-button-field";
   for (const control of all(`article :is(button, input, select, textarea), script[type*="widget-view"]`)) {
     if (!control.closest(live)) found.push(`dead control: ${control.outerHTML.slice(0, 80)}`);
   }
@@ -73,6 +73,10 @@ const done = arguments[0], all = (css, root = document) => [...root.querySelecto
     figures: all("article .cell_output img:not(.only-dark, .animation img)").length,
     dark: all("article .cell_output img.only-dark").length,
     neighbours: all(".prev-next-area a").map(({ href }) => href),
+    height: document.documentElement.scrollHeight,
+    code: all("article .cell:not(.tag_exercise) .cell_input pre").filter((code) => !code.closest("details"))
+      .map((code) => code.textContent.trimEnd().split("\\n").length),
+    exercises: all("article details.folded[id^=exercise-]").map(({ id, open }) => [id, open]),
     solutions: all("article details")  // beside hints, rubrics and folded cells
       .filter((part) => part.querySelector("summary").textContent.trim().startsWith("Solution"))
       .map((part) => [part.open, all(".highlight-python", part).length]),
@@ -89,7 +93,7 @@ class Site:
         problems: everything that is wrong, by page.
         pages: what each page shows, as ``LOOK`` tells it.
         barriers: what axe-core finds, with the theme first.
-        phone: the width in pixels that each page takes on a phone.
+        phone: the width in pixels that each page takes on a phone, with everything unfolded.
     """
 
     problems: dict[str, list[str]] = field(default_factory=dict)
@@ -99,19 +103,13 @@ class Site:
 
 
 PHONE = 390  # pixels
-MADE = ("api", "_modules")  # folders of the pages that Sphinx makes from the modules
+LONGEST = 12_000  # pixels of a page on a screen 1400 wide
+UNFOLD = "for (const part of document.querySelectorAll('details')) part.open = true"
 
 
 def visit(browser: Chrome, folder: Path, *, barriers: bool = False) -> Site:
-    """Open every page of a folder, and look where each link leads that stays inside; for barriers only if asked.
-
-    axe-core takes seconds for a page. It looks at every page that someone wrote. Of those that Sphinx makes from the
-    modules, which are alike, it looks at the longest of each kind.
-    """
+    """Open every page of a folder, and look where each link leads that stays inside; for barriers only if asked."""
     site = Site()
-    made = {
-        kind: max((folder / kind).rglob("*.html"), key=lambda path: path.stat().st_size, default=None) for kind in MADE
-    }
     with served(folder) as home:
         for path in sorted(folder.rglob("*.html")):
             if "_static" in path.relative_to(folder).parts:
@@ -119,14 +117,13 @@ def visit(browser: Chrome, folder: Path, *, barriers: bool = False) -> Site:
             page = path.relative_to(folder).as_posix()
             browser.get(home + page)
             site.pages[page] = seen = browser.execute_async_script(LOOK)
-            if barriers and made.get(page.partition("/")[0], path) == path:
-                found = accessible.violations(browser, "light")
-                site.barriers[page] = found + accessible.violations(browser, "dark", accessible.COLOURS)
             if barriers:
+                browser.execute_script(UNFOLD)
                 screen = {"width": PHONE, "height": 900, "deviceScaleFactor": 1, "mobile": False}
                 browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
                 site.phone[page] = browser.execute_script("return document.documentElement.scrollWidth")
                 browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+                site.barriers[page] = accessible.violations(browser)
             site.problems[page] = seen["problems"] + logged(browser, home)
     for page, seen in site.pages.items():
         for link in set(seen["links"]):
@@ -279,6 +276,13 @@ def test_figures_and_solutions_of_a_notebook_are_shown(site: Site, name: str) ->
     # Also those below the sliders, which need a kernel and are not in the page; each with a variant for dark pages.
     assert page["figures"] == len(figures)
     assert page["dark"] == sum("pictures" in output["metadata"].get("image/png", {}) for output in figures)
+    # No long code stands between the text, and the exercises are folded.
+    assert max(page["code"]) <= folds.LINES
+    levels = r"^\*\*\d\d\.(?:\d+|your)\b.*\(\*?(?:warm-up|core|stretch|open|project)\b"
+    asked = [cell.source for cell in notebook.cells if cell.cell_type == "markdown" and not name.startswith("01b")]
+    exercises = [part for source in asked for part in re.findall(levels, source, re.MULTILINE)]
+    assert len(page["exercises"]) == len(exercises) or name.startswith("01b")
+    assert not [anchor for anchor, is_open in page["exercises"] if is_open]
     # Folded, and with one block of highlighted code.
     assert page["solutions"] == [[False, 1]] * len(solutions(notebook))
 
@@ -540,9 +544,31 @@ def test_only_pages_with_a_figure_load_what_draws_it(book: Path) -> None:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_no_page_has_a_barrier(site: Site, theme: str) -> None:
-    assert {*TEXTS, *(f"notebooks/{name}.html" for name in NOTEBOOKS)} <= site.barriers.keys()
+    assert site.barriers.keys() == site.pages.keys()
     found = [f"{page}: {what}" for page, seen in site.barriers.items() for what in seen if what.startswith(theme)]
     assert not found, "\n".join(found)
+
+
+def test_a_barrier_is_found_in_either_theme_and_in_code(browser: Chrome, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    style = "[data-theme=dark] .n { background: #fff; color: #eee } pre { color: #000; background: #fff }"
+    page.write_text(
+        f'<!doctype html><html lang="en"><title>x</title><link rel="icon" href="data:,"><style>{style}</style>'
+        f'<main><h1>x</h1><img src="{PIXEL}"><pre><span class="k">with </span><span class="k">open </span>'
+        '<span class="n">some </span><span class="n">name</span></pre></main>'
+    )
+    with served(tmp_path) as home:
+        browser.get(f"{home}page.html")
+        found = accessible.violations(browser)
+        logged(browser, home)
+    assert [what.partition(" (")[0] for what in found] == ["light: image-alt", "dark: color-contrast"]
+    assert browser.find_element("css selector", "pre").text == "with open some name"
+
+
+def test_no_page_is_too_long(site: Site) -> None:
+    # Excepted: the sources of the modules, of which a line is a line; one comes there from elsewhere, to a name.
+    heights = {page: seen["height"] for page, seen in site.pages.items() if not page.startswith("_modules/")}
+    assert not {page: height for page, height in heights.items() if height > LONGEST}
 
 
 def test_every_page_fits_a_phone(site: Site) -> None:
@@ -553,6 +579,65 @@ def test_a_page_leads_to_the_one_before_and_the_next(site: Site) -> None:
     pages = TEXTS | {f"notebooks/{name}.html" for name in NOTEBOOKS}
     alone = {page for page in pages if not site.pages[page]["neighbours"]}
     assert not alone
+
+
+FOLDS = "return [...document.querySelectorAll('article details.folded, article details.hide')].map(({ open }) => open)"
+EXERCISE = "notebooks/03_compounding_guidance.html#exercise-03-1"
+
+
+def test_a_link_opens_the_exercise_that_it_leads_to(browser: Chrome, home: str) -> None:
+    browser.get(home + EXERCISE)
+    part = browser.find_element("id", "exercise-03-1")
+    WebDriverWait(browser, 10).until(lambda _: part.get_property("open"))
+    assert sum(browser.execute_script(FOLDS)) == 1
+    browser.execute_script("location.hash = '#exercise-03-2'")
+    WebDriverWait(browser, 10).until(lambda _: browser.find_element("id", "exercise-03-2").get_property("open"))
+    box = "return document.getElementById('exercise-03-2').getBoundingClientRect().top"
+    WebDriverWait(browser, 10).until(lambda _: 0 <= browser.execute_script(box) < 900)
+    assert logged(browser, home) == []
+
+
+def test_a_button_unfolds_a_page_by_keyboard_and_folds_it_again(browser: Chrome, home: str) -> None:
+    browser.get(home + EXERCISE.partition("#")[0])
+    button = WebDriverWait(browser, 10).until(lambda _: browser.find_element("css selector", "button.unfold"))
+    assert not any(browser.execute_script(FOLDS))
+    for wanted, text in ((True, "Fold code and exercises"), (False, "Unfold everything")):
+        browser.execute_script("arguments[0].focus({focusVisible: true})", button)
+        button.send_keys(Keys.ENTER)
+        WebDriverWait(browser, 10).until(lambda _, text=text: button.text == text)
+        assert set(browser.execute_script(FOLDS)) == {wanted}
+    assert logged(browser, home) == []
+
+
+def test_paper_shows_what_is_folded_and_the_page_stays_as_it_was(browser: Chrome, home: str) -> None:
+    browser.get(home + EXERCISE)
+    part = browser.find_element("id", "exercise-03-1")
+    WebDriverWait(browser, 10).until(lambda _: part.get_property("open"))
+    before = browser.execute_script(FOLDS)
+    browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    assert all(browser.execute_script(FOLDS))
+    browser.execute_script("window.dispatchEvent(new Event('afterprint'))")
+    assert browser.execute_script(FOLDS) == before
+    assert logged(browser, home) == []
+
+
+def test_what_is_folded_is_there_without_javascript_and_on_paper(
+    browser: Chrome, home: str, emulated: Callable[..., object]
+) -> None:
+    emulated("Emulation.setScriptExecutionDisabled", {"value": True})
+    browser.get(home + EXERCISE.partition("#")[0])
+    part = browser.find_element("id", "exercise-03-1")
+    part.find_element("css selector", "summary").send_keys(Keys.ENTER)
+    emulated("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert part.get_property("open")
+    assert not browser.find_elements("css selector", "button.unfold")
+    height = "return document.querySelector('#exercise-03-2 .cell_input').checkVisibility()"
+    height = height.replace("()", "({contentVisibilityAuto: true})")
+    emulated("Emulation.setEmulatedMedia", {"media": "print"})
+    assert browser.execute_script(height)
+    emulated("Emulation.setEmulatedMedia", {"media": "screen"})
+    assert not browser.execute_script(height)
+    logged(browser, home)  # scripts count as failed requests there; the next test is not to find them
 
 
 def test_code_is_copied_by_keyboard(browser: Chrome, home: str) -> None:
@@ -588,6 +673,8 @@ def test_search_counts_accents_for_nothing(browser: Chrome, home: str) -> None:
     assert pages[0] == pages[1] == pages[2]
     texts = (f"{home}glossary.html", f"{home}notebooks/12_imagenet_evaluation.html")  # with and without the accent
     assert {*texts} <= pages[0]
+    browser.get(f"{home}search.html?q=stretch")  # a level of exercises, which are folded
+    assert f"{home}{EXERCISE.partition('#')[0]}" in browser.execute_async_script(FOUND)
     browser.get("about:blank")  # it is still fetching what it found
     logged(browser, home)
 

@@ -1,4 +1,4 @@
-// What the theme's pages lack for readers with a keyboard or a screen reader.
+// What the theme's pages lack for readers with a keyboard or a screen reader, and what folded parts of a page need.
 document.addEventListener("DOMContentLoaded", () => {
   const all = (css) => document.querySelectorAll(css);
 
@@ -15,4 +15,41 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // A screen reader names the search button, and what unfolds the code of a cell, by their visible texts.
   for (const named of all("button.search-button-field, details.hide > summary")) named.removeAttribute("aria-label");
+
+  // Code, exercises and tables that are folded: a button for all of them, below the title.
+  const folded = [...all("article details.folded, article details.hide")];
+  if (folded.length) {
+    const button = document.createElement("button");
+    const open = () => folded.some((part) => !part.open); // what a click does
+    const name = () => (button.textContent = open() ? "Unfold everything" : "Fold code and exercises");
+    button.type = "button";
+    button.className = "unfold";
+    button.addEventListener("click", () => {
+      const wanted = open();
+      for (const part of folded) part.open = wanted;
+    });
+    for (const part of folded) part.addEventListener("toggle", name);
+    name();
+    document.querySelector("article h1").after(button);
+  }
+
+  // A link opens what it leads into: not every browser does.
+  const reveal = () => {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const around = target?.closest("details");
+    for (let part = around; part; part = part.parentElement.closest("details")) part.open = true;
+    if (around) target.scrollIntoView();
+  };
+  window.addEventListener("hashchange", reveal);
+  reveal();
+
+  // Paper shows everything; afterwards the page is as it was.
+  let opened = [];
+  window.addEventListener("beforeprint", () => {
+    opened = [...all("article details:not([open])")];
+    for (const part of opened) part.open = true;
+  });
+  window.addEventListener("afterprint", () => {
+    for (const part of opened) part.open = false;
+  });
 });
