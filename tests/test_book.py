@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, unquote, urldefrag
@@ -107,24 +108,35 @@ LONGEST = 12_000  # pixels of a page on a screen 1400 wide
 UNFOLD = "for (const part of document.querySelectorAll('details')) part.open = true"
 
 
-def visit(browser: Chrome, folder: Path, *, barriers: bool = False) -> Site:
-    """Open every page of a folder, and look where each link leads that stays inside; for barriers only if asked."""
+def look_at(browser: Chrome, home: str, page: str, site: Site, barriers: bool) -> None:
+    """Open a page once, and note everything about it."""
+    browser.get(home + page)
+    site.pages[page] = seen = browser.execute_async_script(LOOK)
+    if barriers:
+        browser.execute_script(UNFOLD)
+        screen = {"width": PHONE, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        site.phone[page] = browser.execute_script("return document.documentElement.scrollWidth")
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        site.barriers[page] = accessible.violations(browser)
+    site.problems[page] = seen["problems"] + logged(browser, home)
+
+
+def visit(folder: Path, *browsers: Chrome, barriers: bool = False) -> Site:
+    """Open every page of a folder, and look where each link leads that stays inside; for barriers only if asked.
+
+    Browsers share the pages, the large ones first: axe-core, which takes most of the time, uses one core in each.
+    """
     site = Site()
-    with served(folder) as home:
-        for path in sorted(folder.rglob("*.html")):
-            if "_static" in path.relative_to(folder).parts:
-                continue
-            page = path.relative_to(folder).as_posix()
-            browser.get(home + page)
-            site.pages[page] = seen = browser.execute_async_script(LOOK)
-            if barriers:
-                browser.execute_script(UNFOLD)
-                screen = {"width": PHONE, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-                browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-                site.phone[page] = browser.execute_script("return document.documentElement.scrollWidth")
-                browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-                site.barriers[page] = accessible.violations(browser)
-            site.problems[page] = seen["problems"] + logged(browser, home)
+    found = (path for path in folder.rglob("*.html") if "_static" not in path.relative_to(folder).parts)
+    left = iter(sorted(found, key=lambda path: path.stat().st_size, reverse=True))
+
+    def work(browser: Chrome) -> None:
+        for path in left:
+            look_at(browser, home, path.relative_to(folder).as_posix(), site, barriers)
+
+    with served(folder) as home, ThreadPoolExecutor(len(browsers)) as pool:
+        list(pool.map(work, browsers))
     for page, seen in site.pages.items():
         for link in set(seen["links"]):
             if not link.startswith(home):
@@ -156,8 +168,9 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def site(browser: Chrome, book: Path) -> Site:
-    return visit(browser, book, barriers=True)
+def site(browser: Chrome, book: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    with chromium(tmp_path_factory.mktemp("second")) as second:
+        return visit(book, browser, second, barriers=True)
 
 
 def test_book_builds_without_a_warning(book: Path) -> None:
@@ -759,7 +772,7 @@ def test_a_seeded_defect_is_found(browser: Chrome, tmp_path: Path, name: str) ->
     (tmp_path / "sub" / "other.html").write_text('<!doctype html><link rel="icon" href="data:,"><p id="there">')
     page = tmp_path / "page.html"
     page.write_text(good)
-    assert visit(browser, tmp_path).problems == {"page.html": [], "sub/other.html": []}
+    assert visit(tmp_path, browser).problems == {"page.html": [], "sub/other.html": []}
     page.write_text(good + seeded)
-    problems = visit(browser, tmp_path).problems
+    problems = visit(tmp_path, browser).problems
     assert any(complaint in problem for problem in problems["page.html"]), problems
