@@ -46,12 +46,18 @@ def _source() -> str:
     return gzip.decompress((FOLDER / "axe.min.js.gz").read_bytes()).decode()
 
 
-def violations(browser: Chrome) -> list[str]:
+def violations(browser: Chrome, known: str = "") -> list[str]:
     """Every violation in the open page that axe-core calls moderate or worse, the theme of the page first.
 
     On the light page all rules are tried that axe-core has by default, its best practices among them; on the dark one
     those that colours decide. The page is left dark, its code less colourful.
+
+    Args:
+        browser: whose page is looked at.
+        known: a selector of parts that are looked at on other pages; they are removed before.
     """
+    if known:
+        browser.execute_script("for (const part of document.querySelectorAll(arguments[0])) part.remove()", known)
     browser.execute_script(_source() + _ALIKE)
     return [
         found

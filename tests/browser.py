@@ -38,7 +38,7 @@ def chromium(profile: Path) -> Iterator[Chrome]:
         options.add_argument(f"--{switch}")
     browser = Chrome(options=options, service=ChromeService(driver))
     try:
-        browser.set_script_timeout(60)
+        browser.set_script_timeout(180)  # axe-core on a long page, on a busy machine
         browser.get("about:blank")
         logged(browser, "")  # of the page that it opened with
         yield browser
