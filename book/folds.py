@@ -81,7 +81,10 @@ def fold_exercises(section: nodes.section) -> None:
 
 def named(question: nodes.paragraph) -> tuple[Summary, list[nodes.paragraph]]:
     """The name and the level of an exercise, and the rest of its paragraph: all is name if it has a number only."""
-    name, _, level, more, *rest = (part for part in question.children if part.astext())
+    parts = [part for part in question.children if part.astext()]
+    if len(parts) < 4:
+        raise ValueError(f"an exercise must begin like **03.1 Name** (*core*) Text, got {question.astext()[:80]!r}")
+    name, _, level, more, *rest = parts
     if NUMBER.fullmatch(name.astext()):
         return Summary("", "", *question.children), []
     more = nodes.Text(re.sub(r"^[).]*\s+", "", more.astext()))
