@@ -159,6 +159,8 @@ def views() -> dict[str, View]:
             tuple(of["network"] for of in recipes[::-1]),
             tuple((of["network"], at_calls(of, spread, 3 * k)) for k, of in enumerate(recipes)),
             tuple(calls_of(nfe) for nfe in spread),
+            pictures=4,
+            across=2,
             controls=("label", "w", "seed", "walk"),
             start={"label": label_of(clothes, "Sandal")[0]},
             measure="apart",

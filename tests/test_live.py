@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from ismkit.lessons import guidance_applied
 from ismkit.method.path import Query, Source, StepGrid
 from ismkit.models.nets import ToyMLP
 from ismkit.models.saved import released
-from ismkit.models.spaces import SPACES
+from ismkit.models.spaces import SPACES, Space
 from ismkit.sweeps.studies import FOLDER
 from ismkit.sweeps.sweep import read_table
 from ismkit.utils.seeding import stream
@@ -65,20 +66,21 @@ class Site:
         return view.space.load().decode(live.draw_field(self.nets, view, sets, x0, source))
 
 
-NETWORKS = {name for view in live.views().values() for name in view.networks}
+NETWORKS = {name: view.space for view in live.views().values() for name in view.networks}
 TABLES = [name for name, view in live.views().items() if len(view.fields) > 1]
 
 
-def untrained() -> nn.Module:
-    """A network of emoji, with numbers of half precision as a released one."""
-    return fill(ToyMLP(dim=512, width=64, depth=1, num_classes=SPACES["emoji"].num_classes)).half().float().eval()
+def untrained(space: Space) -> nn.Module:
+    """A small network, with numbers of half precision as a released one."""
+    net = ToyMLP(dim=prod(space.shape), width=64, depth=1, num_classes=space.num_classes)
+    return fill(net).half().float().eval()
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """Made as the book makes it, without Sphinx; emoji by an untrained network."""
+    """Made as the book makes it, without Sphinx; only `ism_plus` draws by its released network."""
     folder = tmp_path_factory.mktemp("live")
-    nets = {name: untrained() if name == "emoji" else released(name)[0] for name in NETWORKS}
+    nets = {name: untrained(space) for name, space in NETWORKS.items()} | {"ism_plus": released("ism_plus")[0]}
     shutil.copytree(STATIC, folder / "_static")
     (folder / "package.json").write_text('{"type": "module"}')  # for Node
     with pytest.MonkeyPatch.context() as patch:
