@@ -43,6 +43,7 @@ ROOT = BOOK.parent
 PACKAGE = architecture.PACKAGE
 ROOMS = architecture.ROOMS
 EXPLORABLES = BOOK / "explore"  # NN_name.md: what stands at the end of notebook NN, drawn by _static/explore/name.js
+BESIDE = BOOK / "beside"  # NN_name.md: the live model of notebook NN, which stands before its exercises
 
 WIDGET = "application/vnd.jupyter.widget"
 
@@ -102,7 +103,6 @@ def build(folder: Path) -> int:
 
 def lay_out(source: Path, models: list[live.Live]) -> None:
     """Write every source of the book into an empty folder, with the models that draw in its pages."""
-    made = MADE | {"live": lambda: live.elements(models), "first": lambda: live.elements(models[:1])}
     shutil.copytree(NOTEBOOKS, source / "notebooks", ignore=shutil.ignore_patterns(".*"))
     for path in (source / "notebooks").glob("*.ipynb"):
         text = path.read_text().replace("](../book/", "](../")  # pages lie above the notebooks there
@@ -114,14 +114,20 @@ def lay_out(source: Path, models: list[live.Live]) -> None:
         notebook = nbformat.read(notebook_path, as_version=4)
         notebook.cells.append(nbformat.v4.new_markdown_cell(explorable(path)))
         nbformat.write(notebook, notebook_path)
+    for path in BESIDE.glob("*.md"):
+        (notebook_path,) = (source / "notebooks").glob(f"{path.stem[:2]}_*.ipynb")
+        notebook = nbformat.read(notebook_path, as_version=4)
+        (place,) = (k for k, cell in enumerate(notebook.cells) if cell.source.startswith("## Exercises"))
+        text = live.filled(with_made(path.read_text()), models, "../")
+        notebook.cells.insert(place, nbformat.v4.new_markdown_cell(text))
+        nbformat.write(notebook, notebook_path)
     shutil.copy(ROOT / "docs" / "samples.png", source)
     pages = {path.stem: path for path in BOOK.glob("*.md")} | ELSEWHERE
     for name, path in pages.items():
         text = path.read_text()
         for there, here in LINKS.items():
             text = text.replace(there, here)
-        text = re.sub(r"^<!-- (\w+) -->$", lambda comment: "\n".join(made[comment[1]]()), text, flags=re.MULTILINE)
-        (source / f"{name}.md").write_text(text)
+        (source / f"{name}.md").write_text(live.filled(with_made(text), models))
     if answers := list(solutions_page()):
         (source / "solutions.md").write_text("\n".join(["# Solutions of the exercises", "", *answers]))
     (source / "api.md").write_text("\n".join(api_page()))
@@ -131,6 +137,11 @@ def lay_out(source: Path, models: list[live.Live]) -> None:
         path.write_text("\n".join([name, "=" * len(name), "", f".. automodule:: {name}", "   :members:"]) + "\n")
     with (source / "index.md").open("a") as start:
         start.write("\n" + "\n".join(contents(source)))
+
+
+def with_made(text: str) -> str:
+    """A page with what its comments stand for."""
+    return re.sub(r"^<!-- (\w+) -->$", lambda comment: "\n".join(MADE[comment[1]]()), text, flags=re.MULTILINE)
 
 
 def show_without_kernel(notebook: NotebookNode) -> None:
@@ -561,6 +572,8 @@ MADE: dict[str, Callable[[], Iterable[str]]] = {
     "explorables": explorables,
     "hours": hours,
     "misconceptions": misconceptions,
+    "compounding": live.compounding,
+    "recorded": live.recorded,
 }
 
 

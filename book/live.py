@@ -1,79 +1,225 @@
-"""Live models: the released networks as files that a page draws with, and the element of the page.
+"""Live models: the released networks as files that a page draws with, and the elements of the pages.
 
-Every space of :data:`ismkit.models.spaces.SPACES` whose generator is released gets one: the generator and the decoder
-as ONNX files, a picture for those who do not load them, and the controls, which ``_static/live`` brings to life.
+A :class:`View` says what an element shows: one field of pictures, or a table of fields whose rows and columns differ in
+what is asked of the network. The generators and decoders are exported to ONNX files, each once, and the kit draws a
+picture of every field for readers who do not load them. ``_static/live`` brings the elements to life.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from ismkit.data.pictures import tile
-from ismkit.method.path import StepGrid, grid_of, step_lengths_of
+from ismkit.method.path import Source, StepGrid, grid_of, step_lengths_of
 from ismkit.method.sampling import check_nfe, sample
 from ismkit.models.autoencoder import SmallAutoencoder
 from ismkit.models.exporting import export, export_decoder
-from ismkit.models.saved import RELEASED, released
+from ismkit.models.saved import released
 from ismkit.models.spaces import SPACES, Space
+from ismkit.sweeps.studies import FOLDER
+from ismkit.sweeps.sweep import read_table
 from ismkit.utils.seeding import stream
 
 STATIC = Path(__file__).resolve().parent / "_static"
 RUNTIME = ("onnxruntime-web/ort.wasm.bundle.min.js", "onnxruntime-web/ort-wasm-simd-threaded.wasm.gz")
 MODELS = "models"  # the folder beside the pages
 CALLS = (1, 2, 4, 8, 16)
-SHOWN = 9  # pictures, three by three, as the page shows them
-SCALE = 4  # pixels of the picture for one of what is drawn: few browsers' own enlargements are sharp
+SCALE = 3  # pixels of a picture for one of what is drawn: few browsers' own enlargements are sharp
+START = {"label": 0, "w": 1.0, "nfe": 1}  # what is drawn first
+CONTROLS = ("label", "w", "nfe", "seed", "walk")
+
+
+@dataclass(frozen=True)
+class View:
+    """What an element shows.
+
+    A field is what it sets: ``network``, ``label``, ``w`` or ``nfe``, for which the controls are not asked; with
+    ``renoise`` each step jumps to the data, and fresh noise leads back. ``from`` is the number of the field that its
+    pictures are measured from.
+
+    Attributes:
+        space: of what is drawn.
+        networks: keys of :data:`ismkit.models.saved.RELEASED`; the first draws where a field names none.
+        columns: their heads, none for a single column.
+        rows: their names, none for a single row, and the fields of each.
+        pictures: in a field, ``across`` of them side by side.
+        controls: of :data:`CONTROLS`.
+        calls: that the control offers.
+        start: what differs from :data:`START` at first; ``label`` may be a list, one for each picture.
+        pictured: labels in the picture for readers who do not load the model, if not those at first.
+        measure: the name of what is measured on the fields, in ``_static/live/measure.js``.
+        legend: what the numbers below the fields are.
+    """
+
+    space: Space
+    networks: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[dict[str, Any], ...]], ...] = (("", ({},)),)
+    columns: tuple[str, ...] = ()
+    pictures: int = 9
+    across: int = 3
+    controls: tuple[str, ...] = CONTROLS
+    calls: tuple[int, ...] = CALLS
+    start: dict[str, Any] = field(default_factory=dict)
+    pictured: tuple[int, ...] = ()
+    measure: str = ""
+    legend: str = ""
+
+    @property
+    def fields(self) -> list[dict[str, Any]]:
+        """Row by row, what each field sets."""
+        return [one for _, fields in self.rows for one in fields]
 
 
 @dataclass(frozen=True)
 class Live:
-    """A space whose model can be loaded in a page.
+    """An element whose model can be loaded in a page.
 
     Attributes:
-        space: of the model.
+        name: of the view.
+        view: what it shows.
         about: what the page has to know, see :func:`described`.
     """
 
-    space: Space
+    name: str
+    view: View
     about: dict[str, Any]
 
 
+def label_of(space: Space, *names: str) -> list[int]:
+    """The labels of some classes."""
+    return [space.classes.index(name) for name in names]
+
+
+def calls_of(nfe: int) -> str:
+    """The number of calls as text."""
+    return f"{nfe} call" + "s" * (nfe > 1)
+
+
+def plain(space: Space) -> View:
+    """One field that follows every control; pictured with classes that are spread over all."""
+    return View(space, (space.model,), pictured=tuple(k * space.num_classes // 9 for k in range(9)))
+
+
+def at_calls(sets: dict[str, Any], calls: tuple[int, ...], first: int) -> tuple[dict[str, Any], ...]:
+    """Fields from the number ``first`` on, of several numbers of calls; all are measured from the last of them."""
+    *some, last = ({**sets, "nfe": nfe} for nfe in calls)
+    return (*({**one, "from": first + len(some)} for one in some), last)
+
+
+def views() -> dict[str, View]:
+    """Every view by its name: the plain ones by that of their space, the others by what they show."""
+    clothes, emoji = SPACES["clothes"], SPACES["emoji"]
+    strengths, calls = (0.0, 1.0, 2.0, 3.5), (1, 4, 16)
+    several = ("face-smiling", "cat-face", "heart", "animal-bird", "plant-flower", "food-fruit", "flag", "clothing")
+    shortcut = {"network": "shortcut_finest_level", "w": 0.0}  # trained at w = 0 alone
+    recipes, spread = (shortcut, {"network": "ism_plus"}), (1, 4, 128)
+    return {
+        "clothes": plain(clothes),
+        "emoji": plain(emoji),
+        "strengths": View(
+            emoji,
+            (emoji.model,),
+            tuple((calls_of(nfe), tuple({"nfe": nfe, "w": w} for w in strengths)) for nfe in calls),
+            tuple(f"w = {w:g}" for w in strengths),
+            pictures=4,
+            across=2,
+            controls=("label", "seed", "walk"),
+            start={"label": label_of(emoji, "animal-bird")[0]},
+            measure="deviation",
+            legend="standard deviation of the latents (the data's is 1)",
+        ),
+        "dial": View(
+            emoji,
+            (emoji.model,),
+            (
+                ("no class", ({"label": emoji.num_classes, "w": 0.0},)),
+                ("w = 0", ({"w": 0.0},)),
+                ("your w", ({},)),
+            ),
+            pictures=len(several),
+            across=len(several),
+            controls=("w", "nfe", "seed", "walk"),
+            calls=(1, 4, 16),
+            start={"label": label_of(emoji, *several)},
+            measure="strength",
+            legend="strength found in the samples",
+        ),
+        "ladder": View(
+            clothes,
+            tuple(of["network"] for of in recipes[::-1]),
+            tuple((of["network"], at_calls(of, spread, 3 * k)) for k, of in enumerate(recipes)),
+            tuple(calls_of(nfe) for nfe in spread),
+            pictures=4,
+            across=2,
+            controls=("label", "w", "seed", "walk"),
+            start={"label": label_of(clothes, "Sandal")[0]},
+            measure="apart",
+            legend=f"distance from the pictures in {calls_of(spread[-1])}, in percent of black to white",
+        ),
+        "walk": View(
+            emoji,
+            (emoji.model,),
+            (("", ({"nfe": 1}, {"from": 0}, {"from": 0, "renoise": True})),),
+            ("one call", "steps", "jumps"),
+            calls=CALLS[1:4],
+            start={"nfe": 4, "label": label_of(emoji, "face-smiling")[0]},
+            measure="apart",
+            legend="distance from the pictures in one call, in percent of black to white",
+        ),
+    }
+
+
 def export_all(folder: Path) -> list[Live]:
-    """Write the files of every space with a released generator into a folder, and describe them."""
-    return [export_space(space, folder) for space in SPACES.values() if space.model in RELEASED]
+    """Write the files of every view into a folder, each network and decoder once, and describe the views."""
+    chosen = views()
+    spaces = {name: view.space for view in chosen.values() for name in view.networks}
+    nets = {name: released(name)[0] for name in spaces}
+    autoencoders = {space.name: space.load() for space in spaces.values()}
+    for name, net in nets.items():
+        export(net, folder / f"{name}.generator.onnx", spaces[name].shape, half=True)
+    for name, autoencoder in autoencoders.items():
+        export_decoder(autoencoder, folder / f"{name}.decoder.onnx", half=True)
+    models = []
+    for name, view in chosen.items():
+        autoencoder = autoencoders[view.space.name]
+        draw_fields(nets, autoencoder, name, view, folder)
+        models.append(Live(name, view, described(nets[view.networks[0]], autoencoder, view, folder)))
+    return models
 
 
-def export_space(space: Space, folder: Path) -> Live:
-    """Write the generator, the decoder and the picture of a space."""
-    (net, _), autoencoder = released(space.model), space.load()
-    export(net, folder / f"{space.name}.generator.onnx", space.shape, half=True)
-    export_decoder(autoencoder, folder / f"{space.name}.decoder.onnx", half=True)
-    draw_picture(net, autoencoder, space, folder / f"{space.name}.png")
-    return Live(space, described(net, autoencoder, space, folder))
-
-
-def described(net: nn.Module, autoencoder: SmallAutoencoder, space: Space, folder: Path) -> dict[str, Any]:
-    """What the page has to know of a model: its files and their bytes, its shapes, the steps that it can make."""
-    names = {part: f"{space.name}.{part}.onnx" for part in ("generator", "decoder")}
-    files = [*(STATIC / name for name in RUNTIME), *(folder / name for name in names.values())]
+def described(net: nn.Module, autoencoder: SmallAutoencoder, view: View, folder: Path) -> dict[str, Any]:
+    """What the page has to know of a view: its files and their bytes, its shapes, its fields, the steps it can make."""
+    generators = {name: f"{name}.generator.onnx" for name in view.networks}
+    decoder = f"{view.space.name}.decoder.onnx"
+    files = [*(STATIC / name for name in RUNTIME), *(folder / name for name in (*generators.values(), decoder))]
     grid = grid_of(net) or (StepGrid() if step_lengths_of(net) == "dyadic" else None)
     return {
-        **{part: f"{MODELS}/{name}" for part, name in names.items()},
+        "generators": {name: f"{MODELS}/{file}" for name, file in generators.items()},
+        "decoder": f"{MODELS}/{decoder}",
         "runtime": f"_static/{RUNTIME[1]}",
         "bytes": sum(path.stat().st_size for path in files),
-        "shape": space.shape,
+        "shape": view.space.shape,
         "picture": autoencoder.shape[:2],
         "n": grid.n if grid else None,
-        "calls": [nfe for nfe in CALLS if can_make(net, nfe)],
+        "calls": [nfe for nfe in view.calls if can_make(net, nfe)],
+        "names": [*view.space.classes, "any class"],  # the label after the last is null
+        "start": START | {"network": view.networks[0]} | view.start,
+        "rows": [name for name, fields in view.rows for _ in fields],
+        "fields": view.fields,
+        "pictures": view.pictures,
+        "across": view.across,
+        "measure": view.measure,
+        "legend": view.legend,
     }
 
 
@@ -85,70 +231,181 @@ def can_make(net: nn.Module, nfe: int) -> bool:
         return False
 
 
-def shown_classes(space: Space) -> list[int]:
-    """The classes in the picture, spread over all."""
-    return [k * space.num_classes // SHOWN for k in range(SHOWN)]
+def halving(nfe: int) -> list[float]:
+    """Times from noise to data, each half as far from the data as the one before: jumps of lengths of the grid."""
+    return [0.0, *(1 - 2.0**-k for k in range(1, nfe)), 1.0]
 
 
-def draw_picture(net: nn.Module, autoencoder: SmallAutoencoder, space: Space, path: Path) -> None:
-    """Draw some classes in one step, as the page draws them once the model is there."""
-    y = torch.tensor(shown_classes(space))
-    x0 = torch.randn(len(y), *space.shape, generator=stream(0, "picture", space.name))
-    table = tile(autoencoder.decode(sample(net, x0, y, w=1.0, nfe=1)), 3)
-    picture = Image.fromarray((255 * table).round().astype("uint8"))
-    picture.resize((SCALE * picture.width, SCALE * picture.height), Image.Resampling.NEAREST).save(path, optimize=True)
+def draw_field(
+    nets: dict[str, nn.Module], view: View, sets: dict[str, Any], x0: Tensor, source: Source | None = None
+) -> Tensor:
+    """Latents of a field by the kit; what it does not set is as at first. ``source`` is of the noise between jumps."""
+    asked = START | {"network": view.networks[0]} | view.start | sets
+    y, net = torch.as_tensor(asked["label"]).expand(len(x0)), nets[asked["network"]]
+    if not asked.get("renoise"):
+        return sample(net, x0, y, w=asked["w"], nfe=asked["nfe"])
+    fresh = {"generator": stream(0, "renoise", view.space.name), "source": source}
+    return sample(net, x0, y, w=asked["w"], times=halving(asked["nfe"]), renoise=True, **fresh)
 
 
-def elements(models: list[Live]) -> Iterator[str]:
-    """The models of a page one after the other, as Markdown; one alone without a heading."""
-    for model in models:
-        if len(models) > 1:
-            yield from [f"## {model.space.name.capitalize()}", ""]
-        yield from ["```{raw} html", *element(model), "```", ""]
-    if models:
-        yield from ["```{raw} html", '<script src="_static/live/start.js" defer></script>', "```"]
+def draw_fields(nets: dict[str, nn.Module], autoencoder: SmallAutoencoder, name: str, view: View, folder: Path) -> None:
+    """Write a picture of each field, for readers who do not load the model."""
+    x0 = torch.randn(view.pictures, *view.space.shape, generator=stream(0, "picture", view.space.name))
+    pictured = {"label": view.pictured} if view.pictured else {}
+    for k, sets in enumerate(view.fields):
+        table = tile(autoencoder.decode(draw_field(nets, view, pictured | sets, x0)), view.across)
+        picture = Image.fromarray((255 * table).round().astype("uint8"))
+        larger = picture.resize((SCALE * picture.width, SCALE * picture.height), Image.Resampling.NEAREST)
+        larger.save(folder / f"{name}-{k}.png", optimize=True)
 
 
-def element(model: Live) -> Iterator[str]:
-    """A picture, a button and the controls, which are hidden until the model is there."""
-    space, about = model.space, model.about
-    classes = ", ".join(escape(space.classes[k]) for k in shown_classes(space))
+def filled(text: str, models: list[Live], home: str = "") -> str:
+    """Put elements where comments such as ``<!-- live emoji -->`` are, with what starts them after the last.
+
+    Args:
+        text: of a page, Markdown.
+        models: of the book.
+        home: the way from the page to the start of the book, ``../`` or empty.
+    """
+    named = {model.name: model for model in models}
+    comments = re.compile(r"^<!-- live (\w+) -->$", re.MULTILINE)
+    made = comments.sub(lambda found: raw(element(named[found[1]], home)), text)
+    start = f'<script src="{home}_static/live/start.js" defer></script>'
+    return made if made == text else f"{made.rstrip()}\n\n{raw([start])}\n"
+
+
+def raw(lines: Iterator[str] | list[str]) -> str:
+    """HTML as a block of Markdown."""
+    return "\n".join(["```{raw} html", *lines, "```"])
+
+
+def element(model: Live, home: str = "") -> Iterator[str]:
+    """The fields, a button and the controls, which are hidden until the model is there."""
+    view, about = model.view, model.about
     size = f"{about['bytes'] / 1e6:.1f} MB"
-    yield f'<div class="live" id="live-{space.name}" role="group" aria-label="{space.name.capitalize()}, drawn here">'
+    title = f"{view.space.name.capitalize()}, drawn here"
+    kind = "live" if len(view.fields) == 1 else "live wide"
+    yield f'<div class="{kind}" id="live-{model.name}" role="group" aria-label="{title}">'
     yield f'<script type="application/json" class="live-about">{json.dumps(about)}</script>'
     yield '<div class="live-picture">'
-    yield f'<img src="{MODELS}/{space.name}.png" alt="{space.name.capitalize()} drawn in one step: {classes}">'
-    yield '<canvas role="img" aria-label="Nothing is drawn yet" hidden></canvas>'
+    yield from picture(model, home)
     yield "</div>"
     yield '<div class="live-panel">'
-    yield '<p class="live-hint">The released model runs in this page, on your machine.</p>'
+    models = f"released model{'s' * (len(view.networks) > 1)}"
+    hint = f"The {models} run{'s' * (len(view.networks) == 1)} in this page, on your machine."
+    yield f'<p class="live-hint">{hint}</p>'
     yield f'<button type="button" class="live-load" hidden>Load the model, {size}</button>'
     yield f"<noscript><p>The model, {size}, needs JavaScript.</p></noscript>"
     yield '<progress hidden aria-label="Loading the model"></progress>'
-    yield from controls(space, about["calls"])
+    yield from controls(model)
     yield '<p role="status" aria-live="polite"></p>'
     yield "</div>"
     yield "</div>"
 
 
-def controls(space: Space, calls: list[int]) -> Iterator[str]:
+def picture(model: Live, home: str) -> Iterator[str]:
+    """The field, or the table of the fields, with the name of each row and column."""
+    view = model.view
+    if len(view.fields) == 1:
+        yield from shown_field(model, 0, home)
+        return
+    named = any(name for name, _ in view.rows)
+    yield "<table>"
+    if view.legend:
+        yield f"<caption>Numbers below the pictures, once they are drawn here: {escape(view.legend)}.</caption>"
+    if view.columns:
+        yield f"<thead><tr>{'<td></td>' * named}"
+        yield from (f'<th scope="col">{escape(head)}</th>' for head in view.columns)
+        yield "</tr></thead>"
+    yield "<tbody>"
+    k = 0
+    for name, fields in view.rows:
+        yield "<tr>"
+        if named:
+            yield f'<th scope="row">{escape(name).replace("_", "_<wbr>")}</th>'
+        for _ in fields:
+            yield "<td>"
+            yield from shown_field(model, k, home)
+            yield "</td>"
+            k += 1
+        yield "</tr>"
+    yield "</tbody></table>"
+
+
+def shown_field(model: Live, k: int, home: str) -> Iterator[str]:
+    """A picture by the kit, and the canvas that takes its place."""
+    view, about = model.view, model.about
+    labels = view.pictured or about["start"]["label"]
+    labels = view.fields[k].get("label", labels)
+    names = ", ".join(about["names"][label] for label in ([labels] if isinstance(labels, int) else labels))
+    _, side = about["picture"]
+    rows = view.pictures // view.across
+    width, height = (count * (side + 1) - 1 for count in (view.across, rows))
+    size = f'width="{width}" height="{height}"'
+    text = escape(f"{view.pictures} drawings: {names}")
+    yield f'<img src="{home}{MODELS}/{model.name}-{k}.png" {size} alt="{text}">'
+    yield f'<canvas role="img" {size} aria-label="Nothing is drawn yet" hidden></canvas>'
+    if view.measure:
+        yield '<span class="live-number"></span>'
+
+
+def controls(model: Live) -> Iterator[str]:
     """The form; every control has a label, and those of two models on one page have different ones."""
-    names = [*space.classes, "any class"]  # the label after the last is null
-    labels = "".join(f'<option value="{k}">{escape(name)}</option>' for k, name in enumerate(names))
-    numbers = "".join(f"<option>{nfe}</option>" for nfe in calls)
-    place = f"live-{space.name}"
+    about, place = model.about, f"live-{model.name}"
+    start, classes = about["start"], dict(enumerate(about["names"]))
+    calls = {nfe: str(nfe) for nfe in about["calls"]}
+    made = {
+        "label": lambda: choice(place, "label", "Class", classes, start["label"]),
+        "w": lambda: slider(place, "w", "Guidance w", start["w"], 3.5, 0.05),
+        "nfe": lambda: choice(place, "nfe", "Calls of the network", calls, start["nfe"]),
+        "seed": lambda: seed(place),
+        "walk": lambda: slider(place, "walk", "Walk to the next seed", 0, 1, 0.01),
+    }
     yield "<form hidden>"
-    yield f'<label for="{place}-label">Class</label>'
-    yield f'<select id="{place}-label" name="label">{labels}</select>'
-    yield f'<label for="{place}-w">Guidance w <output name="wShown" for="{place}-w"></output></label>'
-    yield f'<input id="{place}-w" name="w" type="range" min="0" max="3.5" step="0.05" value="1" autocomplete="off">'
-    yield f'<label for="{place}-nfe">Calls of the network</label>'
-    yield f'<select id="{place}-nfe" name="nfe" autocomplete="off">{numbers}</select>'
+    for name in model.view.controls:
+        yield "<div>"
+        yield from made[name]()
+        yield "</div>"
+    yield "</form>"
+
+
+def choice(place: str, name: str, title: str, options: dict[int, str], start: int) -> Iterator[str]:
+    """A choice of one of several values."""
+    made = (
+        f'<option value="{value}"{" selected" * (value == start)}>{escape(text)}</option>'
+        for value, text in options.items()
+    )
+    yield f'<label for="{place}-{name}">{title}</label>'
+    yield f'<select id="{place}-{name}" name="{name}" autocomplete="off">{"".join(made)}</select>'
+
+
+def slider(place: str, name: str, title: str, start: float, most: float, step: float) -> Iterator[str]:
+    """A slider from 0, with its value beside its name."""
+    yield f'<label for="{place}-{name}">{title} <output name="{name}Shown" for="{place}-{name}"></output></label>'
+    limits = f'min="0" max="{most:g}" step="{step:g}" value="{start:g}"'
+    yield f'<input id="{place}-{name}" name="{name}" type="range" {limits} autocomplete="off">'
+
+
+def seed(place: str) -> Iterator[str]:
+    """A field for the seed, and a button for the next one."""
     yield f'<label for="{place}-seed">Seed of the noise</label>'
     yield '<span class="live-seed">'
     yield f'<input id="{place}-seed" name="seed" type="number" min="0" max="999999" value="0"'
     yield ' autocomplete="off"><button type="button" name="next">Next seed</button></span>'
-    yield f'<label for="{place}-walk">Walk to the next seed'
-    yield f'<output name="walkShown" for="{place}-walk"></output></label>'
-    yield f'<input id="{place}-walk" name="walk" type="range" min="0" max="1" step="0.01" value="0" autocomplete="off">'
-    yield "</form>"
+
+
+def compounding() -> list[str]:
+    """What notebook 03's networks draw, from its study: the standard deviation of the latents by calls."""
+    study = read_table(FOLDER / "colour.parquet").set_index(["recipe", "nfe"]).latent_std
+    numbers = ", ".join(f"{study['shortcut_every_level', nfe]:.2f} in {calls_of(nfe)}" for nfe in (1, 4, 128))
+    how = "`colour.parquet`, one seed, 1000 samples of all classes"
+    return [f"With the push at every level the deviation was {numbers} ({how})."]
+
+
+def recorded() -> Iterator[str]:
+    """What the files of the networks of the ladder record: their Fréchet distances at w = 1."""
+    for name in views()["ladder"].networks[::-1]:
+        _, card = released(name)
+        scores = [card["scores"][f"{nfe} NFE, w = 1"] for nfe in (1, 4, 128)]
+        numbers = ", ".join(f"{score['frechet']:.2f}" for score in scores)
+        yield f"- `{name}`: {numbers} in 1, 4 and 128 calls ({scores[0]['n']} samples, w = 1, one training)."

@@ -27,12 +27,12 @@ for (const piece of document.querySelectorAll("pre span[class]")) {
 for (const piece of alike) piece.replaceWith(...piece.childNodes);
 """
 _RUN = """
-const [theme, rules, done] = arguments;
+const [theme, rules, within, done] = arguments;
 const options = { resultTypes: ["violations"], elementRef: false, preload: false };
 if (rules) options.runOnly = rules;
 document.documentElement.dataset.theme = theme;
 const still = Promise.all(document.getAnimations().map(({ finished }) => finished));
-still.then(() => axe.run(document, options)).then(({ violations }) => done(
+still.then(() => axe.run(within ?? document, options)).then(({ violations }) => done(
   violations.filter(({ impact }) => impact !== "minor").flatMap(({ id, impact, nodes }) =>
     nodes.map(({ target, html, any }) =>
       `${theme}: ${id} (${impact}): ${target.join(" ")}: ${html.slice(0, 120)}: `
@@ -46,7 +46,7 @@ def _source() -> str:
     return gzip.decompress((FOLDER / "axe.min.js.gz").read_bytes()).decode()
 
 
-def violations(browser: Chrome, known: str = "") -> list[str]:
+def violations(browser: Chrome, known: str = "", within: str | None = None) -> list[str]:
     """Every violation in the open page that axe-core calls moderate or worse, the theme of the page first.
 
     On the light page all rules are tried that axe-core has by default, its best practices among them; on the dark one
@@ -55,6 +55,7 @@ def violations(browser: Chrome, known: str = "") -> list[str]:
     Args:
         browser: whose page is looked at.
         known: a selector of parts that are looked at on other pages; they are removed before.
+        within: a selector of what is looked at, by default the page.
     """
     if known:
         browser.execute_script("for (const part of document.querySelectorAll(arguments[0])) part.remove()", known)
@@ -62,5 +63,5 @@ def violations(browser: Chrome, known: str = "") -> list[str]:
     return [
         found
         for theme, rules in (("light", None), ("dark", COLOURS))
-        for found in browser.execute_async_script(_RUN, theme, rules)
+        for found in browser.execute_async_script(_RUN, theme, rules, within)
     ]

@@ -8,8 +8,8 @@ import { pathToFileURL } from "node:url";
 const folder = process.argv[2];
 const part = (name) => import(pathToFileURL(join(folder, "_static", "live", name)));
 const { noise, normal } = await part("noise.js");
-const { ask } = await part("sampler.js");
-const { grid } = await part("picture.js");
+const { ask, equal, halving, sample } = await part("sampler.js");
+const { apart, deviation, strength } = await part("measure.js");
 const { open } = await part("model.js");
 
 const asked = JSON.parse(readFileSync(0, "utf8"));
@@ -20,8 +20,12 @@ const answers = {
   noises: asked.noises.map((given) => [...noise(given)]),
   normal: [...normal(asked.normal, 3)],
   asks: asked.asks.map(([length, n]) => ask(length, n)),
-  grids: asked.grids.map(grid),
+  times: asked.calls.map((nfe) => [equal(nfe), halving(nfe)]),
+  measured: [deviation(asked.measured[0]), strength(...asked.measured), apart(asked.measured[0], asked.measured[1])],
 };
 for (const query of asked.queries) answers.velocities.push([...(await model.velocity({ ...query, x: Float32Array.from(query.x) }))]);
-for (const { x0, ...given } of asked.cases) answers.pictures.push([...(await model.draw(Float32Array.from(x0), given))]);
+for (const { x0, ...given } of asked.cases) {
+  const z = await sample(model.velocity, x0, { n: asked.about.n, ...given });
+  answers.pictures.push([...(await model.decode(z))]);
+}
 process.stdout.write(JSON.stringify(answers));

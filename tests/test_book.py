@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, unquote, urldefrag
@@ -40,6 +41,8 @@ FILES = [path for path in (ROOT / "ismkit").glob("*/[a-z]*.py") if path.parent.n
 TEXTS = {f"{path.stem}.html" for path in BOOK.glob("*.md")}
 TEXTS |= {f"{name}.html" for name in ("api", "changelog", "contributing", "solutions", "timings")}
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+
+BESIDE = {path.stem[:2] for path in (BOOK / "beside").glob("*.md")}  # numbers of the notebooks with live models
 
 # Waits for mathematics and images, then tells what the page shows.
 LOOK = """
@@ -304,7 +307,7 @@ def test_figures_and_solutions_of_a_notebook_are_shown(site: Site, name: str) ->
 
 
 OPENED = """
-const [done] = arguments, root = document.querySelector(".live");
+const [root, done] = arguments;
 const early = performance.getEntriesByType("resource").map(({ name, encodedBodySize }) => [name, encodedBodySize]);
 root.querySelector(".live-load").click();
 (function wait(left) {
@@ -312,6 +315,7 @@ root.querySelector(".live-load").click();
   const canvas = root.querySelector("canvas");
   done({
     early,
+    drawn: Boolean(root.live),
     status: root.querySelector("[role=status]").textContent,
     side: canvas.getBoundingClientRect().width,
     width: document.documentElement.scrollWidth,
@@ -321,25 +325,53 @@ root.querySelector(".live-load").click();
 """
 
 
+@contextmanager
+def screen(browser: Chrome, width: int) -> Iterator[None]:
+    """A screen of another width, as long as that is needed."""
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        yield
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def loaded_early(seen: dict, home: str) -> dict[str, int]:
+    """What of a live model a page loaded before the click, with the bytes: no more than a picture and a script."""
+    assert not [name for name, _ in seen["early"] if "onnx" in name or name.endswith("element.js")]
+    return {name.removeprefix(home): size for name, size in seen["early"] if "/live/" in name or "/models/" in name}
+
+
 @pytest.mark.parametrize("width", [1400, 390])
 @pytest.mark.parametrize("page", ["index.html", "live.html"])
 def test_a_model_draws_in_the_page_after_one_click(browser: Chrome, book: Path, page: str, width: int) -> None:
-    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    try:
-        with served(book) as home:
-            browser.get(home + page)
-            seen = browser.execute_async_script(OPENED)
-            assert logged(browser, home) == []
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    with screen(browser, width), served(book) as home:
+        browser.get(home + page)
+        seen = browser.execute_async_script(OPENED, browser.find_element(By.CLASS_NAME, "live"))
+        assert logged(browser, home) == []
     assert seen["numbers"] > 50, seen["status"]  # levels of grey: the canvas is not blank
     assert 250 < seen["side"] < 390
     assert seen["width"] <= width
-    model = {name.removeprefix(home): size for name, size in seen["early"] if "/live/" in name or "/models/" in name}
+    model = loaded_early(seen, home)
     assert "_static/live/start.js" in model
     assert sum(model.values()) < 100_000
-    assert not [name for name, _ in seen["early"] if "onnx" in name or name.endswith("element.js")]
+
+
+@pytest.mark.parametrize("name", [name for name in NOTEBOOKS if number(Path(name)) in BESIDE])
+def test_the_live_models_of_a_notebook_draw_in_its_page(browser: Chrome, book: Path, name: str) -> None:
+    with screen(browser, PHONE), served(book) as home:
+        browser.get(f"{home}notebooks/{name}.html")
+        roots = browser.find_elements(By.CLASS_NAME, "live")
+        assert roots
+        for root in roots:
+            seen = browser.execute_async_script(OPENED, root)
+            assert seen["drawn"], seen["status"]
+            assert seen["numbers"] > 50
+            if root == roots[0]:
+                assert sum(loaded_early(seen, home).values()) < 200_000
+        assert seen["width"] <= PHONE
+        assert accessible.violations(browser, within=".live") == []
+        assert logged(browser, home) == []
 
 
 # ---------------------------------------------------------------- figures to explore

@@ -1,15 +1,20 @@
-"""Live models: what JavaScript draws is what the kit draws, in Node and in a page, which follows its controls."""
+"""Live models: what JavaScript draws is what the kit draws, in Node and in a page, which follows its controls.
+
+`tests/test_book.py` opens them in the pages of the book.
+"""
 
 import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +25,13 @@ from selenium.webdriver.common.by import By
 from torch import Tensor, nn
 
 from book import live
-from ismkit.method.path import Query, StepGrid
-from ismkit.method.sampling import sample
+from ismkit.lessons import guidance_applied
+from ismkit.method.path import Query, Source, StepGrid
 from ismkit.models.nets import ToyMLP
 from ismkit.models.saved import released
-from ismkit.models.spaces import SPACES
+from ismkit.models.spaces import SPACES, Space
+from ismkit.sweeps.studies import FOLDER
+from ismkit.sweeps.sweep import read_table
 from ismkit.utils.seeding import stream
 from tests.browser import chromium, logged, served
 from tests.commandline import fill
@@ -33,6 +40,7 @@ from tests.conftest import ROOT
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 STATIC = ROOT / "book" / "_static"
+BESIDE = ROOT / "book" / "beside"
 SECONDS = 60  # to wait for a page on a busy machine
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Live</title><link rel="icon" href="data:,">
 <link rel="stylesheet" href="_static/book.css"><body class="bd-content">{}</body></html>"""
@@ -44,39 +52,43 @@ class Site:
 
     Attributes:
         folder: of the page.
-        nets: by space.
-        about: what the page knows of each.
+        nets: by their names.
+        models: by the names of the views.
     """
 
     folder: Path
     nets: dict[str, nn.Module]
-    about: dict[str, dict[str, Any]]
+    models: dict[str, live.Live]
 
-    def draw(self, space: str, x0: Tensor, label: int, w: float, nfe: int) -> Tensor:
-        """Draw by the kit."""
-        y = torch.full((len(x0),), label)
-        return SPACES[space].load().decode(sample(self.nets[space], x0, y, w=w, nfe=nfe))
+    def draw(self, name: str, sets: dict[str, Any], x0: Tensor, source: Source | None = None) -> Tensor:
+        """Draw a field of a view by the kit."""
+        view = self.models[name].view
+        return view.space.load().decode(live.draw_field(self.nets, view, sets, x0, source))
 
 
-def untrained() -> nn.Module:
-    """A network of emoji, with numbers of half precision as a released one."""
-    return fill(ToyMLP(dim=512, width=64, depth=1, num_classes=SPACES["emoji"].num_classes)).half().float().eval()
+NETWORKS = {name: view.space for view in live.views().values() for name in view.networks}
+TABLES = [name for name, view in live.views().items() if len(view.fields) > 1]
+
+
+def untrained(space: Space) -> nn.Module:
+    """A small network, with numbers of half precision as a released one."""
+    net = ToyMLP(dim=prod(space.shape), width=64, depth=1, num_classes=space.num_classes)
+    return fill(net).half().float().eval()
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """Made as the book makes it, without Sphinx; emoji by an untrained network."""
+    """Made as the book makes it, without Sphinx; only `ism_plus` draws by its released network."""
     folder = tmp_path_factory.mktemp("live")
-    nets = {"clothes": released("ism_plus")[0], "emoji": untrained()}
+    nets = {name: untrained(space) for name, space in NETWORKS.items()} | {"ism_plus": released("ism_plus")[0]}
     shutil.copytree(STATIC, folder / "_static")
     (folder / "package.json").write_text('{"type": "module"}')  # for Node
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(live, "RELEASED", {space.model: "" for space in SPACES.values()})
-        patch.setattr(live, "released", lambda name: (nets["clothes" if name == "ism_plus" else name], {}))
+        patch.setattr(live, "released", lambda name: (nets[name], {}))
         models = live.export_all(folder / live.MODELS)
-    lines = [line for line in live.elements(models) if not line.startswith("```")]
-    (folder / "live.html").write_text(PAGE.format("\n".join(lines)))
-    return Site(folder, nets, {model.space.name: model.about for model in models})
+    text = live.filled("\n".join(f"<!-- live {model.name} -->" for model in models), models)
+    (folder / "live.html").write_text(PAGE.format(re.sub("^```.*$", "", text, flags=re.MULTILINE)))
+    return Site(folder, nets, {model.name: model for model in models})
 
 
 def queries(space: str) -> list[Query]:
@@ -98,7 +110,8 @@ def numbers(query: Query) -> dict[str, Any]:
 
 def cases(space: str) -> list[dict[str, Any]]:
     x0 = torch.randn(2, *SPACES[space].shape, generator=stream(6, "live", space))
-    return [{"x0": x0, "label": nfe, "w": w, "nfe": nfe} for nfe, w in product((1, 2, 4), (0.0, 1.0, 2.0))]
+    every = product((1, 2, 4), (0.0, 1.0, 2.0))
+    return [{"x0": x0, "sets": {"label": nfe, "w": w, "nfe": nfe}} for nfe, w in every]
 
 
 # ---------------------------------------------------------------- in Node
@@ -110,6 +123,7 @@ NOISES = [
     {"rows": 2, "size": 256, "seed": 4, "walk": 1},
     {"rows": 2, "size": 256, "seed": 5, "walk": 0},
 ]
+MEASURED = torch.randn(3, 200, generator=torch.Generator().manual_seed(7))
 LENGTHS = [(1.0, 128), (1 / 16, 128), (1 / 16, 16), (1 / 8, 16), (1 / 16, None)]
 
 
@@ -122,13 +136,14 @@ def in_node(site: Site, space: str) -> dict[str, Any]:
             pytest.fail(lack)
         pytest.skip(lack)
     asked = {
-        "about": site.about[space],
+        "about": site.models[space].about,
         "queries": [numbers(query) for query in queries(space)],
-        "cases": [case | {"x0": case["x0"].flatten().tolist()} for case in cases(space)],
+        "cases": [case["sets"] | {"x0": case["x0"].flatten().tolist()} for case in cases(space)],
         "noises": NOISES,
         "normal": 20_001,
         "asks": LENGTHS,
-        "grids": [1, 2, 4, 9],
+        "calls": [1, 2, 8],
+        "measured": MEASURED.tolist(),
     }
     command = [node, str(ROOT / "tests" / "live.mjs"), str(site.folder)]
     run = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=300)
@@ -138,7 +153,7 @@ def in_node(site: Site, space: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def answers(site: Site) -> dict[str, dict[str, Any]]:
-    return {space: in_node(site, space) for space in site.about}
+    return {space: in_node(site, space) for space in SPACES}
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -146,7 +161,7 @@ def test_one_call_in_javascript_is_one_of_the_network(
     site: Site, answers: dict[str, dict[str, Any]], space: str
 ) -> None:
     for query, found in zip(queries(space), answers[space]["velocities"], strict=True):
-        wanted = site.nets[space](*query).flatten()
+        wanted = site.nets[SPACES[space].model](*query).flatten()
         assert wanted.abs().max() > 0.1
         torch.testing.assert_close(torch.tensor(found), wanted, rtol=0, atol=1e-4)
 
@@ -180,7 +195,16 @@ def test_a_walk_leads_along_an_arc_to_the_noise_of_the_next_seed(answers: dict[s
 def test_javascript_asks_as_the_sampler(answers: dict[str, dict[str, Any]]) -> None:
     for (length, n), found in zip(LENGTHS, answers["clothes"]["asks"], strict=True):
         assert found == (length if n is None else StepGrid(n).ask(torch.tensor([length])).item())
-    assert answers["clothes"]["grids"] == [[1, 1], [1, 2], [2, 2], [3, 3]]
+    for nfe, (steps, jumps) in zip((1, 2, 8), answers["clothes"]["times"], strict=True):
+        assert steps == [k / nfe for k in range(nfe + 1)]
+        assert jumps == live.halving(nfe)
+    assert live.halving(3) == [0, 0.5, 0.75, 1]
+
+
+def test_javascript_measures_what_the_kit_measures(answers: dict[str, dict[str, Any]]) -> None:
+    one, other, last = MEASURED.double()
+    wanted = [one.std(), guidance_applied(one, other, last), (one - other).square().mean().sqrt() / 2]
+    torch.testing.assert_close(answers["clothes"]["measured"], [float(value) for value in wanted], rtol=1e-12, atol=0)
 
 
 # ---------------------------------------------------------------- the files
@@ -200,17 +224,27 @@ def test_files_of_the_runtime_are_those_published() -> None:
 
 def test_a_button_says_what_will_be_loaded(site: Site) -> None:
     text = (site.folder / "live.html").read_text()
-    for about in site.about.values():
-        names = [about["generator"], about["decoder"], about["runtime"], f"_static/{live.RUNTIME[0]}"]
+    for model in site.models.values():
+        about = model.about
+        names = [*about["generators"].values(), about["decoder"], about["runtime"], f"_static/{live.RUNTIME[0]}"]
         size = sum((site.folder / name).stat().st_size for name in names)
         assert f">Load the model, {size / 1e6:.1f} MB<" in text
-        assert size < 15e6
+        assert size < 16e6
 
 
-def test_a_space_without_a_released_generator_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "RELEASED", {})
-    assert live.export_all(tmp_path) == []
-    assert list(live.elements([])) == []
+def test_every_notebook_that_is_promised_one_has_a_live_model() -> None:
+    asked = {path.stem[:2]: re.findall("<!-- live (.*) -->", path.read_text()) for path in BESIDE.glob("*.md")}
+    assert asked == {"00": ["clothes", "emoji"], "03": ["strengths"], "04": ["dial"], "08": ["ladder"], "09": ["walk"]}
+
+
+def test_figures_of_the_pages_come_from_committed_files() -> None:
+    study = read_table(FOLDER / "colour.parquet").query("recipe == 'shortcut_every_level'")
+    (line,) = live.compounding()
+    for nfe, std in zip(study.nfe, study.latent_std, strict=True):
+        assert f"{std:.2f} in {nfe:g} call" in line
+    for name, line in zip(("shortcut_finest_level", "ism_plus"), live.recorded(), strict=True):
+        _, card = released(name)
+        assert f"`{name}`: {card['scores']['1 NFE, w = 1']['frechet']:.2f}, " in line
 
 
 # ---------------------------------------------------------------- in a page
@@ -250,13 +284,18 @@ def page(browser: Chrome, site: Site) -> Iterator[str]:
         assert logged(browser, home) == []
 
 
+PICTURES = "[...arguments[0].querySelectorAll('canvas')].map((canvas) => canvas.toDataURL()).join()"
+
+
 def shown(browser: Chrome, root: Any) -> str:
-    return browser.execute_script("return arguments[0].querySelector('canvas').toDataURL()", root)
+    """Every picture of a model, once all are drawn."""
+    until(browser, "const { live } = arguments[0]; return !(live.busy || live.frame || live.wanted)", root)
+    return browser.execute_script(f"return {PICTURES}", root)
 
 
 def changes(browser: Chrome, root: Any, before: str) -> str:
     """Wait until the picture is another one."""
-    until(browser, "return arguments[0].querySelector('canvas').toDataURL() !== arguments[1]", root, before)
+    until(browser, f"return {PICTURES} !== arguments[1]", root, before)
     return shown(browser, root)
 
 
@@ -266,9 +305,10 @@ def requested(browser: Chrome) -> list[str]:
 
 def test_nothing_of_a_model_is_loaded_before_the_click(browser: Chrome, page: str, site: Site) -> None:
     names = [name.removeprefix(page) for name in requested(browser)]
-    assert set(names) == {"_static/book.css", "_static/live/start.js", *(f"models/{name}.png" for name in site.about)}
+    pictures = {f"models/{name}-{k}.png" for name, model in site.models.items() for k in range(len(model.view.fields))}
+    assert set(names) == {"_static/book.css", "_static/live/start.js"} | pictures
     for root in browser.find_elements(By.CLASS_NAME, "live"):
-        assert root.find_element(By.TAG_NAME, "img").is_displayed()
+        assert all(image.is_displayed() for image in root.find_elements(By.TAG_NAME, "img"))
         assert not root.find_element(By.TAG_NAME, "form").is_displayed()
 
 
@@ -347,16 +387,84 @@ def test_the_end_of_a_walk_is_the_start_of_the_next(browser: Chrome, page: str) 
     assert browser.execute_async_script(compared, root, there) <= 1  # of 255 levels
 
 
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_follows_its_controls(browser: Chrome, page: str, site: Site, name: str) -> None:
+    view, root = site.models[name].view, open_model(browser, name)
+    seen = [shown(browser, root)]
+    assert not [image for image in root.find_elements(By.TAG_NAME, "img") if image.is_displayed()]
+    keys = {"label": Keys.ARROW_DOWN, "w": Keys.ARROW_RIGHT, "nfe": Keys.ARROW_DOWN, "seed": Keys.ARROW_UP}
+    for control in view.controls:
+        element = root.find_element(By.NAME, control)
+        assert browser.execute_script("return arguments[0].labels.length", element) == 1
+        element.send_keys(keys.get(control, Keys.PAGE_UP))
+        changes(browser, root, seen[-1])
+        seen.append(shown(browser, root))
+    for control in {"w", "walk"} & {*view.controls}:
+        mouse = ActionChains(browser).move_to_element(root.find_element(By.NAME, control)).click_and_hold()
+        mouse.move_by_offset(30, 0).perform()
+        changes(browser, root, seen[-1])
+        ActionChains(browser).release().perform()
+        seen.append(shown(browser, root))
+    root.find_element(By.NAME, "next").click()
+    changes(browser, root, seen[-1])
+    assert shown(browser, root) not in seen
+    assert len(set(seen)) == len(seen)
+    told = f"seed 2. {view.legend[0].upper()}{view.legend[1:]}"
+    until(browser, "return arguments[0].querySelector('[role=status]').textContent.includes(arguments[1])", root, told)
+    said = root.find_element(By.CSS_SELECTOR, "[role=status]").text
+    for number in root.find_elements(By.CLASS_NAME, "live-number"):
+        assert number.text in said
+    labels = [canvas.get_attribute("aria-label") for canvas in root.find_elements(By.TAG_NAME, "canvas")]
+    assert len(set(labels)) == len(view.fields)
+    assert all("seed 2" in label for label in labels)
+
+
+def test_a_newer_wish_ends_a_long_drawing(browser: Chrome, page: str) -> None:
+    script = """
+    const [root, done] = arguments, { live } = root, { walk } = live.form.elements, drawn = [];
+    const { drawn: draw } = live;
+    live.drawn = async (x0, asked, stopped) => {
+      const found = await draw.call(live, x0, asked, stopped);
+      drawn.push([asked.nfe, asked.walk, found !== null]);
+      return found;
+    };
+    const ask = (value) => { walk.value = value; walk.dispatchEvent(new Event("input", { bubbles: true })); };
+    ask(0.25);
+    setTimeout(() => ask(0.5), 120);
+    (function wait() {
+      if (live.busy || live.frame || live.wanted || Number(walk.value) < 0.5) return setTimeout(wait, 20);
+      done([drawn, root.querySelectorAll("canvas.late").length]);
+    })();
+    """
+    root = open_model(browser, "ladder")
+    drawn, late = browser.execute_async_script(script, root)
+    every = [[nfe, True] for nfe in (1, 1, 4, 4, 128, 128)]
+    asked = [[nfe, done] for nfe, walk, done in drawn if walk == 0.25]
+    assert asked[0] == [1, True]
+    assert asked != every, "the older wish was drawn to its end"
+    assert [[nfe, done] for nfe, walk, done in drawn if walk == 0.5] == every
+    assert late == 0
+
+
 def test_the_page_draws_what_the_kit_draws(browser: Chrome, page: str, site: Site) -> None:
     script = """
-    const [root, {x0, ...asked}, done] = arguments;
-    root.live.pictures(x0, asked).then((images) => done([...images]));
+    const [root, x0, sets, done] = arguments, { live } = root;
+    (async () => {
+      const { normal } = await import("/_static/live/noise.js");
+      const fresh = Array.from({ length: 8 }, (_, k) => [...normal(x0.length, 1_000_000 + k)]);
+      const { images } = await live.drawn(x0, { ...live.about.start, ...sets });
+      done([[...images], sets.renoise ? fresh : []]);
+    })();
     """
-    for space in site.about:
-        root = open_model(browser, space)
-        for case in cases(space):
-            found = browser.execute_async_script(script, root, case | {"x0": case["x0"].flatten().tolist()})
-            torch.testing.assert_close(torch.tensor(found), site.draw(space, **case).flatten(), rtol=0, atol=1e-4)
+    for name, model in site.models.items():
+        root, view = open_model(browser, name), model.view
+        x0 = torch.randn(view.pictures, *view.space.shape, generator=stream(6, "live", name))
+        asked = [{"x0": x0, "sets": sets} for sets in view.fields] if name in TABLES else cases(name)
+        for case in asked:
+            found, fresh = browser.execute_async_script(script, root, case["x0"].flatten().tolist(), case["sets"])
+            given = (torch.tensor(noise).view_as(case["x0"]) for noise in fresh)
+            wanted = site.draw(name, **case, source=lambda shape, generator, given=given: next(given))
+            torch.testing.assert_close(torch.tensor(found).view_as(wanted), wanted, rtol=0, atol=1e-4)
 
 
 def test_one_step_of_one_image_is_quick(browser: Chrome, page: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -370,7 +478,9 @@ def test_one_step_of_one_image_is_quick(browser: Chrome, page: str, capsys: pyte
       };
       const draw = (rows) => {
         const noise = Float32Array.from({ length: rows * query.x.length }, (_, i) => query.x[i % query.x.length]);
-        return root.live.remote.ask("draw", { noise, label: 3, w: 1, nfe: 1 });
+        const began = performance.now();
+        const seconds = () => (performance.now() - began) / 1000;
+        return root.live.drawn(noise, { label: 3, w: 1, nfe: 1 }).then(() => ({ seconds: seconds() }));
       };
       done([await median(() => root.live.velocity(query)), await median(() => draw(1)), await median(() => draw(9))]);
     })();
@@ -397,7 +507,7 @@ def test_a_page_opened_as_a_file_says_what_to_do(browser: Chrome, site: Site) ->
 
 def test_a_file_that_is_missing_is_said(browser: Chrome, site: Site, tmp_path: Path) -> None:
     shutil.copytree(site.folder, tmp_path / "site")
-    (tmp_path / "site" / site.about["clothes"]["decoder"]).unlink()
+    (tmp_path / "site" / site.models["clothes"].about["decoder"]).unlink()
     with served(tmp_path / "site") as home:
         browser.get(f"{home}live.html")
         root = browser.find_element(By.ID, "live-clothes")

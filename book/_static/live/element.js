@@ -1,8 +1,15 @@
 // The controls of a live model, and what they draw. start.js imports this when the reader asks for it.
-import { noise } from "./noise.js";
+//
+// What an element shows is up to the page (see View in book/live.py): the fields of pictures and what each asks of the
+// network, the controls, and what is measured.
+import { MEASURES } from "./measure.js";
+import { noise, normal } from "./noise.js";
 import { paint } from "./picture.js";
+import { sample } from "./sampler.js";
 
-const PICTURES = 9; // at once, three by three: enough to see how they differ, few enough to follow a dragged slider
+const PATIENCE = 100; // milliseconds that a newer wish waits for the fields of an older one
+const FRESH = 1_000_000; // seed of the noise between jumps: beyond those of the control, so that a walk keeps it
+const BOOK = new URL("../../", import.meta.url).href; // what the files are named from, whatever page they are for
 
 /** A worker whose messages are answered by promises. */
 class Remote {
@@ -41,7 +48,7 @@ async function load(root, about) {
   bar.hidden = false;
   const remote = new Remote((bytes) => (bar.value += bytes));
   try {
-    await remote.ask("open", { about, root: document.baseURI });
+    await remote.ask("open", { about, root: BOOK });
   } catch (error) {
     remote.stop();
     throw error;
@@ -52,43 +59,46 @@ async function load(root, about) {
   return remote;
 }
 
-/** What the controls ask for. */
-function settings(form) {
-  const { label, w, nfe, seed, walk } = form.elements;
-  const number = Math.trunc(Number(seed.value)); // an empty field is seed 0
+/** What the controls ask for; what there is no control for is as at first. */
+function settings({ elements }, start) {
+  const number = (name) => (elements[name] ? Number(elements[name].value) : start[name]);
+  const seed = Math.trunc(number("seed")); // an empty field is seed 0
   return {
-    label: Number(label.value),
-    name: label.selectedOptions[0].textContent,
-    w: Number(w.value),
-    nfe: Number(nfe.value),
-    seed: Number.isFinite(number) ? number : 0,
-    walk: Number(walk.value),
+    ...start,
+    label: elements.label ? number("label") : start.label,
+    w: number("w"),
+    nfe: number("nfe"),
+    seed: Number.isFinite(seed) ? seed : 0,
+    walk: number("walk"),
   };
 }
 
 const calls = (nfe) => `${nfe} call${nfe > 1 ? "s" : ""}`;
 
-function described({ name, w, nfe, seed, walk }) {
-  const place = walk ? `${Math.round(100 * walk)} % of the way from seed ${seed} to ${seed + 1}` : `seed ${seed}`;
-  return `${name}, guidance ${w.toFixed(2)}, ${calls(nfe)} of the network, ${place}`;
-}
+const place = ({ seed, walk }) =>
+  walk ? `${Math.round(100 * walk)} % of the way from seed ${seed} to ${seed + 1}` : `seed ${seed}`;
 
 /** Draw what the controls ask for whenever that changes: the newest wish next, those in between never. */
 class Drawing {
   constructor(root, about, remote) {
-    Object.assign(this, { root, about, remote, wanted: null, busy: false, frame: 0 });
+    Object.assign(this, { root, about, remote, wanted: null, busy: false, frame: 0, results: [] });
     this.form = root.querySelector("form");
-    this.canvas = root.querySelector("canvas");
+    this.canvases = [...root.querySelectorAll("canvas")];
+    this.numbers = [...root.querySelectorAll(".live-number")];
     this.status = root.querySelector("[role=status]");
     this.size = about.shape.reduce((product, side) => product * side, 1);
   }
 
-  /** The pictures of some noise, (rows, channels, side, side) in [-1, 1]; also what the tests compare with the kit. */
-  async pictures(noise, { label, w, nfe }) {
-    return (await this.remote.ask("draw", { noise: Float32Array.from(noise), label, w, nfe })).result;
+  /** The latents and pictures of some noise, null if `stopped()`; also what the tests compare with the kit. */
+  async drawn(noise, asked, stopped) {
+    const { network, renoise } = asked;
+    const net = async (query) => (await this.velocity({ network, ...query })).result;
+    const fresh = renoise ? (k) => normal(noise.length, FRESH + k) : null;
+    const z = await sample(net, noise, { n: this.about.n, fresh, stopped, ...asked });
+    return z && { z, images: (await this.remote.ask("decode", { z })).result };
   }
 
-  /** One call of the network, and the seconds that it took; for the tests. */
+  /** One call of a network, and the seconds that it took. */
   velocity(query) {
     return this.remote.ask("velocity", { query: { ...query, x: Float32Array.from(query.x) } });
   }
@@ -98,7 +108,7 @@ class Drawing {
     this.showValues();
     this.frame ||= requestAnimationFrame(() => {
       this.frame = 0;
-      this.wanted = settings(this.form);
+      this.wanted = settings(this.form, this.about.start);
       if (!this.busy) this.work();
     });
   }
@@ -113,42 +123,72 @@ class Drawing {
     this.busy = false;
   }
 
+  /** Draw every field, those of few calls first. One that takes long is given up for a newer wish. */
   async once() {
-    const asked = this.wanted;
+    const { fields, pictures, picture, across } = this.about;
+    const { wanted } = this;
     this.wanted = null;
     const began = performance.now();
-    const x0 = noise({ rows: PICTURES, size: this.size, seed: asked.seed, walk: asked.walk });
-    const images = await this.pictures(x0, asked);
-    paint(this.canvas, images, this.about.picture);
-    this.tell(described(asked), performance.now() - began);
+    const stopped = () => this.wanted !== null && performance.now() - began > PATIENCE;
+    const x0 = noise({ rows: pictures, size: this.size, seed: wanted.seed, walk: wanted.walk });
+    const asked = fields.map((field) => ({ ...wanted, ...field }));
+    const late = new Set([...fields.keys()].sort((a, b) => asked[a].nfe - asked[b].nfe));
+    for (const k of late) {
+      const result = stopped() ? null : await this.drawn(x0, asked[k], stopped);
+      if (result === null) break;
+      this.results[k] = result;
+      paint(this.canvases[k], result.images, picture, across);
+      this.canvases[k].setAttribute("aria-label", `${pictures} pictures: ${this.described(asked[k])}`);
+      late.delete(k);
+    }
+    this.canvases.forEach((canvas, k) => canvas.classList.toggle("late", late.has(k)));
+    if (!late.size) this.tell(wanted, performance.now() - began);
   }
 
-  /** Say what is drawn, once the reader pauses: a screen reader would read out each position of a dragged slider. */
-  tell(text, milliseconds) {
-    this.canvas.setAttribute("aria-label", `${PICTURES} pictures: ${text}`);
+  label({ label }) {
+    return Array.isArray(label) ? `${label.length} classes` : this.about.names[label];
+  }
+
+  described({ network, renoise, w, nfe, ...others }) {
+    const named = Object.keys(this.about.generators).length > 1 ? `${network}, ` : "";
+    const way = renoise ? ", jumps and fresh noise" : "";
+    return `${named}${this.label(others)}, guidance ${w.toFixed(2)}, ${calls(nfe)} of the network${way}, ${place(others)}`;
+  }
+
+  /** Show what is measured. Say it once the reader pauses: a screen reader would read each position of a slider. */
+  tell(wanted, milliseconds) {
+    const { fields, rows, pictures, measure, legend } = this.about;
+    const found = MEASURES[measure](this.results, fields);
+    this.numbers.forEach((element, k) => (element.textContent = found[k]));
+    const lines = new Map();
+    found.forEach((text, k) => text && lines.set(rows[k], [...(lines.get(rows[k]) ?? []), text]));
+    const named = (row) => (lines.size > 1 ? `${row}: ` : "");
+    const numbers = [...lines].map(([row, texts]) => `${named(row)}${texts.join(", ")}`).join("; ");
+    const shown = this.canvases.length > 1 ? `${this.label(wanted)}, ${place(wanted)}` : this.described(wanted);
+    const drawn = `${fields.length * pictures} pictures in ${Math.round(milliseconds)} ms: ${shown}.`;
     clearTimeout(this.later);
     this.later = setTimeout(() => {
-      this.status.textContent = `${PICTURES} pictures in ${Math.round(milliseconds)} ms: ${text}.`;
+      this.status.textContent = numbers ? `${drawn} ${legend[0].toUpperCase()}${legend.slice(1)}: ${numbers}.` : drawn;
     }, 300);
   }
 
   showValues() {
-    const { w, walk } = this.form.elements;
-    this.form.querySelector("output[name=wShown]").value = Number(w.value).toFixed(2);
-    this.form.querySelector("output[name=walkShown]").value = `${Math.round(100 * walk.value)} %`;
+    const { w, wShown, walk, walkShown } = this.form.elements;
+    if (w) wShown.value = Number(w.value).toFixed(2);
+    walkShown.value = `${Math.round(100 * walk.value)} %`;
   }
 }
 
-/** Put the canvas in the place of the picture, and the controls in that of the button. */
+/** Put the canvases in the place of the pictures, and the controls in that of the button. */
 function show(root, drawing) {
-  root.querySelector("img").hidden = true;
-  drawing.canvas.hidden = false;
+  for (const image of root.querySelectorAll("img")) image.hidden = true;
+  for (const canvas of drawing.canvases) canvas.hidden = false;
   drawing.form.hidden = false;
   const button = root.querySelector("button.live-load");
   const had = document.activeElement === button || document.activeElement === document.body;
   button.hidden = true;
   root.querySelector(".live-hint").hidden = true;
-  if (had) drawing.form.elements.label.focus({ preventScroll: true }); // else a keyboard would start at the top again
+  if (had) drawing.form.elements[0].focus({ preventScroll: true }); // else a keyboard would start at the top again
 }
 
 /** Load the model of an element and let its reader draw. */
@@ -160,12 +200,12 @@ export async function start(root) {
   form.addEventListener("input", () => drawing.changed());
   form.addEventListener("submit", (event) => event.preventDefault()); // Enter in the field of the seed
   form.elements.next.addEventListener("click", () => {
-    form.elements.seed.value = settings(form).seed + 1;
+    form.elements.seed.value = settings(form, about.start).seed + 1;
     form.elements.walk.value = 0; // where the walk to it ended
     drawing.changed();
   });
   drawing.showValues();
-  drawing.wanted = settings(form);
+  drawing.wanted = settings(form, about.start);
   await drawing.work();
   show(root, drawing);
   root.live = drawing; // the tests' way in

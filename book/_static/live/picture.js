@@ -2,12 +2,6 @@
 
 const GAP = 1; // pixel between two pictures
 
-/** The numbers of rows and columns of a nearly square table. */
-export function grid(count) {
-  const columns = Math.ceil(Math.sqrt(count));
-  return [Math.ceil(count / columns), columns];
-}
-
 /** A number in [-1, 1] as a byte. */
 const byte = (value) => Math.round(127.5 * (value + 1)); // a Uint8ClampedArray cuts off what is beyond
 
@@ -22,17 +16,17 @@ function picture(images, start, channels, side) {
   return made;
 }
 
-/** Draw images, one after the other in an array, as a table with white gaps. */
-export function paint(canvas, images, [channels, side]) {
+/** Draw images, one after the other in an array, as a table with white gaps, `across` of them side by side. */
+export function paint(canvas, images, [channels, side], across) {
   const length = channels * side * side;
-  const [rows, columns] = grid(images.length / length);
-  canvas.width = columns * (side + GAP) - GAP;
+  const rows = Math.ceil(images.length / length / across);
+  canvas.width = across * (side + GAP) - GAP;
   canvas.height = rows * (side + GAP) - GAP;
   const context = canvas.getContext("2d");
   context.fillStyle = "#fff";
   context.fillRect(0, 0, canvas.width, canvas.height);
   for (let k = 0; k * length < images.length; k++) {
-    const [row, column] = [Math.floor(k / columns), k % columns];
+    const [row, column] = [Math.floor(k / across), k % across];
     context.putImageData(picture(images, k * length, channels, side), column * (side + GAP), row * (side + GAP));
   }
 }

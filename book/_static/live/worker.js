@@ -1,4 +1,4 @@
-// The worker in which a model runs, so that the page answers to its reader meanwhile.
+// The worker in which the networks run, so that the page answers to its reader meanwhile.
 //
 // It gets { id, kind, ... } and answers { id, result } or { id, error }. While files arrive it sends { received }.
 import { open } from "./model.js";
@@ -22,8 +22,8 @@ const KINDS = {
   async open({ about, root }) {
     model = await open(about, (path) => get(new URL(path, root)));
   },
-  draw: ({ noise, ...asked }) => model.draw(noise, asked),
   velocity: ({ query }) => model.velocity(query),
+  decode: ({ z }) => model.decode(z),
 };
 
 addEventListener("message", async ({ data: { id, kind, ...given } }) => {
