@@ -184,7 +184,7 @@ def _check_assignments(coupling: Coupling, batches: Batches, warn: bool) -> None
             f"about {together} rows are in one assignment (pool {coupling.pool} x batch_size {batches.batch_size}, the "
             f"largest class {largest:.0%}): 8192 take some 28 s of a core for {coupling.pool} steps, and the time "
             f"grows with the cube; recipe.coupling.pool {enough} has at most {LARGE}",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
