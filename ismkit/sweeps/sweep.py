@@ -378,9 +378,10 @@ def _check_columns(frame: pd.DataFrame, metric: str, *columns: str) -> None:
         raise ValueError(f"frame must have one column {twice[0]!r}, it has {[*frame.columns].count(twice[0])}")
     if frame.empty:
         raise ValueError("frame must have one row or more, got none")
-    if empty := [name for name in columns if frame[name].isna().any()] or [metric] * frame[metric].isna().all():
-        rows = int(frame[empty[0]].isna().sum())
-        raise ValueError(f"frame must have a value of {empty[0]!r} in every row, {rows} of {len(frame)} have none")
+    gaps = {name: int(frame[name].isna().sum()) for name in (metric, *columns)}
+    if empty := [name for name, rows in gaps.items() if rows > (len(frame) - 1 if name == metric else 0)]:
+        have, none = "some rows" if empty[0] == metric else "every row", gaps[empty[0]]
+        raise ValueError(f"frame must have a value of {empty[0]!r} in {have}, {none} of {len(frame)} have none")
     if not pd.api.types.is_numeric_dtype(frame[metric]):
         raise ValueError(f"metric must name a column of numbers, got {metric!r}, of {frame[metric].dtype}")
 
