@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -153,6 +154,23 @@ _HOW = (
 )
 
 
+def _without(frame: pd.DataFrame, name: str, how: str) -> pd.DataFrame:
+    """A table whose column is missing, of another name or kind, twice there, or that has no rows any more."""
+    spoils: dict[str, Callable[[], pd.DataFrame]] = {
+        "missing": lambda: frame.drop(columns=name),
+        "renamed": lambda: frame.rename(columns={name: f"{name} "}),
+        "texts": lambda: frame.astype({name: str}),
+        "not finite": lambda: frame.assign(**{name: math.nan}),
+        "twice": lambda: pd.concat([frame, frame[[name]]], axis=1),
+        "no rows": lambda: frame[:0],
+        "one row": lambda: frame[:1],
+    }
+    return spoils[how]()
+
+
+_COLUMN = ("missing", "renamed", "texts", "not finite", "twice", "no rows", "one row")
+
+
 @st.composite
 def spoilt(draw: st.DrawFn, given: dict[str, Any], keep: Collection[str] = ()) -> dict[str, Any]:
     """Those of some ordinary arguments, mostly one, that are mistaken now; the others fit."""
@@ -163,6 +181,8 @@ def spoilt(draw: st.DrawFn, given: dict[str, Any], keep: Collection[str] = ()) -
         value = given[name]
         if isinstance(value, Tensor) and draw(st.integers(0, 3)):
             changed[name] = _spoil(value, draw(st.sampled_from(_HOW)))
+        elif isinstance(value, pd.DataFrame) and draw(st.integers(0, 3)):
+            changed[name] = _without(value, draw(st.sampled_from(list(value))), draw(st.sampled_from(_COLUMN)))
         else:
             changed[name] = draw(st.one_of(st.sampled_from(MISTAKEN), tensors()))
     return changed

@@ -1,9 +1,11 @@
 """Kill each long command at random moments, give it again, and compare what it ends with.
 
-``python -m tests.kills [JOB ...] [--kills N] [--seed S] [--append FILE]`` does the full counts by hand (half an hour of
-two idle cores); ``tests/test_kills.py`` does a few. A job is run once without a kill. Then it is started and
-killed by SIGKILL again and again, each time after a random time, and given the same command again, until it ends by
-itself: a *round*. A round passes if
+``python -m tests.kills [JOB ...] [--kills N] [--seed S] [--counts FILE]`` does the full counts by hand, and says of
+each job how long it will take; ``tests/test_kills.py`` does a few. It may be stopped at any moment: the file has the
+counts of all rounds that ended, and the same command adds what is missing, as long as the code of the kit is the same.
+
+A job is run once without a kill. Then it is started and killed by SIGKILL again and again, each time after a random
+time, and given the same command again, until it ends by itself: a *round*. A round passes if
 
 * after each kill every file that carries a final name can be read, and no process is left;
 * at its end all results are, bit for bit, those of the run without a kill, and no partial file is left.
@@ -28,7 +30,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -229,9 +232,25 @@ def kill_after(command: list[str], folder: Path, seconds: float, victim: str, rn
     return None
 
 
-def try_job(job: Job, kills: int, rng: random.Random, report: Callable[[Count], Any] = lambda count: None) -> Count:
-    """Kill a job until there were so many kills, and the last round has ended."""
-    count = Count()
+def try_job(
+    job: Job,
+    kills: int,
+    seed: str,
+    count: Count | None = None,
+    report: Callable[[str], Any] = lambda text: None,
+    keep: Callable[[Count], Any] = lambda count: None,
+) -> Count:
+    """Kill a job until there were so many kills, and the last round has ended.
+
+    Args:
+        job: what is killed.
+        kills: how often, those of ``count`` included.
+        seed: of the moments; each round has its own, wherever the count began.
+        count: what was done before, by default nothing.
+        report: told how it is going.
+        keep: given the count after each round.
+    """
+    count = count or Count()
     with tempfile.TemporaryDirectory() as temporary:
         inputs, whole = Path(temporary) / "inputs", Path(temporary) / "whole"
         inputs.mkdir()
@@ -242,7 +261,11 @@ def try_job(job: Job, kills: int, rng: random.Random, report: Callable[[Count], 
         expected = results(job, whole)
         if not expected:
             raise RuntimeError("the job without a kill has no results")
+        each = (0.8 * start + 1.1 * duration) / 2  # on average, before a kill; then the rest of the last start
+        left = (kills - count.kills) * each + duration
+        report(f"{duration:.0f} s without a kill; {kills - count.kills} kills take about {left / 60:.0f} minutes")
         while count.kills < kills:
+            rng = random.Random(f"{seed} {count.rounds}")
             folder = Path(temporary) / f"round{count.rounds}"
             folder.mkdir()
             ended = None
@@ -250,55 +273,83 @@ def try_job(job: Job, kills: int, rng: random.Random, report: Callable[[Count], 
                 # Once there were enough, it may end. The time to start varies most: some kills come too early.
                 after = rng.uniform(0.8 * start, 1.1 * duration) if count.kills < kills else SECONDS
                 ended = kill_after(job.command(inputs, folder), folder, after, job.victim, rng)
-                count.unread += tuple(unreadable(folder))
+                count.unread = (*count.unread, *unreadable(folder))
                 if ended is None:
                     count.early += after < start
                     count.kills += after >= start
-                    report(count)
+                    report(f"{count.kills} kills of {kills}")
             if ended:
                 raise RuntimeError(
                     f"a command after a kill ended with {ended}: {(folder / '.log').read_text()[-2000:]}"
                 )
             found = results(job, folder)
-            count.differ += tuple(name for name in {**expected, **found} if found.get(name) != expected.get(name))
-            count.differ += tuple(str(path) for path in folder.rglob(".*.partial-*"))
+            others = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
+            partial_files = [str(path.relative_to(folder)) for path in folder.rglob(".*.partial-*")]
+            count.differ = (*count.differ, *others, *partial_files)
             count.rounds += 1
+            keep(count)
             shutil.rmtree(folder)
     return count
 
 
-def main() -> None:
-    """The full counts, each appended to a JSON file as it ends."""
+def source_sum() -> str:
+    """A checksum of the code of the kit: counts of other code are not added to."""
+    parts = [path.read_bytes() for path in sorted((ROOT / "ismkit").rglob("*.py"))]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
+
+
+class Counts:
+    """The rows of all jobs in a JSON file, or of this process alone where there is none."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = json.loads(path.read_text()) if path and path.exists() else []
+
+    def row(self, name: str, seed: int) -> dict[str, Any]:
+        """That of a job with a seed and the code as it is: an earlier one, or a new one."""
+        about = {"job": name, "seed": seed, "code": source_sum()}
+        for row in self.rows:
+            if about.items() <= row.items():
+                return row
+        self.rows.append(about | vars(Count()) | {"minutes": 0.0})
+        return self.rows[-1]
+
+    def write(self) -> None:
+        """Replace the file."""
+        if self.path:
+            with replacing(self.path) as file:
+                file.write((json.dumps(self.rows, indent=1) + "\n").encode())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The full counts, kept in a JSON file after each round."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("jobs", nargs="*", choices=[*JOBS, []], help="default: all", metavar="JOB")
     parser.add_argument("--kills", type=int, help="of each job (default: 100 of a training, 20 of the others)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--append", type=Path, help="JSON file of the counts")
-    options = parser.parse_args()
+    parser.add_argument("--counts", type=Path, help="JSON file of the counts, which a later call adds to")
+    options = parser.parse_args(arguments)
+    counts = Counts(options.counts)
     for name in options.jobs or JOBS:
-        job = JOBS[name]
-        began, load = time.monotonic(), os.getloadavg()[0]
-        count = try_job(
-            job,
-            options.kills or job.kills,
-            random.Random(f"{name} {options.seed}"),
-            lambda count, name=name: print(f"\r{name}: {count.kills} kills", end="", flush=True),
-        )
-        minutes = (time.monotonic() - began) / 60
-        row = {
-            "job": name,
-            **vars(count),
-            "seed": options.seed,
-            "minutes": round(minutes, 1),
-            "load": round(load, 1),
-            "machine": f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, "
-            f"torch {torch.__version__.partition('+')[0]}",
-        }
-        print(f"\r{row}")
-        if options.append:
-            rows = json.loads(options.append.read_text()) if options.append.exists() else []
-            with replacing(options.append) as file:
-                file.write((json.dumps([*rows, row], indent=1) + "\n").encode())
+        job, row = JOBS[name], counts.row(name, options.seed)
+        kills, load, began = options.kills or job.kills, os.getloadavg()[0], time.monotonic()
+
+        def keep(count: Count, row: dict[str, Any] = row, load: float = load) -> None:
+            nonlocal began
+            now = time.monotonic()
+            row |= vars(count) | {"minutes": round(row["minutes"] + (now - began) / 60, 2), "load": round(load, 1)}
+            row["machine"] = (
+                f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, "
+                f"torch {torch.__version__.partition('+')[0]}"
+            )
+            began = now
+            counts.write()
+
+        done = Count(**{field.name: row[field.name] for field in fields(Count)})
+        if done.kills < kills:
+            report = partial(print, f"{name}:", flush=True)
+            try_job(job, kills, f"{name} {options.seed}", done, report, keep)
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -312,6 +312,23 @@ def test_sweep_of_a_run_with_all_its_options(swept: list[Any], tmp_path: Path, i
     assert (tmp_path / "new" / "t.parquet").is_file()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["recipe.coupling.pool", "0", "100000"], "recipe.coupling.pool must be at most 2005 with a batch_size of 256"),
+        (["batch_size", "64", "20001"], "batch_size 20001 x micro_batches 1 exceeds the 20000 samples"),
+    ],
+)
+def test_a_sweep_of_a_value_that_does_not_fit_ends_in_one_line(
+    options: list[str], message: str, tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ismkit.sweeps.processes.run", lambda *_, **__: pytest.fail("begun"))
+    answer = ismkit_("sweep", "gaussians", "-p", *options)
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    assert answer.err.startswith(f"ismkit sweep: {message}")
+    assert not (tmp_path / "out" / "sweeps").exists()
+
+
 def test_sweep_takes_a_judge_for_all_its_trials(swept: list[Any], ismkit_: Ismkit) -> None:
     """It is looked for before any work; with one, points and clothes may be swept together."""
     answer = ismkit_(

@@ -15,8 +15,10 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "ismkit"
 WITH_EXAMPLES = sorted(path for path in PACKAGE.rglob("*.py") if re.search(r"^ *>>> ", path.read_text(), re.MULTILINE))
-#: Whose docstrings are to come: these modules are being rewritten.
-LATER = ("sweeps.runner.",)
+
+
+#: Methods of networks that PyTorch names: a network is called itself, and its modes are no lesson.
+TORCHS = ("forward", "train")
 
 
 def exported() -> list[str]:
@@ -27,7 +29,7 @@ def exported() -> list[str]:
             assert isinstance(node, ast.ImportFrom)
             if node.module:  # else the files themselves
                 found += [f"{stub.parent.name}.{node.module}.{alias.name}" for alias in node.names]
-    return [name for name in found if not name.startswith(LATER)]
+    return found
 
 
 def module(path: Path) -> str:
@@ -53,6 +55,23 @@ def raised(value: Any) -> set[str]:
         bodies = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in made]
     calls = [node.exc for body in bodies for node in ast.walk(body) if isinstance(node, ast.Raise)]
     return {call.func.id for call in calls if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)}
+
+
+def methods(kind: type) -> dict[str, str]:
+    """The public methods that a class of the kit defines, with the docstring of each; properties are not called."""
+    names = {name: value for name, value in vars(kind).items() if not name.startswith("_")}
+    calls = {name: getattr(value, "__func__", value) for name, value in names.items()}
+    return {
+        name: inspect.getdoc(value) or ""
+        for name, value in calls.items()
+        if inspect.isfunction(value) and value.__qualname__ == f"{kind.__qualname__}.{name}" and name not in TORCHS
+    }
+
+
+def code_of(*docstrings: str | None) -> str:
+    """The code of all examples."""
+    parser = doctest.DocTestParser()
+    return "\n".join(example.source for text in docstrings for example in parser.get_examples(text or ""))
 
 
 @pytest.mark.parametrize("name", map(module, WITH_EXAMPLES))
@@ -97,3 +116,28 @@ def test_public_name_is_documented(name: str) -> None:
     assert re.search(r"^Example:\n    \S", docstring, re.MULTILINE)
     examples = doctest.DocTestParser().get_examples(docstring)
     assert [example for example in examples if example.want and doctest.SKIP not in example.options]
+
+
+def classes() -> dict[str, type]:
+    """The public classes, and those of the kit that they are made of, by their place."""
+    found = {}
+    for name in exported():
+        file, _, attribute = name.rpartition(".")
+        value = getattr(importlib.import_module(f"ismkit.{file}"), attribute)
+        if inspect.isclass(value):
+            for kind in value.__mro__:
+                if kind.__module__.startswith("ismkit."):
+                    found[f"{kind.__module__.removeprefix('ismkit.')}.{kind.__qualname__}"] = kind
+    return found
+
+
+def test_every_public_method_is_called_in_an_example() -> None:
+    """In its own, in that of its class, or in that of a public class which has it from there."""
+    known = classes()
+    lacking = []
+    for place, kind in known.items():
+        family = [inspect.getdoc(other) for other in known.values() if kind in other.__mro__]
+        for name, own in methods(kind).items():
+            if not re.search(rf"\.{name}\(", code_of(own, *family)):
+                lacking.append(f"{place}.{name}")
+    assert lacking == []

@@ -728,23 +728,27 @@ CALLS: dict[str, Call] = {
         },
     ),
     "against": Call(
-        partial(sweeps.against, w=1.0), {"frame": FRAME, "reference": "b", "metric": "w2"}, names=("frame", "w2")
+        partial(sweeps.against, w=1.0),
+        {"frame": FRAME, "reference": "b", "metric": "w2"},
+        names=("frame", "w2", "metric", "reference"),
     ),
     "compare_pairs": Call(
         partial(sweeps.compare_pairs, within="w"),
         {"frame": FRAME, "pairs": [("a", "b")], "metric": "w2"},
-        names=("frame", "w2", "variants"),
+        names=("frame", "w2", "metric", "variants"),
     ),
-    "at_best": Call(sweeps.at_best, {"frame": FRAME, "metric": "w2"}, names=("frame",)),
+    "at_best": Call(sweeps.at_best, {"frame": FRAME, "metric": "w2"}, names=("frame", "metric")),
     "change_in_percent": Call(
         partial(sweeps.change_in_percent, w=1.0),
         {"frame": FRAME, "variant": "a", "reference": "b", "metric": "w2"},
-        names=("frame", "w2", "variants"),
+        names=("frame", "w2", "metric", "variants"),
     ),
     "paired": Call(
-        partial(sweeps.paired, w=1.0), {"frame": FRAME, "variants": ("a", "b"), "metric": "w2"}, names=("frame", "w2")
+        partial(sweeps.paired, w=1.0),
+        {"frame": FRAME, "variants": ("a", "b"), "metric": "w2"},
+        names=("frame", "w2", "metric"),
     ),
-    "summary": Call(sweeps.summary, {"frame": FRAME, "metric": "w2"}, names=("frame",)),
+    "summary": Call(sweeps.summary, {"frame": FRAME, "metric": "w2"}, names=("frame", "metric")),
     "Trial": Call(
         sweeps.Trial,
         {

@@ -5,8 +5,10 @@ What takes long is replaced: a training stops in its first step, and nothing is 
 
 import importlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import nbformat
 import pandas as pd
 import pytest
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor
 from ismkit import cli
 from ismkit.data.photos import photo_folder
 from ismkit.evaluation.judges import FashionJudge
-from tests.commandline import Ismkit, a_file
+from tests.commandline import PARAMETERS, Ismkit, a_file, tiny
 from tests.hostile import TRIES
 
 VALUES = (
@@ -36,7 +38,18 @@ GIVEN: dict[str, list[str]] = {
     "export": ["ism_plus", "--format", "torch"],
     "ledger": [],
     "course": ["pack"],
+    "notebook": ["00"],
+    "lab": [],
 }
+
+
+#: Names of notebooks: some that are there, and some that look like it.
+NOTEBOOKS = ("00", "01", "0", "00_tiny", "00_tiny.ipynb", "notebooks/00_tiny.ipynb", "folder.ipynb", "broken.ipynb")
+
+
+def copied(source: str, target: str, *_: Any, **__: Any) -> None:
+    """In place of papermill, which reads braces as places for values."""
+    Path(target.format()).write_bytes(Path(source.format()).read_bytes())
 
 
 def stopped(*_: Any, **__: Any) -> None:
@@ -44,7 +57,7 @@ def stopped(*_: Any, **__: Any) -> None:
 
 
 @pytest.fixture
-def quick(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ismkit:
+def quick(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, notebooks: Path) -> Ismkit:
     """The commands without what takes long."""
 
     def run(trials: list[Any], *_: Any, **__: Any) -> pd.DataFrame:
@@ -70,6 +83,12 @@ def quick(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> I
     monkeypatch.setattr(FashionJudge, "score", score)
     nothing = torch.nn.Identity()
     monkeypatch.setattr(FashionJudge, "load", lambda *_: FashionJudge(nothing, nothing, torch.device("cpu")))
+    monkeypatch.setattr("papermill.execute_notebook", copied)
+    monkeypatch.setattr("ismkit.cli.lab.subprocess", SimpleNamespace(call=lambda command: 0))
+    monkeypatch.setattr("ismkit.cli.lab.doctor", SimpleNamespace(command=lambda: 0))
+    nbformat.write(tiny(["pass"], f"{PARAMETERS}\npairs = (1, 2)"), notebooks / "00_tiny.ipynb")
+    (tmp_path / "broken.ipynb").write_text('{"cells": [{}]}')
+    (tmp_path / "folder.ipynb").mkdir()
     a_file(tmp_path)
     (tmp_path / "folder").mkdir()
     photo_folder(tmp_path / "photos", per_class=1, side=16)
@@ -78,6 +97,8 @@ def quick(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> I
 
 def options(command: str) -> list[str]:
     module = importlib.import_module(f"ismkit.cli.{command}")
+    if hasattr(module, "call"):  # its options are those of JupyterLab
+        return ["--no-browser", "--port"]
     return [f"--{name.replace('_', '-')}" for name in cli.kinds(module)]
 
 
@@ -85,6 +106,11 @@ def options(command: str) -> list[str]:
 def arguments(draw: st.DrawFn, command: str) -> list[str]:
     """One option or two, each with a value or more, among the arguments that the command needs."""
     found = list(GIVEN[command])
+    if command in ("notebook", "lab") and draw(st.booleans()):  # which notebook
+        found[:1] = [draw(st.sampled_from((*VALUES, *NOTEBOOKS)))]
+    if command == "notebook" and draw(st.booleans()):
+        name = draw(st.sampled_from(("profile", "seed", "flag", "text", "pairs", *VALUES)))
+        found += ["-p", name, draw(st.sampled_from(VALUES))]
     for option in draw(st.lists(st.sampled_from(options(command)), min_size=1, max_size=2, unique=True)):
         values = draw(st.lists(st.sampled_from(VALUES), max_size=1 + draw(st.integers(0, 1))))
         found += [f"{option}={values[0]}"] if values and draw(st.booleans()) else [option, *values]

@@ -28,8 +28,10 @@ from ismkit.imagenet.sources import open_source
 from ismkit.imagenet.vae import ImageVAE, write_tiny_vae
 from ismkit.models.nets import DiT, ToyMLP
 from ismkit.models.saved import load_model, save_model
+from ismkit.sweeps.studies import run_study
 from ismkit.sweeps.sweep import read_table, write_table
 from ismkit.training import checkpoint
+from ismkit.training.runs import RUNS
 from ismkit.utils.store import Store
 from tests.commandline import fill
 from tests.hostile import TRIES, of_the_kit
@@ -106,6 +108,15 @@ def read_reference(path: Path) -> Any:
 def a_table(folder: Path, seed: int) -> Path:
     rows = [{"variant": v, "seed": k, "w2": k + 0.1 * seed, "pool": None if k else 3} for v in "ab" for k in range(9)]
     return write_table(pd.DataFrame(rows), folder / "t.parquet")
+
+
+def a_study(folder: Path, seed: int) -> Path:
+    run_study(folder / "study.json", {"short": RUNS["gaussians"]}, [seed], lambda run, seed: {"loss": 0.5 + seed})
+    return folder / "study.json"
+
+
+def read_study(path: Path) -> Any:
+    return [{**result, "cpu_seconds": 0} for result in run_study(path, {}, [], lambda run, seed: {})]
 
 
 def samples(folder: Path, seed: int) -> Path:
@@ -198,6 +209,7 @@ FORMATS = {
     "reference": Format(a_reference, read_reference),
     "ADM's reference": Format(adm, read_reference),
     "table": Format(a_table, read_table),
+    "study": Format(a_study, read_study),
     "samples": Format(samples, read_samples),
     "manifest of samples": Format(manifest_of_samples, read_samples),
     "latents": Format(latents, read_latents),

@@ -1,22 +1,57 @@
 """A few kills of what no other test kills as a whole; ``python -m tests.kills`` does all jobs, many times."""
 
-import random
+import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.kills import JOBS, contents, try_job, unreadable
+from tests import kills
+from tests.kills import JOBS, Count, contents, try_job, unreadable
 
 
 @pytest.mark.parametrize("name", ["training of two processes", "evaluation"])
 def test_what_is_killed_ends_as_if_it_had_not_been(name: str) -> None:
-    count = try_job(JOBS[name], 1, random.Random(0))
+    count = try_job(JOBS[name], 1, name)
     assert (count.unread, count.differ) == ((), ())
     assert count.kills
     assert count.rounds
+
+
+def test_counts_of_rounds_that_ended_outlive_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call adds what is missing; other code and another seed begin from scratch."""
+    asked: list[tuple[int, int]] = []
+
+    def stopped(job: Any, wanted: int, seed: str, count: Count, report: Any, keep: Any) -> None:
+        asked.append((count.kills, count.rounds))
+        keep(Count(count.kills + 2, 1, count.rounds + 1))
+        if count.kills < 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(kills, "try_job", stopped)
+    command = ["sweep", "--kills", "6", "--counts", str(tmp_path / "counts.json")]
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            kills.main(command)
+    for _ in range(2):  # the second has nothing left to do
+        kills.main(command)
+    assert asked == [(0, 0), (2, 1), (4, 2)]
+    kills.main([*command, "--kills", "2"])
+    monkeypatch.setattr(kills, "source_sum", lambda: "other")
+    with pytest.raises(KeyboardInterrupt):
+        kills.main(command)
+    with pytest.raises(KeyboardInterrupt):
+        kills.main([*command, "--seed", "1"])
+    assert asked[3:] == [(0, 0), (0, 0)]
+    rows = json.loads((tmp_path / "counts.json").read_text())
+    assert [(row["job"], row["seed"], row["kills"], row["rounds"]) for row in rows] == [
+        ("sweep", 0, 6, 3),
+        ("sweep", 0, 2, 1),
+        ("sweep", 1, 2, 1),
+    ]
 
 
 def test_what_cannot_be_read_is_named_and_partial_files_are_not(tmp_path: Path) -> None:

@@ -235,6 +235,12 @@ class ClassGroups:
         ...     print(len(labels.unique()))
         94
         4
+
+        One epoch has every row once:
+
+        >>> order = ClassGroups(pool=4, classes=4).order(y, rows=256, seed=0, epoch=0)
+        >>> order.sort().values.equal(torch.arange(6400))
+        True
     """
 
     pool: int

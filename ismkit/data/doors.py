@@ -36,6 +36,8 @@ class StochasticDataset(Protocol):
         >>> x, y = next(Batches(Noisy(), batch_size=3, seed=0).stream())
         >>> x.round().flatten().sort().values
         tensor([0., 1., 2.])
+        >>> Noisy().take(torch.tensor([2]), torch.Generator().manual_seed(0))[1]
+        tensor([0])
     """
 
     def take(self, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:

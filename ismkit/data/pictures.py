@@ -261,7 +261,7 @@ def balanced(data: Labelled, per_class: int, seed: int = 0, changes: Sequence[Ch
         if not callable(change) or isinstance(change, type):
             raise TypeError(f"each of the changes must be a function, such as Shift(1), got {shown(change)}")
     if data.missing:
-        raise ValueError(f"data must have rows of every class, got none of {data.class_names[data.missing[0]]}")
+        raise ValueError(f"data must have rows of every class, got none of {shown(data.class_names[data.missing[0]])}")
     generator = stream(seed, "balanced")
     rows = []
     for label in range(data.num_classes):

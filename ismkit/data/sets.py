@@ -71,6 +71,8 @@ class Labelled(Dataset[tuple[Tensor, Tensor]]):
         check_count("num_classes", self.num_classes)
         if not isinstance(self.class_names, tuple | list):
             raise TypeError(f"class_names must be a tuple of names, got {shown(self.class_names)}")
+        if other := [name for name in self.class_names if not isinstance(name, str)]:
+            raise TypeError(f"class_names must be texts, got {shown(other[0])}: Labelled.of converts them")
         low, high = int(self.y.min()), int(self.y.max())
         if low < 0 or high >= self.num_classes:
             remedy = ": classes are numbered from 0 on, take y - 1" if (low, high) == (1, self.num_classes) else ""

@@ -161,9 +161,9 @@ class ImageJudge:
         >>> import tempfile
         >>> from pathlib import Path
         >>> import torch
-        >>> from ismkit import DiT, ImageJudge, ImageVAE, Setting, write_tiny_vae
+        >>> from ismkit import DiT, ImageJudge, ImageVAE, SampleSet, Setting, write_tiny_vae
         >>> from ismkit.evaluation import load_extractor, make_reference
-        >>> from ismkit.evaluation.fidelity import choose
+        >>> from ismkit.evaluation.fidelity import choose, embed
         >>> net = DiT(size=4, channels=4, patch=2, width=16, depth=1, heads=2, num_classes=3).eval()
         >>> small, rng = load_extractor("small"), torch.Generator().manual_seed(0)
         >>> real = [torch.randint(256, (20, 3, 32, 32), generator=rng, dtype=torch.uint8)]
@@ -173,7 +173,14 @@ class ImageJudge:
         ...     reference = make_reference(real, small, folder / "real.safetensors", {}, progress=False)
         ...     metrics = choose(["fid", "precision"], features="small")
         ...     judge = ImageJudge(vae, metrics, {"small": small}, {"small": reference}, folder, {"sha256": "0"})
-        ...     (row,) = judge.table(net, [Setting(nfe=1, w=0.0, n=20)])
+        ...     setting = Setting(nfe=1, w=0.0, n=20)
+        ...     judge.check(net, [setting])
+        ...     (row,) = judge.table(net, [setting])
+        ...     features = embed(SampleSet.open(judge.place(setting)), small)  # on disk, and not made again
+        ...     print(judge.score(net, setting) == judge.score_features({"small": features}))
+        ...     print(judge.place(setting).name, judge.protocol(setting)["labels"])
+        True
+        nfe1_w0_n20_seed0 in turn: sample i has label i mod the number of classes (3)
         >>> metrics["fid"].title, row["nfe"], row["n"]
         ('FID [small]', 1, 20)
         >>> row["fid"] > 0.1, row["precision"]  # what an untrained model draws is nothing like noise of pixels

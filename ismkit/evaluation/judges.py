@@ -392,6 +392,10 @@ class PointJudge:
         >>> judge = PointJudge(mixture.draw(2000, seed=0), torch.device("cpu"))
         >>> [round(judge.score(net, Setting(nfe, w=0.0, n=200))["w2"], 1) for nfe in (1, 128)]
         [0.3, 0.1]
+        >>> judge.check(Setting(nfe=1, w=0.0, n=1))
+        Traceback (most recent call last):
+            ...
+        ValueError: n must be at least 2 samples, one of each class, got 1
     """
 
     data: Labelled
@@ -484,6 +488,10 @@ class FeatureJudge:
         >>> scores = [judge.score(net, Setting(nfe=1, w=0.0, n=200)) for net in (flat, noise)]
         >>> [round(score["frechet"], 1) for score in scores], scores[1]["precision"]
         ([0.0, 1.3], 0.0)
+        >>> judge.check(Setting(nfe=1, w=0.0, n=1000))
+        Traceback (most recent call last):
+            ...
+        ValueError: n must be 4 .. 400 samples, the rows of the data, got 1000
     """
 
     data: Labelled
@@ -776,7 +784,7 @@ class FashionJudge(SpaceJudge):
 
     Example:
         >>> import torch
-        >>> from ismkit import FashionJudge, class_agreement, released
+        >>> from ismkit import FashionJudge, Setting, class_agreement, eight_gaussians, released
         >>> judge, (net, card) = FashionJudge.load(), released("ism_plus")
         >>> y = torch.arange(100) % 10
         >>> images = judge.draw(net, y, w=1.0, nfe=1)
@@ -784,9 +792,17 @@ class FashionJudge(SpaceJudge):
         torch.Size([100, 1, 28, 28])
         >>> class_agreement(judge.classifier(images), y) > 0.9  # nearly all show the class asked for
         True
+        >>> judge.check_data(eight_gaussians(100, seed=0))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        ValueError: data must be latents of clothes, (n, 4, 8, 8) in 10 classes, to be scored as clothes, got ...
 
         Scores take seconds, for the features of the test images:
 
+        >>> sorted(judge.score_images(images, y))  # doctest: +SKIP
+        ['agreement', 'frechet', 'precision', 'recall']
+        >>> sorted(judge.score(net, Setting(nfe=1, w=1.0, n=1000)))  # doctest: +SKIP
+        ['agreement', 'curvature', 'frechet', 'precision', 'recall', 'spectrum_error']
         >>> round(judge.table(net, nfe=[1], w=[1.0], n=1000, seed=1)[0]["frechet"], 2)  # doctest: +SKIP
         1.62
     """

@@ -70,6 +70,13 @@ class Moments:
         (4, [1.0, 1.0])
         >>> torch.allclose(moments.cov, torch.cov(features.double().T))
         True
+
+        So do the shares of two processes:
+
+        >>> share = Moments(features[:2])
+        >>> share.merge(Moments(features[2:]))
+        >>> share.n, torch.allclose(share.cov, moments.cov)
+        (4, True)
     """
 
     def __init__(self, features: Tensor | None = None) -> None:

@@ -157,10 +157,11 @@ class SampleSet:
         ...     samples = SampleSet.open(f"{folder}/set")
         ...     for images, y in samples:
         ...         print(tuple(images.shape), images.dtype, y.tolist())
+        ...     _, y = samples.file(1)
         (5, 3, 32, 32) torch.uint8 [0, 1, 2, 0, 1]
         (3, 3, 32, 32) torch.uint8 [2, 0, 1]
-        >>> len(samples), samples.files
-        (8, 2)
+        >>> len(samples), samples.files, y.tolist()
+        (8, 2, [2, 0, 1])
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:

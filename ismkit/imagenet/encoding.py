@@ -83,8 +83,10 @@ class Encoding:
         ...     job.begin()
         ...     print(job.missing(), job.run(rank=0, world=2))
         ...     print(job.missing(), job.run(rank=1, world=2).name)
+        ...     print(job.file(1).name, job.finish().name)
         [0, 1] None
         [1] manifest.json
+        latents-00001.arrow manifest.json
     """
 
     source: Source

@@ -225,10 +225,14 @@ class Latents(Dataset[tuple[Tensor, Tensor]]):
         ...     index = torch.tensor([0, 1, 5])
         ...     means, y = data[index]
         ...     drawn, _ = data.take(index, stream(0, "example"))
+        ...     stored = data.moments(index)
+        ...     data.verify(progress=False)
         >>> len(data), data.shape, [data.class_names[label] for label in y]
         (16, (4, 4, 4), ['astronaut', 'astronaut', 'cat'])
         >>> drawn.equal(means), (drawn - means).std().item() < 0.2  # the posterior is narrow
         (False, True)
+        >>> stored.shape, stored.dtype  # mean and standard deviation
+        (torch.Size([3, 2, 4, 4, 4]), torch.float16)
     """
 
     def __init__(

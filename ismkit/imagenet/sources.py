@@ -347,10 +347,11 @@ def read_class_names(path: str | os.PathLike[str]) -> list[str]:
     if (kind := irregular(path)) is not None:
         raise DataError(f"{path} is {kind}: give a file of names, one a line")
     try:
-        names = [line.strip() for line in Path(path).read_text("utf-8-sig").rstrip().splitlines()]
+        # Not splitlines: a name may hold a separator of Unicode, which would shift all labels after it.
+        names = [line.strip() for line in Path(path).read_text("utf-8-sig").rstrip().split("\n")]
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as names in UTF-8, one a line: {error}") from error
-    if not names:
+    if names == [""]:
         raise DataError(f"{path} holds no names: one a line")
     if "" in names:
         raise DataError(

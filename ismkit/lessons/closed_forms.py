@@ -55,6 +55,17 @@ class Mixture:
         True
         >>> sample(net, x0, y, nfe=128)[:, 0].round(decimals=1)
         tensor([-2.,  2.])
+
+        Half way a state in the middle is rare, and may go to either mode: its velocity varies most. One that is half
+        way to a mode goes there:
+
+        >>> x, t = torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([0.5, 0.5])
+        >>> mixture.responsibilities(x, t)[:, 1].round(decimals=2)
+        tensor([0.5000, 1.0000])
+        >>> mixture.velocity_variance(x, t).round(decimals=2)
+        tensor([7.8800, 0.0500])
+        >>> mixture.log_density(x, t).exp().round(decimals=2)
+        tensor([0.0900, 0.3200])
     """
 
     means: Tensor
@@ -210,6 +221,12 @@ class ClassMixture:
         2.0
         >>> above = zero & (data.x[:, 1] > 0)
         >>> mixture.modes_kept(data.x[above], data.y[above])
+        1.0
+        >>> mixture.responsibilities(x, t, y)
+        tensor([[0.5000, 0.5000, 0.0000],
+                [0.0000, 0.0000, 1.0000],
+                [0.3333, 0.3333, 0.3333]])
+        >>> mixture.agreement(data.x, data.y)
         1.0
     """
 

@@ -703,9 +703,11 @@ class Workbook:
         ...     mine = Workbook(f"{folder}/my_shortcut.py")
         ...     right = mine.check("01b.5", averaged)
         ...     mine.load().averaged(0.0, 1.0, 0.9, updates=0)
+        ...     mine.lines()
         exercise 01b.5: not yet. averaged: after update 0: old and new are swapped: the decay belongs to the old value.
         my_shortcut.py: nothing is yours yet, the kit's pieces stand in
         0.9
+        0
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:

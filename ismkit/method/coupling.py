@@ -137,6 +137,15 @@ class Coupling:
         tensor([1., 2.])
         >>> Coupling(pool=1, class_aware=True).couple(x0, x1, y)[y == 0].flatten()
         tensor([3., 4.])
+
+        A stream of batches, here of one row, is coupled a pool at a time. One that is to resume at step 5 needs the
+        batches from the beginning of its pool on:
+
+        >>> batches = iter(zip(x1.split(1), y.split(1)))
+        >>> [tuple(x0.shape) for x0, x1, y in Coupling(pool=2).pairs(batches, seed=0)]
+        [(1, 1), (1, 1), (1, 1), (1, 1)]
+        >>> Coupling(pool=2).first_batch(step=5)
+        4
     """
 
     pool: int = 0

@@ -243,6 +243,15 @@ class StepGrid:
         >>> length, ask = grid.half(torch.tensor([0.5, 0.25]))
         >>> length, ask
         (tensor([0.2500, 0.1250]), tensor([0.2500, 0.0000]))
+        >>> grid.ask(length).equal(ask)
+        True
+
+        Steps of 1/4 start at multiples of 1/4, and a sampler makes 1, 2, 4 or 8 of a level:
+
+        >>> grid.random_times(torch.full((4,), 0.25), torch.Generator().manual_seed(0)) * 4 % 1
+        tensor([0., 0., 0., 0.])
+        >>> grid.check_nfe(4)
+        0.25
     """
 
     n: int = 128

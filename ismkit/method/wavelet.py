@@ -325,6 +325,10 @@ class WaveletDistance:
         tensor([0.5714, 1.1429])
         >>> WaveletDistance((1.0, 1.0, 1.0))(errors, torch.zeros_like(errors))  # Parseval: L2 again
         tensor([1., 1.])
+        >>> WaveletDistance((1.0, 1.0, 1.0)).check_shape((8, 1, 2, 2))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        ValueError: WaveletDistance of levels=2 needs sides above 2, got shape (8, 1, 2, 2); use fewer, ...
     """
 
     weights: tuple[float, ...]
@@ -431,6 +435,7 @@ class Normalised:
         ...     print([round(slope, 3) for slope in x.grad.flatten().tolist()])
         [0.2, 2.0]
         [2.0, 2.0]
+        >>> Normalised(l2).check_shape((8, 2))  # any: it asks the distance, and L2 takes all
     """
 
     distance: Distance

@@ -55,6 +55,14 @@ class SmallAutoencoder(nn.Module):
         ...     restored = autoencoder.decode(latents)
         >>> latents.shape, restored.shape
         (torch.Size([2, 8, 8, 8]), torch.Size([2, 3, 32, 32]))
+
+        Latents are the means of a posterior, scaled:
+
+        >>> with torch.no_grad():
+        ...     posterior = autoencoder.posterior(torch.zeros(2, 3, 32, 32))
+        ...     restored = autoencoder.reconstruct(posterior.mean)
+        >>> posterior.std.shape, restored.shape
+        (torch.Size([2, 8, 8, 8]), torch.Size([2, 3, 32, 32]))
     """
 
     def __init__(self, shape: tuple[int, int, int], *, channels: int, widths: tuple[int, int], fill: float) -> None:

@@ -120,6 +120,11 @@ class Drift:
         >>> query, velocity = rows(x0, x1, y, null=1, generator=None)
         >>> Drift(radii=(1.0,), normalised=False)(query, velocity, rows, Context(net, net, null=1)).target.flatten() > 0
         tensor([True, True])
+
+        It stands in recipes of one step alone:
+
+        >>> from ismkit.neighbours import NEIGHBOURS
+        >>> Drift().check(NEIGHBOURS["drifting"])
     """
 
     radii: tuple[float, ...] = (0.02, 0.05, 0.2)
@@ -194,6 +199,8 @@ class SinkhornDrift:
         >>> query, velocity = OneStep()(x0, x1, y, null=1, generator=None)
         >>> SinkhornDrift(1e6)(query, velocity, OneStep(), Context(net, net, null=1)).target.flatten().round()
         tensor([10., 10.])
+        >>> from ismkit.neighbours import NEIGHBOURS
+        >>> SinkhornDrift().check(NEIGHBOURS["drifting"])
     """
 
     epsilon: float = 0.05

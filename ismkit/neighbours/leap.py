@@ -327,6 +327,14 @@ class Leap:
         ...     return leap(query, x, Rows(consistency=1.0), Context(net, net, null=1)).target.item()
         >>> [round(target(leap), 3) for leap in (Leap("own", 0.3), Leap("sample", 0.0), Leap("sample", 0.5))]
         [1.718, 1.718, 1.473]
+
+        The mean for independent noise does not stand in a recipe that couples noise with data:
+
+        >>> from ismkit import RECIPES
+        >>> Leap("posterior").check(RECIPES["ism"])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        ValueError: first='posterior' is the mean for independent noise: use Coupling(pool=0), got Coupling(pool=32, ...
     """
 
     first: Literal["sample", "net", "own", "posterior"] | Network = "sample"

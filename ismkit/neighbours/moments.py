@@ -61,6 +61,13 @@ class Inductive:
         tensor([0.0062, 0.7273, 1.0000])
         >>> round(((1 - r) / r)[1].item(), 4), 1 - 160 / 2**8
         (0.375, 0.375)
+        >>> Inductive(b=0.0).weight(t)
+        tensor([1.0000, 2.0000, 0.1487])
+
+        It stands in recipes whose rows are in groups:
+
+        >>> from ismkit.neighbours import NEIGHBOURS
+        >>> Inductive().check(NEIGHBOURS["imm"])
     """
 
     needs_float32: ClassVar[bool] = True  # bf16 does not tell the two sets apart

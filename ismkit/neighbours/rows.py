@@ -41,6 +41,10 @@ class Groups(Intervals):
         >>> query, _ = Groups(size=4)(x, x, y, null=8, generator=torch.Generator().manual_seed(0))
         >>> query.t.unique().numel(), query.d[:4].unique().numel(), query.y.tolist()
         (2, 1, [0, 1, 2, 3, 4, 5, 6, 7])
+        >>> Groups(size=4).blocks(6)
+        Traceback (most recent call last):
+            ...
+        ValueError: a batch must be a multiple of the group's size, 4, got 6
     """
 
     consistency: float = 1.0

@@ -197,6 +197,12 @@ class Truncated:
         >>> answer = rule(query, torch.full((2, 1), 3.0), TruncatedRows(consistency=1.0), Context(own, own, null=1))
         >>> answer.target.flatten(), answer.weight
         (tensor([5., 4.]), tensor([0.1000, 1.0000]))
+
+        The rows of its recipe must have the same boundary:
+
+        >>> from ismkit.neighbours import truncated
+        >>> recipe = truncated(constant(5.0), boundary=0.5)
+        >>> recipe.target.check(recipe)
     """
 
     first_stage: Network

@@ -25,6 +25,8 @@ from ismkit.utils.store import Store
 
 #: The studies of a checkout: scripts, and beside them their results.
 FOLDER = CHECKOUT / "book" / "studies"
+#: The form of the file of a study.
+FORM = {"variants": dict, "results": [{"variant": str, "seed": int}]}
 
 
 def run_study(
@@ -69,7 +71,8 @@ def run_study(
     """
     path = Path(path)
     store = _store(path.parent)
-    held = {"variants": {}, "keys": {}, "results": []} | (store.value(path.name) if path.name in store else {})
+    found = store.read(path.name, FORM).value if path.name in store else {}
+    held = {"variants": {}, "keys": {}, "results": []} | found
     keys = {name: identity_sum(run, name) for name, run in variants.items()}
     for name in keys.keys() & held["variants"].keys():
         if keys[name] != held["keys"].get(name):
@@ -100,7 +103,7 @@ def run_study(
 
 def read(name: str) -> list[dict[str, Any]]:
     """The results of the study ``name``, committed as ``book/studies/NAME.json``."""
-    return _store(FOLDER).value(f"{name}.json")["results"]
+    return _store(FOLDER).read(f"{name}.json", FORM).value["results"]
 
 
 def _store(folder: Path) -> Store:
@@ -111,11 +114,14 @@ def column(results: Iterable[Mapping[str, Any]], variant: str, key: str) -> Tens
     """What a variant measured under ``key``, by seed, (seeds,) float64.
 
     Raises:
-        ValueError: if there is no result of that variant.
+        ValueError: if there is no result of that variant, or one lacks the key.
     """
-    by_seed = {result["seed"]: result[key] for result in results if result["variant"] == variant}
-    if not by_seed:
+    chosen = {result["seed"]: result for result in results if result["variant"] == variant}
+    if not chosen:
         raise ValueError(f"no results of variant {variant!r}")
+    if lacking := [seed for seed, result in chosen.items() if key not in result]:
+        raise ValueError(f"key must be what {variant!r} measured, got {key!r}, which seed {lacking[0]} has not")
+    by_seed = {seed: result[key] for seed, result in chosen.items()}
     return torch.tensor([by_seed[seed] for seed in sorted(by_seed)], dtype=torch.float64)
 
 

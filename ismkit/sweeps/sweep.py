@@ -70,6 +70,16 @@ class Trial:
         ('flow', 0, Setting(nfe=1, w=1.0, n=100, seed=0))
         >>> replace(trial, variant="baseline").key == trial.key, replace(trial, seed=1).key == trial.key
         (True, False)
+
+        What it has come to is in the folder of the sweep, in a file that belongs to this training alone:
+
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     before, store = trial.result(Path(folder)), trial.results(Path(folder))
+        ...     _ = store.write(trial.result_name, {"settings": [], "trained": {"steps": 5}})
+        ...     print(before, trial.result(Path(folder)))
+        None {'settings': [], 'trained': {'steps': 5}}
     """
 
     variant: str
@@ -357,13 +367,21 @@ def _table_sum(frame: pd.DataFrame) -> str:
 
 
 def _check_columns(frame: pd.DataFrame, metric: str, *columns: str) -> None:
-    """Raise unless a table has these columns, and numbers as its metric."""
+    """Raise unless a table has rows and these columns, each once and without gaps, and numbers as its metric."""
     import pandas as pd
 
     check_kind("frame", frame, pd.DataFrame)
     check_kind("metric", metric, str)
     if lacking := [name for name in (metric, *columns) if name not in frame.columns]:
         raise ValueError(f"frame must have a column {lacking[0]!r}, it has {', '.join(map(str, frame.columns))}")
+    if twice := [name for name in (metric, *columns) if [*frame.columns].count(name) > 1]:
+        raise ValueError(f"frame must have one column {twice[0]!r}, it has {[*frame.columns].count(twice[0])}")
+    if frame.empty:
+        raise ValueError("frame must have one row or more, got none")
+    gaps = {name: int(frame[name].isna().sum()) for name in (metric, *columns)}
+    if empty := [name for name, rows in gaps.items() if rows > (len(frame) - 1 if name == metric else 0)]:
+        have, none = "some rows" if empty[0] == metric else "every row", gaps[empty[0]]
+        raise ValueError(f"frame must have a value of {empty[0]!r} in {have}, {none} of {len(frame)} have none")
     if not pd.api.types.is_numeric_dtype(frame[metric]):
         raise ValueError(f"metric must name a column of numbers, got {metric!r}, of {frame[metric].dtype}")
 
@@ -425,7 +443,7 @@ def paired(frame: pd.DataFrame, variants: Sequence[str], metric: str, **where: A
     for column, value in where.items():
         chosen = chosen[chosen[column] == value]
     if chosen.duplicated(["variant", "seed"]).any():
-        raise ValueError(f"several values per variant and seed where {where}: name more columns")
+        raise ValueError(f"frame has several values per variant and seed where {where}: name more columns")
     wide = chosen.pivot(index="seed", columns="variant", values=metric).reindex(columns=list(variants))
     if wide.empty or wide.isna().any(axis=None):
         raise ValueError(f"{metric} of {', '.join(variants)} is not there for every seed where {where}")

@@ -113,6 +113,12 @@ def check(
         remedy = "Batches(loader.dataset, batch_size, seed)" if hasattr(batches, "dataset") else "Batches(data, ...)"
         raise ValueError(f"batches must be {remedy}, got {type(batches).__name__}")
     _check_accelerator(accelerator, engine)
+    check_parts(recipe, net, batches, accelerator.mixed_precision, warn=accelerator.is_main_process)
+    return steps, seed
+
+
+def check_parts(recipe: Recipe, net: nn.Module, batches: Batches, precision: str = "no", warn: bool = True) -> None:
+    """Raise ValueError unless recipe, network and data fit together; ``warn`` of assignments that take long."""
     if is_wrapped(net):
         raise ValueError(
             f"net must be the plain network, got a {type(net).__name__}: fit compiles, wraps and shards it"
@@ -122,9 +128,9 @@ def check(
     if (classes := batches.num_classes or 0) > net.num_classes:  # type: ignore[operator]
         raise ValueError(f"net knows {net.num_classes} classes, but the data has {classes}")
     recipe.rows.blocks(batches.batch_size)
-    if needs_float32(recipe) and accelerator.mixed_precision != "no":
+    if needs_float32(recipe) and precision != "no":
         raise ValueError(
-            f"the recipe {recipe.name} needs precision='no', got {accelerator.mixed_precision!r}: what it compares is "
+            f"the recipe {recipe.name} needs precision='no', got {precision!r}: what it compares is "
             "nearer than that can tell"
         )
     if (grid := grid_of(net)) not in (None, recipe.rows.grid):
@@ -135,8 +141,7 @@ def check(
     shape, fits = getattr(batches.data, "shape", None), getattr(recipe.distance, "check_shape", None)
     if shape is not None and fits is not None:
         fits((batches.batch_size, *shape))
-    _check_assignments(recipe.coupling, batches, accelerator.is_main_process)
-    return steps, seed
+    _check_assignments(recipe.coupling, batches, warn)
 
 
 def needs_float32(recipe: Recipe) -> bool:
@@ -179,7 +184,7 @@ def _check_assignments(coupling: Coupling, batches: Batches, warn: bool) -> None
             f"about {together} rows are in one assignment (pool {coupling.pool} x batch_size {batches.batch_size}, the "
             f"largest class {largest:.0%}): 8192 take some 28 s of a core for {coupling.pool} steps, and the time "
             f"grows with the cube; recipe.coupling.pool {enough} has at most {LARGE}",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

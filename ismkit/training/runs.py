@@ -10,16 +10,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from ismkit.data import colour, sets
 from ismkit.data.batches import Batches, ClassGroups
+from ismkit.data.doors import admit
 from ismkit.data.sets import Labelled
-from ismkit.method.recipes import RECIPES, Recipe
+from ismkit.method.ema import TwinEMA
+from ismkit.method.path import draw_noise
+from ismkit.method.recipes import RECIPES, Recipe, training_step
 from ismkit.method.rows import Intervals
 from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, l2
 from ismkit.models import spaces
@@ -29,11 +32,12 @@ from ismkit.neighbours.recipes import NAMED
 from ismkit.training import distributed
 from ismkit.training.checkpoint import saved_setting
 from ismkit.training.costs import row_cost
-from ismkit.training.loop import Hook, Optim, TrainState, fit, with_micro_batches
+from ismkit.training.loop import Hook, Optim, TrainState, check_parts, fit, with_micro_batches
 from ismkit.training.options import Engine, Saving
 from ismkit.utils.checks import as_integer, check_count, check_kind, check_name, check_number, shown
 from ismkit.utils.files import expanded, out_dir
 from ismkit.utils.keys import UNKEYED, identity, identity_sum
+from ismkit.utils.seeding import stream
 from ismkit.utils.settings import change, check_types, import_named
 
 
@@ -188,6 +192,11 @@ class Run:
         >>> longer = dataclasses.replace(run, steps=6)
         >>> len({run.folder(seed=0), run.folder(seed=1), longer.folder(seed=0)})
         3
+
+        Its network is built for the classes of the data; no run of another length has been trained here:
+
+        >>> run.build(num_classes=2).num_classes, run.other_lengths()
+        (2, {})
     """
 
     name: str = field(metadata=UNKEYED)
@@ -543,22 +552,7 @@ def train_run(
     saving = dataclasses.replace(saving, folder=saving.folder or run.folder(seed))
     accelerator = accelerator or distributed.accelerator(engine.mode, engine.precision)
     engine = with_micro_batches(engine, saving, accelerator)
-    size, rest = divmod(run.batch_size, engine.micro_batches or 1)
-    if rest:
-        raise ValueError(
-            f"batch_size must be a multiple of the {engine.micro_batches} micro-batches of a step, got {run.batch_size}"
-        )
-    run.recipe.rows.blocks(size)
-    identity({"recipe": run.recipe, "optim": run.optim})  # what cannot be keyed is refused before the data are loaded
-    coupling = run.recipe.coupling
-    groups = ClassGroups(coupling.pool, coupling.classes) if coupling.classes else None
-    batches = Batches(run.load() if data is None else data, size, seed, groups=groups)
-    if batches.num_classes is None:
-        kind = type(batches.data).__name__ if data is None else type(data).__name__
-        raise ValueError(f"data must say how many classes it has: give the {kind} the attribute num_classes")
-    net = run.build(batches.num_classes, seed)
-    if not isinstance(net, nn.Module):
-        raise ValueError(f"net must make a torch.nn.Module, got {shown(net)}")
+    net, batches = _parts(run, seed, data, engine.micro_batches or 1)
     check(net)
     return fit(
         run.recipe,
@@ -573,3 +567,104 @@ def train_run(
         progress=progress,
         accelerator=accelerator,
     )
+
+
+def check_run(run: Run, data: Any = None) -> Any:
+    """Refuse a run that cannot be trained, without training it: for callers that start many, such as a sweep.
+
+    It asks what :func:`train_run` asks before step 1, and tries a step on a few rows, whose weights are thrown away.
+
+    Args:
+        run: a value of ``RUNS`` or your own.
+        data: the training set, where it is loaded already; anything that :func:`ismkit.data.doors.admit` admits.
+
+    Returns:
+        The training set as it is admitted, for the next run with the same.
+
+    Raises:
+        ValueError: as :func:`train_run` and :func:`ismkit.training.loop.fit`; for a network that does not take the
+            samples, or a recipe that makes no step with it.
+
+    Example:
+        >>> from ismkit import RUNS, change_run
+        >>> from ismkit.training.runs import check_run
+        >>> data = check_run(RUNS["gaussians"])
+        >>> len(data)
+        20000
+        >>> check_run(change_run(RUNS["gaussians"], "net.dim", 3), data)
+        Traceback (most recent call last):
+            ...
+        ValueError: net must take samples (2,), as the data has: x must have 3 numbers per sample, got shape (256, 2)
+    """
+    net, batches = _parts(run, 0, data, 1)
+    check_parts(run.recipe, net, batches)
+    x1, y = next(batches.stream(classes=cast(int, net.num_classes)))
+    with torch.random.fork_rng(devices=[]):  # the global generator is left alone, by layers that draw from it as well
+        for rows in sorted({min(FEW, len(y)), len(y)}):
+            try:
+                _try_step(run.recipe, net, x1[:rows], y[:rows])
+                break
+            except ValueError:
+                if rows == len(y):  # with fewer, a block of rows may be empty
+                    raise
+    return batches.data
+
+
+FEW = 16  # rows of the step that is tried
+
+
+def _parts(run: Run, seed: int, data: Any, micro_batches: int) -> tuple[nn.Module, Batches]:
+    """The network and the batches of a run; ValueError for what cannot be, before the data are loaded if it can."""
+    size, rest = divmod(run.batch_size, micro_batches)
+    if rest:
+        raise ValueError(
+            f"batch_size must be a multiple of the {micro_batches} micro-batches of a step, got {run.batch_size}"
+        )
+    run.recipe.rows.blocks(size)
+    identity({"recipe": run.recipe, "optim": run.optim})  # what cannot be keyed is refused before the data are loaded
+    coupling = run.recipe.coupling
+    groups = ClassGroups(coupling.pool, coupling.classes) if coupling.classes else None
+    batches = Batches(_loaded(run) if data is None else data, size, seed, groups=groups)
+    if batches.num_classes is None:
+        kind = type(batches.data).__name__ if data is None else type(data).__name__
+        raise ValueError(f"data must say how many classes it has: give the {kind} the attribute num_classes")
+    given = getattr(run.net, "keywords", {}).get("num_classes", batches.num_classes)
+    if given != batches.num_classes:  # it would be built for the classes of the data all the same
+        raise ValueError(f"net.num_classes must be that of the data, {batches.num_classes}, or left out, got {given}")
+    net = run.build(batches.num_classes, seed)
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"net must make a torch.nn.Module, got {shown(net)}")
+    return net, batches
+
+
+def _loaded(run: Run) -> Any:
+    """The training set of a run; ValueError if it is of no kind that is admitted, or ``load`` needs arguments."""
+    try:
+        return admit(run.load())
+    except TypeError as error:
+        raise ValueError(f"load must make a data set without arguments: {error}") from error
+
+
+def _try_step(recipe: Recipe, net: nn.Module, x1: Tensor, y: Tensor) -> None:
+    """Make one step without an update; ValueError where one of its parts fails."""
+    null, rng = cast(int, net.num_classes), stream(0, "tried")
+    net.step_lengths = recipe.rows.step_lengths  # type: ignore[assignment]  # as `fit` does
+    x0 = _tried("recipe.source fails", draw_noise, recipe.source, tuple(x1.shape), rng)
+    x0 = _tried("recipe.coupling fails", recipe.coupling.couple, x0, x1, y)
+    query, _ = _tried("recipe.rows fails", recipe.rows, x0, x1, y, null, rng)
+    samples = f"samples {tuple(x1.shape[1:])}, as the data has"
+    with torch.no_grad():
+        answer = _tried(f"net must take {samples}", net.eval(), *query)
+    if getattr(answer, "shape", None) != x1.shape:
+        raise ValueError(f"net must return {samples}, one for each row, got {shown(answer)}")
+    ema = TwinEMA(net, recipe.fast, recipe.slow)
+    _tried(f"the recipe {recipe.name} fails in its first step", training_step, recipe, net, ema, (x0, x1, y), null, rng)
+
+
+def _tried(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns; ValueError of one line for whatever it raises: it may be code of anyone."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}, "
+        raise ValueError(f"{what}: {kind}{' '.join(str(error).split())}") from error

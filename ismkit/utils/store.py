@@ -64,9 +64,17 @@ class Store:
         ...         Store(folder, {"model": "a", "seed": 1}).read("0.safetensors")
         ...     except DataError as error:
         ...         print(str(error).removeprefix(f"{folder}/"))
+        ...     print(store.path("0.safetensors").exists(), store.value("0.safetensors"))
+        ...     print(store.head("0.safetensors")["store"]["identity"])
+        ...     store.clear_partial()  # what a killed process has left
+        ...     store.delete("0.safetensors")
+        ...     print(store.names())
         ['0.safetensors'] True False
         {'rows': 2} {'x': tensor([1., 2.])}
         0.safetensors is of something else (seed is 0 there, 1 now): delete it, and it is made again
+        True {'rows': 2}
+        {'model': 'a', 'seed': 0}
+        []
     """
 
     def __init__(

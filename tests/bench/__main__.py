@@ -1,4 +1,4 @@
-"""Run the benchmarks: ``python -m tests.bench [--device cpu|cuda] [--append FILE] [--only NAME]``."""
+"""Run the benchmarks: ``python -m tests.bench [--device cpu|cuda] [--append FILE] [--only NAME] [--no-compile]``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -73,6 +74,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--append", type=Path, metavar="FILE", help="append the report to this Markdown file")
     parser.add_argument("--only", choices=list(BENCHES), action="append", metavar="NAME",
                         help=f"one of {', '.join(BENCHES)}; may be repeated")  # fmt: skip
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction,
+                        help="compile the step of imagenet or not (by default on cuda alone)")  # fmt: skip
     parser.add_argument(
         "--tiny", action="store_true", help="small sizes, to see that all runs: the numbers mean nothing"
     )
@@ -90,6 +93,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run, print, append; 1 if a benchmark could not run to its end (a goal that is missed is marked, not an error)."""
     options = parse(arguments)
     sizes = tiny(SIZES[options.device]) if options.tiny else SIZES[options.device]
+    if options.compile is not None:
+        sizes = replace(sizes, compile=options.compile)
     began, load_before = time.perf_counter(), load()
     report, stopped = [], False
     for name in options.only or BENCHES:

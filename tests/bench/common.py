@@ -41,6 +41,7 @@ class Sizes:
         steps: how many of them must be free of NaN.
         pool, rows: K and M of scaling OT.
         solver_sizes: numbers of points for the table of solvers.
+        compile: whether the step of the run at full scale is compiled.
     """
 
     device: str
@@ -55,6 +56,7 @@ class Sizes:
     pool: int = 32
     rows: int = 256
     solver_sizes: tuple[int, ...] = (1024, 4096)
+    compile: bool = False
 
     def build(self, *, small: bool = False) -> DiT:
         """The network, with every weight drawn: where the published initial zeros stay, gradients are zero too."""
@@ -82,6 +84,7 @@ SIZES = {
         small={**_S2, "num_classes": 10},
         large={**_S2, **PRESETS["XL"]},
         large_batch=256,
+        compile=True,
     ),
 }
 

@@ -83,13 +83,13 @@ def _steps(sizes: Sizes) -> Iterator[Row]:
     data, cuda = _data(4 * sizes.large_batch), sizes.device == "cuda"
     rows = _micro_batch(sizes, data)
     precision = "fp32" if sizes.precisions[-1] == "no" else sizes.precisions[-1]
-    how = f"batch {sizes.large_batch} in {sizes.large_batch // rows}, {precision}{', compiled' * cuda}"
+    how = f"batch {sizes.large_batch} in {sizes.large_batch // rows}, {precision}{', compiled' * sizes.compile}"
     fits, first, peaks = {}, {}, {}
     for name in ("flow", "ism"):
         if cuda:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
-        fits[name] = _fit(sizes, name, data, rows, compile=cuda)
+        fits[name] = _fit(sizes, name, data, rows, compile=sizes.compile)
         began = time.perf_counter()
         fits[name].step()
         first[name] = time.perf_counter() - began
@@ -116,7 +116,8 @@ def _steps(sizes: Sizes) -> Iterator[Row]:
     if cuda:
         for name, value in first.items():
             usual = sorted(seconds[name])[len(seconds[name]) // 2]
-            yield Row(f"{name}: first step less a later one: compilation and preparation", value - usual, "s")
+            what = "compilation and preparation" if sizes.compile else "preparation"
+            yield Row(f"{name}: first step less a later one: {what}", value - usual, "s")
     yield from _many(sizes, fits.pop("ism"), done=len(seconds["ism"]) + 2 + cuda, how=how)
 
 

@@ -82,7 +82,7 @@ def test_equal_seeds_give_equal_sets_and_changes_are_made_in_their_order() -> No
         (lambda: balanced(some((3, 10)), 0), "per_class must be an integer of at least 1, got 0"),
         (lambda: balanced(some((3, 10)), 5, changes=(Shift,)), "each of the changes must be a function"),  # type: ignore[arg-type]
         (lambda: balanced(torch.zeros(3), 5), "data must be a Labelled"),  # type: ignore[arg-type]
-        (lambda: balanced(some((0, 10)), 5), "data must have rows of every class, got none of a"),
+        (lambda: balanced(some((0, 10)), 5), "data must have rows of every class, got none of 'a'"),
     ],
 )
 def test_bad_input_is_named(call: Callable[[], Any], message: str) -> None:

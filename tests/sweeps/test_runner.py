@@ -33,11 +33,12 @@ from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.path import StepGrid
 from ismkit.method.recipes import RECIPES
 from ismkit.method.rows import Intervals
+from ismkit.method.wavelet import WaveletDistance
 from ismkit.models.nets import ToyMLP
 from ismkit.models.saved import load_model, load_sampler
 from ismkit.sweeps import runner
 from ismkit.sweeps.sweep import Sweep, Trial, table
-from ismkit.training.runs import RUNS, Run, for_points
+from ismkit.training.runs import RUNS, Run, change_run, check_run, for_points
 from ismkit.utils.files import DataError, locked
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.seeding import stream
@@ -213,6 +214,86 @@ def test_bad_plans_are_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="workers is for this machine alone, got 3 beside the address 'auto'"):
         runner.run_trials(trials, tmp_path / "a", workers=3, address="auto")
     assert not (tmp_path / "a").exists()
+
+
+def no_permutation(x0: torch.Tensor, x1: torch.Tensor) -> torch.Tensor:
+    """A solver that assigns nothing."""
+    return torch.zeros(len(x0))
+
+
+def bad_source(shape: tuple[int, ...]) -> torch.Tensor:
+    """A source that takes no generator."""
+    return torch.zeros(shape)
+
+
+def fails(query: Any, velocity: Any, rows: Any, context: Any) -> Any:
+    """A rule with a mistake."""
+    return query.x @ velocity, 1.0
+
+
+class Brief(torch.nn.Module):
+    """A network that answers one number, whatever it is asked."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes, self.weight = num_classes, torch.nn.Parameter(torch.ones(()))
+        self.config = {"num_classes": num_classes}
+
+    def forward(self, x: Any, t: Any, d: Any, w: Any, y: Any) -> Any:
+        return self.weight * x.sum()
+
+
+def seven() -> str:
+    return "7"
+
+
+#: What fits no run of the eight Gaussians, each of another kind, and what is said.
+UNFIT = {
+    "batch_size": (501, r"batch_size 501 x micro_batches 1 exceeds the 500 samples"),
+    "recipe.coupling.pool": (20_000, r"recipe\.coupling\.pool must be at most .* with a batch_size of 32, got 20000"),
+    "recipe.coupling.classes": (3, r"groups\.pool 40 x batch_size 32 .* = 1280 exceeds the 500 samples"),
+    "recipe.coupling.solver": (no_permutation, "recipe.coupling fails: solver must return a permutation of"),
+    "recipe.source": (bad_source, "recipe.source fails: "),
+    "recipe.target": (fails, "the recipe ism fails in its first step: RuntimeError, mat1 and mat2"),
+    "recipe.distance": (WaveletDistance((1.0, 1.0)), "WaveletDistance needs "),
+    "net.dim": (3, r"net must take samples \(2,\), as the data has: x must have 3 numbers per sample"),
+    "net.num_classes": (3, "net.num_classes must be that of the data, 8, or left out, got 3"),
+    "net": (Brief, r"net must return samples \(2,\), as the data has, one for each row, got "),
+    "load": (seven, "load must make a data set without arguments: data must be "),
+    "space": ("clothes", r"data must be latents of clothes, .*, got \(500, 2\) in 8"),
+}
+
+
+@pytest.mark.parametrize("path", UNFIT)
+def test_a_value_that_does_not_fit_is_refused_before_any_trial(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each trial was begun, and failed. The other values of the sweep fit, and are not trained either."""
+    monkeypatch.setattr(runner.processes, "run", lambda *_, **__: pytest.fail("begun"))
+    value, message = UNFIT[path]
+    run = tiny()
+    if path == "recipe.coupling.classes":
+        run = change_run(run, "recipe.coupling.pool", 40)
+    trials = [Trial("ism", each, 0, SETTINGS) for each in (run, change_run(run, path, value))]
+    with pytest.raises(ValueError, match=message) as error:
+        runner.run_trials(trials if path != "recipe.coupling.classes" else trials[1:], tmp_path / "new")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_is_trained_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that is finished gives its table without its data; each set is loaded once for all runs."""
+    asked: list[bool] = []
+    monkeypatch.setattr(runner, "check_run", lambda run, data: asked.append(data is None) or check_run(run, data))
+    run = tiny(steps=2)
+    done = [Trial("ism", run, seed, SETTINGS[:1]) for seed in (0, 1)]
+    runner._check_trainings([*done, Trial("flow", tiny("flow"), 0, SETTINGS[:1])])
+    assert asked == [True, False]
+    for trial in done:
+        runner.work(trial, tmp_path)
+    monkeypatch.setattr(runner, "check_run", lambda *_: pytest.fail("tried"))
+    monkeypatch.setattr(runner.processes, "run", lambda *_, **__: (_ for _ in ()))
+    assert len(runner.run_trials(done, tmp_path)) == 2
 
 
 def test_gpus_are_named_where_there_are_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

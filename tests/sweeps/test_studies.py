@@ -1,16 +1,22 @@
 """Studies: nothing is run twice, nothing is lost, settings are not mixed, and the interval is Student's."""
 
+import csv
 import json
 import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
-from ismkit.sweeps.studies import column, mean_interval, read, run_study
+from ismkit.sweeps.studies import FOLDER, column, mean_interval, read, run_study
+from ismkit.sweeps.sweep import read_table
 from ismkit.training.runs import RUNS, Run
+from ismkit.utils.files import DataError
+from ismkit.utils.store import Store
+from ismkit.utils.weights import SUM
 
 VARIANTS = {name: replace(RUNS["gaussians"], steps=steps) for name, steps in (("short", 1), ("long", 2))}
 
@@ -43,6 +49,30 @@ def test_columns_are_in_the_order_of_the_seeds() -> None:
     assert column(results, "a", "score").tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="no results of variant 'b'"):
         column(results, "b", "score")
+    with pytest.raises(ValueError, match="key must be what 'a' measured, got 'loss', which seed 2 has not"):
+        column(results, "a", "loss")
+
+
+def test_the_committed_studies_are_as_they_were_written() -> None:
+    """Tables and JSON state the sum of their contents, so that damage is found; texts have all their columns."""
+    for path in sorted(FOLDER.iterdir()):
+        if path.suffix == ".parquet":
+            assert SUM in pd.read_parquet(path).attrs, path.name
+            assert len(read_table(path)), path.name
+        elif path.suffix == ".json":
+            assert read(path.stem), path.name
+        elif path.suffix == ".csv":
+            head, *rows = csv.reader(path.read_text().splitlines())
+            assert rows, path.name
+            assert {len(row) for row in rows} == {len(set(head))}, path.name
+
+
+@pytest.mark.parametrize("value", [{"variants": {}}, {"variants": {}, "results": [{}]}, []])
+def test_a_study_of_another_form_is_named(value: Any, tmp_path: Path) -> None:
+    """Its sum is right: someone wrote it so."""
+    Store(tmp_path, "ismkit study").write("study.json", value)
+    with pytest.raises(DataError, match=r"study\.json.* (has no|must be) .*: restore it, or delete it"):
+        run_study(tmp_path / "study.json", {}, [], lambda run, seed: {})
 
 
 def test_other_settings_are_refused_before_any_work(tmp_path: Path) -> None:
