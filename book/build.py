@@ -230,8 +230,8 @@ def claims_table() -> list[str]:
         measured = entry["measured"]
         if entry["spread"]:
             measured += f", spread {entry['spread']}"
-        elif row and row.half_width is not None:
-            measured += f" ± {row.half_width:.2g}"
+        elif row:
+            measured += row.uncertainty()
         if entry["smallest"]:
             measured += f"; would have found: {entry['smallest']}"
         cells = [entry["statement"], claims.SOURCES[claim.source], entry["verdict"], check, measured, entry["behind"]]

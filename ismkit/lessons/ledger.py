@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -58,6 +58,7 @@ class Entry:
         expected: the closed form, the bound or the reference.
         tolerance: allowance on ``expected``, in its unit.
         half_width: half of the 95 % interval of ``measured``, where it is read from a study.
+        interval: its two ends instead, where it is not symmetric.
         seeds: what each seed measured, once several runs are joined.
         fresh: what each seed measured that no bound has seen, whether or not the check held there.
         spent: the same under bounds that have been changed since: these seeds are fresh no longer.
@@ -75,6 +76,7 @@ class Entry:
     expected: float
     tolerance: float
     half_width: float | None = None
+    interval: list[float] | None = None
     seeds: dict[str, float] = field(default_factory=dict)
     fresh: dict[str, float] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
@@ -87,6 +89,13 @@ class Entry:
         """What the check demands, such as ``= 1 within 0.5``."""
         within = f" within {self.tolerance:.2g}" if self.tolerance else ""
         return f"{SIGNS[self.relation]} {self.expected:.{digits}g}{within}"
+
+    def uncertainty(self) -> str:
+        """The interval of a row that is read from a study, such as `` ± 0.5`` or `` (27 to 2450)``; else empty."""
+        if self.interval is not None:
+            low, high = (f"{float(f'{end:.3g}'):g}" for end in self.interval)  # 2450, not 2.45e+03
+            return f" ({low} to {high})"
+        return "" if self.half_width is None else f" \N{PLUS-MINUS SIGN} {self.half_width:.2g}"
 
 
 def holds(measured: float, relation: Relation, expected: float, tolerance: float) -> bool:
@@ -160,6 +169,7 @@ class Ledger:
         *,
         relation: Relation = "==",
         half_width: float | None = None,
+        interval: Sequence[float] | None = None,
         at: str = "smoke",
     ) -> None:
         """Test a claim, print one line, and record the row.
@@ -173,11 +183,13 @@ class Ledger:
             tolerance: allowance on ``expected``, in its unit: from the spread over at least five seeds.
             relation: ``==``, ``<=`` or ``>=``: how measured should relate to expected.
             half_width: half of the 95 % interval of ``measured``, in its unit, where it is read from a study.
+            interval: its two ends, (low, high), instead: for a ratio, whose interval is not symmetric.
             at: the least profile that can judge: at a smaller one nothing is tested or recorded.
 
         Raises:
-            ValueError: for a claim that is not listed or is another notebook's, and for one that is declared exact if
-                the check is one-sided or allows more than a thousandth.
+            ValueError: for a claim that is not listed or is another notebook's, for one that is declared exact if the
+                check is one-sided or allows more than a thousandth, and for an interval that does not contain
+                ``measured`` or is given beside a ``half_width``.
             ClaimError: if the check fails.
         """
         if not isinstance(claim, str) or claim not in CLAIMS or not claim.startswith(f"C{self.notebook}."):
@@ -188,6 +200,7 @@ class Ledger:
         check_name("relation", relation, SIGNS)
         if half_width is not None:
             check_number("half_width", half_width, "of at least 0", 0)
+        ends = None if interval is None else _ends(interval, measured, half_width)
         check_name("at", at, PROFILES)
         declared = CLAIMS[claim]
         if declared.verdict == "exact" and not to_rounding(relation, expected, tolerance):
@@ -208,6 +221,7 @@ class Ledger:
             expected=expected,
             tolerance=tolerance,
             half_width=None if half_width is None else float(half_width),
+            interval=ends,
         )
         want = f"want {row.want(6)}"
         if PROFILES.index(self.profile) < PROFILES.index(at):
@@ -222,13 +236,25 @@ class Ledger:
         print(f"{'PASS' if passed else 'FAIL'} {claim}: {want} | {found} | {declared.verdict}")
 
 
+def _ends(interval: Any, measured: float, half_width: float | None) -> list[float]:
+    """An interval as two numbers; raises where it is none of ``measured``, or not the only one."""
+    if half_width is not None:
+        raise ValueError(f"interval must be left out where half_width is given, got both: {shown(interval)}")
+    if not isinstance(interval, tuple | list) or len(interval) != 2:
+        raise ValueError(f"interval must be two numbers, (low, high), got {shown(interval)}")
+    low, high = (as_number("interval", end) for end in interval)
+    if not low <= measured <= high:
+        raise ValueError(f"interval must contain measured ({shown(measured)}), got {shown(interval)}")
+    return [low, high]
+
+
 def _recorded(claim: str) -> str:
     """The spread of a claim's measured value, as ``book/ledger/`` has it: ", spread 0.02 over 5 trainings"."""
     row = _in_book(claim[1:3]).get(claim)
     if row is None:
         return ""
-    if row.half_width is not None:
-        return f" \N{PLUS-MINUS SIGN} {row.half_width:.2g} over {behind(row)}"
+    if uncertainty := row.uncertainty():
+        return f"{uncertainty} over {behind(row)}"
     over = spread(row.seeds) if CLAIMS[claim].basis in SEEDED else math.nan
     return "" if math.isnan(over) else f", spread {over:.2g} over {behind(row)}"
 
@@ -361,8 +387,11 @@ def smallest_effect(row: Entry) -> float:
     freedom = independent(row) - 1
     if freedom < 1:
         return math.nan
-    if row.half_width is not None:
-        error = row.half_width / float(t.ppf(1 - LEVEL / 2, freedom))
+    half = row.half_width
+    if row.interval is not None:  # the wider side: what lies there is the hardest to find
+        half = max(abs(end - row.measured) for end in row.interval)
+    if half is not None:
+        error = half / float(t.ppf(1 - LEVEL / 2, freedom))
     elif CLAIMS[row.claim].basis in SEEDED:
         error = spread(row.seeds) / math.sqrt(freedom + 1)
     else:

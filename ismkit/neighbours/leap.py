@@ -288,10 +288,12 @@ class Leap:
     for the rest the target network is asked::
 
         L(a, c) = c a + (1 - c) net(x + c d a, t + c d, (1 - c) d)     for 0 < c < 1, and a for c = 1
-        L(a, 0) = a + d D,    D the derivative of net along (a, 1, -1), the limit of (L(a, c) - net) / c
+        L_0(a) = a + d D,    D the derivative of net along (a, 1, -1): the target of the cut 0
+
+    As c falls, ``L`` becomes ``net`` itself, and ``(L(a, c) - net) / c`` tends to ``L_0(a) - net``.
 
     The exact average velocity is a fixed point of ``L(own, c)`` for every c, and, on average over the samples, of
-    ``L(sample, 0)``. With the sample's velocity and ``c > 0`` it is one to the second order in c.
+    ``L_0(sample)``. With the sample's velocity and ``c > 0`` it is one to the second order in c.
 
     Attributes:
         first: where ``a`` comes from: the sample's ``x1 - x0``; the target network's velocity (``d = 0``); its own

@@ -7,6 +7,7 @@ import re
 from configparser import ConfigParser
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -105,6 +106,35 @@ def test_check_prints_the_spread_that_the_book_has(
         "measured 1 | exact",
         "measured 1 | toys only",
     ]
+
+
+def test_an_interval_that_is_not_symmetric_is_printed_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ledger, "CHECKOUT", tmp_path)
+    ledger.write([row(claim=STUDY, interval=[27.02, 2450.7])], tmp_path / "book" / "ledger" / "03.json")
+    ledger._in_book.cache_clear()
+    book = Ledger("03", "laptop", 0)
+    book.check(STUDY, 257.3, 10.0, relation=">=", interval=(27.02, 2450.7))
+    ledger._in_book.cache_clear()
+    found = capsys.readouterr().out.split(" | ")[1]
+    assert found == "measured 257.3 (27 to 2450) over 3 trainings, read from a study"
+    (written,) = ledger.read(book.path)
+    assert (written.interval, written.half_width) == ([27.02, 2450.7], None)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"interval": (1.1, 2.0)}, r"interval must contain measured \(1\.0\), got \(1\.1, 2\.0\)"),
+        ({"interval": (0.5, 0.9)}, r"interval must contain measured"),
+        ({"interval": (0.5,)}, r"interval must be two numbers, \(low, high\), got \(0\.5,\)"),
+        ({"interval": (0.5, 2.0), "half_width": 0.5}, r"interval must be left out where half_width is given"),
+    ],
+)
+def test_an_interval_is_checked(given: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        Ledger("03", "laptop", 0).check(STUDY, 1.0, 1.0, **given)
 
 
 def test_exact_claims_need_a_two_sided_check_to_rounding() -> None:
@@ -267,6 +297,8 @@ def test_smallest_effect_of_a_study_comes_from_its_interval() -> None:
     edge = stats.t.ppf(0.975, 2)
     wanted = 4.0 / edge * (edge + stats.t.ppf(0.8, 2))
     assert ledger.smallest_effect(row(claim=STUDY, half_width=4.0)) == pytest.approx(wanted)
+    uneven = row(claim=STUDY, measured=3.0, interval=[2.0, 7.0])  # found last on the wider side
+    assert ledger.smallest_effect(uneven) == pytest.approx(wanted)
     for unknown in (row(claim=STUDY), row(seeds={"0": 1.0}), row(claim=EXACT)):
         assert math.isnan(ledger.smallest_effect(unknown))
 
