@@ -336,7 +336,7 @@ CLAIMS: dict[str, Claim] = {
     "C07.target": Claim(
         "Targets of decay 0.95 give better one-step samples than targets of 0.9999", "paper", bound="given"
     ),
-    "C07.fresher": Claim("Targets of decay 0.5 do so too (in a short run, where they are as fresh as 0.95 is)", "kit"),
+    "C07.fresher": Claim("Targets of decay 0.5 do so too, in a short run", "kit"),
     "C07.slow": Claim("The slow copy draws better one-step samples than the network that is trained", "paper"),
     "C07.residual": Claim("The slow copy is more consistent with itself than the network that is trained", "kit"),
     "C07.none": Claim(

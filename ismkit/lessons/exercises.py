@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +28,9 @@ SLIPS: dict[str, Callable[[Tensor], Tensor]] = {
     "is right, but transposed": lambda want: want.mT if want.ndim > 1 else want,
     "is right, but in reverse order": lambda want: want.flip(0) if want.ndim else want,
 }
+
+#: Of each exercise, how many answers were wrong so far: its hint is for a reader who has tried.
+_WRONG: Counter[str] = Counter()
 
 
 def score_guess(
@@ -77,14 +81,15 @@ def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple,
     """Check the reader's function on cases, and print how far it is.
 
     A missing ``return``, a result of another type or shape, and a common slip that explains every case (the sign, a
-    factor 2, one too many, transposed ...) are named.
+    factor 2, one too many, transposed ...) are named. The first wrong result points to the folded hints of the
+    notebook, later ones to the same exercise print ``hint``.
 
     Args:
         name: of the exercise, such as "03.1".
         answer: the function that the reader writes; as long as it returns ``...`` it counts as not written.
         cases: pairs of arguments (a tuple) and the right result: a number, a tensor, a bool or a sequence of numbers,
             compared in float64 within a relative 1e-5 and an absolute 1e-7.
-        hint: printed where a result is wrong.
+        hint: printed from the second wrong answer on, since it may give the solution away.
 
     Returns:
         Whether it is solved. Errors in ``answer`` are printed, not raised, so that the notebook runs on.
@@ -97,6 +102,9 @@ def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple,
         >>> def compounded(scale, doublings):
         ...     return scale * doublings
         >>> exercise("03.1", compounded, [((1.5, 1), 1.5), ((1.5, 7), 1.5**7)], hint="each doubling multiplies")
+        exercise 03.1: not yet. compounded(1.5, 7) gave 10.5, want 17.0859375. Hint 1 is folded above this cell.
+        False
+        >>> exercise("03.1", compounded, [((1.5, 7), 1.5**7)], hint="each doubling multiplies")
         exercise 03.1: not yet. compounded(1.5, 7) gave 10.5, want 17.0859375. Hint: each doubling multiplies
         False
         >>> exercise("03.2", lambda step: step, [((0.5,), -0.5)])
@@ -128,7 +136,10 @@ def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple,
         print(f"exercise {name}: solved")
         return True
     if results and not all(_equal(got, want) for got, want in results):
-        complaint += _diagnosis(results) + (f" Hint: {hint}" if hint else "")
+        complaint += _diagnosis(results)
+        if hint:
+            complaint += f" Hint: {hint}" if _WRONG[name] else " Hint 1 is folded above this cell."
+        _WRONG[name] += 1
     print(f"exercise {name}: {complaint}")
     return False
 

@@ -19,6 +19,8 @@ import torch
 from cycler import cycler
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
+from PIL import Image as Pictures
+from PIL.Image import Image as Picture
 from torch import Tensor
 
 from ismkit.data.pictures import tile
@@ -29,6 +31,10 @@ from ismkit.utils.files import replacing
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
 #: Pixels: twice the width that the book gives a figure.
 _WIDEST = 1600
+#: A palette is too poor for a figure if more than this share of its pixels is off by more than so many of 255 levels.
+_OFF_SHARE, _OFF_LEVELS = 0.05, 10
+#: Bytes of a figure in full colour above which it is saved at its plain resolution.
+_HEAVY = 250_000
 
 
 def use_style() -> None:
@@ -55,9 +61,11 @@ def show(figure: Figure, alt: str) -> None:
 
     A figure of more than 800 pixels is saved 1600 pixels wide, or as wide as it is: the book has no room for more.
     The picture keeps 256 colours, each within a few of 255 levels: a quarter of the bytes, in notebooks that are
-    committed with their outputs. The boxes of the pictures in the figure are saved with the alt text: left, top, right
-    and bottom, as shares of the width and the height. On dark pages the book turns the colours of a figure outside of
-    these boxes.
+    committed with their outputs. Where that would spoil it, as with colour photographs, it keeps all colours within two
+    levels; above 250 kB it is then saved at the figure's plain resolution.
+
+    The boxes of the pictures in the figure are saved with the alt text: left, top, right and bottom, as shares of the
+    width and the height. On dark pages the book turns the colours of a figure outside of these boxes.
 
     Args:
         figure: Matplotlib's.
@@ -79,16 +87,32 @@ def _check_alt(alt: str) -> None:
 
 
 def _png(figure: Figure) -> bytes:
-    """A figure as PNG in 256 colours; it is closed."""
-    from PIL import Image as Pictures
-
-    drawn, buffer = io.BytesIO(), io.BytesIO()
+    """A figure as PNG, with as many colours as it needs; it is closed."""
     scale = min(2.0, max(1.0, _WIDEST / figure.bbox.width))
-    figure.savefig(drawn, format="png", dpi=scale * figure.dpi)
+    data, full = _compressed(_drawn(figure, scale))
+    if full and len(data) > _HEAVY:
+        data, _ = _compressed(_drawn(figure, 1.0))
     plt.close(figure)
-    few = Pictures.open(drawn).convert("RGB").quantize(256, Pictures.Quantize.MAXCOVERAGE, dither=Pictures.Dither.NONE)
-    few.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    return data
+
+
+def _drawn(figure: Figure, scale: float) -> Picture:
+    """The pixels of a figure, ``scale`` times its resolution."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=scale * figure.dpi)
+    return Pictures.open(buffer).convert("RGB")
+
+
+def _compressed(picture: Picture) -> tuple[bytes, bool]:
+    """A picture as PNG in 256 colours or, where they are too few, in full colour; and whether it is in full colour."""
+    kept = picture.quantize(256, Pictures.Quantize.MAXCOVERAGE, dither=Pictures.Dither.NONE)
+    before, after = (np.asarray(image, dtype=np.int16) for image in (picture, kept.convert("RGB")))
+    full = bool((np.abs(before - after).max(axis=2) > _OFF_LEVELS).mean() > _OFF_SHARE)
+    if full:  # multiples of 5 are within two levels, have black, white and greys, and halve the bytes
+        kept = Pictures.fromarray((5 * np.round(before / 5)).astype(np.uint8))
+    buffer = io.BytesIO()
+    kept.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue(), full
 
 
 def animate(

@@ -492,19 +492,26 @@ def _check_distance(own: ModuleType) -> str | None:
         ),
         (
             "the Haar transform must be orthonormal: sums and differences of four, divided by 2",
-            lambda: sum_by_four(one - other),
+            lambda: by_hand(one - other, divisor=4),
+        ),
+        (
+            "divide by the number of values in the image, not in the band: a mean per band weighs a level l by 4^l",
+            lambda: by_hand(one - other, means=True),
         ),
     )
 
-    def sum_by_four(x: Tensor) -> Tensor:
-        total = torch.zeros(len(x), dtype=x.dtype)
-        size = x[0].numel()
+    def by_hand(x: Tensor, divisor: int = 2, means: bool = False) -> Tensor:
+        total, size = torch.zeros(len(x), dtype=x.dtype), x[0].numel()
+
+        def error(band: Tensor) -> Tensor:
+            return band.square().flatten(1).sum(1) / (band[0].numel() if means else size)
+
         for weight in weights[:3]:
             a, b, c, e = x[..., ::2, ::2], x[..., ::2, 1::2], x[..., 1::2, ::2], x[..., 1::2, 1::2]
             for band in (a + b - c - e, a - b + c - e, a - b - c + e):
-                total = total + weight * (band / 4).square().flatten(1).sum(1) / size
-            x = (a + b + c + e) / 4
-        return total + weights[3] * x.square().flatten(1).sum(1) / size
+                total = total + weight * error(band / divisor)
+            x = (a + b + c + e) / divisor
+        return total + weights[3] * error(x)
 
     if complaint := _compare(own.distance(one, other), want, "the distance", slips):
         return complaint
@@ -749,7 +756,7 @@ class Workbook:
                 elif isinstance(error, TypeError) and "NoneType" in str(error):
                     complaint += "; a function without `return` returns None"
             if complaint:
-                print(f"exercise {name}: not yet. {called}: {complaint}.")
+                print(f"exercise {name}: not yet. {called}: {complaint}{'' if complaint.endswith('?') else '.'}")
                 return False
         self._write(self._own() | written)
         print(f"exercise {name}: solved")

@@ -353,7 +353,9 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     except Exception as error:  # Arrow's readers raise many kinds
         raise DataError(f"{path} is no Parquet file, truncated or altered: {shown(error)}") from error
     if altered:
-        raise DataError(f"{path} is altered, its contents have not the sum that it states: make the table again")
+        raise DataError(
+            f"{path} is altered, its contents do not match the checksum that it states: make the table again"
+        )
     return frame
 
 

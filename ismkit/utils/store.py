@@ -158,7 +158,7 @@ class Store:
                 raise self.error(f"{str(error).rstrip('.')}: {self.remedy}") from error
             self._check(path, head)
         if (digest := contents_sum(head["value"], tensors)) != head["store"]["sum"]:
-            raise self.error(f"{path} is altered, its contents have not the sum that it states: {self.remedy}")
+            raise self.error(f"{path} is altered, its contents do not match the checksum that it states: {self.remedy}")
         try:
             if form is not None:
                 check_form(str(path), head["value"], form)

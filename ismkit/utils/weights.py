@@ -142,7 +142,7 @@ def read_weights(path: PathLike, sha256: str | None = None) -> tuple[dict[str, T
         raise CheckpointError(f"{path} is missing, truncated or no safetensors file: {error}.") from error
     stated = metadata.pop(SUM, None)
     if stated is not None and stated != contents_sum(metadata, tensors):
-        raise CheckpointError(f"{path} is altered, its contents have not the sum that it states.")
+        raise CheckpointError(f"{path} is altered, its contents do not match the checksum that it states.")
     return tensors, metadata
 
 

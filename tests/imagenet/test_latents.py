@@ -162,7 +162,7 @@ def test_an_altered_manifest_is_refused(held: tuple[Path, np.ndarray, np.ndarray
     path = held[0] / "manifest.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"value": content["value"] | {key: value}}))
-    with pytest.raises(DataError, match="is altered, its contents have not the sum that it states"):
+    with pytest.raises(DataError, match="is altered, its contents do not match the checksum that it states"):
         Latents(held[0])
 
 

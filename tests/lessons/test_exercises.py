@@ -1,13 +1,20 @@
 """Predictions are scored as stated; exercises tell what is to do, wrong, raised and solved."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
+from ismkit.lessons import exercises
 from ismkit.lessons.exercises import exercise, score_guess
+
+
+@pytest.fixture(autouse=True)
+def _untried() -> None:
+    exercises._WRONG.clear()
 
 
 @pytest.mark.parametrize(
@@ -150,9 +157,18 @@ def test_a_slip_must_explain_every_case(capsys: pytest.CaptureFixture[str]) -> N
     assert said(lambda x: x * x, [((1.0,), 1.0), ((3.0,), 6.0)], capsys).endswith("want 6.0.")
 
 
-def test_the_hint_stands_last(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_wrong_answer_does_not_give_the_hint_away(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):  # what is not written yet, or raises, is no answer
+        assert not exercise("1", lambda x: ..., POSITIVE, hint="look up")
+        assert not exercise("1", lambda x: 1 / 0, POSITIVE, hint="look up")
+    assert "look up" not in capsys.readouterr().out
     assert not exercise("1", lambda x: -x, POSITIVE, hint="look up")
-    assert capsys.readouterr().out.endswith("The result has the wrong sign. Hint: look up\n")
+    assert capsys.readouterr().out.endswith("The result has the wrong sign. Hint 1 is folded above this cell.\n")
+    assert not exercise("2", lambda x: -x, POSITIVE, hint="another")
+    assert capsys.readouterr().out.endswith("Hint 1 is folded above this cell.\n"), "each exercise counts for itself"
+    for wrong in (lambda x: -x, lambda x: 2 * x):
+        assert not exercise("1", wrong, POSITIVE, hint="look up")
+        assert re.search(r"The result .*\. Hint: look up\n$", capsys.readouterr().out), "the hint stands last"
 
 
 @pytest.mark.parametrize("want", [None, "4", ...])
@@ -165,9 +181,9 @@ def test_exercise_wrong_on_the_second_case_only(capsys: pytest.CaptureFixture[st
     def double(x: float) -> float:
         return 2 * x
 
-    assert not exercise("03.1", double, CASES, hint="square it")
+    assert not exercise("03.1", double, CASES)
     out = capsys.readouterr().out
-    assert out == "exercise 03.1: not yet. double([1.0, 3.0]) gave [2.0, 6.0], want [1.0, 9.0]. Hint: square it\n"
+    assert out == "exercise 03.1: not yet. double([1.0, 3.0]) gave [2.0, 6.0], want [1.0, 9.0].\n"
 
 
 def test_exercise_that_raises_goes_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from IPython.utils.capture import RichOutput, capture_output
 from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
 from skimage.color import rgb2lab
+from skimage.data import astronaut
 from torch import Tensor
 from traitlets.config import Config
 
@@ -152,6 +153,26 @@ def test_show_saves_bytes_and_keeps_the_colours() -> None:
     assert np.abs(before - after).max() < 20 / 255
     assert (after[before.min(axis=2) == 1] == 1).all(), "white stays white"
     assert len(raw) < 0.4 * len(whole.getvalue())
+
+
+@pytest.mark.usefixtures("shell")
+@pytest.mark.parametrize(("inches", "scale"), [(2, 2), (8, 1)])
+def test_show_saves_colour_photographs_in_full_colour(inches: int, scale: int) -> None:
+    """256 colours are too few for them; where all colours are heavy, the picture has fewer pixels instead."""
+    figure, axes = plt.subplots(figsize=(inches, inches), dpi=100)
+    axes.imshow(astronaut())
+    axes.set_axis_off()
+    whole = BytesIO()
+    figure.savefig(whole, format="png", dpi=scale * 100)
+    with capture_output() as captured:
+        plot.show(figure, alt="an astronaut")
+    data = captured.outputs[0].data["image/png"]
+    raw = data if isinstance(data, bytes) else b64decode(data)
+    before, after = (255 * plt.imread(BytesIO(png))[..., :3] for png in (whole.getvalue(), raw))
+    assert after.shape[:2] == (scale * inches * 100, scale * inches * 100)
+    assert np.abs(before - after).max() < 2.5
+    assert (after[before.min(axis=2) == 255] == 255).all(), "white stays white"
+    assert len(raw) < 0.65 * len(whole.getvalue())
 
 
 @pytest.mark.usefixtures("shell")

@@ -152,8 +152,14 @@ MISTAKES = {
     "plain": ("distance", "x.ndim < 4", "x.ndim < 9", "this is the plain mean square"),
     "order": ("distance", "(1.0, 0.5, 0.25)", "(0.25, 0.5, 1.0)", "the wrong order"),
     "not orthonormal": ("distance", " / 2", " / 4", "must be orthonormal"),
+    "mean per band": (
+        "distance",
+        ".square().flatten(1).sum(1) / size",
+        ".square().flatten(1).mean(1)",
+        "a mean per band weighs",
+    ),
     "repeated": ("couple", "return x0[order]", "return x0[0 * order]", "permuted, each row used once"),
-    "inverted": ("couple", "return x0[order]", "return x0[order.argsort()]", "is the assignment inverted"),
+    "inverted": ("couple", "return x0[order]", "return x0[order.argsort()]", r"is the assignment inverted\?\n"),
     "one average": ("averages", ", (copy.deepcopy(net), 0.9999)", "", "a list of two pairs"),
     "not copied": ("averages", "(copy.deepcopy(net), 0.95)", "(net, 0.95)", "a copy of its own"),
     "slow first": (

@@ -87,7 +87,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-2]), TRUNCATED),
     "empty": (lambda path: path.write_bytes(b""), TRUNCATED),
     "binary": (lambda path: path.write_bytes(b"\xff\xfe\x00" * 9), TRUNCATED),
-    "edited": (edit, "is altered, its contents have not the sum that it states"),
+    "edited": (edit, "is altered, its contents do not match the checksum that it states"),
     "of another": (of_another, r"is of something else \(seed is 1 there, 0 now\)"),
     "gone": (Path.unlink, "is missing"),
 }
