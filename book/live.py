@@ -286,7 +286,8 @@ def element(model: Live, home: str = "") -> Iterator[str]:
     title = f"{view.space.name.capitalize()}, drawn here"
     kind = "live" if len(view.fields) == 1 else "live wide"
     yield f'<div class="{kind}" id="live-{model.name}" role="group" aria-label="{title}">'
-    yield f'<script type="application/json" class="live-about">{json.dumps(about)}</script>'
+    known = json.dumps(about).replace("<", "\\u003c")  # a name such as </script> would end the element
+    yield f'<script type="application/json" class="live-about">{known}</script>'
     yield '<div class="live-picture">'
     yield from picture(model, home)
     yield "</div>"

@@ -126,7 +126,8 @@ class Options(HTMLParser):
 
 def test_live_pages_show_them_and_run_none() -> None:
     space = replace(SPACES["clothes"], classes=NAMES)
-    page = "\n".join(live.element(live.Live(space, {"bytes": 1, "calls": [1, 2]})))
-    found = Options(page)
-    assert found.texts == [*NAMES, "any class"]
+    names = [*NAMES, "any class"]
+    about = {"bytes": 1, "calls": [1, 2], "names": names, "picture": (1, 28), "start": live.START}
+    found = Options("\n".join(live.element(live.Live("own", live.plain(space), about))))
+    assert found.texts == names
     assert found.scripts == 1  # what the page knows of the model
