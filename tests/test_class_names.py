@@ -3,6 +3,7 @@
 They are read as they were written, one for each class; they are printed in one line; and no result depends on them.
 """
 
+import json
 import os
 from dataclasses import replace
 from functools import partial
@@ -100,17 +101,18 @@ def test_messages_with_a_name_are_of_one_line() -> None:
 
 
 class Options(HTMLParser):
-    """The texts of the options of a page's first selection, and how many scripts it has."""
+    """The texts of the options of a page's first selection, and what its scripts hold."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.texts: list[str] = []
-        self.scripts = 0
+        self.scripts: list[str] = []
         self.inside = self.done = False
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.scripts += tag == "script"
+        if tag == "script":
+            self.scripts.append("")
         self.inside = tag == "option" and not self.done
         if self.inside:
             self.texts.append("")
@@ -122,6 +124,8 @@ class Options(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.inside:
             self.texts[-1] += data
+        if self.cdata_elem == "script":
+            self.scripts[-1] += data
 
 
 def test_live_pages_show_them_and_run_none() -> None:
@@ -130,4 +134,5 @@ def test_live_pages_show_them_and_run_none() -> None:
     about = {"bytes": 1, "calls": [1, 2], "names": names, "picture": (1, 28), "start": live.START}
     found = Options("\n".join(live.element(live.Live("own", live.plain(space), about))))
     assert found.texts == names
-    assert found.scripts == 1  # what the page knows of the model
+    (known,) = found.scripts  # what the page knows of the model
+    assert json.loads(known)["names"] == names
