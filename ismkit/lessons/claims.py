@@ -186,7 +186,7 @@ CLAIMS: dict[str, Claim] = {
     # 03 compounding guidance
     "C03.law": exact("CFG at every doubling compounds to 1.5^7 = 17.09 in one step (constant field)", "paper"),
     "C03.affine": exact("The law is exact for affine fields whose linear part all labels share", "kit"),
-    "C03.finest": exact("SM's released code guides the finest doubling only: 1.5 at every step size", "code"),
+    "C03.finest": exact("SM's released code guides the finest doubling only: 1.5 at every step above d = 0", "code"),
     "C03.general": Claim(
         "One step carries 1.5^7 = 17.09 of guidance whatever the data", "paper", verdict="weaker here", basis="drawn"
     ),

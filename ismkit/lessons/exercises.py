@@ -61,7 +61,7 @@ def score_guess(
     scale = None if scale is None else as_number("scale", scale)
     found = f"{what}: {how} {measured:.3g}"
     if guess is None:
-        print(f"{found}. No guess was made: write one in the cell above (guess = ...), and run both again.")
+        print(f"{found}. No guess was made: write one where guess_... = None is set, and run both cells again.")
         return
     if scale is None:
         if measured <= 0:
@@ -131,7 +131,7 @@ def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple,
             break
         results.append((got, want))
         if not complaint and not _equal(got, want):
-            complaint = f"not yet. {call} gave {_short(got)}, want {_short(want)}."
+            complaint = f"not yet. {call} gave {_apart(got, want)}."
     if not complaint:
         print(f"exercise {name}: solved")
         return True
@@ -195,7 +195,17 @@ def _shape(value: Tensor) -> str:
     return f"{tuple(value.shape)}" if value.ndim else "that of a single number"
 
 
+def _apart(got: Tensor, want: Tensor) -> str:
+    """Both results if they are short, or where they differ first."""
+    if got.shape != want.shape or want.numel() <= 4:
+        return f"{_short(got)}, want {_short(want)}"
+    at = tuple((~torch.isclose(got, want, rtol=1e-5, atol=1e-7)).nonzero()[0].tolist())
+    return f"{got[at]:.6g} at index {at[0] if len(at) == 1 else at}, want {want[at]:.6g}"
+
+
 def _short(value: Any) -> str:
     if isinstance(value, torch.Tensor) and value.numel() > 4:
         return f"a tensor {tuple(value.shape)}"
+    if callable(value) and hasattr(value, "__name__"):
+        return value.__name__
     return f"{value.tolist()}" if isinstance(value, torch.Tensor) else repr(value)

@@ -294,6 +294,8 @@ def _check_net(own: ModuleType) -> str | None:
     answered = own.Net(dim=18, width=16, classes=3)(image, zero[:4], zero[:4], zero[:4], y[:4])
     if answered.shape != image.shape:
         return f"states may be images, {tuple(image.shape)}: flatten x at the start, and give its shape back at the end"
+    if complaint := _check_more_features(own, x, zero, y):
+        return complaint
     sum(parameter.sum() for parameter in net.parameters()).backward()
     net.zero_grad()
     with torch.no_grad():  # a network may begin with zeros in its last layer
@@ -309,6 +311,22 @@ def _check_net(own: ModuleType) -> str | None:
     for name, other in others.items():
         if torch.allclose(answer, other):
             return f"the answer does not change with {name}: is it among the inputs of the first layer?"
+    return None
+
+
+def _check_more_features(own: ModuleType, x: Tensor, zero: Tensor, y: Tensor) -> str | None:
+    """Notebook 04 adds features of w: a network that has their number written into it would crash there."""
+    condition = own.condition
+    own.condition = lambda t, d, w: torch.cat([condition(t, d, w), w[:, None]], 1)  # type: ignore[attr-defined]
+    try:
+        own.Net(dim=2, width=16, classes=3)(x, zero, zero, zero, y)
+    except RuntimeError:
+        return (
+            "the number of features is fixed, and condition gets more of them in notebook 04: ask for it, "
+            "condition(*torch.zeros(3, 1)).shape[1]"
+        )
+    finally:
+        own.condition = condition  # type: ignore[attr-defined]
     return None
 
 
@@ -567,7 +585,7 @@ def _check_loss(own: ModuleType) -> str | None:
     class Toy(nn.Module):
         def __init__(self, weight: nn.Parameter) -> None:
             super().__init__()
-            self.weight = weight
+            self.weight, self.null = weight, 3  # the reader's velocity_target may be that of notebook 04
 
         def forward(self, *asked: Tensor) -> Tensor:
             return self.weight * _field(*asked)
@@ -642,11 +660,13 @@ def _check_train(own: ModuleType) -> str | None:
     return None
 
 
-def _sampled(shift: float = 0.0, asked: float | None = None, long: bool = False) -> Callable[..., Tensor]:
+def _sampled(
+    shift: float = 0.0, asked: float | None = None, long: bool = False, finest: bool = True
+) -> Callable[..., Tensor]:
     def wrong(net: Any, x0: Tensor, y: Tensor, w: Tensor, nfe: int) -> Tensor:
         x, ones = x0, torch.ones(len(x0), dtype=x0.dtype)
         for k in range(nfe):
-            ask = asked if asked is not None else 0.0 if nfe == N else 1 / nfe
+            ask = asked if asked is not None else 0.0 if nfe == N and finest else 1 / nfe
             x = x + net(x, ones * (k + shift) / nfe, ones * ask, w, y) / (1 if long else nfe)
         return x
 
@@ -662,6 +682,10 @@ def _check_sampler(own: ModuleType) -> str | None:
             _sampled(asked=0.0),
         ),
         ("the answer is a velocity: multiply it by the step size, 1 / nfe", _sampled(long=True)),
+        (
+            "steps of 1/128 must be asked for as d = 0: the network has no rows for d = 1/128",
+            _sampled(finest=False),
+        ),
     )
     for nfe in (1, 2, 4, N):
         given = (_field, x0, y, w, nfe)
@@ -745,10 +769,11 @@ class Workbook:
         if blank := [called for called, source in written.items() if unwritten(source)]:
             print(f"exercise {name}: to do. Write the body of {' and '.join(blank)}, and run the cell again.")
             return False
+        together = self._own() | written  # what the reader wrote earlier must fit, not the kit's in its place
         for called in written:
             test = _check_strong_condition if called == "condition" and "strengths" in written else CHECKS[called]
             try:
-                complaint = test(self._module(written))
+                complaint = test(self._module(together))
             except Exception as error:
                 complaint = f"{called} raised {type(error).__name__}: {error}"
                 if isinstance(error, NameError):
@@ -758,7 +783,7 @@ class Workbook:
             if complaint:
                 print(f"exercise {name}: not yet. {called}: {complaint}{'' if complaint.endswith('?') else '.'}")
                 return False
-        self._write(self._own() | written)
+        self._write(together)
         print(f"exercise {name}: solved")
         return True
 
@@ -818,12 +843,12 @@ def source_of(piece: Callable[..., Any]) -> str:
     Raises:
         OSError: if it was defined where no source is kept.
     """
-    function = piece
+    function = inspect.unwrap(piece)  # of a decorated function the code is the decorator's
     if inspect.isclass(piece):  # inspect finds no source of a class that a cell defines
         methods = [value for value in vars(piece).values() if inspect.isfunction(value)]
         if not methods:
             return f"class {piece.__name__}:\n    ..."
-        function = methods[0]
+        function = inspect.unwrap(methods[0])
     text = "".join(linecache.getlines(function.__code__.co_filename))
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == piece.__name__:

@@ -55,7 +55,9 @@ def test_difference_points(guess: float, points: int, capsys: pytest.CaptureFixt
 def test_no_guess_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     score_guess(None, 17.0859, "gap")
     out = capsys.readouterr().out
-    assert out.startswith("gap: measured 17.1. No guess was made")
+    assert out == (
+        "gap: measured 17.1. No guess was made: write one where guess_... = None is set, and run both cells again.\n"
+    )
     assert "points" not in out
     score_guess(None, 124.0, "hours", how="modelled")  # what a model says is not called measured
     assert capsys.readouterr().out.startswith("hours: modelled 124. No guess was made")
@@ -155,6 +157,34 @@ def test_a_slip_must_explain_every_case(capsys: pytest.CaptureFixture[str]) -> N
     assert said(lambda x: x + 1, [((1.0,), 1.0), ((3.0,), 3.0)], capsys).endswith("The result is 1 too large.")
     assert said(lambda x: x * 2, [((1.0,), 1.0), ((3.0,), 6.0)], capsys).endswith("want 1.0.")
     assert said(lambda x: x * x, [((1.0,), 1.0), ((3.0,), 6.0)], capsys).endswith("want 6.0.")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (torch.tensor([[0.0, 1, 2], [3, 9, 5]]), r"gave 9 at index \(1, 1\), want 4. 5 of 6 numbers are right."),
+        (torch.full((2, 3), torch.nan), r"gave nan at index \(0, 0\), want 0"),
+        (torch.zeros(3, 3), r"gave a tensor \(3, 3\), want a tensor \(2, 3\)"),
+    ],
+)
+def test_of_long_results_the_first_difference_is_shown(
+    wrong: torch.Tensor, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not exercise("03.1", lambda: wrong, [((), torch.arange(6.0).view(2, 3))])
+    assert re.search(said, out := capsys.readouterr().out), out
+
+
+def test_in_a_long_vector_the_index_is_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not exercise("03.1", lambda: [0, 1, 2, 2, 4], [((), [0, 1, 2, 3, 4])])
+    assert "gave 2 at index 3, want 3." in capsys.readouterr().out
+
+
+def test_a_function_among_the_arguments_is_called_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    def constant(x: float) -> float:
+        return x
+
+    assert not exercise("03.1", lambda field, at: 0.0, [((constant, 2.0), 2.0)])
+    assert "<lambda>(constant, 2.0) gave 0.0, want 2.0" in capsys.readouterr().out
 
 
 def test_the_first_wrong_answer_does_not_give_the_hint_away(capsys: pytest.CaptureFixture[str]) -> None:

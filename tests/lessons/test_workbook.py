@@ -109,6 +109,7 @@ MISTAKES = {
     "no label": ("Net", "self.label(y)]", "0 * self.label(y)]", "does not change with y"),
     "no state": ("Net", "x.flatten(1), cond", "0 * x.flatten(1), cond", "does not change with x"),
     "flat": ("Net", ".view_as(x)", "", "states may be images"),
+    "fixed features": ("Net", "condition(*torch.zeros(3, 1)).shape[1]", "16", "the number of features is fixed"),
     "no null": ("Net", "self.null = classes", "pass", "self.null = classes"),
     "forward returns nothing": ("Net", "return self.last", "self.last", "is its `return` missing"),
     "finest": ("rows", "(1 + (turn", "(0 + (turn", "d = 1/128 needs no rows"),
@@ -141,6 +142,7 @@ MISTAKES = {
     "returns net": ("train", "return kept[-1][0]", "return net", "returned the network itself"),
     "unwatched": ("train", "watch(step + 1,", "watch(step,", "watch must be called with steps 1 to 5"),
     "Euler": ("sampler", "0.0 if nfe == N else 1 / nfe", "0.0", "which is an Euler step"),
+    "asked 1/128 in 128 steps": ("sampler", "0.0 if nfe == N else 1 / nfe", "1 / nfe", "steps of 1/128 must be asked"),
     "late": ("sampler", "ones * k / nfe", "ones * (k + 1) / nfe", "the time is that of the end"),
     "long": ("sampler", "w, y) / nfe", "w, y)", "multiply it by the step size"),
     "unguided": ("velocity_target", "w * (t", "0 * w * (t", "there is no guidance yet"),
@@ -226,6 +228,38 @@ def test_a_file_that_cannot_be_written_leaves_the_earlier_one(mine: Workbook, mo
     with pytest.raises(OSError, match="no space left"):
         mine.check("01b.8", defined(RIGHT["sampler"], "sampler"))
     assert mine.path.read_text() == before
+
+
+def test_a_decorated_function_is_kept_with_its_decorator(mine: Workbook, capsys: pytest.CaptureFixture[str]) -> None:
+    decorated = PIECES["sampler"].replace("def sampler", "@torch.no_grad()\ndef sampler")
+    assert mine.check("01b.8", defined(decorated, "sampler")), capsys.readouterr().out
+    assert f"# ---- sampler: yours\n{decorated}\n" in mine.path.read_text()
+    method = PIECES["Net"].replace("    def __init__", "    @torch.no_grad()\n    def __init__")
+    assert mine.check("01b.2", defined(method, "Net")), capsys.readouterr().out
+    assert "\n    @torch.no_grad()\n    def __init__" in mine.path.read_text()
+
+
+def test_a_piece_is_tested_with_what_the_reader_wrote_before(
+    mine: Workbook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four features of the reader's, where the kit has 16: a network that reads 16 would crash after loading."""
+    few = PIECES["condition"].replace("torch.tensor([0.5, 1.0, 2.0, 4.0])", "torch.tensor([0.5])")
+    assert mine.check("01b.1", defined(few, "condition")), capsys.readouterr().out
+    asks = "condition(*torch.zeros(3, 1)).shape[1]"
+    assert not mine.check("01b.2", defined(PIECES["Net"].replace(asks, "16"), "Net"))
+    assert "shapes cannot be multiplied" in capsys.readouterr().out
+    for features in ("4", asks):  # the fixed 4 fits now, and not in notebook 04
+        assert mine.check("01b.2", defined(PIECES["Net"].replace(asks, features), "Net")) == (features == asks)
+    mine.load().Net()
+
+
+def test_earlier_pieces_can_be_written_again_after_the_later_notebooks(
+    mine: Workbook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, source in LATER.items():
+        assert mine.check("later", defined(source, name))
+    for name in ("Net", "rows", "half_steps", "averaged", "loss", "train", "sampler"):
+        assert mine.check("again", defined(PIECES[name], name)), capsys.readouterr().out
 
 
 def test_what_is_no_piece_is_refused(mine: Workbook) -> None:
