@@ -4,7 +4,10 @@ import ast
 import base64
 import doctest
 import html.parser
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -240,13 +243,15 @@ def test_students_do_not_see_what_they_are_to_guess(path: Path, pack: Path) -> N
     """The cells that score a guess have no output, and no other prints the number; what else was printed stays."""
     ours, theirs = (code_of(nbformat.read(file, 4)) for file in (path, pack / "students" / path.name))
     printed = "".join(output.get("text", "") for cell in ours for output in cell.outputs)
-    asked = {number for number in re.findall(r": \w+ (\S+)\. No guess was made", printed) if len(number) > 3}
+    guessed = re.findall(r": \w+ (\S+)\. No guess was made", printed)
+    asked = {number for number in guessed if len(number.replace(".", "").lstrip("0")) > 2}
     for old, new in zip(ours, theirs, strict=True):
         lost = [output for output in old.outputs if output not in new.outputs]
         if "score_guess(" in old.source:
             assert not new.outputs
         elif "exercise" not in old.metadata.get("tags", []):
-            assert all(any(number in output.text for number in asked) for output in lost)
+            numbers = [re.findall(r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?", output.text) for output in lost]
+            assert all(asked & {f"{float(number):.3g}" for number in found} for found in numbers)
         for number in asked:
             shown = "".join(output.get("text", "") for output in new.outputs)
             assert not re.search(rf"(?<![\d.]){re.escape(number)}\b", shown), number
@@ -377,6 +382,30 @@ def test_exam_asks_other_numbers_than_the_plan() -> None:
 def test_book_has_no_answers_to_the_exam() -> None:
     pages = "".join(path.read_text() for path in (ROOT / "book").glob("*.md"))
     assert not any(question.answer[:40] in pages for question in EXAM)
+
+
+def test_a_hand_out_has_no_solutions(pack: Path, tmp_path: Path) -> None:
+    """The commands of the page for lecturers, but for the last, which packs the folder."""
+    found = subprocess.run(
+        ["git", "rev-parse", "--absolute-git-dir"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if found.returncode:
+        pytest.skip("this is no clone")
+    page = (ROOT / "book" / "lecturers.md").read_text()
+    (commands,) = (
+        block for block in re.findall(r"^```bash\n(.*?)^```", page, re.DOTALL | re.M) if "git archive" in block
+    )
+    shutil.copytree(pack, tmp_path / "teaching")
+    script = commands[: commands.index("tar -czf")]
+    subprocess.run(
+        ["bash", "-ec", script], cwd=tmp_path, env=os.environ | {"GIT_DIR": found.stdout.strip()}, check=True
+    )
+    handed = tmp_path / "handout"
+    assert (handed / "Makefile").is_file()
+    assert not (handed / ".git").exists()
+    assert len(list(handed.glob("notebooks/*.ipynb"))) == len(committed())
+    texts = [path.read_text() for kind in ("md", "ipynb") for path in handed.rglob(f"*.{kind}")]
+    assert not any("<summary>Solution" in text or question.answer[:40] in text for text in texts for question in EXAM)
 
 
 # ---------------------------------------------------------------- what is refused
