@@ -23,7 +23,6 @@ from types import ModuleType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ismkit import __version__
-from ismkit.utils.files import expanded
 
 #: In the order of the help.
 COMMANDS = (
@@ -50,7 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]}? " if near else ""
         print(f"ismkit: no command {name!r}: {hint}(more: ismkit --help)", file=sys.stderr)
         return 2
-    command = import_module(f"ismkit.cli.{name}")
+    try:
+        command = import_module(f"ismkit.cli.{name}")
+    except OSError as error:  # of a system on which the kit cannot run
+        print(f"ismkit {name}: {error}", file=sys.stderr)
+        return 2
     with printable():
         return answered(command, rest)
 
@@ -181,6 +184,8 @@ def _at_home(value: Any) -> Any:
         named = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return dataclasses.replace(value, **_at_home(named))
     if isinstance(value, str | Path) and str(value).startswith("~"):
+        from ismkit.utils.files import expanded  # here: on Windows this fails, and the message takes one line
+
         return type(value)(expanded(value))
     return value
 

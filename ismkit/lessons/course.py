@@ -1,10 +1,12 @@
 """The instructor's pack: slides, plan, exam and notebooks without solutions, from the notebooks and ``book/course``.
 
-``book/course`` has a Markdown file for each hour. Its second level are six blocks of ten minutes, and misconceptions;
-the third level are slides. A slide shows what a notebook has committed: ``![](01#paths)`` alone on a line is the figure
-of the cell of notebook 01 that is tagged ``slide-paths``, ``![code](01#exact)`` its source (if the cell begins with a
-function, that alone), ``![output](01#mean)`` what it printed. In a text, ``{01#paths}`` names the cell. Quoted lines
-are what the lecturer says.
+``book/course`` has a Markdown file for each hour. Its second level are six blocks of ten minutes, misconceptions, and
+what follows the hour; the third level are slides. A slide shows what a notebook has committed: ``![](01#paths)`` alone
+on a line is the figure of the cell of notebook 01 that is tagged ``slide-paths``, ``![code](01#exact)`` its source (if
+the cell begins with a function, that alone), ``![output](01#mean)`` what it printed. In a text, ``{01#paths}`` names
+the cell, and ``{01 "path: measured"}`` is the number after these words (… stands for others) in what notebook 01
+printed. Quoted lines are what the lecturer says; lines that begin with ``Small:`` stand small below the slide. The
+example after a block's facts computes the numbers in bold, for the tests alone. ``plan.md`` stands before the hours.
 """
 
 from __future__ import annotations
@@ -34,14 +36,25 @@ if TYPE_CHECKING:
 #: The texts of the course, and the style and the script of its pages.
 TEXTS = CHECKOUT / "book" / "course"
 MINUTES = 10
-FACTS = ("Show", "Students", "Cells", "Ask")
+FACTS = ("Show", "Students", "Answer", "Cells", "Ask")
+#: What follows the blocks of an hour.
+LAST = ("Misconceptions", "Afterwards")
 #: A fold, with what is said of it afterwards: up to the next fold, question or heading.
 FOLDED = re.compile(
     r"<details>\s*<summary>(.*?)</summary>.*?</details>\s*?(?:\n.*?)??(?=^<details>|^\*\*|^#|^[^\w\n]*\d+\.\d|\Z)",
     re.DOTALL | re.MULTILINE,
 )
+#: Notebook 00 says what is folded away below exercises.
+SOLUTIONS_TOO = re.compile(r"Hints and a solution(?=\s+are folded)")
 SHOWN = re.compile(r"^!\[(.*?)\]\((\w+#[\w-]+)\)\s*$", re.MULTILINE)
 NAMED = re.compile(r"\{(\w+#[\w-]+)\}")
+READ = re.compile(r'\{(\w+) "([^"]+)"\}')
+#: A number as notebooks print it, alone and with its interval.
+PLAIN = r"[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?"
+NUMBER = rf"{PLAIN}(?: ± [\d.]+)?(?: ?%)?"
+EXAMPLE = re.compile(r"^```python\n(.*?)^```\n?", re.DOTALL | re.MULTILINE)
+#: What :func:`ismkit.lessons.score_guess` prints for the committed notebooks, in which nothing was guessed.
+UNGUESSED = re.compile(r"^.*: \w+ (\S+)\. No guess was made.*$\n?", re.MULTILINE)
 #: Pictures that a page can hold, the best first.
 PICTURES = {"image/svg+xml": "", "image/png": ";base64"}
 #: Wider figures stand below the text of a slide, others beside it.
@@ -60,31 +73,34 @@ class CourseError(ValueError):
 
 @dataclass(frozen=True)
 class Slide:
-    """One slide: its title, what it shows in Markdown, and what the lecturer says."""
+    """One slide: its title, what it shows in Markdown, what the lecturer says, and what stands small below it."""
 
     title: str
     body: str
     notes: str
+    small: str
 
 
 @dataclass(frozen=True)
 class Block:
-    """Ten minutes: a title, a list of what is shown, done and asked in Markdown, and the slides."""
+    """Ten minutes: a title, a list of what is shown, done and asked in Markdown, the slides, and the tested example."""
 
     title: str
     facts: str
     slides: tuple[Slide, ...]
+    example: str
 
 
 @dataclass(frozen=True)
 class Hour:
-    """One session: its number and title, what students can do afterwards, six blocks, and misconceptions."""
+    """One session: its number and title, what students learn, six blocks, misconceptions, and what follows it."""
 
     number: int
     title: str
     goal: str
     blocks: tuple[Block, ...]
     misconceptions: str
+    afterwards: str
 
 
 @dataclass(frozen=True)
@@ -151,11 +167,12 @@ def hours() -> list[Hour]:
 def _hour(path: Path) -> Hour:
     head, *parts = re.split(r"^## ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     title, _, goal = head.removeprefix("# ").partition("\n")
-    if len(parts) != 7 or not parts[6].startswith("Misconceptions\n"):
-        got = ", ".join(part.partition("\n")[0] for part in parts)
-        raise CourseError(f"{path.name} must have six blocks, then Misconceptions, got: {got}")
+    titles = [part.partition("\n")[0] for part in parts]
+    if len(parts) != 8 or tuple(titles[6:]) != LAST:
+        raise CourseError(f"{path.name} must have six blocks, then {' and '.join(LAST)}, got: {', '.join(titles)}")
     blocks = tuple(_block(part, path.name) for part in parts[:6])
-    return Hour(int(path.name[0]), title, goal.strip(), blocks, parts[6].partition("\n")[2].strip())
+    last = [part.partition("\n")[2].strip() for part in parts[6:]]
+    return Hour(int(path.name[0]), title, goal.strip(), blocks, *last)
 
 
 def _block(text: str, where: str) -> Block:
@@ -163,14 +180,17 @@ def _block(text: str, where: str) -> Block:
     title, _, facts = head.partition("\n")
     if missing := [fact for fact in FACTS if f"- **{fact}:** " not in facts]:
         raise CourseError(f"block {title!r} of {where} must say {', '.join(FACTS)}, lacks {', '.join(missing)}")
-    return Block(title, facts.strip(), tuple(_slide(slide) for slide in slides))
+    example = "".join(EXAMPLE.findall(facts))
+    return Block(title, EXAMPLE.sub("", facts).strip(), tuple(_slide(slide) for slide in slides), example)
 
 
 def _slide(text: str) -> Slide:
     title, _, rest = text.partition("\n")
     lines = rest.strip().splitlines()
     notes = " ".join(line.removeprefix(">").strip() for line in lines if line.startswith(">"))
-    return Slide(title, "\n".join(line for line in lines if not line.startswith(">")).strip(), notes)
+    small = " ".join(line.removeprefix("Small:").strip() for line in lines if line.startswith("Small:"))
+    body = "\n".join(line for line in lines if not line.startswith((">", "Small:"))).strip()
+    return Slide(title, body, notes, small)
 
 
 def questions() -> list[Question]:
@@ -210,14 +230,31 @@ class Shown:
         return found[0]
 
     def named(self, text: str, where: str, link: Link | None = None) -> str:
-        """A text with ``{01#paths}`` as ``01 [9]``, the count of the cell, by default without a link."""
+        """A text with its numbers read, and ``{01#paths}`` as ``01 [9]``, the cell's count, by default not a link."""
 
         def name(match: re.Match[str]) -> str:
             number = match[1].partition("#")[0]
             cell = f"{number} [{self.cell(match[1], where).execution_count}]"
             return cell if link is None else link(cell, self.paths[number])
 
-        return NAMED.sub(name, text)
+        return NAMED.sub(name, READ.sub(lambda match: self.number(match[1], match[2], where), text))
+
+    def number(self, notebook: str, words: str, where: str) -> str:
+        """The number that follows the words in what a notebook printed; raises CourseError unless it is there once."""
+        printed = [
+            output.get("text") or output.get("data", {}).get("text/plain", "")
+            for cell in (self._notebooks[notebook].cells if notebook in self._notebooks else [])
+            for output in cell.get("outputs", [])
+        ]
+        text = " ".join("\n".join(printed).replace("±", " ± ").split())
+        sought = re.escape(words).replace("…", ".*?")
+        found = re.findall(rf"(?<!\w){sought} ?({NUMBER})", text)
+        if len(found) != 1:
+            raise CourseError(
+                f"{where} reads the number after {words!r}, but notebook {notebook} printed {len(found)} such numbers, "
+                "must be one"
+            )
+        return f"{float(found[0]):.1e}" if "e" in found[0] else str(found[0])
 
     def figure(self, reference: str, where: str) -> tuple[str, float]:
         """The figure of a cell as HTML, and its width over its height; a drawing is preferred to a picture."""
@@ -231,9 +268,10 @@ class Shown:
         raise CourseError(f"{where} shows the figure of {reference}, but that cell has none: run the notebook")
 
     def output(self, reference: str, where: str) -> str:
-        """What a cell printed."""
+        """What a cell printed, but for its answer to a guess that was not made."""
         outputs = self.cell(reference, where).get("outputs", [])
-        if not (text := "".join(output.text for output in outputs if output.get("name") == "stdout").strip()):
+        printed = "".join(output.text for output in outputs if output.get("name") == "stdout")
+        if not (text := UNGUESSED.sub("", printed).strip()):
             raise CourseError(f"{where} shows the output of {reference}, but that cell printed nothing")
         return text
 
@@ -278,6 +316,7 @@ def plan(shown: Shown, sessions: Iterable[Hour], link: Link | None = None) -> It
 
     With links, for the book, the blocks of an hour are folded away: that page would be too long.
     """
+    yield from [(TEXTS / "plan.md").read_text(encoding="utf-8"), ""]
     for hour in sessions:
         yield from [f"## Hour {hour.number}: {hour.title}", "", hour.goal, ""]
         if link is not None:
@@ -291,6 +330,7 @@ def plan(shown: Shown, sessions: Iterable[Hour], link: Link | None = None) -> It
             yield ""
         if link is not None:
             yield "</details>\n"
+        yield from [f"**After hour {hour.number}.** {hour.afterwards}", ""]
 
 
 def misconceptions(shown: Shown, sessions: Iterable[Hour], link: Link | None = None) -> list[str]:
@@ -305,7 +345,11 @@ def _traps(sessions: list[Hour], shown: Shown) -> list[str]:
 def exam(asked: list[Question], *, answers: bool) -> Iterator[str]:
     """The exam in Markdown, with the answers or without."""
     total = sum(question.points for question in asked)
-    yield from [f"# Exam{': answers' if answers else ''}", "", f"{len(asked)} questions, {total} points.", ""]
+    terms = f"{len(asked)} questions, {total} points. 90 minutes; one page of notes is allowed."
+    if answers:
+        short = sum(question.points for question in asked if question.level != "stretch")
+        terms += f" In 60 minutes, leave out the questions marked *stretch*: {short} points."
+    yield from [f"# Exam{': answers' if answers else ''}", "", terms, ""]
     for i, question in enumerate(asked, 1):
         points = f"{question.points} point{'s' if question.points > 1 else ''}"
         yield from [f"## {i}. {question.title}", "", f"*{question.level}, {points}*", "", question.text, ""]
@@ -322,16 +366,17 @@ def _deck(hour: Hour, shown: Shown) -> Iterator[str]:
         for slide in block.slides:
             where = f"slide {slide.title!r} of hour {hour.number}"
             figures = list(_figures(slide, shown, where))
-            text = html(SHOWN.sub("", slide.body), where).strip()
+            text = html(shown.named(SHOWN.sub("", slide.body), where), where).strip()
             wide = "$$" in slide.body or any(shape > WIDE for _, shape in figures)
-            small = all('class="short"' in figure for figure, _ in figures)
-            layout = "alone" if small else "beside" if text and not wide else "below"
+            alone = all('class="short"' in figure for figure, _ in figures)
+            layout = "alone" if alone else "beside" if text and not wide else "below"
             body = f'<div class="text">{text}</div>' * bool(text) + "".join(figure for figure, _ in figures)
             minutes = f"{i * MINUTES}\N{EN DASH}{(i + 1) * MINUTES} min"
             notes = html(shown.named(slide.notes, where), where)
+            small = f'<p class="small">{html(slide.small, where, inline=True)}</p>' * bool(slide.small)
             yield (
                 f"<section><h2>{html(slide.title, where, inline=True)}</h2>"
-                f'<div class="body {layout}">{body}</div><aside class="notes">{notes}</aside>'
+                f'<div class="body {layout}">{body}</div>{small}<aside class="notes">{notes}</aside>'
                 f"<footer>{hour.number} {escape(hour.title)} · {escape(block.title)} · {minutes}</footer></section>"
             )
 
@@ -433,15 +478,50 @@ def _notebooks() -> Iterator[tuple[str, str]]:
 
 
 def without_solutions(notebook: NotebookNode) -> None:
-    """Take out all that is folded away but hints: solutions, answers, rubrics; and what exercises printed.
+    """Take out all that is folded away but hints: solutions, answers, rubrics; and what would spoil a task.
 
-    What follows a fold, up to the next fold, question or heading, speaks of its content and goes with it.
+    What follows a fold, up to the next fold, question or heading, speaks of its content and goes with it. Exercises
+    lose their output and the hint in their cell, which says much of the solution. Guesses are to be made before the
+    number is seen: the outputs that show it go, too.
     """
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    asked = {number for cell in code for output in cell.outputs for number in UNGUESSED.findall(output.get("text", ""))}
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = FOLDED.sub(lambda fold: fold[0] if fold[1].startswith("Hint") else "", cell.source).strip()
-        _clear(cell)
+            cell.source = SOLUTIONS_TOO.sub("Hints", cell.source)
+        elif "score_guess(" in cell.source:
+            cell.outputs, cell.execution_count = [], None
+        else:
+            cell.outputs = [output for output in cell.outputs if not _tells(output, asked)]
+        if _clear(cell):
+            cell.source = without_hint(cell.source)
     notebook.cells = [cell for cell in notebook.cells if cell.source or cell.cell_type != "markdown"]
+
+
+def _tells(output: NotebookNode, asked: set[str]) -> bool:
+    """Whether an output prints a number that readers are to guess. One or two digits do not count: chance has them."""
+    rounded = {f"{float(number.replace(',', '')):.3g}" for number in re.findall(PLAIN, output.get("text", ""))}
+    return any(len(re.sub(r"\D|^0\.0*", "", number)) > 2 for number in asked & rounded)
+
+
+def without_hint(source: str) -> str:
+    """The source of an exercise without the argument ``hint`` of its call of ``exercise``."""
+    lines = source.encode().splitlines(keepends=True)
+
+    def place(line: int, column: int) -> int:
+        return sum(map(len, lines[: line - 1])) + column  # Python counts bytes
+
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "exercise":
+            parts = [*node.args, *(keyword.value for keyword in node.keywords)]
+            ends = [place(part.end_lineno or 0, part.end_col_offset or 0) for part in parts]
+            for keyword, before, end in zip(
+                node.keywords, ends[len(node.args) - 1 : -1], ends[len(node.args) :], strict=True
+            ):
+                if keyword.arg == "hint":
+                    return (source.encode()[:before] + source.encode()[end:]).decode()
+    return source
 
 
 def solved(notebook: NotebookNode) -> None:
@@ -452,6 +532,8 @@ def solved(notebook: NotebookNode) -> None:
         _clear(cell)
 
 
-def _clear(cell: Any) -> None:
-    if "exercise" in cell.metadata.get("tags", []):
+def _clear(cell: Any) -> bool:
+    """Clear what an exercise printed; returns whether the cell is one."""
+    if is_exercise := "exercise" in cell.metadata.get("tags", []):
         cell.outputs, cell.execution_count = [], None
+    return is_exercise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +14,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ismkit.utils.checks import shown
+
+try:
+    import fcntl
+except ImportError:
+    # Here and not where a lock is taken: a training should not run for hours and fail when it saves.
+    # An OSError, which the command line reports in one line.
+    raise OSError("ismkit needs Linux, macOS or Windows with WSL 2: this Python cannot lock files (no fcntl)") from None
 
 #: The folder that holds the package: the top of a checkout, or site-packages.
 CHECKOUT = Path(__file__).resolve().parents[2]

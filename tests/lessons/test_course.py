@@ -1,9 +1,13 @@
 """The instructor's pack is complete, needs no network, gives no answers away, and its exam is right."""
 
+import ast
 import base64
 import doctest
 import html.parser
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -15,6 +19,7 @@ from ismkit.lessons.course import CourseError, make_course
 from tests.browser import chromium, logged
 from tests.commandline import Ismkit
 from tests.conftest import ROOT
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(900)
 HOUR = """# Title
@@ -24,18 +29,26 @@ Goal.
 ## Misconceptions
 
 - *"Wrong."* Refuted by {{01#figure}}.
+
+## Afterwards
+
+Homework.
 """
 BLOCK = """
 ## Block
 
 - **Show:** it.
 - **Students:** do it.
+- **Answer:** It is {01 "It is"}.
 - **Cells:** {01#figure}.
 - **Ask:** why?
 
 ### Slide
 
 ![](01#figure)
+
+Small: Author 2025,
+Small: a title.
 
 > Say this.
 """
@@ -116,13 +129,61 @@ def test_slides_show_what_the_notebooks_have_committed(pack: Path) -> None:
 
 def test_plan_has_every_ten_minutes_and_every_misconception(pack: Path) -> None:
     text = (pack / "plan.html").read_text()
+    assert len(re.findall(r"<strong>After hour \d\.</strong> (?:<strong>Lab|Homework)", text)) == 6
     for minutes in ("0 to 10", "10 to 20", "20 to 30", "30 to 40", "40 to 50", "50 to 60"):
         assert text.count(f"<h3>{minutes} min: ") == 6
-    assert "{0" not in text
+    assert not any(mark in text for mark in ("{0", "{1", "&gt;&gt;&gt;"))
     traps = [line for hour in course.hours() for line in hour.misconceptions.splitlines() if line.startswith("- ")]
     assert len(traps) >= 20
     assert all(re.search(r'^- \*".*"\*', line) for line in traps)
     assert all(course.NAMED.search(hour.misconceptions) for hour in course.hours())
+
+
+@pytest.mark.browser
+def test_a_second_window_has_the_notes_and_turns_with_the_first(pack: Path, tmp_path: Path) -> None:
+    with chromium(tmp_path / "profile") as browser:
+
+        def number() -> str:
+            return browser.execute_script("return document.querySelector('.current .number').textContent")
+
+        def notes() -> bool:
+            return browser.execute_script("return document.querySelector('.current .notes')?.checkVisibility()")
+
+        def press(key: str) -> None:
+            browser.execute_script("dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0]}))", key)
+
+        browser.get((pack / "slides" / "2.html").as_uri())
+        wall = browser.current_window_handle
+        press("ArrowRight")
+        press("p")
+        wait_until(lambda: len(browser.window_handles) == 2)
+        (speaker,) = set(browser.window_handles) - {wall}
+        browser.switch_to.window(speaker)
+        wait_until(notes)
+        assert number().startswith("2 /")
+        press("ArrowRight")
+        browser.switch_to.window(wall)
+        wait_until(lambda: number().startswith("3 /"))
+        assert not notes()
+        press("End")
+        last = number()
+        browser.switch_to.window(speaker)
+        wait_until(lambda: number() == last)
+
+
+@pytest.mark.browser
+def test_no_slide_is_fuller_than_its_page(pack: Path, tmp_path: Path) -> None:
+    with chromium(tmp_path / "profile") as browser:
+        for path in sorted((pack / "slides").iterdir()):
+            browser.get(path.as_uri())
+            for i in range(browser.execute_script("return slides.length")):
+                overflow = browser.execute_script(
+                    "show(arguments[0]);"
+                    "const body = document.querySelector('.current .body') ?? document.querySelector('.current');"
+                    "return [body.scrollHeight - body.clientHeight, body.scrollWidth - body.clientWidth]",
+                    i,
+                )
+                assert max(overflow) <= 2, f"slide {i + 1} of {path.name}"
 
 
 @pytest.mark.browser
@@ -151,13 +212,6 @@ def test_slides_turn_by_keys_and_print_a_page_each(pack: Path, tmp_path: Path) -
         assert notes()
         press("n")
         assert not notes()
-        for i in range(count):
-            browser.execute_script("show(arguments[0])", i)
-            overflow = browser.execute_script(
-                "const body = document.querySelector('.current .body') ?? document.querySelector('.current');"
-                "return [body.scrollHeight - body.clientHeight, body.scrollWidth - body.clientWidth]"
-            )
-            assert max(overflow) <= 2, f"slide {i + 1} is fuller than its page"
         printed = browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"]
         assert logged(browser, address) == []
     assert len(re.findall(rb"/Type\s*/Page\b", base64.b64decode(printed))) == count
@@ -177,10 +231,68 @@ def test_students_get_all_but_the_solutions(path: Path, pack: Path) -> None:
     starts = re.compile(r"^(?:#+ .*|\*\*\d.*)$", re.MULTILINE)  # of sections and of exercises
     assert starts.findall(text) == starts.findall(unfolded)
     for old, new in zip(*([c for c in nb.cells if c.cell_type == "code"] for nb in (ours, theirs)), strict=True):
-        assert old.source == new.source
-        is_exercise = "exercise" in old.metadata.get("tags", [])
-        assert new.outputs == ([] if is_exercise else old.outputs)
+        if "exercise" in old.metadata.get("tags", []):
+            assert called(new.source) == [part for part in called(old.source) if not part.startswith("hint=")]
+            assert not new.outputs
+        else:
+            assert old.source == new.source
     assert len(exercises(theirs)) == len(exercises(ours))
+
+
+def called(source: str) -> list[str]:
+    """The call that ends a cell, argument by argument, and the code before it."""
+    *before, last = ast.parse(source).body
+    call = last.value
+    return [*map(ast.unparse, [*before, call.func, *call.args]), *map(ast.unparse, call.keywords)]
+
+
+@pytest.mark.parametrize("path", committed(), ids=lambda path: path.stem[:2])
+def test_students_do_not_see_what_they_are_to_guess(path: Path, pack: Path) -> None:
+    """The cells that score a guess have no output, and no other prints the number; what else was printed stays."""
+    ours, theirs = (code_of(nbformat.read(file, 4)) for file in (path, pack / "students" / path.name))
+    printed = "".join(output.get("text", "") for cell in ours for output in cell.outputs)
+    guessed = re.findall(r": \w+ (\S+)\. No guess was made", printed)
+    asked = {number for number in guessed if len(number.replace(".", "").lstrip("0")) > 2}
+    for old, new in zip(ours, theirs, strict=True):
+        lost = [output for output in old.outputs if output not in new.outputs]
+        if "score_guess(" in old.source:
+            assert not new.outputs
+        elif "exercise" not in old.metadata.get("tags", []):
+            numbers = [re.findall(r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?", output.text) for output in lost]
+            assert all(asked & {f"{float(number):.3g}" for number in found} for found in numbers)
+        for number in asked:
+            shown = "".join(output.get("text", "") for output in new.outputs)
+            assert not re.search(rf"(?<![\d.]){re.escape(number)}\b", shown), number
+
+
+def code_of(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+HINTS = {
+    "in a line": ('exercise("1", f, [(1,)], hint="the answer")', 'exercise("1", f, [(1,)])'),
+    "on a line of its own": (
+        'exercise(\n    "1",\n    f,\n    [(1,)],  # é\n    hint="a"\n    "b",\n)',
+        'exercise(\n    "1",\n    f,\n    [(1,)],\n)',
+    ),
+    "none": ('exercise("1", f, [(1,)])', 'exercise("1", f, [(1,)])'),
+    "of another call": ('other(1, hint="x")', 'other(1, hint="x")'),
+}
+
+
+@pytest.mark.parametrize("name", HINTS)
+def test_hint_of_an_exercise_is_taken_out(name: str) -> None:
+    source, expected = HINTS[name]
+    assert course.without_hint(f"é = 1\n{source}") == f"é = 1\n{expected}"
+
+
+def test_numbers_to_be_guessed_go_and_others_stay() -> None:
+    texts = ("ratio: measured 1.34. No guess was made: write one", "PASS want = 2 | measured 1.3406", "loss 1.21")
+    cells = [new_code_cell(f"score_guess({k})" if k == 0 else f"print({k})") for k in range(3)]
+    for cell, text in zip(cells, texts, strict=True):
+        cell.outputs = [new_output("stream", text=text)]
+    course.without_solutions(new_notebook(cells=cells))
+    assert [len(cell.outputs) for cell in cells] == [0, 0, 1]
 
 
 @pytest.mark.parametrize("path", committed(), ids=lambda path: path.stem[:2])
@@ -223,8 +335,11 @@ def test_exam_is_graded(pack: Path) -> None:
     assert len(EXAM) >= 15
     assert {question.level for question in EXAM} == {"warm-up", "core", "stretch"}
     sheet, answers = (pack / "exam.html").read_text(), (pack / "lecturer" / "answers.html").read_text()
+    stretch = sum(question.points for question in EXAM if question.level == "stretch")
     total = sum(question.points for question in EXAM)
     assert f"{len(EXAM)} questions, {total} points." in sheet
+    assert f"{total - stretch} points" in answers
+    assert "90 minutes" in sheet
     assert "Answer" not in sheet
     assert answers.count("<strong>Answer.</strong>") == len(EXAM)
 
@@ -237,19 +352,68 @@ def test_points_of_an_answer_are_those_of_its_question(question: course.Question
 
 @pytest.mark.parametrize("question", EXAM, ids=lambda question: question.title)
 def test_every_number_of_an_answer_is_computed(question: course.Question) -> None:
-    """The example of each answer runs, and its results are the numbers in bold."""
     codes = re.findall(r"^```python\n(.*?)^```$", question.answer, re.DOTALL | re.MULTILINE)
-    bold = {float(number) for number in re.findall(r"\*\*(-?[\d.]+)\*\*", question.answer)}
-    example = doctest.DocTestParser().get_doctest("".join(codes), {}, question.title, "exam.md", 0)
+    assert_computed(question.answer, "".join(codes))
+
+
+def assert_computed(text: str, code: str) -> None:
+    """The example runs, and among its results are the numbers that the text has in bold."""
+    bold = {float(number) for number in re.findall(r"\*\*(-?\d+(?:\.\d+)?)\*\*", text)}
+    example = doctest.DocTestParser().get_doctest(code, {}, text[:40], "course", 0)
     assert doctest.DocTestRunner().run(example).failed == 0
     results = " ".join(part.want for part in example.examples)
     assert bold <= {float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", results)}
-    assert bool(bold) == bool(codes)
+    assert bool(bold) == bool(code)
+
+
+@pytest.mark.parametrize("hour", course.hours(), ids=lambda hour: str(hour.number))
+def test_every_number_in_the_plan_is_computed(hour: course.Hour) -> None:
+    for block in hour.blocks:
+        assert_computed(block.facts, block.example)
+
+
+def test_numbers_of_the_comparison_with_meanflow_are_computed() -> None:
+    page = (ROOT / "book" / "neighbours.md").read_text()
+    section = re.search(r"^## Is iSM better than MeanFlow\?\n(.*?)(?=^## )", page, re.DOTALL | re.MULTILINE)
+    assert section
+    assert_computed(section[1], "".join(course.EXAMPLE.findall(section[1])))
+
+
+def test_exam_asks_other_numbers_than_the_plan() -> None:
+    plan = " ".join(block.facts for hour in course.hours() for block in hour.blocks)
+    vectors = re.compile(r"=\(-?\d+, ?-?\d+\)|\d, \d, \d, \d")
+    given = {match for question in EXAM for match in vectors.findall(question.text)}
+    assert len(given) >= 3
+    assert [match for match in given if match in plan] == []
 
 
 def test_book_has_no_answers_to_the_exam() -> None:
     pages = "".join(path.read_text() for path in (ROOT / "book").glob("*.md"))
     assert not any(question.answer[:40] in pages for question in EXAM)
+
+
+def test_a_hand_out_has_no_solutions(pack: Path, tmp_path: Path) -> None:
+    """The commands of the page for lecturers, but for the last, which packs the folder."""
+    found = subprocess.run(
+        ["git", "rev-parse", "--absolute-git-dir"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if found.returncode:
+        pytest.skip("this is no clone")
+    page = (ROOT / "book" / "lecturers.md").read_text()
+    (commands,) = (
+        block for block in re.findall(r"^```bash\n(.*?)^```", page, re.DOTALL | re.M) if "git archive" in block
+    )
+    shutil.copytree(pack, tmp_path / "teaching")
+    script = commands[: commands.index("tar -czf")]
+    subprocess.run(
+        ["bash", "-ec", script], cwd=tmp_path, env=os.environ | {"GIT_DIR": found.stdout.strip()}, check=True
+    )
+    handed = tmp_path / "handout"
+    assert (handed / "Makefile").is_file()
+    assert not (handed / ".git").exists()
+    assert len(list(handed.glob("notebooks/*.ipynb"))) == len(committed())
+    texts = [path.read_text() for kind in ("md", "ipynb") for path in handed.rglob(f"*.{kind}")]
+    assert not any("<summary>Solution" in text or question.answer[:40] in text for text in texts for question in EXAM)
 
 
 # ---------------------------------------------------------------- what is refused
@@ -261,13 +425,17 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     texts, folder = tmp_path / "texts", tmp_path / "notebooks"
     texts.mkdir()
     folder.mkdir()
-    for name in ("deck.css", "deck.js", "start.md", "exam.md"):
+    for name in ("deck.css", "deck.js", "start.md", "plan.md", "exam.md"):
         (texts / name).write_bytes((course.TEXTS / name).read_bytes())
     (texts / "1_title.md").write_text(HOUR.format(blocks=BLOCK * 6))
     png = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAYAAAD0In+KAAAADUlEQVR4nGP4z8DwHwAFAAH/iZk9HQAAAABJRU5ErkJggg=="
     picture = new_output("display_data", {"image/png": png}, metadata={"image/png": {"alt": 'a "dot" & more'}})
-    cell = new_code_cell("draw()", metadata={"tags": ["slide-figure"]}, outputs=[picture], execution_count=3)
-    nbformat.write(new_notebook(cells=[cell]), folder / "01_one.ipynb")
+    told = new_output("stream", text="It  is\n1.5 ± 0.2 %, and so is it.")
+    tags = {"tags": ["slide-figure"]}
+    cell = new_code_cell("draw()", metadata=tags, outputs=[picture, told], execution_count=3)
+    guess = new_output("stream", text="Its size: measured 3.14. No guess was made: write one")
+    nothing = new_code_cell("", metadata={"tags": ["slide-nothing"]}, outputs=[guess])
+    nbformat.write(new_notebook(cells=[cell, nothing]), folder / "01_one.ipynb")
     monkeypatch.setattr(course, "TEXTS", texts)
     monkeypatch.setattr(notebooks, "NOTEBOOKS", folder)
     return texts / "1_title.md"
@@ -277,7 +445,10 @@ def test_a_course_of_ones_own(small: Path, tmp_path: Path) -> None:
     out = make_course(tmp_path / "new" / "pack")
     deck = (out / "slides" / "1.html").read_text()
     assert Parts(deck).pictures == ['a "dot" & more'] * 6
-    assert "01 [3]" in (out / "plan.html").read_text()
+    assert deck.count('<p class="small">Author 2025, a title.</p>') == 6
+    plan = (out / "plan.html").read_text()
+    assert "01 [3]" in plan
+    assert "<strong>Answer:</strong> It is 1.5 ± 0.2 %." in plan
     assert [path.name for path in out.parent.iterdir()] == ["pack"]
 
 
@@ -296,9 +467,11 @@ def test_a_drawing_is_preferred_to_a_picture(small: Path, tmp_path: Path) -> Non
 WRONG = {
     "no such tag": ("![](01#figure)", "![](01#none)", r"slide 'Slide' of hour 1 refers to 01#none, but 0 cells"),
     "no such notebook": ("{01#figure}", "{77#figure}", "refers to 77#figure, but 0 cells of notebook 77"),
-    "no output": ("![](01#figure)", "![output](01#figure)", "that cell printed nothing"),
+    "no output": ("![](01#figure)", "![output](01#nothing)", "that cell printed nothing"),
+    "no such number": ('{01 "It is"}', '{01 "It was"}', "'It was', but notebook 01 printed 0 such numbers"),
     "a label": ("![](01#figure)", "![picture](01#figure)", "must have no text, or be code or output"),
     "no question": ("- **Ask:** why?\n", "", "lacks Ask"),
+    "no homework": ("\n## Afterwards\n\nHomework.\n", "", "six blocks, then Misconceptions and Afterwards"),
     "five blocks": (BLOCK * 6, BLOCK * 5, "1_title.md must have six blocks"),
     "a formula": ("> Say this.", r"$\nonsense{x}$", r"slide 'Slide' of hour 1: a formula cannot be drawn"),
 }

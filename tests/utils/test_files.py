@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -219,3 +220,12 @@ def test_who_locks_a_file_that_is_deleted_meanwhile_locks_the_next(
     with locked(tmp_path, "training"):
         assert len(calls) == 2
         assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+@pytest.mark.parametrize("command", ["doctor", "train gaussians"])
+def test_a_system_without_locks_is_named_in_one_line(command: str, tmp_path: Path) -> None:
+    """Windows: no command ends in a traceback, and each says where the kit runs."""
+    code = f"import sys; sys.modules['fcntl'] = None; from ismkit.cli import main; sys.exit(main({command.split()}))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert ended.returncode == 2
+    assert re.fullmatch(rf"ismkit {command.split()[0]}: ismkit needs .* Windows with WSL 2: .*\n", ended.stderr)
