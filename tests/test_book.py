@@ -193,6 +193,17 @@ return entries.reduce((sum, { encodedBodySize }) => sum + encodedBodySize, 0);
 """
 
 
+# Pages come one by one: they are all there when for a second none was added.
+FOUND = """
+const [done] = arguments;
+(function look(before, same) {
+  const all = [...document.querySelectorAll("#search-results li > a")].map(({ href }) => href.split(/[?#]/)[0]);
+  if (all.length && all.length === before && same > 10) return done(all);
+  setTimeout(look, 100, all.length, all.length === before ? same + 1 : 0);
+})(0, 0);
+"""
+
+
 def test_start_page_takes_less_than_a_megabyte(browser: Chrome, book: Path) -> None:
     with served(book) as home:
         browser.get(f"{home}index.html")
@@ -203,10 +214,7 @@ def test_start_page_takes_less_than_a_megabyte(browser: Chrome, book: Path) -> N
         shown = "return getComputedStyle(arguments[0], '::before').content"
         assert all('"' in browser.execute_script(shown, icon) for icon in icons)  # by the font of the style sheet
         browser.get(f"{home}search.html?q=wavelet")
-        found = "const [done] = arguments; (function look() {"
-        found += "const all = document.querySelectorAll('#search-results li a').length;"
-        found += "if (!all) return setTimeout(look, 100); done(all); })()"
-        assert browser.execute_async_script(found) > 3
+        assert len(browser.execute_async_script(FOUND)) > 3
         assert logged(browser, home) == []
         browser.get("about:blank")  # it is still fetching what it found
         logged(browser, home)
@@ -701,16 +709,6 @@ def test_code_is_copied_by_keyboard(browser: Chrome, home: str) -> None:
     copied = "navigator.clipboard.readText().then(arguments[0])"
     WebDriverWait(browser, 10).until(lambda _: browser.execute_async_script(copied).strip() == code.strip())
     assert logged(browser, home) == []
-
-
-FOUND = """
-const [done] = arguments;
-(function look(before, same) {
-  const all = [...document.querySelectorAll("#search-results li > a")].map(({ href }) => href.split(/[?#]/)[0]);
-  if (all.length && all.length === before && same > 10) return done(all);
-  setTimeout(look, 100, all.length, all.length === before ? same + 1 : 0);
-})(0, 0);
-"""
 
 
 def test_search_counts_accents_for_nothing(browser: Chrome, home: str) -> None:

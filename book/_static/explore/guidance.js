@@ -37,7 +37,7 @@ function draw(chart, { levels, law: exact, a, b, finest }, { n }) {
   }
   const half = chart.width / 2;
   chart.legend(4, 14, [["law c^k", "quiet dashed"], ["A, every level", "one"]]);
-  chart.legend(half, 14, [["A, finest level only", "three"], ["B, every level", "two"]]);
+  chart.legend(half, 14, [["A, first doubling only", "three"], ["B, every level", "two"]]);
 }
 
 function tell({ law: exact, a, b, finest }, { scale, n }) {
@@ -48,7 +48,7 @@ function tell({ law: exact, a, b, finest }, { scale, n }) {
   }
   const side = (value) => (Math.abs(value / last(exact) - 1) < 0.005 ? "the law" : value > last(exact) ? "above it" : "below it");
   const each = [["A", a], ["B", b]].map(([name, values]) => `${short(last(values), 4)} for class ${name} (${side(last(values))})`);
-  const number = `${asked} The exact fields carry ${each.join(" and ")}; guided at the finest level only, ${short(last(finest), 4)} for A.`;
+  const number = `${asked} The exact fields carry ${each.join(" and ")}; guided at the first doubling only, ${short(last(finest), 4)} for A.`;
   const alternative = `Guidance of one step against its length, 1 to ${n} finest steps. ${number}`;
   return { number, alternative };
 }
