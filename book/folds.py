@@ -14,7 +14,7 @@ from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
 #: A cell with more lines of code is folded; shorter ones, such as a call of the library, are read with the text.
-LINES = 8
+LINES = 6
 NUMBER = re.compile(r"(\d\d\w?\.(?:\d+|your))\b\.?")  # of an exercise
 CHECK = re.compile(r'\bcheck\(\s*"(C\d\d\.\w+)"')
 

@@ -53,7 +53,7 @@ READ = re.compile(r'\{(\w+) "([^"]+)"\}')
 PLAIN = r"[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?"
 NUMBER = rf"{PLAIN}(?: ± [\d.]+)?(?: ?%)?"
 EXAMPLE = re.compile(r"^```python\n(.*?)^```\n?", re.DOTALL | re.MULTILINE)
-#: What :func:`ismkit.lessons.score_guess` prints for the committed notebooks, in which nothing was guessed.
+#: What :func:`ismkit.lessons.exercises.score_guess` prints for the committed notebooks, in which nothing was guessed.
 UNGUESSED = re.compile(r"^.*: \w+ (\S+)\. No guess was made.*$\n?", re.MULTILINE)
 #: Pictures that a page can hold, the best first.
 PICTURES = {"image/svg+xml": "", "image/png": ";base64"}
