@@ -251,7 +251,7 @@ NOTEBOOKS = {
 
 
 #: What a reader may search for, although the kit says it otherwise.
-FOR_SEARCH = ["confidence interval", "fast EMA"]
+FOR_SEARCH = ["confidence interval", "fast EMA", "mixture of Gaussians", "sub-band"]
 
 
 def entries() -> list[tuple[list[str], str]]:
