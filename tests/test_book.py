@@ -689,10 +689,11 @@ def test_what_is_folded_is_there_without_javascript_and_on_paper(
     assert not browser.find_elements("css selector", "button.unfold")
     height = "return document.querySelector('#exercise-03-2 .cell_input').checkVisibility()"
     height = height.replace("()", "({contentVisibilityAuto: true})")
+    wait = WebDriverWait(browser, 10)  # a page changes its medium when it is drawn again
     emulated("Emulation.setEmulatedMedia", {"media": "print"})
-    assert browser.execute_script(height)
+    wait.until(lambda _: browser.execute_script(height))
     emulated("Emulation.setEmulatedMedia", {"media": "screen"})
-    assert not browser.execute_script(height)
+    wait.until_not(lambda _: browser.execute_script(height))
     logged(browser, home)  # scripts count as failed requests there; the next test is not to find them
 
 
