@@ -75,7 +75,7 @@ def test_features_that_are_altered_or_of_other_samples_are_refused(tmp_path: Pat
     features = embed(drawn(tmp_path / "s"), small)
     before = contents(features.folder)
     flip(features.folder)
-    with pytest.raises(SampleError, match=r"00001\.safetensors is altered, its contents have not the sum"):
+    with pytest.raises(SampleError, match=r"00001\.safetensors is altered, its contents do not match the checksum"):
         features.moments("pool")
     (features.folder / "00001.safetensors").write_bytes(before["00001.safetensors"][:-1])
     with pytest.raises(SampleError, match=r"truncated.*: delete it, and the next call makes it again"):

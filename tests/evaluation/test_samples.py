@@ -255,9 +255,9 @@ def cut_manifest(folder: Path) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated file": (truncate, r"00001\.safetensors is (missing, )?truncated"),
-    "altered file": (flip, r"00001\.safetensors is altered, its contents have not the sum"),
+    "altered file": (flip, r"00001\.safetensors is altered, its contents do not match the checksum"),
     "files swapped": (swap, r"00000\.safetensors was written as 00001\.safetensors"),
-    "altered manifest": (edit, r"manifest\.json is altered, its contents have not the sum"),
+    "altered manifest": (edit, r"manifest\.json is altered, its contents do not match the checksum"),
     "truncated manifest": (cut_manifest, r"manifest\.json is truncated or altered"),
 }
 
