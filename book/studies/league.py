@@ -32,8 +32,8 @@ is no change of the tuning any more, but a division. And `alpha_flow` and `soflo
 plain squares had left the residuals of their small cuts without a weight (:func:`ismkit.training.runs.for_points`).
 """
 
+import argparse
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -226,6 +226,24 @@ METHODS: dict[str, Method] = {
 }
 
 
+class Place(NamedTuple):
+    """Where trainings are done and kept.
+
+    Attributes:
+        folder: of results, models and checkpoints.
+        workers: trainings at one time; by default one per core.
+        gpus: share of a GPU for each; 0 for the CPU.
+    """
+
+    folder: Path
+    workers: int | None = None
+    gpus: float = 0.0
+
+    def run(self, trials: Iterable[Trial]) -> pd.DataFrame:
+        """Do what is left of some trials, and give their table."""
+        return run_trials(trials, self.folder, workers=self.workers, gpus=self.gpus)
+
+
 class Entry(NamedTuple):
     """One training: a method, what is changed of it, and the seed."""
 
@@ -291,27 +309,27 @@ class League:
         return replace(found, variant=f"{found.variant}, a teacher")
 
     def trials(
-        self, entries: Iterable[Entry], length: float, settings: tuple[Setting, ...], folder: Path
+        self, entries: Iterable[Entry], length: float, settings: tuple[Setting, ...], place: Place
     ) -> list[Trial]:
         """The trainings of methods; teachers that are not there are trained first."""
         entries = list(entries)
         teachers = {entry: self.teacher(entry, length) for entry in entries if METHODS[entry.method].teacher}
         if teachers:
-            run_trials(teachers.values(), folder)
-        models = folder / "models"
+            place.run(teachers.values())
+        models = place.folder / "models"
         trained = {entry: Trained.at(models / f"{trial.key}.safetensors") for entry, trial in teachers.items()}
         return [self.trial(entry, length, settings, trained.get(entry)) for entry in entries]
 
-    def tuning(self, folder: Path) -> pd.DataFrame:
+    def tuning(self, place: Place) -> pd.DataFrame:
         """The table of all trainings that a change is chosen by."""
         grid = [(name, label) for name in self.methods for label in (AS_IT_IS, *RATES, *METHODS[name].own)]
         alone, entries = replace(self, coupled=False), [Entry(*pair, TUNING_SEED) for pair in grid]
-        return run_trials(alone.trials(entries, 0.5, self.tuned, folder), folder).assign(stage="tuning")
+        return place.run(alone.trials(entries, 0.5, self.tuned, place)).assign(stage="tuning")
 
-    def played(self, chosen: Mapping[str, str], folder: Path) -> pd.DataFrame:
+    def played(self, chosen: Mapping[str, str], place: Place) -> pd.DataFrame:
         """The table of all methods as tuned."""
         entries = [Entry(name, chosen[name], seed) for seed in SEEDS for name in self.methods]
-        return run_trials(self.trials(entries, 1.0, self.scored, folder), folder).assign(stage="league")
+        return place.run(self.trials(entries, 1.0, self.scored, place)).assign(stage="league")
 
 
 def changed(recipe: Recipe, changes: Changes) -> Recipe:
@@ -395,7 +413,7 @@ def choices() -> list[Trial]:
     ]
 
 
-def reasons(folder: Path) -> pd.DataFrame:
+def reasons(place: Place) -> pd.DataFrame:
     """The table of why two methods may be behind: IMM's small groups, the passes that TCM spends on a first stage."""
     league = LEAGUES["checkerboard"]
     base, columns = replace(league.run, recipe=league.run.adapt(RECIPES["ism"])), (("league", league.name),)
@@ -405,9 +423,9 @@ def reasons(folder: Path) -> pd.DataFrame:
             changes = {"target.k": 11, "rows.size": size, "distance.size": size}
             run = equal_passes(base, changed(league.recipe(METHODS["imm"]), changes))
             trials.append(Trial(f"imm, groups of {size}", run, seed, league.scored, columns))
-    longer = league.trials([Entry("tcm", "cut to 1/32", seed) for seed in SEEDS], 2.0, league.scored, folder)
+    longer = league.trials([Entry("tcm", "cut to 1/32", seed) for seed in SEEDS], 2.0, league.scored, place)
     trials += [replace(trial, variant="tcm, twice the passes", labels=columns) for trial in longer]
-    return run_trials(trials, folder)
+    return place.run(trials)
 
 
 def any_length(cut: Any = "uniform", **rows: Any) -> Callable[[Recipe], Recipe]:
@@ -508,27 +526,32 @@ def best_changes(frame: pd.DataFrame, metric: str) -> dict[str, str]:
     return dict(score.groupby("method", sort=False).idxmin().to_list())
 
 
-def main(names: Iterable[str]) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Do some leagues, or the choices, and write the table of each."""
-    folder = out_dir() / "league"
-    for name in names:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="+", choices=[*LEAGUES, "choices", "reasons", "raised", "seconds"])
+    parser.add_argument("--workers", type=int, help="trainings at one time (default: one per core)")
+    parser.add_argument("--gpus", type=float, default=0.0, help="share of a GPU for each (default: 0, the CPU)")
+    options = parser.parse_args(arguments)
+    place = Place(out_dir() / "league", options.workers, options.gpus)
+    for name in options.names:
         if name == "seconds":
             torch.set_num_threads(1)
             seconds().round(3).to_csv(HERE / "league-seconds.csv", index=False)
             continue
         if name == "choices":
-            found = run_trials(choices(), folder)
+            found = place.run(choices())
         elif name == "reasons":
-            found = reasons(folder)
+            found = reasons(place)
         elif name == "raised":
-            found = run_trials(raised((TUNING_SEED,), RAISED, 0.5), folder).assign(stage="tuning")
+            found = place.run(raised((TUNING_SEED,), RAISED, 0.5)).assign(stage="tuning")
         else:
             league = LEAGUES[name]
-            tuning = league.tuning(folder)
-            league_table = league.played(best_changes(tuning, league.metric), folder)
+            tuning = league.tuning(place)
+            league_table = league.played(best_changes(tuning, league.metric), place)
             found = pd.concat([tuning, league_table], ignore_index=True)
         write_table(found, HERE / f"league-{name}.parquet")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
