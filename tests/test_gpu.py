@@ -23,7 +23,7 @@ from ismkit.evaluation.judges import FashionJudge
 from ismkit.method.auction import Auction
 from ismkit.method.coupling import Coupling, assign
 from ismkit.method.path import Query
-from ismkit.method.recipes import RECIPES
+from ismkit.method.recipes import RECIPES, Recipe
 from ismkit.method.rows import Blocked
 from ismkit.method.sampling import sample, trajectory
 from ismkit.method.wavelet import WaveletDistance, dwt, geometric_weights, idwt
@@ -80,28 +80,39 @@ def on_host(rows: Blocked) -> Blocked:
     return Host(**vars(rows))
 
 
+def without_draws(value: Recipe) -> Recipe:
+    """The recipe, cut at one share where each row has its own by chance: a seed gives other numbers on a GPU."""
+    target = value.target
+    return replace(value, target=replace(target, cut=0.3)) if getattr(target, "cut", 0) == "uniform" else value
+
+
+#: IMM's loss is a difference of means that nearly cancel: in float32 the CPU itself misses the loss in float64 by up to
+#: 1.5e-4 of it, and the gradient by 8e-4 (three seeds, both kinds).
+ROUNDED = {"imm": 50.0}
 RECIPE = replace(for_side(RECIPES["ism"], 8), coupling=Coupling(pool=4))
 OPTIM = Optim(lr=3e-3, warmup=3, clip=1.0)
 
 
-def problem() -> tuple[DiT, Batches]:
+def problem(depth: int = 2, batch_size: int = 16) -> tuple[DiT, Batches]:
     torch.manual_seed(0)
-    net = DiT(size=8, channels=2, patch=2, width=32, depth=2, heads=2, num_classes=3)
+    net = DiT(size=8, channels=2, patch=2, width=32, depth=depth, heads=2, num_classes=3)
     for parameter in net.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)  # else many gradients are zero at first
     rng = stream(0, "images")
     y = torch.randint(3, (96,), generator=rng)
     x = torch.rand(96, 2, 8, 8, generator=rng) * (1 + y)[:, None, None, None] - 1
-    return net, Batches(Labelled(x, y, 3, ("a", "b", "c")), 16, seed=1)
+    return net, Batches(Labelled(x, y, 3, ("a", "b", "c")), batch_size, seed=1)
 
 
-def train(steps: int, device: str = DEVICE, precision: str = "no", **options: Any) -> TrainState:
+def train(
+    steps: int, device: str = DEVICE, precision: str = "no", task: tuple[DiT, Batches] | None = None, **options: Any
+) -> TrainState:
     AcceleratorState._reset_state(True)  # Accelerate keeps its settings in process-wide singletons
     GradientState._reset_state()
     accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu")
     assert accelerator.device.type == device
-    net, batches = problem()
+    net, batches = task or problem()
     defaults: dict[str, Any] = {"recipe": RECIPE, "optim": OPTIM, "progress": False}
     return fit(net=net, batches=batches, steps=steps, accelerator=accelerator, **defaults | options)
 
@@ -141,13 +152,13 @@ def test_one_step_is_that_of_the_cpu() -> None:
 @pytest.mark.parametrize("kind", ["points", "images"])
 @pytest.mark.parametrize("name", NAMED)
 def test_a_step_of_each_recipe_is_that_of_the_cpu(name: str, kind: Kind) -> None:
-    value = recipe(name, kind)
-    value = replace(value, rows=on_host(value.rows))
+    value = without_draws(recipe(name, kind))
+    value, rounded = replace(value, rows=on_host(value.rows)), ROUNDED.get(name, 1.0)
     with exact():
         loss, gradient = step(value, network(kind, depth=2), kind)
         found, slopes = step(value, network(kind, depth=2).to(DEVICE), kind, DEVICE)
-    assert float(found) == pytest.approx(float(loss), rel=1e-5)
-    assert (slopes.cpu() - gradient).norm() <= 1e-4 * gradient.norm()
+    assert float(found) == pytest.approx(float(loss), rel=rounded * 1e-5)
+    assert (slopes.cpu() - gradient).norm() <= rounded * 1e-4 * gradient.norm()
     if needs_float32(value):
         return
     more = AMPLIFIED.get(name, 1.0)
@@ -182,11 +193,12 @@ def test_memory_does_not_grow_from_step_to_step_and_recomputing_takes_less() -> 
         gc.collect()
         torch.cuda.reset_peak_memory_stats()
         before, held = torch.cuda.memory_allocated(), []
-        train(8, recompute=recompute, hooks=[lambda *_, held=held: held.append(torch.cuda.memory_allocated())])
+        watch = [lambda *_, held=held: held.append(torch.cuda.memory_allocated())]
+        train(8, task=problem(8, 96), recompute=recompute, hooks=watch)  # activations are most of what is held
         peaks.append(torch.cuda.max_memory_allocated() - before)
         # The optimiser has its state by step 3, all workspaces are there; losses, 512 bytes each, are kept until read.
         assert max(held[2:]) - held[2] <= 8 * 512
-    assert peaks[1] < peaks[0]
+    assert peaks[1] < 0.7 * peaks[0]
 
 
 def test_a_run_with_its_assignments_on_the_gpu_repeats_itself() -> None:
