@@ -258,9 +258,9 @@ def claim_words() -> Iterator[str]:
         yield from [*table([["word", "meaning"], *([shown[word], meaning] for word, meaning in words.items())]), ""]
 
 
-def ladder_table() -> list[str]:
+def ladder_table(space: str) -> list[str]:
     """What each rung of the ladder is worth, from the table of the sweep with power; resolved changes are in bold."""
-    frame = ladder.reported(sweep.read_table(FOLDER / "power-clothes.parquet"))
+    frame = ladder.reported(sweep.read_table(FOLDER / f"power-{space}.parquet"))
     means = frame.groupby(["variant", "nfe"]).frechet.mean()
     pairs = {upper: lower for upper, lower, _ in ladder.RUNGS}  # of guidance the last: the baseline that is tuned
     every = [(upper, lower) for upper, lower, _ in ladder.RUNGS]
@@ -555,7 +555,7 @@ MADE: dict[str, Callable[[], Iterable[str]]] = {
     "claims": claims_table,
     "headlines": headlines,
     "words": claim_words,
-    "ladder": ladder_table,
+    **{f"ladder of {space}": partial(ladder_table, space) for space in ("clothes", "emoji")},
     "sweeps": sweeps_tables,
     "league": league_tables,
     "paper_fid": paper_fid,

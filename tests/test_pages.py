@@ -140,17 +140,20 @@ def test_figures_of_the_readme_are_those_of_the_sweep() -> None:
         assert figures == "".join(f" | {means[name, nfe]:.2f}" for nfe in (1, 4, 128)), name
 
 
-def test_ladder_of_the_book_is_bold_where_the_corrected_test_resolves_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("space", ["clothes", "emoji"])
+def test_ladder_of_the_book_is_bold_where_the_corrected_test_resolves_a_change(
+    space: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "book"))  # the script imports what lies beside it
     spec = importlib.util.spec_from_file_location("book_build", ROOT / "book" / "build.py")
     assert spec
     assert spec.loader
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
-    frame = ladder.reported(sweep.read_table(FOLDER / "power-clothes.parquet"))
+    frame = ladder.reported(sweep.read_table(FOLDER / f"power-{space}.parquet"))
     pairs = [(upper, lower) for upper, lower, _ in ladder.RUNGS]
     found = sweep.compare_pairs(frame, pairs, "frechet", within="nfe")
-    lines = {cells[1].strip(" `"): cells[6:9] for cells in (line.split("|") for line in build.ladder_table()[2:])}
+    lines = {cells[1].strip(" `"): cells[6:9] for cells in (line.split("|") for line in build.ladder_table(space)[2:])}
     assert {name for name, cells in lines.items() if any(map(str.strip, cells))} == {upper for upper, _ in pairs}
     for upper, lower in dict(pairs).items():  # of guidance the comparison with the baseline that is tuned
         for nfe, cell in zip((1, 4, 128), lines[upper], strict=True):

@@ -400,6 +400,31 @@ CLAIMS: dict[str, Claim] = {
         "kit",
         verdict="not resolved",
     ),
+    "C08.emoji_guidance": _rung(
+        "On emoji intrinsic guidance lowers the one-step distance, also against the best of four scales",
+        "kit",
+        verdict="holds here",
+    ),
+    "C08.emoji_interval": _rung(
+        "On emoji a guidance interval lowers it further",
+        "paper",
+        verdict="opposite here",
+    ),
+    "C08.emoji_wavelet": _rung(
+        "On emoji the wavelet distance lowers it further",
+        "paper",
+        verdict="opposite here",
+    ),
+    "C08.emoji_ema": _rung(
+        "On emoji targets by a fast average lower it further",
+        "paper",
+        verdict="holds here",
+    ),
+    "C08.emoji_plus": _rung(
+        "On emoji ism_plus lowers the one-step distance of ism, for as many network passes",
+        "kit",
+        verdict="holds here",
+    ),
     "C08.w_max": Claim(
         "w_max 3.5 is better at one step than 2",
         "paper",

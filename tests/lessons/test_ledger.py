@@ -416,13 +416,15 @@ def test_committed_rows_claim_no_more_than_their_checks_and_seeds_bear_out(path:
 
 def test_studies_have_as_many_seeds_as_the_claims_say() -> None:
     """A study that grows is counted again, and its rows are measured again."""
-    ladder, power, league = (
-        read_table(FOLDER / f"{name}.parquet") for name in ("ladder", "power-clothes", "league-checkerboard")
+    ladder, power, colour, league = (
+        read_table(FOLDER / f"{name}.parquet")
+        for name in ("ladder", "power-clothes", "power-emoji", "league-checkerboard")
     )
     sensitivities = {f"C08.{name}" for name in ("w_max", "t_interval", "levels", "pool", "decay")}
     counted = {
         "C05": {result["seed"] for result in studies.read("wavelet")},
         "C08": {*power.seed},
+        **{key: {*colour.seed} for key in CLAIMS if key.startswith("C08.emoji_")},
         **{key: {*ladder[ladder["sweep"] == "sensitivity"].seed} for key in sensitivities},
         "C09": {*league[league.stage == "league"].seed} | {*read_table(FOLDER / "league-choices.parquet").seed},
     }
@@ -431,11 +433,9 @@ def test_studies_have_as_many_seeds_as_the_claims_say() -> None:
             assert claim.trainings == len(counted.get(key, counted[key[:3]])), key
 
 
-def test_rungs_are_resolved_where_the_corrected_test_says_so() -> None:
-    """Their verdicts and the numbers in their rows are those of all comparisons of the ladder with power together."""
-    table = reported(read_table(FOLDER / "power-clothes.parquet"))
-    found = compare_pairs(table, [(upper, lower) for upper, lower, _ in RUNGS], "frechet", within="nfe")
-    rungs = {
+#: Of each data set, the rows of its ladder: at which NFE, the recipe, and the one below.
+RESOLVED: dict[str, dict[str, tuple[int, str, str]]] = {
+    "clothes": {
         "intrinsic": (1, "ism_guidance", "shortcut_finest_level"),
         "scaled": (1, "ism_guidance", BEST_SCALE),
         "interval": (1, "+interval", "ism_guidance"),
@@ -446,7 +446,24 @@ def test_rungs_are_resolved_where_the_corrected_test_says_so() -> None:
         "ema": (1, "ism", "+sot"),
         "plus": (1, "ism_plus", "ism"),
         "plus128": (128, "ism_plus", "ism"),
-    }
+    },
+    "emoji": {
+        "emoji_guidance": (1, "ism_guidance", BEST_SCALE),
+        "emoji_interval": (1, "+interval", "ism_guidance"),
+        "emoji_wavelet": (1, "+wavelet", "+interval"),
+        "emoji_ema": (1, "ism", "+sot"),
+        "emoji_plus": (1, "ism_plus", "ism"),
+    },
+}
+
+
+@pytest.mark.parametrize(("space", "rungs"), RESOLVED.items())
+def test_rungs_are_resolved_where_the_corrected_test_says_so(
+    space: str, rungs: dict[str, tuple[int, str, str]]
+) -> None:
+    """Their verdicts and the numbers in their rows are those of all comparisons of a ladder with power together."""
+    table = reported(read_table(FOLDER / f"power-{space}.parquet"))
+    found = compare_pairs(table, [(upper, lower) for upper, lower, _ in RUNGS], "frechet", within="nfe")
     rows = {one.claim: one for one in ledger.book_entries()}
     for name, pair in rungs.items():
         claim, one, change = CLAIMS[f"C08.{name}"], rows[f"C08.{name}"], found.loc[pair]
