@@ -118,6 +118,7 @@ def test_released_models_are_small() -> None:
     assert sum(path.stat().st_size for path in WEIGHTS.glob("*.safetensors")) <= 30e6
 
 
+@pytest.mark.slow
 def test_one_step_of_the_shipped_gaussians_shows_eight_modes() -> None:
     """What the card promises, on other noise than it was scored on; 98.9 % of the data are as near to a mode."""
     net, card = load_gaussians()
