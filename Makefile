@@ -83,9 +83,11 @@ PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -p tests.order --durations=20
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=2400 --nbval-sanitize-with=tests/nbval.cfg \
   --ignore=tests/canary.ipynb
 
-test: lint types ## lint, types, unit tests, notebook tests, browser tests: what CI runs
-	@echo "== Unit tests, every notebook (nbval), pages and widgets in Chromium, all in one (pytest, two workers)"
-	@$(PYTEST) notebooks tests $(NBVAL)
+test: lint ## lint, types, unit tests, notebook tests, browser tests: what CI runs
+	@echo "== Types (mypy), and in two workers of pytest all unit tests, notebooks (nbval), pages and widgets (Chromium)"
+	@$(PY) -m mypy ismkit & types=$$!; \
+	$(PYTEST) notebooks tests $(NBVAL); status=$$?; \
+	wait $$types || { echo "error: mypy found wrong types: make types" >&2; exit 1; }; exit $$status
 
 lint: $(ALL) ## style of code and notebooks (ruff)
 	@echo "== Lint and format (ruff)"
