@@ -8,13 +8,11 @@ independently (arXiv 2503.10636); assignment within each class removes that leak
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from threading import Lock
 
 import torch
 from torch import Tensor
@@ -107,36 +105,6 @@ def assign(x0: Tensor, x1: Tensor) -> Tensor:
     return p
 
 
-#: Permutations by the solver and a checksum of the points, the oldest first; at most so many, of at most so many rows:
-#: 32 MB.
-_FOUND: dict[tuple[Solver, bytes], Tensor] = {}
-_KEPT, _LARGEST = 4096, 4096
-_LOCK = Lock()
-
-
-def _assign_once(x0: Tensor, x1: Tensor) -> Tensor:
-    """What :func:`assign` finds, or found earlier in this process.
-
-    Trainings that differ in their recipe alone, such as those that a notebook compares, have the same pools.
-    """
-    if len(x0) > _LARGEST:
-        return assign(x0, x1)
-    checked_pair(x0, x1)
-    points = hashlib.blake2b(repr(tuple(x0.shape)).encode())
-    for x in (x0, x1):
-        points.update(x.detach().cpu().float().numpy().tobytes())
-    key = (assign, points.digest())
-    with _LOCK:
-        found = _FOUND.get(key)
-    if found is None:
-        found = assign(x0, x1).to(torch.int16)
-        with _LOCK:
-            _FOUND[key] = found
-            if len(_FOUND) > _KEPT:
-                del _FOUND[next(iter(_FOUND))]
-    return found.long()
-
-
 @dataclass(frozen=True)
 class Coupling:
     """How noise is paired with data.
@@ -152,7 +120,7 @@ class Coupling:
         classes: let each pool hold about so many classes, where there are many and few rows of each in a pool, see
             :class:`ismkit.data.batches.ClassGroups`; by default rows come in any order.
         solver: what assigns: a function (x0, x1) -> permutation, such as an :class:`~ismkit.method.auction.Auction` for
-            large pools; by default the exact :func:`assign`, once for the same points.
+            large pools; by default the exact :func:`assign`.
 
     Raises:
         ValueError: if ``pool`` is negative, ``classes`` are given without a pool, or ``solver`` is no function.
@@ -219,7 +187,7 @@ class Coupling:
             raise ValueError(f"y must be on the device of x1, {x1.device}, got {y.device}")
         if not self.pool:
             return x0
-        solve = self.solver or _assign_once
+        solve = self.solver or assign
         order = torch.empty(len(x1), dtype=torch.long)
         classes = y.unique() if self.class_aware else [None]
         for c in classes:

@@ -15,7 +15,7 @@ from ismkit.data.batches import Batches
 from ismkit.data.fashion import CLOTHES
 from ismkit.data.sets import Labelled
 from ismkit.evaluation.judges import FashionJudge
-from ismkit.method.coupling import Coupling, assign
+from ismkit.method.coupling import Coupling
 from ismkit.method.sampling import sample
 from ismkit.models.spaces import SHAPE
 from ismkit.sweeps.ladder import LADDER
@@ -80,7 +80,7 @@ def _coupling(sizes: Sizes, data: Labelled, step: float) -> Iterator[Row]:
     """The solver of sOT alone; ``fit`` runs it in a thread of its own, on a second core where there is one."""
     noise = torch.randn(data.x.shape, generator=stream(0, "noise"))
     kinds = {
-        recipe.name: replace(recipe.coupling, pool=min(recipe.coupling.pool, sizes.pool), solver=assign)
+        recipe.name: replace(recipe.coupling, pool=min(recipe.coupling.pool, sizes.pool))
         for recipe in LADDER
         if "sot" in recipe.name
     }

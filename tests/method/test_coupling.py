@@ -131,43 +131,6 @@ def test_coupling_is_a_bijection_of_the_noise(
         assert torch.equal(coupled, x0)
 
 
-def test_the_same_points_are_assigned_once_and_others_are_not_taken_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
-
-    def counted(x0: Tensor, x1: Tensor) -> Tensor:
-        calls.append(len(x0))
-        return assign(x0, x1)
-
-    monkeypatch.setattr(module, "assign", counted)
-    x0, x1 = points(30, 2, 7)
-    y = torch.arange(30) % 3
-    first = Coupling(1).couple(x0, x1, y)
-    assert calls == [10, 10, 10]
-    assert torch.equal(Coupling(4).couple(x0.clone(), x1.clone(), y), first)
-    assert calls == [10, 10, 10]
-    moved = x1.clone()
-    moved[4] += 1
-    again = Coupling(1).couple(x0, moved, y)
-    assert calls == [10, 10, 10, 10]  # the class of the point alone
-    assert torch.equal(again[y == 1], x0[y == 1][assign(x0[y == 1], moved[y == 1])])
-    plain = Coupling(1, class_aware=False)
-    plain.couple(x0, x1, y)
-    assert plain.couple(x0.reshape(15, 4), x1.reshape(15, 4), y[:15]).shape == (15, 4)  # the same bytes
-    assert calls[4:] == [30, 15]
-    monkeypatch.setattr(module, "_LARGEST", 9)
-    for _ in range(2):
-        plain.couple(x0[:10], x1[:10], y[:10])
-    assert calls[6:] == [10, 10]
-
-
-def test_only_so_many_assignments_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FOUND", {})
-    monkeypatch.setattr(module, "_KEPT", 2)
-    for seed in range(4):
-        Coupling(1).couple(*points(5, 2, seed), torch.zeros(5, dtype=torch.long))
-        assert len(module._FOUND) == min(seed + 1, 2)
-
-
 @given(st.integers(1, 40), dimensions, st.integers(1, 5), seeds)
 @settings(max_examples=40)
 def test_class_aware_pairs_never_cross_classes(n: int, dim: int, classes: int, seed: int) -> None:
