@@ -78,7 +78,16 @@ demo: $(LEARN) ## draw clothes and emoji in one step, and score the clothes (a m
 lab: $(LEARN) ## check the machine (doctor), then open notebook 00 in JupyterLab
 	$(ISMKIT) lab
 
-test: lint types unit notebooks browser ## lint, types, unit tests, notebook tests, browser tests: what CI runs
+# In two processes, which share out files and notebooks. The canary is a notebook that must fail: a test runs it.
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -p tests.order --durations=20
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=2400 --nbval-sanitize-with=tests/nbval.cfg \
+  --ignore=tests/canary.ipynb
+
+test: lint ## lint, types, unit tests, notebook tests, browser tests: what CI runs
+	@echo "== Types (mypy), and in two workers of pytest all unit tests, notebooks (nbval), pages and widgets (Chromium)"
+	@$(PY) -m mypy ismkit & types=$$!; \
+	$(PYTEST) notebooks tests $(NBVAL); status=$$?; \
+	wait $$types || { echo "error: mypy found wrong types: make types" >&2; exit 1; }; exit $$status
 
 lint: $(ALL) ## style of code and notebooks (ruff)
 	@echo "== Lint and format (ruff)"
@@ -91,16 +100,15 @@ types: $(ALL) ## types of the library (mypy)
 
 unit: $(ALL) ## unit tests
 	@echo "== Unit tests (pytest, two workers)"
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not browser" --durations=12
+	@$(PYTEST) -m "not browser"
 
 notebooks: $(ALL) ## run every notebook and compare the outputs that are tagged for it (nbval)
 	@echo "== Notebooks (nbval, two at a time; the slowest cells take minutes)"
-	@OMP_NUM_THREADS=1 $(PY) -m pytest notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=2400 \
-	  --nbval-sanitize-with=tests/nbval.cfg --timeout=2500 -n 2 --dist loadfile --durations=12
+	@$(PYTEST) notebooks $(NBVAL)
 
 browser: $(ALL) ## try the book's pages, its live models, and widgets in JupyterLab (skipped without Chromium)
 	@echo "== Book, live models and widgets in Chromium and Node (ISMKIT_BROWSER=required: fail where there is none)"
-	@OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_book.py tests/test_live.py tests/test_browser.py -n 2 --dist loadfile -rs
+	@$(PYTEST) -m browser -rs
 
 book: $(ALL) ## build the book: book/_build/html/index.html
 	@echo "== Book (Sphinx)"

@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parent / "axe-core"
 # Rules that the colours of a page decide; all others answer alike on light and dark pages.
 COLOURS = ["color-contrast", "link-in-text-block"]
 # Of pieces of code with one class on one ground the first is looked at: their colours are the same, and a page has
-# thousands. The others become plain text of what is around them. Moves are over before: colours fade into a theme.
+# thousands. The others become plain text of what is around them.
 _ALIKE = """
 const seen = new Set(), alike = [];
 for (const piece of document.querySelectorAll("pre span[class]")) {
@@ -26,13 +26,14 @@ for (const piece of document.querySelectorAll("pre span[class]")) {
 }
 for (const piece of alike) piece.replaceWith(...piece.childNodes);
 """
+# Colours fade into a theme: they are set to the end of the move, which is not waited for.
 _RUN = """
 const [theme, rules, within, done] = arguments;
 const options = { resultTypes: ["violations"], elementRef: false, preload: false };
 if (rules) options.runOnly = rules;
 document.documentElement.dataset.theme = theme;
-const still = Promise.all(document.getAnimations().map(({ finished }) => finished));
-still.then(() => axe.run(within ?? document, options)).then(({ violations }) => done(
+for (const move of document.getAnimations()) move.finish();
+axe.run(within ?? document, options).then(({ violations }) => done(
   violations.filter(({ impact }) => impact !== "minor").flatMap(({ id, impact, nodes }) =>
     nodes.map(({ target, html, any }) =>
       `${theme}: ${id} (${impact}): ${target.join(" ")}: ${html.slice(0, 120)}: `

@@ -13,6 +13,7 @@ from tests import kills
 from tests.kills import JOBS, Count, contents, try_job, unreadable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["training of two processes", "evaluation"])
 def test_what_is_killed_ends_as_if_it_had_not_been(name: str) -> None:
     count = try_job(JOBS[name], 1, name)

@@ -15,7 +15,7 @@ from ismkit.sweeps.ladder import named_sweep
 from ismkit.sweeps.sweep import read_table
 from ismkit.training.runs import change_run, named_run
 from ismkit.utils.settings import import_named
-from tests.commandline import Ismkit
+from tests.commandline import Answer, Ismkit
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("own_folder", "own_modules")
@@ -82,12 +82,13 @@ def own_modules(tmp_path: Path) -> Iterator[None]:
             del sys.modules[name]
 
 
-def shell(*argv: object) -> subprocess.CompletedProcess[str]:
+def shell(*argv: object) -> Answer:
     """The installed command in a process of its own, whose path does not have the current folder."""
     program = "import sys; sys.path.remove(''); from ismkit.cli import main; sys.exit(main(sys.argv[1:]))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", program, *map(str, argv)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
+    return Answer(done.returncode, done.stdout, done.stderr)
 
 
 # ---------------------------------------------------------------- by the command line, as from a shell
@@ -95,8 +96,8 @@ def shell(*argv: object) -> subprocess.CompletedProcess[str]:
 
 def test_an_own_run_is_trained_and_resumed(tmp_path: Path) -> None:
     done = shell("train", "my_runs:run")
-    assert done.returncode == 0, done.stderr
-    assert "moons: recipe robust, 4 steps of 32" in done.stdout
+    assert done.status == 0, done.err
+    assert "moons: recipe robust, 4 steps of 32" in done.out
     (folder,) = (tmp_path / "out" / "runs").iterdir()
     assert folder.name.startswith("moons-0-")
     net, card = load_model(folder / "model.safetensors")
@@ -104,12 +105,12 @@ def test_an_own_run_is_trained_and_resumed(tmp_path: Path) -> None:
     assert card["run"]["load"] == "my_runs.moons"
     assert card["run"]["recipe"]["distance"] == "my_runs.near"
     again = shell("train", "my_runs:run", "--resume")  # its key is the same in another process
-    assert again.returncode == 0, again.stderr
+    assert again.status == 0, again.err
     assert [path.name for path in (tmp_path / "out" / "runs").iterdir()] == [folder.name]
     text = (tmp_path / "my_runs.py").read_text()
     (tmp_path / "my_runs.py").write_text(text.replace(".abs()", ".square()"))
     other = shell("train", "my_runs:run")  # edited: another run
-    assert other.returncode == 0, other.stderr
+    assert other.status == 0, other.err
     assert len([*(tmp_path / "out" / "runs").iterdir()]) == 2
 
 
@@ -117,7 +118,7 @@ def test_an_own_run_is_trained_and_resumed(tmp_path: Path) -> None:
 def test_an_own_run_is_swept_in_workers_over_own_recipes(tmp_path: Path) -> None:
     protocol = ["--nfe", "1", "--w", "0", "-n", "100", "--seeds", "1", "--workers", "2"]
     done = shell("sweep", "my_runs:run", "--recipe", "ism", "my_runs:robust", *protocol)
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     frame = read_table(tmp_path / "out" / "sweeps" / "moons.parquet")
     assert frame.variant.tolist() == ["ism", "my_runs:robust"]
     assert frame.recipe.tolist() == ["ism", "robust"]
@@ -146,14 +147,15 @@ def judge(device):
 
 
 @pytest.mark.slow
-def test_an_own_run_is_swept_with_an_own_judge_and_an_edited_one_scores_again(tmp_path: Path) -> None:
+def test_an_own_run_is_swept_with_an_own_judge_and_an_edited_one_scores_again(tmp_path: Path, ismkit_: Ismkit) -> None:
     argv = ["sweep", "my_runs:run", "--nfe", "1", "--w", "0", "-n", "100", "--seeds", "1", "--workers", "1"]
+    argv += ["--judge", "my_judges:judge"]
     found = []
-    for reference in (0.0, 0.0, 9.0):
+    for reference, run in ((0.0, shell), (0.0, ismkit_), (9.0, shell)):  # the names are the same in another process
         (tmp_path / "my_judges.py").write_text(JUDGES.format(reference=reference))
-        done = shell(*argv, "--judge", "my_judges:judge")
-        assert done.returncode == 0, done.stderr
-        assert "moons: off, mean" in done.stdout
+        done = run(*argv)
+        assert done.status == 0, done.err
+        assert "moons: off, mean" in done.out
         found.append(read_table(tmp_path / "out" / "sweeps" / "moons.parquet").off[0])
         models = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "sweeps" / "models").iterdir()}
         assert len(models) == 1
@@ -281,24 +283,24 @@ def test_the_current_folder_is_not_searched_where_python_is_told_not_to(tmp_path
 # ---------------------------------------------------------------- an own network, through every command
 
 
-def test_an_own_network_is_trained_drawn_and_loaded_by_its_name(tmp_path: Path) -> None:
+def test_an_own_network_is_trained_drawn_and_loaded_by_its_name(tmp_path: Path, ismkit_: Ismkit) -> None:
     done = shell("train", "my_runs:run", "--network", "my_runs:Own", "-p", "net.width", "16", "--folder", "net")
-    assert done.returncode == 0, done.stderr
-    digest = re.search(r"SHA-256 ([0-9a-f]{64})", done.stdout)[1]  # type: ignore[index]
+    assert done.status == 0, done.err
+    digest = re.search(r"SHA-256 ([0-9a-f]{64})", done.out)[1]  # type: ignore[index]
     net, card = load_model("net/model.safetensors", digest, network="my_runs:Own")
     assert (type(net).__qualname__, net.width, card["steps"]) == ("Own", 16, 4)
-    refused = shell("evaluate", "net/model.safetensors")
-    assert refused.returncode == 2
-    assert "holds a network of other code, my_runs:Own, which is imported only if you name it" in refused.stderr
-    assert refused.stderr.count("\n") == 1
-    drawn = shell("sample", "net/model.safetensors", "--network", "my_runs:Own", "-n", "20", "-o", "points.png")
-    assert (drawn.returncode, drawn.stdout) == (0, "40 points, 1 NFE, w = 1: points.png\n"), drawn.stderr
+    refused = ismkit_("evaluate", "net/model.safetensors")
+    assert refused.status == 2
+    assert "holds a network of other code, my_runs:Own, which is imported only if you name it" in refused.err
+    assert refused.err.count("\n") == 1
+    drawn = ismkit_("sample", "net/model.safetensors", "--network", "my_runs:Own", "-n", "20", "-o", "points.png")
+    assert (drawn.status, drawn.out) == (0, "40 points, 1 NFE, w = 1: points.png\n"), drawn.err
     assert (tmp_path / "points.png").read_bytes().startswith(b"\x89PNG")
     options = ["--network", "my_runs:Own", "--judge", "my_judges:judge", "--nfe", "1", "--w", "0", "-n", "100"]
     (tmp_path / "my_judges.py").write_text(
         "from ismkit import PointJudge\nfrom my_runs import moons\n\n\n"
         "def judge(device):\n    return PointJudge(moons(), device)\n"
     )
-    scored = shell("evaluate", "net/model.safetensors", *options)
-    assert scored.returncode == 0, scored.stderr
-    assert scored.stdout.split()[:5] == ["NFE", "w", "n", "w2", "curvature"]
+    scored = ismkit_("evaluate", "net/model.safetensors", *options)
+    assert scored.status == 0, scored.err
+    assert scored.out.split()[:5] == ["NFE", "w", "n", "w2", "curvature"]

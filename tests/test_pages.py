@@ -220,6 +220,7 @@ def test_every_neighbour_stands_on_its_page() -> None:
     assert named <= neighbours.NAMED.keys() | {"truncated", "facm", "dual_end", "reward_tuning"}
 
 
+@pytest.mark.slow
 def test_guarantees_say_how_often_they_are_tried() -> None:
     text = PAGES[ROOT / "book" / "guarantees.md"]
     assert with_numbers(text) == text, "python -m tests.tried writes the numbers"

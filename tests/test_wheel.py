@@ -93,6 +93,7 @@ def test_two_lines_of_python_draw_clothes(site: Path, folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["clothes.png"]
 
 
+@pytest.mark.slow
 def test_core_commands_need_neither_checkout_nor_extras(site: Path, folder: Path) -> None:
     """What the extras bring cannot be imported here, as in an environment with the core alone."""
     extras = "matplotlib pandas pyarrow IPython jupyter_client nbformat papermill tensorboard skimage pywt ray datasets"

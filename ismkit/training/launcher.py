@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from ismkit.data.doors import admit
 from ismkit.imagenet.latents import Latents, check_vae
@@ -238,10 +239,18 @@ def _flops(run: Run, num_classes: int) -> float | None:
 
 
 def _samples(run: Run, vae: str, data: Any, accelerator: Accelerator) -> tracking.SampleGrid:
-    from ismkit.imagenet.vae import ImageVAE
+    """What is drawn; the main process alone loads the decoder, which takes seconds and memory of its device."""
+    decoders: list[Callable[[Tensor], Tensor]] = []
 
-    decoder = ImageVAE.load(vae).to(accelerator.device)
-    check_vae(data.folder, data.manifest, decoder)
+    def load() -> None:
+        from ismkit.imagenet.vae import ImageVAE
+
+        decoder = ImageVAE.load(vae).to(accelerator.device)
+        check_vae(data.folder, data.manifest, decoder)
+        decoders.append(decoder.decode)
+
+    distributed.on_main_process(accelerator, load)
     few = tuple(c for c in SAMPLED if c < data.num_classes)
     classes = few or tuple(range(min(8, data.num_classes)))
-    return tracking.SampleGrid(decoder.decode, data.shape, classes, source=run.recipe.source)
+    decode = decoders[0] if decoders else None
+    return tracking.SampleGrid(decode, data.shape, classes, source=run.recipe.source)

@@ -115,7 +115,7 @@ class SampleGrid:
 
     Attributes:
         decode: latents (B, C, h, w) -> images (B, 3, H, W) in [-1, 1], such as ``ImageVAE.decode``; called on the main
-            process alone.
+            process alone, so that others may have None.
         shape: (C, h, w) of a latent.
         classes: the labels drawn, one column each.
         nfe: numbers of network evaluations, one row each.
@@ -124,7 +124,7 @@ class SampleGrid:
         source: the distribution of the noise, the recipe's.
     """
 
-    decode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor] | None
     shape: tuple[int, ...]
     classes: tuple[int, ...]
     nfe: tuple[int, ...] = (1, 2, 4)
@@ -143,6 +143,7 @@ class SampleGrid:
     @torch.no_grad()
     def sheet(self, latents: list[Tensor]) -> Tensor:
         """The decoded sheet (rows * H, columns * W, 3) as uint8 on the CPU."""
+        assert self.decode is not None
         rows = [torch.cat(list(self.decode(x)), -1) for x in latents]  # each (3, H, columns * W)
         return ((torch.cat(rows, -2).float() + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu()
 

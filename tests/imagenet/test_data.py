@@ -39,6 +39,7 @@ def test_a_folder_that_is_not_finished_is_refused(tmp_path: Path) -> None:
         open_latents("imagenet256", tmp_path / "half")
 
 
+@pytest.mark.slow
 def test_a_kill_while_the_photographs_are_encoded_is_made_good(tmp_path: Path) -> None:
     """faults B2: what a kill left of it, no later call could use."""
     whole = tmp_path / "whole" / "smoke"

@@ -118,6 +118,7 @@ def test_released_models_are_small() -> None:
     assert sum(path.stat().st_size for path in WEIGHTS.glob("*.safetensors")) <= 30e6
 
 
+@pytest.mark.slow
 def test_one_step_of_the_shipped_gaussians_shows_eight_modes() -> None:
     """What the card promises, on other noise than it was scored on; 98.9 % of the data are as near to a mode."""
     net, card = load_gaussians()
@@ -127,7 +128,7 @@ def test_one_step_of_the_shipped_gaussians_shows_eight_modes() -> None:
     for nfe in (1, 2, 4, 128):
         held = card["scores"][f"{nfe} NFE"]
         assert training.modes(net, nfe) == pytest.approx(held, abs=1e-3)  # other processors round otherwise
-        fresh = training.modes(net, nfe, seed=2)
+        fresh = training.modes(net, nfe, n=4000, seed=2)  # 500 of a mode: 4 % either way by chance
         assert fresh["near"] >= 0.95
         assert 1 / 1.5 <= fresh["least"] <= fresh["most"] <= 1.5
         assert f"{100 * held['near']:.1f} %" in line

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -549,7 +549,7 @@ def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_progress_comes_to_the_whole_cost_and_the_folder_is_free_again(
+def test_progress_comes_to_the_whole_cost_and_what_is_done_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bars: list[Any] = []
@@ -560,8 +560,10 @@ def test_progress_comes_to_the_whole_cost_and_the_folder_is_free_again(
 
     monkeypatch.setattr(runner, "progress_bar", bar)
     trials = plan("short")
-    for _ in range(2):  # the second finds all done
-        runner.run_trials(trials, tmp_path, workers=2)
+    frame = runner.run_trials(trials, tmp_path, workers=2)
+    before = files(tmp_path)
+    assert runner.run_trials(trials, tmp_path, workers=2).equals(frame)  # finds all done
+    assert files(tmp_path) == before
     assert [bar.n for bar in bars] == [bar.total for bar in bars] == [sum(trial.cost for trial in trials)] * 2
     assert {bar.postfix for bar in bars} == {"trials=4/4"}
 
@@ -574,8 +576,10 @@ def plan(name: str) -> list[Trial]:
     runs = {
         "short": {name: tiny(name) for name in ("flow", "ism")},
         "long": {name: tiny(name, steps=600) for name in ("flow", "ism")},
-        "bad": {"good": tiny(), "bad": tiny(optim=replace(RUNS["gaussians"].optim, lr=1e30))},
+        "bad": {"bad": tiny(optim=replace(RUNS["gaussians"].optim, lr=1e30))},
     }
+    if name == "short and bad":
+        return plan("short") + plan("bad")
     return Sweep("test", "", runs[name], (0,) if name == "bad" else (0, 1), SETTINGS).trials()
 
 
@@ -621,26 +625,21 @@ class Engine:
     Attributes:
         options: of ``run_trials``.
         host: the process that workers descend from, by default the script's.
+        environment: variables of the script, besides those of this process.
     """
 
     options: dict[str, Any]
     host: int | None = None
+    environment: dict[str, str] = field(default_factory=dict)
 
-    def start(self, name: str, folder: Path, **environment: str) -> "subprocess.Popen[str]":
+    def start(self, name: str, folder: Path) -> "subprocess.Popen[str]":
         """The script, as soon as its sweep begins."""
         command = [sys.executable, "-c", SCRIPT, name, str(folder), json.dumps(self.options)]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        script = subprocess.Popen(command, env={**os.environ, **RAY, **environment}, cwd=ROOT, **pipes)
+        script = subprocess.Popen(command, env={**os.environ, **self.environment}, cwd=ROOT, **pipes)
         assert script.stdout
         assert script.stdout.readline() == "ready\n"
         return script
-
-    def run(self, name: str, folder: Path, **environment: str) -> pd.DataFrame:
-        """The table of the script's sweep."""
-        script = self.start(name, folder, **environment)
-        _, err = script.communicate(timeout=SECONDS)
-        assert (script.returncode, err) == (0, "")
-        return table(plan(name), folder)
 
     def workers(self, script: "subprocess.Popen[str]") -> list[psutil.Process]:
         """What works for the script now."""
@@ -649,9 +648,14 @@ class Engine:
 
 
 @pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[Engine]:
-    """A cluster of this machine alone. A slow start is waited for; one that fails is repeated, for two minutes."""
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """A cluster of this machine alone. A slow start is waited for; one that fails is repeated, for two minutes.
+
+    Scripts join it from a long temporary folder: a path of a socket holds 107 characters, and Ray's sockets are where
+    the cluster runs.
+    """
     deadline = time.monotonic() + 120
+    long = tmp_path_factory.mktemp("long" * 30)
     with tempfile.TemporaryDirectory(prefix="ray") as folder, open(Path(folder) / "log", "w+") as log:
         while True:
             pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True}
@@ -665,7 +669,7 @@ def ray_cluster() -> Iterator[Engine]:
                 process.kill()
             head.communicate()
             assert time.monotonic() < deadline, f"Ray does not start here: {Path(log.name).read_text()[-2000:]}"
-        yield Engine({"address": address}, head.pid)
+        yield Engine({"address": address}, head.pid, {**RAY, "TMPDIR": str(long)})
         started = psutil.Process(head.pid).children(recursive=True)
         head.communicate()
         wait_until(lambda: not any(map(name_of, started)))
@@ -676,11 +680,18 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return Engine({"workers": 2}) if request.param == "processes" else request.getfixturevalue("ray_cluster")
 
 
-def by_hand(name: str, folder: Path) -> pd.DataFrame:
+@pytest.fixture(scope="module")
+def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], pd.DataFrame]:
     """The table of trials that were done in this process, one after the other, and never interrupted."""
-    for trial in plan(name):
-        runner.work(trial, folder)
-    return table(plan(name), folder)
+
+    @cache
+    def made(name: str) -> pd.DataFrame:
+        folder = tmp_path_factory.mktemp("by_hand")
+        for trial in plan(name):
+            runner.work(trial, folder)
+        return table(plan(name), folder)
+
+    return made
 
 
 def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
@@ -703,69 +714,48 @@ def checkpoints(folder: Path) -> dict[Path, int]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_side_by_side_equals_one_after_the_other(engine: Engine, tmp_path: Path) -> None:
-    frame = engine.run("short", tmp_path / "a")
-    same(frame, by_hand("short", tmp_path / "b"))
-    assert len(frame) == 2 * 2 * 2
-    before = files(tmp_path / "a")
-    assert engine.run("short", tmp_path / "a").equals(frame)
-    assert files(tmp_path / "a") == before
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_failed_trial_is_named_and_the_others_are_kept(engine: Engine, tmp_path: Path) -> None:
-    _, err = engine.start("bad", tmp_path).communicate(timeout=SECONDS)
-    pattern = r"SweepError: 1 of 2 trials failed; .*bad, seed 0: DivergenceError: .*step \d+"
+def test_side_by_side_equals_one_after_the_other_and_a_failed_trial_is_named(
+    engine: Engine, by_hand: Callable[[str], pd.DataFrame], tmp_path: Path
+) -> None:
+    script = engine.start("short and bad", tmp_path)
+    _, err = script.communicate(timeout=SECONDS)
+    pattern = r"SweepError: 1 of 5 trials failed; .*bad, seed 0: DivergenceError: .*step \d+"
+    assert script.returncode == 1
     assert re.search(pattern, err.splitlines()[-1]), err
-    assert table(plan("bad"), tmp_path).variant.unique().tolist() == ["good"]
+    frame = table(plan("short and bad"), tmp_path)
+    assert len(frame) == 2 * 2 * 2
+    same(frame, by_hand("short"))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_kill_9_loses_nothing_and_leaves_nothing_behind(engine: Engine, tmp_path: Path) -> None:
-    folder = tmp_path / "killed"
-    script = engine.start("long", folder)
-    wait_until(lambda: script.poll() is not None or (files(folder) and checkpoints(folder)))
+def test_kill_9_of_a_sweep_and_then_of_a_worker_loses_nothing_and_leaves_nothing_behind(
+    engine: Engine, by_hand: Callable[[str], pd.DataFrame], tmp_path: Path
+) -> None:
+    script = engine.start("long", tmp_path)
+    wait_until(lambda: script.poll() is not None or (files(tmp_path) and checkpoints(tmp_path)))
     with pytest.raises(ValueError, match="another sweep works in"):
-        runner.run_trials(plan("long"), folder)
+        runner.run_trials(plan("long"), tmp_path)
     workers = engine.workers(script)
     assert script.poll() is None, "the sweep ended before it was killed"
     script.kill()
     script.communicate()
     assert len(workers) == 2
     wait_until(lambda: not any(map(name_of, workers)))
-    before = files(folder)
+    before, saved = files(tmp_path), checkpoints(tmp_path)
     assert 1 <= len(before) < 2 * 4
-    frame = engine.run("long", folder)
-    after = files(folder)
-    assert {path: after[path] for path in before} == before
-    same(frame, by_hand("long", tmp_path / "whole"))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_trial_whose_worker_is_killed_is_resumed(engine: Engine, tmp_path: Path) -> None:
-    folder = tmp_path / "killed"
-    script = engine.start("long", folder)
-    wait_until(lambda: script.poll() is not None or checkpoints(folder))
+    script = engine.start("long", tmp_path)
+    wait_until(lambda: script.poll() is not None or not checkpoints(tmp_path).keys() <= saved.keys())
     victim = engine.workers(script)[0]
     victim.kill()
-    before = checkpoints(folder)
+    saved = checkpoints(tmp_path)
     while script.poll() is None:  # no step that was saved is taken again
-        now = checkpoints(folder)
-        assert {path: now[path] for path in before if path in now} == {p: before[p] for p in before if p in now}
+        now = checkpoints(tmp_path)
+        assert {path: now[path] for path in saved if path in now} == {p: saved[p] for p in saved if p in now}
         time.sleep(0.01)
     _, err = script.communicate()
     assert (script.returncode, err) == (0, "")
     assert not name_of(victim)
-    same(table(plan("long"), folder), by_hand("long", tmp_path / "whole"))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_cluster_is_joined_from_a_long_temporary_folder(ray_cluster: Engine, tmp_path: Path) -> None:
-    """Ray's sockets are where the cluster runs, and a path of a socket holds 107 characters."""
-    long = tmp_path / ("long" * 30)
-    long.mkdir()
-    assert len(ray_cluster.run("short", tmp_path / "a", TMPDIR=str(long))) == 2 * 2 * 2
+    after = files(tmp_path)
+    assert {path: after[path] for path in before} == before
+    same(table(plan("long"), tmp_path), by_hand("long"))

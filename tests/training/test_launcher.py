@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,7 +28,7 @@ from ismkit.imagenet.latents import moment_sums, read_manifest, statistics, writ
 from ismkit.method.coupling import Coupling
 from ismkit.models.nets import DiT, ToyMLP
 from ismkit.models.saved import load_model
-from ismkit.training import checkpoint, costs
+from ismkit.training import checkpoint, costs, distributed, launcher
 from ismkit.training.distributed import REQUEUE, Preempted
 from ismkit.training.launcher import KillAt
 from ismkit.training.options import Logging
@@ -417,3 +419,16 @@ def test_a_tracker_that_is_not_there_is_refused_before_any_work(
     answer = ismkit_("train", "gaussians", f"--tracker={name}")
     assert (answer.status, answer.err.count("\n")) == (2, 1)
     assert not (tmp_path / "out").exists()
+
+
+def test_only_the_main_process_loads_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As another process has it: it draws with the others if the network is sharded, and decodes nothing."""
+    left: list[Callable[[], None]] = []
+    monkeypatch.setattr(distributed, "on_main_process", lambda accelerator, work: left.append(work))
+    data = SimpleNamespace(shape=(4, 4, 4), num_classes=10)
+    accelerator: Any = SimpleNamespace(device="cpu")
+    grid = launcher._samples(RUNS["imagenet-smoke"], "./no-vae", data, accelerator)
+    assert (grid.decode, grid.shape, grid.classes) == (None, (4, 4, 4), tuple(range(8)))
+    (load,) = left
+    with pytest.raises(ValueError, match="no-vae is not a folder here"):
+        load()
