@@ -271,7 +271,12 @@ class Shown:
                     about = output.metadata.get(kind, {})
                     data = content if encoding else base64.b64encode(content.encode()).decode()
                     whole = kind != "image/png" or about.get("pictures")  # rows of pictures belong together
-                    boxes = [(0.0, 0.0, 1.0, 1.0)] if whole else panels(base64.b64decode(content))
+                    try:
+                        boxes = [(0.0, 0.0, 1.0, 1.0)] if whole else panels(base64.b64decode(content))
+                    except OSError as error:
+                        raise CourseError(
+                            f"{where} shows the figure of {reference}, which is damaged: {error}"
+                        ) from error
                     attributes = f'alt="{escape(about.get("alt", ""))}" data-panels="{[list(box) for box in boxes]}"'
                     return f'<img {attributes} src="data:{kind};base64,{"".join(data.split())}">', _shape(kind, content)
         raise CourseError(f"{where} shows the figure of {reference}, but that cell has none: run the notebook")
@@ -308,6 +313,8 @@ def panels(png: bytes) -> list[tuple[float, float, float, float]]:
     ink = (np.abs(colours - colours[0, 0]) > 8).any(2)
     height, width = ink.shape
     whole = [(0.0, 0.0, 1.0, 1.0)]
+    if not ink.any():
+        return whole
     lines = [(start, end) if end - start < height / 10 else (0, 0) for start, end in _runs(ink.any(1))]
     if np.ptp(colours[slice(*lines[-1])], axis=2).max(initial=0) > 40:
         return whole  # coloured keys below all panels are their legend

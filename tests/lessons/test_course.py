@@ -544,7 +544,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("deck.css", "deck.js", "start.md", "plan.md", "exam.md"):
         (texts / name).write_bytes((course.TEXTS / name).read_bytes())
     (texts / "1_title.md").write_text(HOUR.format(blocks=BLOCK * 6))
-    png = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAYAAAD0In+KAAAADUlEQVR4nGP4z8DwHwAFAAH/iZk9HQAAAABJRU5ErkJggg=="
+    png = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAIAAAB7QOjdAAAAD0lEQVR4nGM8wcDAwMAAAAS+AMq34uUzAAAAAElFTkSuQmCC"
     picture = new_output("display_data", {"image/png": png}, metadata={"image/png": {"alt": 'a "dot" & more'}})
     told = new_output("stream", text="It  is\n1.5 ± 0.2 %, and so is it.")
     tags = {"tags": ["slide-figure"]}
@@ -576,8 +576,15 @@ def test_a_drawing_is_preferred_to_a_picture(small: Path, tmp_path: Path) -> Non
     notebook.cells[0].outputs[0].metadata["image/svg+xml"] = {"alt": "a line"}
     nbformat.write(notebook, path)
     picture, shape = course.Shown().figure("01#figure", "here")
-    assert picture.startswith('<img alt="a line" src="data:image/svg+xml;base64,')
+    assert picture.startswith('<img alt="a line" data-panels="[[0.0, 0.0, 1.0, 1.0]]" src="data:image/svg+xml;base64,')
     assert shape == 3
+
+
+def test_a_damaged_picture_is_refused(small: Path, tmp_path: Path) -> None:
+    path = tmp_path / "notebooks" / "01_one.ipynb"
+    path.write_text(path.read_text().replace("nGM8wcDAwMAAAAS", "nGM8wcDAwMAAAAT"))
+    with pytest.raises(CourseError, match="shows the figure of 01#figure, which is damaged: "):
+        make_course(tmp_path / "pack")
 
 
 WRONG = {
