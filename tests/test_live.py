@@ -13,8 +13,8 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,15 @@ from selenium.webdriver.common.by import By
 from torch import Tensor, nn
 
 from book import live
+from ismkit.data import tile
 from ismkit.lessons import guidance_applied
 from ismkit.method.path import Query, Source, StepGrid
-from ismkit.models.nets import ToyMLP
 from ismkit.models.saved import released
-from ismkit.models.spaces import SPACES, Space
+from ismkit.models.spaces import SPACES
 from ismkit.sweeps.studies import FOLDER
 from ismkit.sweeps.sweep import read_table
 from ismkit.utils.seeding import stream
 from tests.browser import chromium, logged, served
-from tests.commandline import fill
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -70,22 +69,14 @@ NETWORKS = {name: view.space for view in live.views().values() for name in view.
 TABLES = [name for name, view in live.views().items() if len(view.fields) > 1]
 
 
-def untrained(space: Space) -> nn.Module:
-    """A small network, with numbers of half precision as a released one."""
-    net = ToyMLP(dim=prod(space.shape), width=64, depth=1, num_classes=space.num_classes)
-    return fill(net).half().float().eval()
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """Made as the book makes it, without Sphinx; only `ism_plus` draws by its released network."""
+    """Made as the book makes it, without Sphinx."""
     folder = tmp_path_factory.mktemp("live")
-    nets = {name: untrained(space) for name, space in NETWORKS.items()} | {"ism_plus": released("ism_plus")[0]}
+    nets = {name: released(name)[0] for name in NETWORKS}
     shutil.copytree(STATIC, folder / "_static")
     (folder / "package.json").write_text('{"type": "module"}')  # for Node
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(live, "released", lambda name: (nets[name], {}))
-        models = live.export_all(folder / live.MODELS)
+    models = live.export_all(folder / live.MODELS)
     text = live.filled("\n".join(f"<!-- live {model.name} -->" for model in models), models)
     (folder / "live.html").write_text(PAGE.format(re.sub("^```.*$", "", text, flags=re.MULTILINE)))
     return Site(folder, nets, {model.name: model for model in models})
@@ -465,6 +456,63 @@ def test_the_page_draws_what_the_kit_draws(browser: Chrome, page: str, site: Sit
             given = (torch.tensor(noise).view_as(case["x0"]) for noise in fresh)
             wanted = site.draw(name, **case, source=lambda shape, generator, given=given: next(given))
             torch.testing.assert_close(torch.tensor(found).view_as(wanted), wanted, rtol=0, atol=1e-4)
+
+
+ASKED = {"label": 2, "w": 2.0, "nfe": 4, "seed": 7, "walk": 0.25}
+#: Sets the controls, and gives the pixels once all is drawn, the numbers below, and the noise that is due.
+SET = """
+const [root, asked, about, done] = arguments, { live } = root, { elements } = live.form;
+for (const [name, value] of Object.entries(asked)) if (elements[name]) elements[name].value = value;
+elements.walk.dispatchEvent(new Event("input", { bubbles: true }));
+(async () => {
+  const { noise, normal } = await import("/_static/live/noise.js");
+  const { seed, walk } = asked, size = about.shape.reduce((product, side) => product * side, 1);
+  const x0 = noise({ rows: about.pictures, size, seed, walk });
+  const fresh = Array.from({ length: 8 }, (_, k) => [...normal(x0.length, 1_000_000 + k)]);
+  (function wait() {
+    if (live.busy || live.frame || live.wanted) return setTimeout(wait, 20);
+    const pixels = live.canvases.map((canvas) => {
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      return [canvas.height, canvas.width, [...data].filter((_, i) => i % 4 < 3)];
+    });
+    done([pixels, live.numbers.map((number) => number.textContent), [...x0], fresh]);
+  })();
+})();
+"""
+
+
+def numbers_below(site: Site, name: str, latents: list[Tensor]) -> list[str]:
+    """What stands below the fields of a view."""
+    view, decode = site.models[name].view, site.models[name].view.space.load().decode
+    if view.measure == "deviation":
+        return [f"{z.std():.2f}" for z in latents]
+    if view.measure == "strength":
+        free, plain, guided = latents
+        return ["", "", f"ŵ = {guidance_applied(guided, plain, free):.2f}"]
+    apart = [
+        (decode(z) - decode(latents[sets["from"]])).square().mean().sqrt() / 2 if "from" in sets else None
+        for z, sets in zip(latents, view.fields, strict=True)
+    ]
+    return ["" if share is None else f"{100 * share:.0f} %" for share in apart]
+
+
+@pytest.mark.parametrize("name", live.views())
+def test_canvases_show_what_the_controls_ask_for(browser: Chrome, page: str, site: Site, name: str) -> None:
+    """From the control to the pixel: the strength, the seed, the calls and the network are those that are named."""
+    model, root = site.models[name], open_model(browser, name)
+    view = model.view
+    pixels, below, x0, fresh = browser.execute_async_script(SET, root, ASKED, model.about)
+    asked = {control: ASKED[control] for control in view.controls if control not in ("seed", "walk")}
+    latents = []
+    for sets, (height, width, found) in zip(view.fields, pixels, strict=True):
+        given = (torch.tensor(noise).view(view.pictures, *view.space.shape) for noise in fresh)
+        start = torch.tensor(x0).view(view.pictures, *view.space.shape)
+        draw = partial(live.draw_field, site.nets, view, asked | sets, start)
+        latents.append(draw(lambda shape, generator, given=given: next(given)))
+        sheet = torch.from_numpy(tile(view.space.load().decode(latents[-1]), view.across)).reshape(height, width, -1)
+        wanted = (255 * sheet).expand(height, width, 3)
+        assert (torch.tensor(found).view(height, width, 3) - wanted).abs().max() < 0.52  # of 255 levels
+    assert below == ([] if len(view.fields) == 1 else numbers_below(site, name, latents))
 
 
 def test_one_step_of_one_image_is_quick(browser: Chrome, page: str, capsys: pytest.CaptureFixture[str]) -> None:

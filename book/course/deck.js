@@ -4,15 +4,61 @@ const body = document.body;
 let at = 0;
 // The other one of two windows, of which each shows what the other turns to.
 let other = window.name === "speaker" ? window.opener : null;
+// Over the slide, one of its figures or a panel of one, as large as it goes; which one, or -1.
+const lens = document.createElement("div");
+lens.className = "lens";
+let part = -1;
 
-function show(next, remember = true, tell = true) {
+function tell() {
+  other?.postMessage({ slide: at, part }, "*");
+}
+
+function show(next, remember = true) {
+  enlarge(-1);
   at = Math.max(0, Math.min(slides.length - 1, next));
   slides.forEach((slide, i) => {
     slide.classList.toggle("current", i === at);
   });
   if (remember) history.replaceState(null, "", `#${at + 1}`);
-  if (tell) other?.postMessage({ slide: at }, "*");
   document.title = `${at + 1} / ${slides.length} ${slides[at].querySelector("h1, h2").textContent}`;
+}
+
+// The parts of the slide's figures, in the order of reading: each a picture and a box of it, in shares.
+function parts() {
+  const images = [...slides[at].querySelectorAll("figure img")];
+  return images.flatMap((image) => JSON.parse(image.dataset.panels).map((box) => [image, box]));
+}
+
+function enlarge(next) {
+  const found = parts();
+  part = next in found ? next : -1;
+  lens.remove();
+  if (part < 0) return;
+  const [image, [left, top, width, height]] = found[part];
+  const { naturalWidth, naturalHeight } = image;
+  const scale = Math.min(1256 / (width * naturalWidth), 696 / (height * naturalHeight));
+  const [across, down] = [scale * naturalWidth, scale * naturalHeight];
+  const box = document.createElement("div");
+  const copy = image.cloneNode();
+  copy.removeAttribute("data-panels");
+  Object.assign(box.style, { width: `${width * across}px`, height: `${height * down}px` });
+  Object.assign(copy.style, { width: `${across}px`, height: `${down}px` });
+  Object.assign(copy.style, { left: `${-left * across}px`, top: `${-top * down}px` });
+  box.append(copy);
+  lens.replaceChildren(box);
+  slides[at].append(lens);
+}
+
+// The part of a figure under the pointer.
+function pointed(event) {
+  return parts().findIndex(([image, [left, top, width, height]]) => {
+    if (event.target !== image) return false;
+    const frame = image.getBoundingClientRect();
+    const scale = Math.min(frame.width / image.naturalWidth, frame.height / image.naturalHeight);
+    const x = (event.clientX - frame.x - frame.width / 2) / (scale * image.naturalWidth) + 0.5;
+    const y = (event.clientY - frame.y - frame.height / 2) / (scale * image.naturalHeight) + 0.5;
+    return left <= x && x < left + width && top <= y && y < top + height;
+  });
 }
 
 function fit() {
@@ -27,6 +73,7 @@ const keys = {
   ArrowLeft: () => show(at - 1), ArrowUp: () => show(at - 1), PageUp: () => show(at - 1),
   Home: () => show(0), End: () => show(slides.length - 1),
   n: () => { body.classList.toggle("speaker"); fit(); },
+  z: () => enlarge(part + 1), Escape: () => enlarge(-1),
   p: () => { other = open(location.href, "speaker", "popup,width=1280,height=960"); },
   f: () => (document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen()),
 };
@@ -41,13 +88,23 @@ addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || !keys[event.key]) return;
   event.preventDefault();
   keys[event.key]();
+  tell();
 });
 addEventListener("click", (event) => {
-  if (!event.target.closest("a") && !String(getSelection())) show(at + (event.clientX < innerWidth / 3 ? -1 : 1));
+  if (event.target.closest("a") || String(getSelection())) return;
+  const chosen = pointed(event);
+  if (part >= 0 || chosen >= 0) enlarge(part < 0 ? chosen : -1);
+  else show(at + (event.clientX < innerWidth / 3 ? -1 : 1));
+  tell();
 });
-addEventListener("hashchange", () => show(Number(location.hash.slice(1)) - 1 || 0, false));
+addEventListener("hashchange", () => {
+  show(Number(location.hash.slice(1)) - 1 || 0, false);
+  tell();
+});
 addEventListener("message", (event) => {
-  if (event.source === other && Number.isInteger(event.data?.slide)) show(event.data.slide, true, false);
+  if (event.source !== other || !Number.isInteger(event.data?.slide)) return;
+  show(event.data.slide);
+  enlarge(event.data.part);
 });
 addEventListener("resize", fit);
 body.classList.add("live");

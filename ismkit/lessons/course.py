@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,8 +58,14 @@ EXAMPLE = re.compile(r"^```python\n(.*?)^```\n?", re.DOTALL | re.MULTILINE)
 UNGUESSED = re.compile(r"^.*: \w+ (\S+)\. No guess was made.*$\n?", re.MULTILINE)
 #: Pictures that a page can hold, the best first.
 PICTURES = {"image/svg+xml": "", "image/png": ";base64"}
-#: Wider figures stand below the text of a slide, others beside it.
-WIDE = 1.9
+#: The room for a figure on a slide, in pixels, with its text below the title and beside it; and a line of that text.
+BELOW, BESIDE, LINE, LETTERS = (1236, 550), (630, 550), 38, 85
+#: Panels of a figure can be seen one by one if each is at most this share wider than the others, and gains this much.
+ALIKE, GAIN = 1.35, 1.3
+#: Narrower parts, as a share of the figure, are no panels: labels of an axis, a scale of colours.
+NARROW = 0.13
+#: The width and height of a figure that fills a slide.
+FILLED = (1256, 696)
 #: How much larger than the text formulas are: their letters are small.
 LARGER = 1.15
 #: Makes the name of a cell, and the path of its notebook, a link.
@@ -261,10 +268,17 @@ class Shown:
         for kind, encoding in PICTURES.items():
             for output in self.cell(reference, where).get("outputs", []):
                 if (content := output.get("data", {}).get(kind)) is not None:
-                    alt = output.metadata.get(kind, {}).get("alt", "")
+                    about = output.metadata.get(kind, {})
                     data = content if encoding else base64.b64encode(content.encode()).decode()
-                    picture = f'<img alt="{escape(alt)}" src="data:{kind};base64,{"".join(data.split())}">'
-                    return picture, _shape(kind, content)
+                    whole = kind != "image/png" or about.get("pictures")  # rows of pictures belong together
+                    try:
+                        boxes = [(0.0, 0.0, 1.0, 1.0)] if whole else panels(base64.b64decode(content))
+                    except OSError as error:
+                        raise CourseError(
+                            f"{where} shows the figure of {reference}, which is damaged: {error}"
+                        ) from error
+                    attributes = f'alt="{escape(about.get("alt", ""))}" data-panels="{[list(box) for box in boxes]}"'
+                    return f'<img {attributes} src="data:{kind};base64,{"".join(data.split())}">', _shape(kind, content)
         raise CourseError(f"{where} shows the figure of {reference}, but that cell has none: run the notebook")
 
     def output(self, reference: str, where: str) -> str:
@@ -283,6 +297,68 @@ def _shape(kind: str, content: str) -> float:
         return int.from_bytes(head[16:20], "big") / int.from_bytes(head[20:24], "big")
     box = re.search(r'viewBox="[\d.+-]+ [\d.+-]+ ([\d.]+) ([\d.]+)"', content)
     return float(box[1]) / float(box[2]) if box else 1.0
+
+
+def panels(png: bytes) -> list[tuple[float, float, float, float]]:
+    """The panels of a figure: left, top, width and height of each, as shares of the picture.
+
+    They are what blank columns separate, if need be below a common title. One box, the complete figure, where these
+    parts differ in width, as with names of rows at the left of the first, or would not be seen much larger alone.
+    """
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png)) as picture:
+        colours = np.asarray(picture.convert("RGB"), dtype=np.int16)
+    ink = (np.abs(colours - colours[0, 0]) > 8).any(2)
+    height, width = ink.shape
+    whole = [(0.0, 0.0, 1.0, 1.0)]
+    if not ink.any():
+        return whole
+    lines = [(start, end) if end - start < height / 10 else (0, 0) for start, end in _runs(ink.any(1))]
+    if np.ptp(colours[slice(*lines[-1])], axis=2).max(initial=0) > 40:
+        return whole  # coloured keys below all panels are their legend
+    top = lines[0][1]
+    parts = _parts(ink[top:])
+    apart = [
+        ink[:top, max(end - width // 100, 0) : start + width // 100].any() for (_, end), (start, _) in pairwise(parts)
+    ]
+    if not any(apart):  # no title of all, but one of each
+        top = 0
+    sizes = [end - start for start, end in parts]
+    if len(parts) < 2 or max(sizes) > ALIKE * min(sizes):
+        return whole
+    rows = ink[top:].any(1).nonzero()[0]
+    first, high = top + int(rows[0]), int(rows[-1] - rows[0]) + 1
+    drawn = ink[first : first + high]
+    if any(drawn[:, start:end].mean(0).max() < 0.5 for start, end in parts):
+        return whole  # one has no axis: names of the rows of the next
+    alone, together = (min(FILLED[0] / wide, FILLED[1] / tall) for wide, tall in ((max(sizes), high), (width, height)))
+    if alone < GAIN * together:
+        return whole
+    shares = [(start / width, first / height, (end - start) / width, high / height) for start, end in parts]
+    return [(round(a, 4), round(b, 4), round(c, 4), round(d, 4)) for a, b, c, d in shares]
+
+
+def _parts(ink: Any) -> list[tuple[int, int]]:
+    """Start and end of the parts between blank columns; a narrow one joins what is nearest."""
+    width = ink.shape[1]
+    parts = _runs(ink.any(0))
+    while len(parts) > 1 and min(end - start for start, end in parts) < NARROW * width:
+        i = min(range(len(parts)), key=lambda i: parts[i][1] - parts[i][0])
+        before = parts[i][0] - parts[i - 1][1] if i else width
+        after = parts[i + 1][0] - parts[i][1] if i + 1 < len(parts) else width
+        j = i - 1 if before < after else i
+        parts[j : j + 2] = [(parts[j][0], parts[j + 1][1])]
+    return parts
+
+
+def _runs(flags: Any) -> list[tuple[int, int]]:
+    """Start and end of each run of true in a row of flags."""
+    import numpy as np
+
+    edges = np.flatnonzero(np.diff(flags.astype(np.int8), prepend=0, append=0))
+    return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
 
 
 # ---------------------------------------------------------------- pages
@@ -367,9 +443,9 @@ def _deck(hour: Hour, shown: Shown) -> Iterator[str]:
             where = f"slide {slide.title!r} of hour {hour.number}"
             figures = list(_figures(slide, shown, where))
             text = html(shown.named(SHOWN.sub("", slide.body), where), where).strip()
-            wide = "$$" in slide.body or any(shape > WIDE for _, shape in figures)
             alone = all('class="short"' in figure for figure, _ in figures)
-            layout = "alone" if alone else "beside" if text and not wide else "below"
+            below = not text or "$$" in slide.body or not _larger_beside(slide, figures)
+            layout = "alone" if alone else "below" if below else "beside"
             body = f'<div class="text">{text}</div>' * bool(text) + "".join(figure for figure, _ in figures)
             minutes = f"{i * MINUTES}\N{EN DASH}{(i + 1) * MINUTES} min"
             notes = html(shown.named(slide.notes, where), where)
@@ -381,15 +457,22 @@ def _deck(hour: Hour, shown: Shown) -> Iterator[str]:
             )
 
 
+def _larger_beside(slide: Slide, figures: list[tuple[str, float]]) -> bool:
+    """Whether the figures of a slide are larger beside its text than below it."""
+    lines = SHOWN.sub("", slide.body).strip().splitlines()
+    taken = LINE * sum(-(-len(line) // LETTERS) for line in lines)
+    return all(min(BESIDE[0], BESIDE[1] * shape) > min(BELOW[0], (BELOW[1] - taken) * shape) for _, shape in figures)
+
+
 def _figures(slide: Slide, shown: Shown, where: str) -> Iterator[tuple[str, float]]:
-    """What a slide shows of the notebooks, as HTML, with its width over its height; code and text count as wide."""
+    """What a slide shows of the notebooks, as HTML, and its width over its height, without limit for code and text."""
     for label, reference in SHOWN.findall(slide.body):
         if label == "code":
             code = first_function(shown.cell(reference, where).source)
             size = "long" if code.count("\n") > SHORT else "short"
-            yield f'<figure class="{size}">{coloured(code)}</figure>', WIDE + 1
+            yield f'<figure class="{size}">{coloured(code)}</figure>', float("inf")
         elif label == "output":
-            yield f'<figure class="short"><pre>{escape(shown.output(reference, where))}</pre></figure>', WIDE + 1
+            yield f'<figure class="short"><pre>{escape(shown.output(reference, where))}</pre></figure>', float("inf")
         elif label:
             raise CourseError(f"{where}: ![{label}]({reference}) must have no text, or be code or output")
         else:

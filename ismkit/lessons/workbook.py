@@ -657,6 +657,39 @@ def _check_train(own: ModuleType) -> str | None:
         return "the average stayed as it was: update each of averages(net) after optimiser.step()"
     if seen != [1, 2, 3, 4, 5]:
         return f"watch must be called with steps 1 to 5, got {seen}"
+    return _check_dropped(own)
+
+
+def _check_dropped(own: ModuleType) -> str | None:
+    """A tenth of the flow rows has the null label and w = 0; the others keep label and strength."""
+    calls: list[tuple[Tensor, ...]] = []
+
+    def counted(net: nn.Module, teacher: nn.Module, *batch: Tensor) -> Tensor:
+        calls.append(batch)
+        return sum((parameter.sum() for parameter in net.parameters()), torch.zeros(()))
+
+    own.loss, own.strengths = counted, lambda n, generator: torch.ones(n)  # type: ignore[attr-defined]
+    own.couple = lambda x0, x1, y: x0  # type: ignore[attr-defined]  # an assignment of so many rows takes seconds
+    torch.manual_seed(0)
+    net, y = own.Net(width=8), torch.arange(64) % 2
+    own.train(net, torch.stack([y, 1 - y], 1).float(), y, steps=5, batch=1024)
+    _, x1, _, d, w, label = (torch.cat(column) for column in zip(*calls, strict=True))
+    dropped, flow = label == net.null, d == 0
+    if not dropped.any():
+        return (
+            "no label is dropped: in a random tenth of the flow rows, net.null must replace it, so that w has its zero"
+        )
+    if (dropped & ~flow).any():
+        return "labels of consistency rows are dropped: only those of flow rows, d == 0, may be"
+    share = dropped[flow].float().mean().item()
+    if not 0.07 < share < 0.13:  # of 3840 rows: six times the deviation of a share of 0.1
+        return f"a tenth of the flow rows must lose their labels, got a share of {share:.2f}"
+    if not torch.equal(label[~dropped], x1[~dropped, 1].eq(0).long()):
+        return "rows that are not dropped must keep the labels that pairs yields for them"
+    if (w[dropped] != 0).any():
+        return "rows without a label have strengths: w must be 0 there, no class is to be strengthened"
+    if (w[~dropped] != 1).any():
+        return "rows with a label must get the strengths that strengths(batch, generator) gives"
     return None
 
 

@@ -51,7 +51,7 @@ from ismkit.models.saved import NETWORKS, check_saveable, load_sampler, save_mod
 from ismkit.sweeps import cluster, processes
 from ismkit.sweeps.sweep import COLUMNS, Trial, table
 from ismkit.training.options import Saving
-from ismkit.training.runs import Run, check_run, train_run
+from ismkit.training.runs import Run, check_memory, check_run, train_run
 from ismkit.utils.files import expanded, locked
 from ismkit.utils.keys import identity_sum
 from ismkit.utils.progress import progress_bar
@@ -257,6 +257,7 @@ def _merged(trials: list[Trial]) -> dict[str, Trial]:
     """The trials by their keys, each once with all settings; ValueError for one that cannot be."""
     for trial in trials:
         trial.run.recipe.rows.blocks(trial.run.batch_size)
+        check_memory(trial.run, 1, not torch.cuda.is_available())
         check_saveable(net := trial.run.build(1))  # a network that cannot be is refused here, not once per trial
         sampler = _as_sampled(trial.run, net)
         for setting in trial.settings:

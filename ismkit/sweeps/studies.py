@@ -1,6 +1,7 @@
 """Studies: one run with one part changed, over seeds, and a JSON file of results that grows run by run.
 
-The scripts are in ``book/studies/`` beside their results; notebooks read and plot these.
+The scripts are in ``book/studies/`` beside their results; notebooks read and plot these. JSON and Parquet files state
+the sum of their contents; those of the CSV files are in ``SHA256SUMS``, which ``sha256sum *.csv > SHA256SUMS`` renews.
 """
 
 from __future__ import annotations

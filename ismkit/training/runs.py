@@ -6,6 +6,7 @@ import dataclasses
 import glob
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -536,8 +537,8 @@ def train_run(
     Raises:
         TypeError: for data of no kind that is admitted.
         ValueError: if the rows of a step cannot be split so, or the data cannot be trained on or does not say how many
-            classes it has, before the network is built; for settings that cannot be told from others, see
-            :func:`ismkit.utils.keys.identity`, before the data are loaded.
+            classes it has, or memory cannot hold the training (:func:`check_memory`), before the network is built; for
+            settings that cannot be told from others, see :func:`ismkit.utils.keys.identity`, before data are loaded.
 
     Example:
         >>> import dataclasses, tempfile
@@ -552,7 +553,7 @@ def train_run(
     saving = dataclasses.replace(saving, folder=saving.folder or run.folder(seed))
     accelerator = accelerator or distributed.accelerator(engine.mode, engine.precision)
     engine = with_micro_batches(engine, saving, accelerator)
-    net, batches = _parts(run, seed, data, engine.micro_batches or 1)
+    net, batches = _parts(run, seed, data, engine.micro_batches or 1, _together(engine, accelerator))
     check(net)
     return fit(
         run.recipe,
@@ -583,7 +584,7 @@ def check_run(run: Run, data: Any = None) -> Any:
 
     Raises:
         ValueError: as :func:`train_run` and :func:`ismkit.training.loop.fit`; for a network that does not take the
-            samples, or a recipe that makes no step with it.
+            samples or does not fit into memory (:func:`check_memory`), or a recipe that makes no step with it.
 
     Example:
         >>> from ismkit import RUNS, change_run
@@ -596,7 +597,7 @@ def check_run(run: Run, data: Any = None) -> Any:
             ...
         ValueError: net must take samples (2,), as the data has: x must have 3 numbers per sample, got shape (256, 2)
     """
-    net, batches = _parts(run, 0, data, 1)
+    net, batches = _parts(run, 0, data, 1, not torch.cuda.is_available())
     check_parts(run.recipe, net, batches)
     x1, y = next(batches.stream(classes=cast(int, net.num_classes)))
     with torch.random.fork_rng(devices=[]):  # the global generator is left alone, by layers that draw from it as well
@@ -613,8 +614,79 @@ def check_run(run: Run, data: Any = None) -> Any:
 FEW = 16  # rows of the step that is tried
 
 
-def _parts(run: Run, seed: int, data: Any, micro_batches: int) -> tuple[nn.Module, Batches]:
-    """The network and the batches of a run; ValueError for what cannot be, before the data are loaded if it can."""
+def check_memory(run: Run, num_classes: int, together: bool = True) -> None:
+    """Refuse a network that the memory of this machine cannot hold, without building it.
+
+    Its parameters are counted on PyTorch's meta device, which has shapes and no numbers; a network that cannot be made
+    there is not counted. Activations and data come on top of what is counted.
+
+    Args:
+        run: a value of ``RUNS`` or your own.
+        num_classes: of its data.
+        together: whether everything that a training keeps is in main memory: weights, gradients, two moments of the
+            optimiser and two averages; else the weights alone, which are made there.
+
+    Raises:
+        ValueError: if that is more than the machine has, with both sizes and the number of parameters that would fit.
+
+    Example:
+        >>> from ismkit import RUNS, change_run
+        >>> from ismkit.training.runs import check_memory
+        >>> check_memory(RUNS["gaussians"], num_classes=8)
+        >>> check_memory(change_run(RUNS["gaussians"], "net.width", 10_000_000), num_classes=8)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        ValueError: net must fit into the ... GiB of this machine, got a ToyMLP of 2.4e+15 parameters: ...
+    """
+    import psutil
+
+    try:
+        with warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("ignore")  # they come again when it is built
+            net = run.build(num_classes)
+    except Exception as error:  # it may be code of anyone
+        if "verflow" not in str(error):
+            return  # to be named by who builds it
+        why = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"net must fit into the memory of this machine, got one of more numbers than PyTorch can count: {why}"
+        ) from error
+    if not isinstance(net, nn.Module):
+        return
+    weights = sum(p.nbytes for p in net.parameters())
+    needed, has = training_bytes(net) if together else weights, psutil.virtual_memory().total
+    if needed > has:
+        count = sum(p.numel() for p in net.parameters())
+        what = "weights, gradients, two moments of the optimiser and two averages" if together else "weights"
+        raise ValueError(
+            f"net must fit into the {has / 2**30:.1f} GiB of this machine, got a {type(net).__name__} of {count:.2g} "
+            f"parameters: {what} take {needed / 2**30:.3g} GiB; at most about {count * has / needed:.2g} parameters fit"
+        )
+
+
+def training_bytes(net: nn.Module) -> int:
+    """Bytes that a training keeps of a network: weights, gradients, two moments of the optimiser, two averages.
+
+    Example:
+        >>> from torch import nn
+        >>> from ismkit.training.runs import training_bytes
+        >>> training_bytes(nn.Linear(10, 10, bias=False))  # 100 numbers of 4 bytes, six times
+        2400
+    """
+    weights = [p.nbytes for p in net.parameters() if p.requires_grad]
+    return 3 * sum(tensor.nbytes for tensor in (*net.parameters(), *net.buffers())) + 3 * sum(weights)
+
+
+def _together(engine: Engine, accelerator: Accelerator) -> bool:
+    """Whether each process keeps all of a training in main memory."""
+    return accelerator.device.type == "cpu" and engine.mode != "fsdp"
+
+
+def _parts(run: Run, seed: int, data: Any, micro_batches: int, together: bool) -> tuple[nn.Module, Batches]:
+    """The network and the batches of a run; ValueError for what cannot be, before the data are loaded if it can.
+
+    ``together`` is that of :func:`check_memory`.
+    """
     size, rest = divmod(run.batch_size, micro_batches)
     if rest:
         raise ValueError(
@@ -631,6 +703,7 @@ def _parts(run: Run, seed: int, data: Any, micro_batches: int) -> tuple[nn.Modul
     given = getattr(run.net, "keywords", {}).get("num_classes", batches.num_classes)
     if given != batches.num_classes:  # it would be built for the classes of the data all the same
         raise ValueError(f"net.num_classes must be that of the data, {batches.num_classes}, or left out, got {given}")
+    check_memory(run, batches.num_classes, together)
     net = run.build(batches.num_classes, seed)
     if not isinstance(net, nn.Module):
         raise ValueError(f"net must make a torch.nn.Module, got {shown(net)}")

@@ -4,15 +4,20 @@ import ast
 import base64
 import doctest
 import html.parser
+import io
+import json
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from selenium.webdriver import ActionChains, Chrome
+from selenium.webdriver.common.by import By
 
 from ismkit.lessons import course, notebooks
 from ismkit.lessons.course import CourseError, make_course
@@ -169,6 +174,117 @@ def test_a_second_window_has_the_notes_and_turns_with_the_first(pack: Path, tmp_
         last = number()
         browser.switch_to.window(speaker)
         wait_until(lambda: number() == last)
+        press("Home")
+        press("ArrowRight")
+        browser.execute_script(
+            "show(slides.findIndex((slide) => slide.querySelectorAll('[data-panels]').length)); tell()"
+        )
+        press("z")
+        assert seen(browser) is not None
+        assert notes()
+        browser.switch_to.window(wall)
+        wait_until(lambda: seen(browser) is not None)
+        press("Escape")
+        browser.switch_to.window(speaker)
+        wait_until(lambda: seen(browser) is None)
+
+
+SEEN = """
+const [box] = document.querySelectorAll(".current .lens > div");
+if (!box) return null;
+const [shown, image] = [box, box.firstChild].map((each) => each.getBoundingClientRect());
+const slide = document.querySelector(".current").getBoundingClientRect();
+const beyond = [slide.left - shown.left, shown.right - slide.right, slide.top - shown.top, shown.bottom - slide.bottom];
+const [across, down] = [image.width, image.height];
+const part = [(shown.x - image.x) / across, (shown.y - image.y) / down, shown.width / across, shown.height / down];
+return [part, across, Math.max(...beyond) <= 0];
+"""
+
+
+def seen(browser: Chrome) -> tuple[list[float], float, bool] | None:
+    """What of a figure is seen over the slide, in shares of it, how wide all of it would be, and whether it fits in."""
+    return browser.execute_script(SEEN)
+
+
+@pytest.mark.browser
+def test_figures_are_seen_as_large_as_the_slide_panel_by_panel(pack: Path, tmp_path: Path) -> None:
+    def width() -> float:  # of the figure on the slide
+        return browser.execute_script(
+            "const image = document.querySelector('.current [data-panels]');"
+            "const { width, height } = image.getBoundingClientRect();"
+            "return Math.min(width, (height * image.naturalWidth) / image.naturalHeight)"
+        )
+
+    def press(key: str) -> None:
+        browser.execute_script("dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0]}))", key)
+
+    several = 0
+    with chromium(tmp_path / "profile") as browser:
+        for path in sorted((pack / "slides").iterdir()):
+            browser.get(path.as_uri())
+            for i in browser.execute_script(
+                "return slides.flatMap((slide, i) => (slide.querySelector('[data-panels]') ? [i] : []))"
+            ):
+                browser.execute_script("show(arguments[0])", i)
+                boxes = json.loads(
+                    browser.execute_script("return document.querySelector('.current [data-panels]').dataset.panels")
+                )
+                for box in boxes:
+                    press("z")
+                    part, across, inside = seen(browser) or pytest.fail(f"slide {i + 1} of {path.name} shows no figure")
+                    assert part == pytest.approx(box, abs=1e-3)
+                    assert inside
+                    assert across > (1.25 if len(boxes) > 1 else 1.01) * width()
+                press("z")
+                assert seen(browser) is None
+                several += len(boxes) > 1
+        assert several > 10
+        press("Home")
+        browser.execute_script("show(slides.findIndex((slide) => slide.querySelector('[data-panels]')))")
+        image = browser.find_element(By.CSS_SELECTOR, ".current [data-panels]")
+        before = browser.execute_script("return at")
+        last = json.loads(image.get_attribute("data-panels") or "")[-1]
+        place = round((last[0] + last[2] / 2 - 0.5) * width())
+        ActionChains(browser).move_to_element_with_offset(image, place, 0).click().perform()
+        assert (seen(browser) or ([], 0, False))[0] == pytest.approx(last, abs=1e-3)
+        ActionChains(browser).click().perform()
+        assert seen(browser) is None
+        press("z")
+        press("ArrowRight")
+        assert seen(browser) is None
+        assert browser.execute_script("return at") == before + 1
+
+
+def drawn(labels: bool = False, legend: bool = False, title: str = "") -> list[tuple[float, float, float, float]]:
+    """The panels that are found in a figure of three."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3), sharey=labels, layout="constrained")
+    for k, each in enumerate(axes):
+        each.plot([0, 1, 2], [1, k, 2], label=f"line {k}")
+        each.set(title=f"panel {k}", xlabel="x", ylabel="" if labels else "a number")
+    if labels:
+        axes[0].set_yticks([0, 1, 2], ["a long name of a row", "another name of a row", "and one more"])
+    if legend:
+        figure.legend(loc="outside lower center", ncols=3)
+    if title:
+        figure.suptitle(title)
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    plt.close(figure)
+    return course.panels(file.getvalue())
+
+
+def test_panels_are_told_apart_where_each_can_stand_alone() -> None:
+    for title in ("", "A title that stands above all three of the panels and is longer than any one of them is wide"):
+        found = drawn(title=title)
+        assert len(found) == 3
+        for (left, _, width, _), start in zip(found, (0, 1 / 3, 2 / 3), strict=True):
+            assert start - 0.02 < left < left + width < start + 1 / 3 + 0.02
+        tops = {top for _, top, _, _ in found}
+        assert (tops.pop() > 0.06) == bool(title)  # their own titles stay, the common one does not
+        assert not tops
+    whole = [(0.0, 0.0, 1.0, 1.0)]
+    assert drawn(labels=True) == whole
+    assert drawn(legend=True) == whole
 
 
 @pytest.mark.browser
@@ -428,7 +544,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("deck.css", "deck.js", "start.md", "plan.md", "exam.md"):
         (texts / name).write_bytes((course.TEXTS / name).read_bytes())
     (texts / "1_title.md").write_text(HOUR.format(blocks=BLOCK * 6))
-    png = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAYAAAD0In+KAAAADUlEQVR4nGP4z8DwHwAFAAH/iZk9HQAAAABJRU5ErkJggg=="
+    png = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAIAAAB7QOjdAAAAD0lEQVR4nGM8wcDAwMAAAAS+AMq34uUzAAAAAElFTkSuQmCC"
     picture = new_output("display_data", {"image/png": png}, metadata={"image/png": {"alt": 'a "dot" & more'}})
     told = new_output("stream", text="It  is\n1.5 ± 0.2 %, and so is it.")
     tags = {"tags": ["slide-figure"]}
@@ -460,8 +576,15 @@ def test_a_drawing_is_preferred_to_a_picture(small: Path, tmp_path: Path) -> Non
     notebook.cells[0].outputs[0].metadata["image/svg+xml"] = {"alt": "a line"}
     nbformat.write(notebook, path)
     picture, shape = course.Shown().figure("01#figure", "here")
-    assert picture.startswith('<img alt="a line" src="data:image/svg+xml;base64,')
+    assert picture.startswith('<img alt="a line" data-panels="[[0.0, 0.0, 1.0, 1.0]]" src="data:image/svg+xml;base64,')
     assert shape == 3
+
+
+def test_a_damaged_picture_is_refused(small: Path, tmp_path: Path) -> None:
+    path = tmp_path / "notebooks" / "01_one.ipynb"
+    path.write_text(path.read_text().replace("nGM8wcDAwMAAAAS", "nGM8wcDAwMAAAAT"))
+    with pytest.raises(CourseError, match="shows the figure of 01#figure, which is damaged: "):
+        make_course(tmp_path / "pack")
 
 
 WRONG = {

@@ -141,6 +141,19 @@ MISTAKES = {
     "stale": ("train", "old.data = averaged(", "_ = averaged(", "the average stayed as it was"),
     "returns net": ("train", "return kept[-1][0]", "return net", "returned the network itself"),
     "unwatched": ("train", "watch(step + 1,", "watch(step,", "watch must be called with steps 1 to 5"),
+    "nothing dropped": ("train", "< 0.1)", "< 0)", "no label is dropped: in a random tenth"),
+    "all dropped": ("train", "< 0.1)", "< 1)", r"must lose their labels, got a share of 1\.00"),
+    "a fifth dropped": ("train", "< 0.1)", "< 0.2)", r"must lose their labels, got a share of 0\.[12]\d\."),
+    "swapped labels": ("train", "dropped, net.null, label)", "dropped, label, net.null)", "labels of consistency rows"),
+    "steps without label": ("train", " & (d == 0)", "", "labels of consistency rows are dropped"),
+    "another class": ("train", "net.null, label)", "net.null, 1 - label)", "must keep the labels that pairs yields"),
+    "null is guided": (
+        "train",
+        "torch.where(dropped, 0.0, strengths(batch, generator))",
+        "torch.ones(batch)",
+        "w must be",
+    ),
+    "own strengths": ("train", "strengths(batch, generator)", "0.0 * t", "must get the strengths that strengths"),
     "Euler": ("sampler", "0.0 if nfe == N else 1 / nfe", "0.0", "which is an Euler step"),
     "asked 1/128 in 128 steps": ("sampler", "0.0 if nfe == N else 1 / nfe", "1 / nfe", "steps of 1/128 must be asked"),
     "late": ("sampler", "ones * k / nfe", "ones * (k + 1) / nfe", "the time is that of the end"),
@@ -237,6 +250,26 @@ def test_a_decorated_function_is_kept_with_its_decorator(mine: Workbook, capsys:
     method = PIECES["Net"].replace("    def __init__", "    @torch.no_grad()\n    def __init__")
     assert mine.check("01b.2", defined(method, "Net")), capsys.readouterr().out
     assert "\n    @torch.no_grad()\n    def __init__" in mine.path.read_text()
+
+
+OTHERWISE = {  # each drops labels in another way that is right
+    "in place": """label, w = label.clone(), strengths(batch, generator)
+        label[(d == 0) & (torch.rand(batch) > 0.9)] = net.null
+        w[label == net.null] = 0""",
+    "an exact tenth": """w, flow = strengths(batch, generator), (d == 0).nonzero().flatten()
+        lost = flow[torch.randperm(len(flow), generator=generator)[: len(flow) // 10]]
+        label, w = label.index_fill(0, lost, net.null), w.index_fill(0, lost, 0)""",
+    "Bernoulli": """lost = torch.bernoulli(0.1 * (d == 0), generator=generator)
+        label, w = (label + (net.null - label) * lost).long(), strengths(batch, generator) * (1 - lost)""",
+}
+
+
+@pytest.mark.parametrize("way", OTHERWISE)
+def test_labels_may_be_dropped_otherwise(way: str, mine: Workbook, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = PIECES["train"].splitlines(keepends=True)
+    first = next(i for i, line in enumerate(lines) if line.startswith("        dropped = "))
+    source = "".join([*lines[:first], f"        {OTHERWISE[way]}\n", *lines[first + 2 :]])
+    assert mine.check("01b.7", defined(source, "train")), capsys.readouterr().out
 
 
 def test_a_piece_is_tested_with_what_the_reader_wrote_before(

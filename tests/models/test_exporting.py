@@ -15,7 +15,7 @@ from ismkit.models import exporting
 from ismkit.models.autoencoder import SmallAutoencoder
 from ismkit.models.exporting import ExportError, export, export_decoder
 from ismkit.models.nets import DiT, ToyMLP
-from ismkit.models.saved import save_model
+from ismkit.models.saved import released, save_model
 from tests.commandline import Ismkit, fill
 
 needs_onnx = pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="no ONNX Runtime")
@@ -213,6 +213,19 @@ def test_the_command_exports_a_model(tmp_path: Path, ismkit_: Ismkit) -> None:
     assert "net must be one whose card says the shape of its samples" in answer.err
     save_model(fill(Own(3)), tmp_path / "own.safetensors", {"shape": [2]})
     assert ismkit_("export", "own.safetensors", *options).status == 0
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_the_command_halves_a_released_model(tmp_path: Path, ismkit_: Ismkit) -> None:
+    """Its weights are stored in half precision: nothing is lost, and the page of a live model loads half the bytes."""
+    weights = sum(weight.numel() for weight in released("ism_plus")[0].parameters())
+    answer = ismkit_("export", "ism_plus", "--half", "-o", "half.onnx")
+    assert answer.status == 0, answer.err
+    assert 2 * weights < (tmp_path / "half.onnx").stat().st_size < 2.1 * weights
+    answer = ismkit_("export", "ism_plus", "--half", "--format", "torch")
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    assert "half must be False for the format torch, got True" in answer.err
 
 
 def test_a_missing_extra_is_one_line_with_the_remedy(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,6 +258,7 @@ UNFIT = {
     "recipe.distance": (WaveletDistance((1.0, 1.0)), "WaveletDistance needs "),
     "net.dim": (3, r"net must take samples \(2,\), as the data has: x must have 3 numbers per sample"),
     "net.num_classes": (3, "net.num_classes must be that of the data, 8, or left out, got 3"),
+    "net.width": (10_000_000, r"net must fit into the .* GiB of this machine, got a ToyMLP of "),
     "net": (Brief, r"net must return samples \(2,\), as the data has, one for each row, got "),
     "load": (seven, "load must make a data set without arguments: data must be "),
     "space": ("clothes", r"data must be latents of clothes, .*, got \(500, 2\) in 8"),

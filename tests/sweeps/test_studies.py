@@ -14,7 +14,7 @@ import torch
 from ismkit.sweeps.studies import FOLDER, column, mean_interval, read, run_study
 from ismkit.sweeps.sweep import read_table
 from ismkit.training.runs import RUNS, Run
-from ismkit.utils.files import DataError
+from ismkit.utils.files import DataError, file_sum
 from ismkit.utils.store import Store
 from ismkit.utils.weights import SUM
 
@@ -54,7 +54,10 @@ def test_columns_are_in_the_order_of_the_seeds() -> None:
 
 
 def test_the_committed_studies_are_as_they_were_written() -> None:
-    """Tables and JSON state the sum of their contents, so that damage is found; texts have all their columns."""
+    """Tables and JSON state the sum of their contents, so that damage is found; those of texts stand beside them."""
+    listed = dict(reversed(line.split()) for line in (FOLDER / "SHA256SUMS").read_text().splitlines())
+    sums = {path.name: file_sum(path) for path in FOLDER.glob("*.csv")}
+    assert listed == sums, "after a script has written one: cd book/studies && sha256sum *.csv > SHA256SUMS"
     for path in sorted(FOLDER.iterdir()):
         if path.suffix == ".parquet":
             assert SUM in pd.read_parquet(path).attrs, path.name

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ismkit.data.sets import eight_gaussians
 from ismkit.method.auction import Auction
 from ismkit.method.coupling import Coupling
+from ismkit.method.ema import TwinEMA
 from ismkit.method.path import StepGrid
 from ismkit.method.recipes import RECIPES, Context, Intrinsic
 from ismkit.method.rows import Rows
@@ -24,7 +26,18 @@ from ismkit.models.nets import PRESETS, DiT, ToyMLP
 from ismkit.neighbours.leap import Leap
 from ismkit.neighbours.recipes import NEIGHBOURS
 from ismkit.training.loop import Optim
-from ismkit.training.runs import RUNS, Run, change_run, for_imagenet, for_points, for_side, imagenet_latents
+from ismkit.training.runs import (
+    RUNS,
+    Run,
+    change_run,
+    check_memory,
+    check_run,
+    for_imagenet,
+    for_points,
+    for_side,
+    imagenet_latents,
+    training_bytes,
+)
 from ismkit.utils.files import DataError, out_dir
 from ismkit.utils.settings import describe
 from tests.conftest import ROOT
@@ -371,3 +384,69 @@ def test_a_run_builds_its_network_for_the_grid_of_its_recipe(tmp_path: Path) -> 
         train_run(other, folder=tmp_path, progress=False)
     with pytest.raises(ValueError, match="no setting 'n' in None: it has no settings"):
         change_run(TINY, "net.grid.n", "256")
+
+
+# ---------------------------------------------------------------- memory
+
+
+@dataclass
+class Memory:
+    total: int
+
+
+def test_what_is_counted_is_what_a_training_keeps() -> None:
+    net = ToyMLP(width=16, depth=2, num_classes=3)
+    net.frozen = nn.Parameter(torch.zeros(7), requires_grad=False)
+    net.register_buffer("fixed", torch.zeros(5, dtype=torch.float64))
+    ema, optimiser = TwinEMA(net, 0.5, 0.9), torch.optim.AdamW(net.parameters())
+    sum((weight.sum() for weight in net.parameters() if weight.requires_grad), torch.zeros(())).backward()
+    optimiser.step()
+    kept = [state[name] for state in optimiser.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    kept += [weight.grad for weight in net.parameters() if weight.grad is not None]
+    kept += [tensor for each in (net, ema.fast, ema.slow) for tensor in (*each.parameters(), *each.buffers())]
+    assert training_bytes(net) == sum(tensor.nbytes for tensor in kept)
+
+
+def test_a_network_that_memory_cannot_hold_is_refused_before_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+
+    def build(run: Run, num_classes: int, seed: int = 0, build: Any = Run.build) -> nn.Module:
+        net = build(run, num_classes, seed)
+        built.append(next(net.parameters()).device.type)
+        return net
+
+    monkeypatch.setattr(Run, "build", build)
+    needed = training_bytes(TINY.build(8))
+    built.clear()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(needed))
+    train_run(TINY, folder=tmp_path / "a", progress=False)
+    assert built[:2] == ["meta", "cpu"]
+    built.clear()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(needed - 1))
+    for refused in (partial(train_run, TINY, folder=tmp_path / "b", progress=False), partial(check_run, TINY)):
+        with pytest.raises(
+            ValueError, match=r"^net must fit into the .* GiB of this machine, got a ToyMLP of \S+ param"
+        ):
+            refused()
+    assert set(built) == {"meta"}
+    check_memory(TINY, 8, together=False)  # the weights alone fit
+
+
+@pytest.mark.parametrize("width", [10_000_000, 10**10, 10**19])
+def test_absurd_sizes_are_refused_in_a_line(width: int) -> None:
+    for refused in (check_run, partial(train_run, progress=False)):
+        with pytest.raises(ValueError, match=r"^net must fit into the ") as error:
+            refused(change_run(RUNS["gaussians"], "net.width", width))
+        assert "\n" not in str(error.value)
+
+
+def test_a_network_that_cannot_be_made_without_numbers_is_not_counted(tmp_path: Path) -> None:
+    class Measured(ToyMLP):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.size = float(next(self.parameters()).detach().norm())  # fails on the meta device
+
+    net = train_run(replace(TINY, net=partial(Measured, width=8, depth=1)), folder=tmp_path, progress=False).net
+    assert net.size > 0  # type: ignore[operator]
