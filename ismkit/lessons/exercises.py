@@ -77,12 +77,13 @@ def score_guess(
     print(f"{found}; you guessed {guess:g}, {distance}: {points} of 3 points.")
 
 
-def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple, Any]], *, hint: str = "") -> bool:
+def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple, Any]], *, hint: str = "") -> None:
     """Check the reader's function on cases, and print how far it is.
 
     A missing ``return``, a result of another type or shape, and a common slip that explains every case (the sign, a
     factor 2, one too many, transposed ...) are named. The first wrong result points to the folded hints of the
-    notebook, later ones to the same exercise print ``hint``.
+    notebook, later ones to the same exercise print ``hint``. Errors in ``answer`` are printed, not raised, so that the
+    notebook runs on.
 
     Args:
         name: of the exercise, such as "03.1".
@@ -90,9 +91,6 @@ def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple,
         cases: pairs of arguments (a tuple) and the right result: a number, a tensor, a bool or a sequence of numbers,
             compared in float64 within a relative 1e-5 and an absolute 1e-7.
         hint: printed from the second wrong answer on, since it may give the solution away.
-
-    Returns:
-        Whether it is solved. Errors in ``answer`` are printed, not raised, so that the notebook runs on.
 
     Raises:
         TypeError: if ``answer`` is no function, ``cases`` are no pairs, or a right result is none of the above.
@@ -103,16 +101,12 @@ def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple,
         ...     return scale * doublings
         >>> exercise("03.1", compounded, [((1.5, 1), 1.5), ((1.5, 7), 1.5**7)], hint="each doubling multiplies")
         exercise 03.1: not yet. compounded(1.5, 7) gave 10.5, want 17.0859375. Hint 1 is folded above this cell.
-        False
         >>> exercise("03.1", compounded, [((1.5, 7), 1.5**7)], hint="each doubling multiplies")
         exercise 03.1: not yet. compounded(1.5, 7) gave 10.5, want 17.0859375. Hint: each doubling multiplies
-        False
         >>> exercise("03.2", lambda step: step, [((0.5,), -0.5)])
         exercise 03.2: not yet. <lambda>(0.5) gave 0.5, want -0.5. The result has the wrong sign.
-        False
         >>> exercise("03.1", lambda scale, doublings: scale**doublings, [((1.5, 7), 1.5**7)])
         exercise 03.1: solved
-        True
     """
     if not callable(answer):
         raise TypeError(f"answer must be a function, got {shown(answer)}")
@@ -134,14 +128,13 @@ def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple,
             complaint = f"not yet. {call} gave {_apart(got, want)}."
     if not complaint:
         print(f"exercise {name}: solved")
-        return True
+        return
     if results and not all(_equal(got, want) for got, want in results):
         complaint += _diagnosis(results)
         if hint:
             complaint += f" Hint: {hint}" if _WRONG[name] else " Hint 1 is folded above this cell."
         _WRONG[name] += 1
     print(f"exercise {name}: {complaint}")
-    return False
 
 
 def _answered(answer: Callable[..., Any], arguments: Sequence[Any], call: str) -> Tensor | str:

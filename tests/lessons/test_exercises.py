@@ -3,6 +3,8 @@
 import math
 import re
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -70,11 +72,19 @@ def test_scales_that_cannot_judge_are_refused() -> None:
         score_guess(1.0, 1.0, "gap", scale=0)
 
 
+def solves(*arguments: Any, **options: Any) -> bool:
+    """Whether an answer is called solved; what is printed is printed on."""
+    with redirect_stdout(StringIO()) as out:
+        exercise(*arguments, **options)
+    print(out.getvalue(), end="")
+    return out.getvalue().endswith(": solved\n")
+
+
 CASES = [((2.0,), 4.0), ((torch.tensor([1.0, 3.0]),), torch.tensor([1.0, 9.0]))]
 
 
 def test_exercise_solved(capsys: pytest.CaptureFixture[str]) -> None:
-    assert exercise("03.1", lambda x: x * x, CASES)
+    assert solves("03.1", lambda x: x * x, CASES)
     assert capsys.readouterr().out == "exercise 03.1: solved\n"
 
 
@@ -82,13 +92,13 @@ def test_exercise_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     def square(x: float) -> float:
         return ...  # type: ignore[return-value]
 
-    assert not exercise("03.1", square, CASES)
+    assert not solves("03.1", square, CASES)
     assert capsys.readouterr().out.startswith("exercise 03.1: to do. Write the body of square")
 
 
 def said(answer: Callable[..., Any], cases: list[tuple[tuple, Any]], capsys: pytest.CaptureFixture[str]) -> str:
     """What is printed of a wrong answer."""
-    assert not exercise("1", answer, cases)
+    assert not solves("1", answer, cases)
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     return out.removeprefix("exercise 1: ").strip()
@@ -170,12 +180,12 @@ def test_a_slip_must_explain_every_case(capsys: pytest.CaptureFixture[str]) -> N
 def test_of_long_results_the_first_difference_is_shown(
     wrong: torch.Tensor, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert not exercise("03.1", lambda: wrong, [((), torch.arange(6.0).view(2, 3))])
+    assert not solves("03.1", lambda: wrong, [((), torch.arange(6.0).view(2, 3))])
     assert re.search(said, out := capsys.readouterr().out), out
 
 
 def test_in_a_long_vector_the_index_is_a_number(capsys: pytest.CaptureFixture[str]) -> None:
-    assert not exercise("03.1", lambda: [0, 1, 2, 2, 4], [((), [0, 1, 2, 3, 4])])
+    assert not solves("03.1", lambda: [0, 1, 2, 2, 4], [((), [0, 1, 2, 3, 4])])
     assert "gave 2 at index 3, want 3." in capsys.readouterr().out
 
 
@@ -183,21 +193,21 @@ def test_a_function_among_the_arguments_is_called_by_its_name(capsys: pytest.Cap
     def constant(x: float) -> float:
         return x
 
-    assert not exercise("03.1", lambda field, at: 0.0, [((constant, 2.0), 2.0)])
+    assert not solves("03.1", lambda field, at: 0.0, [((constant, 2.0), 2.0)])
     assert "<lambda>(constant, 2.0) gave 0.0, want 2.0" in capsys.readouterr().out
 
 
 def test_the_first_wrong_answer_does_not_give_the_hint_away(capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):  # what is not written yet, or raises, is no answer
-        assert not exercise("1", lambda x: ..., POSITIVE, hint="look up")
-        assert not exercise("1", lambda x: 1 / 0, POSITIVE, hint="look up")
+        assert not solves("1", lambda x: ..., POSITIVE, hint="look up")
+        assert not solves("1", lambda x: 1 / 0, POSITIVE, hint="look up")
     assert "look up" not in capsys.readouterr().out
-    assert not exercise("1", lambda x: -x, POSITIVE, hint="look up")
+    assert not solves("1", lambda x: -x, POSITIVE, hint="look up")
     assert capsys.readouterr().out.endswith("The result has the wrong sign. Hint 1 is folded above this cell.\n")
-    assert not exercise("2", lambda x: -x, POSITIVE, hint="another")
+    assert not solves("2", lambda x: -x, POSITIVE, hint="another")
     assert capsys.readouterr().out.endswith("Hint 1 is folded above this cell.\n"), "each exercise counts for itself"
     for wrong in (lambda x: -x, lambda x: 2 * x):
-        assert not exercise("1", wrong, POSITIVE, hint="look up")
+        assert not solves("1", wrong, POSITIVE, hint="look up")
         assert re.search(r"The result .*\. Hint: look up\n$", capsys.readouterr().out), "the hint stands last"
 
 
@@ -211,7 +221,7 @@ def test_exercise_wrong_on_the_second_case_only(capsys: pytest.CaptureFixture[st
     def double(x: float) -> float:
         return 2 * x
 
-    assert not exercise("03.1", double, CASES)
+    assert not solves("03.1", double, CASES)
     out = capsys.readouterr().out
     assert out == "exercise 03.1: not yet. double([1.0, 3.0]) gave [2.0, 6.0], want [1.0, 9.0].\n"
 
@@ -220,17 +230,17 @@ def test_exercise_that_raises_goes_on(capsys: pytest.CaptureFixture[str]) -> Non
     def broken(x: float) -> float:
         raise KeyError("no")
 
-    assert not exercise("03.1", broken, CASES)
+    assert not solves("03.1", broken, CASES)
     assert "broken(2.0) raised KeyError: 'no'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("wrong", [4.001, [4.0], None, "4", float("nan"), torch.full((2, 3), 4.0)])
 def test_exercise_is_not_solved_by(wrong: object, capsys: pytest.CaptureFixture[str]) -> None:
-    assert not exercise("1", lambda x: wrong, [((2.0,), 4.0)])
+    assert not solves("1", lambda x: wrong, [((2.0,), 4.0)])
     assert "solved" not in capsys.readouterr().out
 
 
 def test_booleans_and_sequences_are_results_too() -> None:
-    assert exercise("1", lambda a, b: a < b, [((1, 2), True), ((2, 1), False)])
-    assert exercise("1", lambda n: [n, n + 1], [((1,), (1, 2))])
-    assert exercise("1", lambda: 1 / 3, [((), torch.tensor(1 / 3, dtype=torch.float64))])
+    assert solves("1", lambda a, b: a < b, [((1, 2), True), ((2, 1), False)])
+    assert solves("1", lambda n: [n, n + 1], [((1,), (1, 2))])
+    assert solves("1", lambda: 1 / 3, [((), torch.tensor(1 / 3, dtype=torch.float64))])
