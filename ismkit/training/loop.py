@@ -321,7 +321,7 @@ class TrainState:
     Example:
         >>> import torch
         >>> from ismkit import RECIPES, Batches, Optim, ToyMLP, eight_gaussians, fit, sample
-        >>> data = eight_gaussians(2048, seed=0)
+        >>> _, data = torch.manual_seed(0), eight_gaussians(2048, seed=0)
         >>> net, batches = ToyMLP(width=32, depth=1), Batches(data, 128, seed=0)
         >>> state = fit(RECIPES["flow"], net, batches, steps=100, optim=Optim(lr=1e-2), progress=False)
         >>> state.step, sum(state.losses[-10:]) < 0.7 * sum(state.losses[:10])
