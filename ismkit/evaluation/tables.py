@@ -22,7 +22,7 @@ PAPER: dict[str, tuple[float, float]] = {
     "ism": (6.56, 2.16),
 }
 #: The paper's FID-50K on ImageNet-256 by method and NFE, and there its FD-DINOv2 and IS. Guidance strengths: not known.
-#: NFE are network calls here. IMM guides each step by two (its code): the paper has its figures under 1, 2, 4 and 8.
+#: NFE are network calls here. IMM guides each step by two (its code): the paper lists its steps, 1, 2, 4 and 8.
 PAPER_FID: dict[str, dict[int, float]] = {
     "SM": {1: 10.60, 4: 7.80, 128: 3.80},
     "IMM": {2: 7.77, 4: 3.99, 8: 2.51, 16: 1.99},
@@ -63,8 +63,9 @@ NOT_RUN, NOT_STATED = "not run", "-"
 PAPER_N = 50_000  # the paper's figures are FID-50K: others are not put beside them
 NFE = (1, 2, 4, 8, 16, 128)
 CALLS = (
-    "NFE are network calls. IMM guides each step by two: the paper has its figures under 1, 2, 4 and 8. SM's code "
-    "takes 128 steps with guidance, 256 calls, and without; which of them 3.80 is, is not stated."
+    "NFE are network calls. IMM calls its network twice in each guided step: the paper lists its steps (1, 2, 4, 8), "
+    "this table its calls. SM's code takes 128 steps with guidance (256 calls) and without (128); the paper does not "
+    "say which of them gave 3.80."
 )
 
 

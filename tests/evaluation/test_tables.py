@@ -51,7 +51,7 @@ def test_paper_stands_beside_what_was_not_run() -> None:
     assert lines[3] == ["IMM (paper)", "-", "7.77", "3.99", "2.51", "1.99", "-"]  # two calls a step
     assert lines[4] == ["iSM (paper)", "5.27", "2.44", "2.05", "1.93", "-", "1.88"]
     assert lines[5] == ["iSM (here)", *["not run"] * 6]
-    assert "IMM guides each step by two" in text
+    assert "IMM calls its network twice in each guided step" in text
     assert lines[11][1:4] == ["500.92 / 102.66", "329.53 / 125.66", "265.90 / 136.79"]
     assert lines[12][1:4] == ["232.31 / 223.52", "107.63 / 302.29", "83.70 / 298.23"]
     assert lines[13] == ["iSM (here)", *["not run"] * 6]
