@@ -223,8 +223,8 @@ def write_tiny_vae(folder: str | os.PathLike[str], seed: int = 0) -> Path:
     """Write a folder of ``save_pretrained`` with an untrained VAE, for trying things out.
 
     It has the class and the shape of the full one: 3 channels to 4, eight pixels to a cell, a posterior much narrower
-    than the spread of its means. It has 0.1 % of its weights, drawn from ``seed``; the scaling factor gives the means
-    of photographs a standard deviation of about 1. The global generator is left alone.
+    than the spread of its means, set by a bias. It has 0.1 % of its weights, drawn from ``seed``; the scaling factor
+    gives the means of photographs a standard deviation of about 1. The global generator is left alone.
 
     Args:
         folder: where its configuration and weights go; made if missing.

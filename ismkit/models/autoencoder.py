@@ -261,7 +261,8 @@ def train_autoencoder(
 ) -> SmallAutoencoder:
     """Train an autoencoder and fix the scaling of its latents.
 
-    Loss per pixel: squared error + half the absolute error + ``kl`` times the Kullback-Leibler divergence from N(0, I).
+    Loss: squared error + half the absolute error, averaged over pixels and colours, + ``kl`` times the Kullback-Leibler
+    divergence from N(0, I), summed over the latent and divided by the pixels of the padded picture.
 
     Args:
         make: makes the untrained one, :class:`~ismkit.models.spaces.FashionAutoencoder` for instance.
@@ -269,7 +270,7 @@ def train_autoencoder(
         steps: optimiser steps (AdamW, short warm-up, linear decay to zero).
         batch: images per step.
         lr: peak learning rate.
-        kl: weight of the divergence.
+        kl: weight of the divergence per pixel.
         seed: of initial weights, batches and posterior samples.
 
     Returns:
