@@ -23,6 +23,7 @@ from ismkit.method import path as straight
 from ismkit.method import recipes
 from ismkit.sweeps import ladder, sweep
 from ismkit.sweeps.studies import FOLDER
+from ismkit.training import RUNS, budget
 from tests.colours import contrast
 from tests.commandline import parses
 from tests.conftest import ROOT
@@ -97,6 +98,23 @@ def test_step_of_the_readme_is_the_librarys() -> None:
     body = source[source.rindex('"""') + 3 :].strip("\n")
     wanted = re.sub(r"# [. ]+", "# ", inspect.cleandoc(body))  # there dots lead to the comments
     assert blocks(README, "python")[1].strip() == wanted
+
+
+def test_hours_of_the_full_run_are_those_of_the_plan_wherever_they_are_said() -> None:
+    preset = RUNS["imagenet256-xl2"]
+    with torch.device("meta"):
+        shape = preset.net(num_classes=1000).config
+    row = budget.plan("XL/2", shape, preset.recipe, budget.Cluster(), price=1.0)
+    measured = (ROOT / "tests" / "bench" / "RESULTS.md").read_text()
+    seconds = re.findall(r"^\| iSM step, batch 256 in 2, bf16 \| ([\d.]+) s", measured, re.MULTILINE)
+    page = " ".join((ROOT / "book" / "imagenet.md").read_text().split())
+    readme = " ".join(README.split())
+    assert preset.about.endswith(f"by a model {row['GPU hours']:.0f} hours of an H100")
+    assert f"XL/2 costs {row['GPU hours']:.0f} hours of one H100" in page
+    assert f"{row['GPU hours']:.0f} H100 hours by a model" in readme
+    hours = float(seconds[-1]) * preset.steps / 3600
+    assert f"so {hours:.0f} hours for the run" in page
+    assert f"{hours:.0f} H200 hours by uncompiled steps" in readme
 
 
 def test_the_two_commands_are_targets_of_the_makefile() -> None:

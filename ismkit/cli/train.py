@@ -17,14 +17,17 @@ EXAMPLES = (
     "ismkit train fashion-laptop --recipe shortcut_finest_level --seed 1 --save-every 200",
     "ismkit train fashion-laptop --resume                     # from the newest checkpoint",
     "ismkit train fashion-laptop --resume --from-step 400     # from the checkpoint of step 400",
-    "ismkit train imagenet256-xl2 --latents /data/latents --precision bf16 --compile --micro-batches 4",
+    "ismkit train imagenet256-xl2 --latents /data --precision bf16 --micro-batches 2 -p recipe.coupling.pool 256",
     "ismkit train imagenet256-xl2 -p recipe.coupling.pool 0   # no optimal transport",
     "ismkit train my_runs:moons                # a Run of your own, in my_runs.py of this folder",
     "ismkit train fashion-laptop --recipe my_methods:robust --network my_nets:UNet -p net.width 64",
     "",
-    "on many GPUs, started again by the same command after a kill, with as many processes or others:",
-    "  torchrun --nproc-per-node 8 -m ismkit train imagenet256-xl2 --precision bf16 --compile --resume",
-    "  accelerate launch --multi_gpu -m ismkit train imagenet256-xl2 --mode fsdp --precision bf16 --resume",
+    "on many GPUs, started again by the same command after a kill, with as many processes or others; pools count",
+    "micro-batches, by default one a process, and the ImageNet runs mean 128 for each of a step:",
+    "  torchrun --nproc-per-node 8 -m ismkit train imagenet256-xl2 --precision bf16 --compile \\",
+    "      -p recipe.coupling.pool 1024 --resume",
+    "  accelerate launch --multi_gpu -m ismkit train imagenet256-xl2 --mode fsdp --precision bf16 \\",
+    "      -p recipe.coupling.pool 1024 --resume",
 )
 
 

@@ -114,7 +114,8 @@ class Coupling:
     2503.10636).
 
     Attributes:
-        pool: K, the batches in one assignment: 0 independent noise, 1 mini-batch OT, 32 sOT as in the paper.
+        pool: K, the batches in one assignment: 0 independent noise, 1 mini-batch OT, 32 sOT as in the paper. Where a
+            step has several micro-batches, each is one of a stream of its own, and K counts those of one stream.
         class_aware: assign within each class only, so that no class leaks into the noise. Without labels (all ``y``
             equal) the same as plain OT.
         classes: let each pool hold about so many classes, where there are many and few rows of each in a pool, see

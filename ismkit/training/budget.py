@@ -248,7 +248,7 @@ def plan(
         mode: ``ddp`` or ``fsdp``.
         checkpointing: of activations.
         measured: images per second of one GPU with large batches; it takes the place of ``cluster.mfu``.
-        kept: checkpoints on disk.
+        kept: checkpoints on disk: two that stay, and the next while it is written.
     """
     if measured is not None:
         cluster = replace(cluster, mfu=measured * step_flops(config, recipe, batch) / batch / cluster.flops)

@@ -162,16 +162,20 @@ def _groups(
     return found[0], found[1], found[2]
 
 
+ALIKE = 2  # rows of a class in a pool, below which most of them have no other to be exchanged with
+PAPERS = 8  # rows of a class in the paper's pool of 8192, if classes are as many and as even as ImageNet's
 LARGE = 4096  # rows in one assignment, above which exact ones take longer than the steps that they serve
 MOST = 65_536  # rows in one assignment, above which the products of all pairs take more than 17 GB
 
 
 def _check_assignments(coupling: Coupling, batches: Batches, warn: bool) -> None:
-    """Refuse assignments that no machine can make, and warn of those that are certain to take most of the time."""
+    """Refuse assignments that no machine can make; warn of those that take most of the time, or pair nothing."""
     labels, rows = getattr(batches.data, "y", None), coupling.pool * batches.batch_size
-    largest = 1.0
+    largest = typical = 1.0  # shares of a pool that one class has: the largest, and that of a row drawn at random
     if coupling.class_aware and isinstance(labels, Tensor):
-        largest = max(int(labels.bincount().max()) / batches.size, 1 / (coupling.classes or math.inf))
+        counts, grouped = labels.bincount(), 1 / (coupling.classes or math.inf)
+        largest = max(int(counts.max()) / batches.size, grouped)
+        typical = max(int(counts.square().sum()) / batches.size**2, grouped)
     if coupling.pool and (together := round(rows * largest)) > MOST:
         enough = int(MOST / largest) // batches.batch_size
         raise ValueError(
@@ -184,6 +188,14 @@ def _check_assignments(coupling: Coupling, batches: Batches, warn: bool) -> None
             f"about {together} rows are in one assignment (pool {coupling.pool} x batch_size {batches.batch_size}, the "
             f"largest class {largest:.0%}): 8192 take some 28 s of a core for {coupling.pool} steps, and the time "
             f"grows with the cube; recipe.coupling.pool {enough} has at most {LARGE}",
+            stacklevel=5,
+        )
+    if warn and coupling.pool and (alike := rows * typical) < ALIKE:
+        enough = math.ceil(PAPERS / typical / batches.batch_size)
+        warnings.warn(
+            f"noise is assigned within classes, but a pool has about {alike:.2g} rows of a class (pool {coupling.pool} "
+            f"x batch_size {batches.batch_size}): next to nothing is coupled. recipe.coupling.pool {enough} has "
+            f"{PAPERS}, 0 spares the work",
             stacklevel=5,
         )
 
@@ -422,7 +434,8 @@ def fit(
         ValueError: for settings that do not fit, before any work: a network of fewer classes than the data or of
             another grid than the recipe's, a wavelet distance on samples that it cannot split, and others; also if
             another training works in the folder.
-        UserWarning: a warning, if the assignments of the coupling are so large that they will take most of the time.
+        UserWarning: a warning, if the assignments of the coupling are so large that they will take most of the time,
+            or if a pool that is assigned within classes has fewer than two rows of a class.
         DivergenceError: if a loss or gradient is not finite; no checkpoint is written from that step on.
         CheckpointError: if the checkpoint to resume from is missing, truncated or altered, or one cannot be written.
         Preempted: after SIGTERM or SIGUSR1, if there is a folder, when its checkpoint has been written.

@@ -26,7 +26,8 @@ class Engine:
         recompute: keep only the blocks' inputs and compute the rest again in the backward pass: less memory, a third
             more time of the online network, equal gradients.
         micro_batches: per optimiser step, over all processes; more of them than processes accumulate gradients. By
-            default one for each process; a resumed run keeps the number it was started with.
+            default one for each process; a resumed run keeps the number it was started with. The coupling's pools
+            count them: of more and smaller ones take more into a pool.
 
     Raises:
         ValueError: for another mode or precision, or fewer than one micro-batch.

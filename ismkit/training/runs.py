@@ -133,7 +133,8 @@ def for_imagenet(recipe: Recipe, side: int) -> Recipe:
     """The recipe for latents of ``side`` x ``side`` in 1000 classes: noise is coupled within classes, in wide pools.
 
     The paper's pool of 8192 rows holds 8 of a class, among which assignment saves 1.9 % of the cost; one of 32 768
-    holds 33 and saves 2.9 %, and the noise still says nothing about the class (book: pools of many classes).
+    holds 33 and saves 2.9 %, and the noise still says nothing about the class (book: pools of many classes). That is
+    K = 128 for one micro-batch of 256 rows in a step: K counts micro-batches, so with n in a step take n times as many.
     """
     coupling = recipe.coupling
     if coupling.pool:
@@ -141,7 +142,7 @@ def for_imagenet(recipe: Recipe, side: int) -> Recipe:
     return for_side(dataclasses.replace(recipe, coupling=coupling), side)
 
 
-# [D]; K = 32 [S], and how classes enter is not said. K counts micro-batches of one process: 256 rows each are meant.
+# [D]; K = 32 [S], and how classes enter is not said. For one micro-batch in a step: 256 rows each are meant.
 _POOL_OF_A_THOUSAND_CLASSES = 128
 
 
@@ -346,7 +347,7 @@ def _sit(size: str, side: int) -> Callable[..., nn.Module]:
 # The paper's run [S], where it says what it did; what it does not say is as in the public SM code [SM] or ours [D].
 _XL2 = Run(
     name="imagenet256-xl2",
-    about="SiT-XL/2 on ImageNet-256, the paper's run: 120 hours of an H100 at 45 % of its peak",
+    about="SiT-XL/2 on ImageNet-256, the paper's run: by a model 124 hours of an H100",
     load=partial(imagenet_latents, "imagenet256"),
     net=_sit("XL", 32),  # 32 x 32 x 4 latents of sd-vae-ft-mse [S]
     adapt=partial(for_imagenet, side=32),

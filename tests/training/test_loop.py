@@ -1,6 +1,7 @@
 import copy
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -9,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -1264,6 +1266,31 @@ def test_assignments_that_take_most_of_the_time_are_said_once_before_the_first_p
     if rows:
         assert said[0].startswith(f"about {rows} rows are in one assignment (pool 32 x batch_size 256, the largest")
         assert said[0].endswith("recipe.coupling.pool 16 has at most 4096")
+
+
+@pytest.mark.parametrize(
+    ("coupling", "said"),
+    [
+        (Coupling(pool=128), r"a pool has about 1 rows of a class \(pool 128 x batch_size 8\)"),
+        (Coupling(pool=249), "a pool has about 2 rows of a class"),
+        (Coupling(pool=250), None),
+        (Coupling(pool=128, class_aware=False), None),
+        (Coupling(pool=128, classes=32), None),
+        (Coupling(pool=0), None),
+    ],
+)
+def test_pools_with_too_few_rows_of_a_class_are_said_and_the_message_names_one_with_eight(
+    coupling: Coupling, said: str | None
+) -> None:
+    data = Labelled.of(torch.zeros(4000, 2), torch.arange(4000) % 1000)
+    recipe, net = replace(POINTS, coupling=coupling), ToyMLP(width=8, num_classes=1000)
+    with nullcontext() if said is None else pytest.warns(UserWarning, match=said) as caught:
+        loop.check_parts(recipe, net, Batches(data, 8, 0))
+    if said is not None:
+        (message,) = (str(warning.message) for warning in caught)
+        named = re.search(r"recipe\.coupling\.pool (\d+) has 8, 0 spares the work$", message)
+        assert named is not None
+        assert int(named[1]) * 8 == 8 * 1000
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
