@@ -106,8 +106,9 @@ def decode_picture(data: bytes) -> Image:
     except PictureError:
         raise
     except UnidentifiedImageError:
+        names = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise PictureError(
-            f"it is none of {', '.join(FORMATS)}, in no form that is read: convert it to PNG" if data else "it is empty"
+            f"it is not a {names} file that can be read: convert it to PNG" if data else "it is empty"
         ) from None
     except MemoryError as error:
         np.empty(12 * MAX_PIXELS, np.uint8)  # memory is short, and no picture is to blame

@@ -372,6 +372,8 @@ class ImageFolder:
 
     Attributes:
         class_names: names of the class folders.
+        files: the images, by their paths below the folder.
+        labels: the number of each image's class.
         images: number of images.
         units: number of units.
         identity: JSON that says which set it is, with a checksum of the list of files.

@@ -77,9 +77,9 @@ def test_numbers_without_a_white_are_refused_with_the_remedy(name: str) -> None:
     ("data", "message"),
     [
         (b"", "it is empty"),
-        (b"no picture", "it is none of JPEG, PNG, WEBP, BMP, GIF, TIFF, in no form that is read: convert it to PNG"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n", "it is none of JPEG, PNG"),
-        (saved(photograph(), "PPM"), "it is none of JPEG, PNG"),
+        (b"no picture", "it is not a JPEG, PNG, WEBP, BMP, GIF or TIFF file that can be read: convert it to PNG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n", "it is not a JPEG, PNG"),
+        (saved(photograph(), "PPM"), "it is not a JPEG, PNG"),
     ],
 )
 def test_what_is_no_picture_is_told_the_same_each_time(data: bytes, message: str) -> None:

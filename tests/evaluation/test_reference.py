@@ -156,7 +156,7 @@ def test_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
     (tmp_path / "dangling.png").symlink_to("nothing.png")
     os.mkfifo(tmp_path / "fifo.png")
-    for name, reason in (("bad", "it is none of"), ("dangling", "it is a link"), ("fifo", "it is no regular file")):
+    for name, reason in (("bad", "it is not a JPEG"), ("dangling", "it is a link"), ("fifo", "it is no regular file")):
         with pytest.raises(DataError, match=rf"{name}\.png is no picture that can be used: {reason}"):
             list(folder_images([tmp_path / f"{name}.png"], 16))
 

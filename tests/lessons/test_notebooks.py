@@ -19,6 +19,7 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from ismkit.lessons.notebooks import NotebookError, find, measure, number, refresh, solutions, solve
 from ismkit.utils.files import out_dir
@@ -730,3 +731,28 @@ def test_smoke_profile_runs_by_papermill_from_the_command_line(path: Path, tmp_p
     if number(path) == "00":
         assert {"00_grid.png", "00_scores.csv", "00_model.safetensors"} <= {file.name for file in out.iterdir()}
         assert len((out / "00_scores.csv").read_text().splitlines()) == 14  # a header and 13 settings
+
+
+@pytest.mark.slow
+def test_notebook_14_takes_the_readers_folder_and_leaves_it_unchanged(tmp_path: Path) -> None:
+    """Two classes, where the example has four; pictures that are not square, and a file that is none."""
+    mine = tmp_path / "mine"
+    for name, colour in (("night", "navy"), ("sand", "tan")):
+        (mine / name).mkdir(parents=True)
+        for k in range(20):
+            Image.new("RGB", (24 + k, 40), colour).save(mine / name / f"{k:02d}.png")
+    (mine / "sand" / "broken.png").write_bytes(b"no picture")
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()}
+
+    before, out = files(), tmp_path / "out"
+    options = ["notebook", "14", "--profile", "smoke", "--out", str(out), "-p", "your_folder", str(mine)]
+    answer = run_or_show_where([sys.executable, "-c", SMOKE, str(ROOT / "notebooks"), *options], seconds=240)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    executed = nbformat.read(out / "14_bring_your_own.ipynb", as_version=4)
+    assert "sand/broken.png" in printed(executed, r"refused: (\S+):")
+    assert len(printed(executed, r"PASS 14\.\w+")) == 6
+    pictures = [data for cell in code_cells(executed) for data in cell.outputs if "image/png" in data.get("data", {})]
+    assert pictures[0].metadata["image/png"]["alt"].endswith("night, sand")
+    assert files() == before
