@@ -401,7 +401,7 @@ def test_committed_rows_hold_for_every_seed_with_room_for_the_spread(path: Path)
         mean = sum(one.seeds.values()) / len(one.seeds)
         away = abs(one.expected - mean)
         room = one.tolerance + (-away if one.relation == "==" else away)
-        assert room >= 2 * ledger.spread(one.seeds), f"{one.claim}: the mean is nearer to the edge than twice the spread"
+        assert room >= 2 * ledger.spread(one.seeds), f"{one.claim}: nearer to its edge than twice the spread"
 
 
 def test_committed_rows_are_plain_json() -> None:
