@@ -269,8 +269,8 @@ def _of_folder(pictures: Path, extractor: Extractor, side: int, folder: Path) ->
     found = picture_files(pictures)
     if not found.names:
         raise DataError(f"{pictures} holds no pictures ({', '.join(ENDINGS)})")
-    listing = [[name, _size(path)] for name, path in zip(found.names, found.paths, strict=True)]
-    key = json_sum([listing, side, extractor.identity])[:12]
+    contents = [[name, _content(path)] for name, path in zip(found.names, found.paths, strict=True)]
+    key = json_sum([contents, side, extractor.identity])[:12]
     path = folder / f"reference-{extractor.name}-{key}.safetensors"
     if path.is_file():
         return load_reference(path)
@@ -279,8 +279,9 @@ def _of_folder(pictures: Path, extractor: Extractor, side: int, folder: Path) ->
     return make_reference(folder_images(found.paths, side), extractor, path, about, total=-(-len(found.names) // 100))
 
 
-def _size(path: Path) -> int:
+def _content(path: Path) -> str:
     try:
-        return picture_bytes(path)
+        picture_bytes(path)
     except PictureError as error:
         raise PictureError(f"{path} is no picture that can be used: {error}") from error
+    return file_sum(path)

@@ -2,14 +2,20 @@
 
 Each unit of a source becomes one file with the entry for the manifest beside it (``latents-00000.json``), in this order
 and each atomically. The process that finds the entries of all units writes the manifest. What is there is not encoded
-again, and what is written is a function of the source, the VAE and the batch size alone.
+again, and what is written is a function of the source, the VAE and the batch size alone (the plan also says when the
+source was last touched).
+
+An entry has the checksum of the unit's images. A later call trusts it as long as the sizes and times of the source's
+files are those of the plan, as ``make`` does; where they are not, the images of all finished units are read again, and
+other ones are refused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +36,9 @@ from ismkit.imagenet.latents import (
 )
 from ismkit.imagenet.latents import PLAN as FORM_OF_PLAN
 from ismkit.imagenet.pixels import decoded
-from ismkit.imagenet.sources import Source
+from ismkit.imagenet.sources import Item, Source
 from ismkit.imagenet.vae import ImageVAE
-from ismkit.utils.files import DataError, replacing
+from ismkit.utils.files import DataError, json_sum, replacing
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.store import Store
 from ismkit.utils.workers import Tell, WorkerError, run_group
@@ -49,6 +55,7 @@ ENTRY = {
     "sums": {name: [float] for name in ("mean", "square", "variance", "low", "high")},
     "corrupt": [[str]],
     "labels": int,
+    "contents": str,
 }
 
 
@@ -116,17 +123,21 @@ class Encoding:
         cells = self.side // vae.factor
         plan: dict[str, Any] = {"source": self.source.identity, "vae": vae.identity, "side": self.side}
         plan |= {"shape": [vae.channels, cells, cells], "units": self.source.units}
+        state = {"state": self.source.state}
         store = latents_store(self.folder)
         if PLAN not in store:
             if self.folder.is_dir() and any(_is_strange(found) for found in self.folder.iterdir()):
                 raise DataError(f"{self.folder} holds other files: give a folder that is new, empty or of latents")
-            store.write(PLAN, plan)
+            store.write(PLAN, plan | state)
         held = store.read(PLAN, FORM_OF_PLAN).value
         if other := [key for key in plan if held.get(key) != plan[key]]:
             raise DataError(
                 f"{self.folder} is of another {other[0]}: {held.get(other[0])} there, {plan[other[0]]} now. "
                 "Give another folder"
             )
+        if not state.items() <= held.items():
+            self._check_contents()
+            store.write(PLAN, plan | state)
         if self.source.images is not None:
             left = self.source.images * len(self.missing()) / self.source.units
             needed, free = int(left * row_bytes(plan["shape"]) * 2), shutil.disk_usage(self.folder).free
@@ -139,8 +150,26 @@ class Encoding:
         """Where a unit's file goes; its entry lies beside it, with the ending ``.json``."""
         return self.folder / f"latents-{unit:05d}.arrow"
 
+    def _check_contents(self) -> None:
+        """Raise DataError unless the images of the finished units are those that were encoded."""
+        store, missing = self._entries(), set(self.missing())
+        finished = [unit for unit in range(self.source.units) if unit not in missing]
+        for unit in progress_bar(finished, desc="comparing with the images that were encoded", unit="file"):
+            digest = hashlib.sha256()
+            for _ in _summed(self.source.read(unit), digest):
+                pass
+            if store.read(f"{self.file(unit).stem}.json", ENTRY).value["contents"] != digest.hexdigest():
+                raise DataError(
+                    f"{self.folder} is of other images of the same names: those of {self.file(unit).name} have changed "
+                    "since. Give another folder, or delete this one to encode all of them again"
+                )
+
+    def _plan(self) -> dict[str, Any]:
+        """What latents of this folder are a function of."""
+        return {key: value for key, value in latents_store(self.folder).value(PLAN).items() if key != "state"}
+
     def _entries(self) -> Store:
-        return latents_store(self.folder, latents_store(self.folder).value(PLAN))
+        return latents_store(self.folder, self._plan())
 
     def missing(self) -> list[int]:
         """Units without a finished file."""
@@ -188,7 +217,8 @@ class Encoding:
             tick(len(batch), 0)
             batch.clear()
 
-        for item, pixels in decoded(self.source.read(unit), self.side, pool, 2 * self.batch_size):
+        digest = hashlib.sha256()
+        for item, pixels in decoded(_summed(self.source.read(unit), digest), self.side, pool, 2 * self.batch_size):
             if isinstance(pixels, Exception):
                 if not (self.skip_corrupt or isinstance(pixels, NoPictureError)):
                     raise DataError(
@@ -208,7 +238,7 @@ class Encoding:
         doubled = [image for image in kept for _ in range(2)]  # each image, then its mirror image
         written = write_file(path, rows, [y for _, y in doubled], [False, True] * len(kept), [n for n, _ in doubled])
         entry: dict[str, Any] = {"file": written, "sums": moment_sums(rows), "corrupt": corrupt}
-        entry["labels"] = max((y for _, y in kept), default=-1) + 1
+        entry |= {"labels": max((y for _, y in kept), default=-1) + 1, "contents": digest.hexdigest()}
         self._entries().write(path.with_suffix(".json").name, entry)
         tick(0, 1)
 
@@ -225,7 +255,7 @@ class Encoding:
             return None
         store = self._entries()
         entries = [store.read(f"{self.file(unit).stem}.json", ENTRY).value for unit in range(self.source.units)]
-        plan = latents_store(self.folder).value(PLAN)
+        plan = self._plan()
         rows = sum(entry["file"]["rows"] for entry in entries)
         if not rows:
             raise DataError(f"{self.folder}: no image could be decoded")
@@ -238,6 +268,14 @@ class Encoding:
         cells = rows * plan["shape"][1] * plan["shape"][2]
         manifest["statistics"] = statistics([entry["sums"] for entry in entries], cells)
         return write_manifest(self.folder, manifest | {"files": [entry["file"] for entry in entries]})
+
+
+def _summed(items: Iterable[Item], digest: Any) -> Iterator[Item]:
+    """The items; their names, labels and bytes go into the checksum ``digest`` on their way."""
+    for item in items:
+        of_bytes = hashlib.sha256(item.data).hexdigest() if isinstance(item.data, bytes) else type(item.data).__name__
+        digest.update(json_sum([item.name, item.label, of_bytes]).encode())
+        yield item
 
 
 def row_bytes(shape: Iterable[int]) -> int:

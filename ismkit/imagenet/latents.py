@@ -32,7 +32,7 @@ REMEDY = "delete it and give the command that made the folder again, which makes
 #: Forms of a file's entry, of a VAE's identity, of the plan and of the manifest, for ``Store.read``.
 FILE = {"name": str, "rows": int, "bytes": int, "sha256": str}
 VAE = {"name": str, "revision": (str, type(None)), "sha256": str, "scaling_factor": float}
-PLAN = {"source": dict, "vae": VAE, "side": int, "shape": [int], "units": int}
+PLAN = {"source": dict, "vae": VAE, "side": int, "shape": [int], "units": int, "state": str}
 FIELDS: dict[str, Any] = {
     "source": dict,
     "vae": VAE,

@@ -12,7 +12,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +33,7 @@ from ismkit.data.decoding import (
 from ismkit.imagenet.pixels import Item
 from ismkit.imagenet.vae import HOW_TO_PIN, check_commit
 from ismkit.utils.checks import shown
-from ismkit.utils.files import DataError, irregular
+from ismkit.utils.files import DataError, irregular, json_sum
 
 # Name and reason of each file that is no picture.
 LeftAlone = tuple[tuple[str, str], ...]
@@ -77,6 +77,7 @@ class NestedTar:
         self.units, self.images = len(inner), None
         self.class_names: tuple[str, ...] | None = tuple(Path(name).stem for name in inner)
         self.identity: dict[str, Any] = {"kind": "tar of tars", "name": path.name, "bytes": path.stat().st_size}
+        self.state = _state([path])
 
     @cached_property
     def _classes(self) -> dict[str, tarfile.TarInfo]:
@@ -119,6 +120,11 @@ class TarShards:
         listing = json.dumps([[path.name, path.stat().st_size] for path in self.paths])
         return {"kind": "tar", "files": len(self.paths), "listing_sha256": hashlib.sha256(listing.encode()).hexdigest()}
 
+    @cached_property
+    def state(self) -> str:
+        """Sizes and times of the files, by their sum."""
+        return _state(self.paths)
+
     def read(self, unit: int) -> Iterator[Item]:
         """The images of tar file ``unit``."""
         path, key, sample = self.paths[unit], "", {}  # type: ignore[var-annotated]
@@ -151,6 +157,19 @@ class TarShards:
                 "folders must be unpacked, and the folder given"
             ) from error
         return Item(key + images[0], _label(f"{path}: the label of {key}", label, self.class_names), sample[images[0]])
+
+
+def _state(paths: Iterable[Path]) -> str:
+    """Whether files were touched, without reading them: a checksum of their sizes and times of change."""
+    touched: list[Any] = []
+    for path in paths:
+        try:
+            stat = path.stat()
+        except OSError as error:  # a link to nothing: listed as corrupt when it is read
+            touched.append(error.errno)
+        else:
+            touched.append([stat.st_size, stat.st_mtime_ns])
+    return json_sum(touched)
 
 
 #: What the standard library raises for damaged archives, compressed ones too.
@@ -232,7 +251,8 @@ class Source(Protocol):
     """A labelled set of images in ``units`` parts.
 
     Attributes:
-        identity: JSON object that says which set it is; other content has another.
+        identity: JSON object that says which set it is, by what is known without reading all images.
+        state: text that stays the same as long as no file is touched; where it has changed, contents are compared.
         units: number of parts.
         images: number of images, or None where only reading all of them tells.
         class_names: one name per class, or None where only reading all of them tells how many there are.
@@ -244,6 +264,9 @@ class Source(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]: ...  # noqa: D102
+
+    @property
+    def state(self) -> str: ...  # noqa: D102
 
     @property
     def units(self) -> int: ...  # noqa: D102
@@ -377,6 +400,7 @@ class ImageFolder:
         images: number of images.
         units: number of units.
         identity: JSON that says which set it is, with a checksum of the list of files.
+        state: a checksum of the files' sizes and times of change.
         left_alone: name and reason of the files that are no pictures of a class, and of linked folders in a class.
 
     Raises:
@@ -423,6 +447,10 @@ class ImageFolder:
         listing = hashlib.sha256(os.fsencode("\n".join(self.files))).hexdigest()
         self.identity: dict[str, Any] = {"kind": "folder", "name": self.folder.resolve().name}
         self.identity |= {"images": self.images, "listing_sha256": listing}
+
+    @cached_property
+    def state(self) -> str:  # noqa: D102 - an attribute: a look at each file takes a while
+        return _state(self.folder / file for file in self.files)
 
     def read(self, unit: int) -> Iterator[Item]:
         """Images ``unit * per_unit`` and following."""
@@ -482,6 +510,11 @@ class HubImages:
     def identity(self) -> dict[str, Any]:
         """Name, commit and split."""
         return {"kind": "hub", "name": self.name, "revision": self.revision, "split": self.split}
+
+    @property
+    def state(self) -> str:
+        """The commit, which pins the contents."""
+        return self.revision
 
     @property
     def units(self) -> int:

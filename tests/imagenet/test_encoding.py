@@ -1,6 +1,7 @@
 """Encoding: rows are those of the VAE called directly; one process, two, and a resumed one, equal bytes."""
 
 import errno
+import io
 import os
 import shutil
 import signal
@@ -339,6 +340,54 @@ def test_a_folder_of_another_job_is_refused(
     with pytest.raises(DataError, match=f"is of another {said}: "):
         encode(replace(job(photos, vae, tmp_path / "latents"), **change(tmp_path)), progress=False)
     assert contents(tmp_path / "latents") == before
+
+
+def repainted(photos: Path, folder: Path, *, unit: int = 0) -> Path:
+    """The same names and sizes; of one unit the first image is another."""
+    shutil.copytree(photos, folder)
+    first = folder / ImageFolder(folder, per_unit=6).files[6 * unit]
+    size = first.stat().st_size
+    picture = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), 200, np.uint8)).save(picture, "PNG", compress_level=9)
+    assert picture.tell() <= size
+    first.write_bytes(picture.getvalue().ljust(size, b"\0"))  # what follows the end of a PNG is not read
+    return folder
+
+
+def test_latents_of_other_images_of_the_same_names_are_refused(
+    made: Path, photos: Path, vae: str, tmp_path: Path
+) -> None:
+    latents = tmp_path / "latents"
+    shutil.copytree(made, latents)
+    before = contents(latents)
+    other = repainted(photos, tmp_path / "other" / photos.name)
+    assert ImageFolder(other).identity == ImageFolder(photos).identity  # names tell nothing
+    with pytest.raises(DataError, match=r"is of other images of the same names: those of latents-00000\.arrow have"):
+        encode(job(other, vae, latents), progress=False)
+    assert contents(latents) == before
+
+
+def test_latents_of_the_same_images_elsewhere_resume(made: Path, photos: Path, vae: str, tmp_path: Path) -> None:
+    latents, copy = tmp_path / "latents", tmp_path / "copy" / photos.name
+    shutil.copytree(made, latents)
+    shutil.copytree(photos, copy, copy_function=shutil.copyfile)  # with times of now
+    (latents / "latents-00001.json").unlink()
+    before = contents(made)
+    encode(job(copy, vae, latents), progress=False)
+    assert {name: held for name, held in contents(latents).items() if name != "plan.json"} == {
+        name: held for name, held in before.items() if name != "plan.json"
+    }
+
+
+def test_images_are_read_again_only_if_they_were_touched(
+    made: Path, photos: Path, vae: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents = tmp_path / "latents"
+    shutil.copytree(made, latents)
+    read: list[int] = []
+    monkeypatch.setattr(ImageFolder, "read", lambda self, unit: read.append(unit) or iter(()))
+    encode(job(photos, vae, latents), progress=False)
+    assert not read
 
 
 def test_a_folder_of_other_files_is_refused(photos: Path, vae: str, tmp_path: Path) -> None:
