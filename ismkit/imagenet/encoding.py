@@ -35,8 +35,8 @@ from ismkit.imagenet.latents import (
     write_manifest,
 )
 from ismkit.imagenet.latents import PLAN as FORM_OF_PLAN
-from ismkit.imagenet.pixels import decoded
-from ismkit.imagenet.sources import Item, Source
+from ismkit.imagenet.pixels import Item, decoded
+from ismkit.imagenet.sources import Source
 from ismkit.imagenet.vae import ImageVAE
 from ismkit.utils.files import DataError, json_sum, replacing
 from ismkit.utils.progress import progress_bar

@@ -12,12 +12,14 @@ import dis
 import enum
 import functools
 import hashlib
+import importlib.util
 import inspect
 import linecache
 import sys
 import sysconfig
 import types
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import PurePath
 from typing import Any
@@ -44,16 +46,17 @@ def identity(value: Any, name: str = "") -> dict[str, str]:
     ``functools.partial``   its parts
     functions of the kit    module and name; classes too
     other functions         module, name, source without comments, layout and docstring, default arguments, and the
-                            globals that it uses: values, functions and classes in the same way
+                            globals that it uses: values, functions and classes in the same way, those of other modules
+                            too (``module.TABLE``, imports in its body)
     other classes           module, name, bases, methods and plain attributes
     objects                 class and ``identity``, where they have that attribute: a text, or other settings here
     ======================  ===============================================================================
 
-    Not seen are the insides of the kit and of installed packages (they are named), what a function reaches through
-    another module (``module.TABLE``), a file or the environment, and attributes that were set on a function.
+    Not seen are the insides of the kit and of installed packages (they are named), what a function reads from a file or
+    the environment, and attributes that were set on a function.
 
     Refused are lambdas (two on a line have one source), closures (what they hold can change, and no card can show it),
-    functions without source, and any other object.
+    functions without source, modules of one's own that a function hands on as a whole, and any other object.
 
     Args:
         value: settings.
@@ -243,8 +246,10 @@ def _function(function: types.FunctionType, path: str, around: tuple[Any, ...]) 
     parts: dict[str, Any] = {"source": source}
     for name, default in (("defaults", function.__defaults__), ("keywords", function.__kwdefaults__)):
         parts |= _leaves(default, _join(path, f"({name})"), around)
-    for name in sorted((_globals(code) | decorators) & function.__globals__.keys()):
-        parts[f"global {name}"] = _global(function.__globals__[name], _join(path, f"(global {name})"), around)
+    used = {name: function.__globals__[name] for name in (_globals(code) | decorators) & function.__globals__.keys()}
+    tree = ast.parse(source)
+    for name, value in _reached(tree, used | _imported(tree, function.__globals__.get("__package__") or "")):
+        parts[f"global {name}"] = _global(value, _join(path, f"(global {name})"), around)
     parts = {key.removeprefix(path): text for key, text in parts.items()}  # wherever it is used
     return f"{_name(function)}, source {json_sum(parts)[:16]}"
 
@@ -287,6 +292,8 @@ def _is_written(function: types.FunctionType) -> bool:
 def _global(value: Any, path: str, around: tuple[Any, ...]) -> str:
     """What a function outside the kit uses: installed packages are named, the rest has its identity."""
     if isinstance(value, types.ModuleType):
+        if _is_own(value):
+            raise _refuse(path, f"is the module {value.__name__} as a whole: name what is used of it (module.function)")
         return f"module {value.__name__}"
     module = getattr(value, "__module__", None)
     if isinstance(module, str) and hasattr(value, "__qualname__") and _is_installed(module):
@@ -296,12 +303,76 @@ def _global(value: Any, path: str, around: tuple[Any, ...]) -> str:
     return json_sum(dict(_leaves(value, path, around)))
 
 
+def _reached(tree: ast.AST, named: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What a function uses of these globals: of a module of one's own its members, as ``module.member``."""
+    chains: set[tuple[str, ...]] = {(name,) for name, value in named.items() if not _is_own(value)}
+
+    def look(node: ast.AST) -> None:
+        chain: list[str] = []
+        while isinstance(node, ast.Attribute):
+            chain.insert(0, node.attr)
+            node = node.value
+        if isinstance(node, ast.Name) and _is_own(named.get(node.id)):
+            chains.add((node.id, *chain))
+        for part in ast.iter_child_nodes(node):
+            look(part)
+
+    look(tree)
+    reached = {}
+    for first, *rest in chains:
+        name, value = first, named[first]
+        for member in rest:
+            if not _is_own(value):
+                break
+            name, value = f"{name}.{member}", getattr(value, member, None)
+        reached[name] = value
+    return sorted(reached.items(), key=lambda item: item[0])
+
+
+def _imported(tree: ast.AST, package: str) -> dict[str, Any]:
+    """What a function imports in its body from modules of one's own, by the names that it has there."""
+    found: dict[str, Any] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if (module := _own_module(alias.name)) is not None:
+                    top = sys.modules[alias.name.partition(".")[0]]
+                    found[alias.asname or top.__name__] = module if alias.asname else top
+        elif isinstance(node, ast.ImportFrom):
+            name = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            if (module := _own_module(name)) is not None:
+                for alias in node.names:
+                    member = getattr(module, alias.name, None) or _own_module(f"{name}.{alias.name}")
+                    found[alias.asname or alias.name] = member
+    return found
+
+
+def _own_module(name: str) -> types.ModuleType | None:
+    """A module that is neither the kit's nor installed; None for others, and where there is none."""
+    with suppress(ImportError, ValueError):  # of the spec: for __main__
+        top = name.partition(".")[0]
+        spec = None if top in sys.modules else importlib.util.find_spec(top)
+        if not (_is_installed(top) or (spec and _is_in_packages(spec.origin or ""))):
+            return module if _is_own(module := importlib.import_module(name)) else None
+    return None
+
+
+def _is_own(value: Any) -> bool:
+    """Whether a value is a module outside the kit and the installed packages."""
+    if not isinstance(value, types.ModuleType):
+        return False
+    return value.__name__.partition(".")[0] != __name__.partition(".")[0] and not _is_installed(value.__name__)
+
+
 def _is_installed(module: str) -> bool:
     """Whether a module is one of Python, or stands in the folders of installed packages."""
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names and top != "__main__":
         return True
-    file = getattr(sys.modules.get(top), "__file__", None) or ""
+    return _is_in_packages(getattr(sys.modules.get(top), "__file__", None) or "")
+
+
+def _is_in_packages(file: str) -> bool:
     return any(file.startswith(sysconfig.get_path(kind)) for kind in ("purelib", "platlib"))
 
 

@@ -7,6 +7,7 @@ import linecache
 import math
 import pickle
 import sys
+import tempfile
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -225,6 +226,59 @@ def test_an_edit_changes_the_keys_of_what_it_changes(old: str, new: str, changed
     assert old in MODULE
     before, after = keys(load(MODULE)), keys(load(MODULE.replace(old, new)))
     assert {name for name in NAMES if before[name] != after[name]} == changed
+
+
+HELPERS = """
+from deeper import base
+TABLE = (1.0, 2.0)
+def scale(x):
+    return base(x) * TABLE[0]
+def unused(x):
+    return x
+"""
+DEEPER = "def base(x):\n    return x\n"
+USES = {
+    "a module": "import helpers\ndef f(x):\n    return helpers.scale(x)\n",
+    "another name": "import helpers as h\ndef f(x):\n    return h.scale(x)\n",
+    "its name": "from helpers import scale\ndef f(x):\n    return scale(x)\n",
+    "inside": "def f(x):\n    import helpers\n    return helpers.scale(x)\n",
+    "its name inside": "def f(x):\n    from helpers import scale as s\n    return s(x)\n",
+    "for each": "import helpers\ndef f(x):\n    return [helpers.scale(a) for a in x]\n",
+    "a method": "import helpers\nclass f:\n    def __call__(self, x):\n        return helpers.scale(x)\n",
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_an_edit_in_another_module_changes_the_key_of_what_uses_it(
+    use: str, tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``helpers.scale`` was keyed by the name of its module alone."""
+
+    def key(helpers: str = HELPERS, deeper: str = DEEPER) -> str:
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        monkeypatch.syspath_prepend(folder)
+        for name, text in (("helpers", helpers), ("deeper", deeper)):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+            (folder / f"{name}.py").write_text(text)
+        return identity_sum(load(USES[use]).f)
+
+    before = key()
+    assert key() == before
+    assert key(HELPERS.replace("return x", "return 2 * x")) == before  # of what is not used
+    assert key(HELPERS.replace("* TABLE[0]", "* TABLE[1]")) != before
+    assert key(HELPERS.replace("TABLE = (1.0", "TABLE = (3.0")) != before
+    assert key(deeper=DEEPER.replace("return x", "return x + 1")) != before
+    for name in ("helpers", "deeper"):
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_a_module_that_is_handed_on_as_a_whole_is_refused(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "helpers", types.ModuleType("helpers"))
+    own = load("import helpers\ndef f(name):\n    return getattr(helpers, name)\n")
+    with pytest.raises(ValueError, match=r"\(global helpers\) is the module helpers as a whole: name what is used"):
+        identity_sum(own.f)
+    installed = load("import math\ndef f(name):\n    return getattr(math, name)\n")
+    assert identity_sum(installed.f)
 
 
 def test_fields_of_an_own_dataclass_count_too(load: Load) -> None:
