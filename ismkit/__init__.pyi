@@ -48,6 +48,7 @@ from .imagenet import ImageFolder as ImageFolder
 from .imagenet import ImageVAE as ImageVAE
 from .imagenet import Latents as Latents
 from .imagenet import encode as encode
+from .imagenet import make_latents as make_latents
 from .imagenet import open_source as open_source
 from .imagenet import small_vae as small_vae
 from .imagenet import write_tiny_vae as write_tiny_vae
@@ -86,6 +87,7 @@ from .models import FashionAutoencoder as FashionAutoencoder
 from .models import ToyMLP as ToyMLP
 from .models import draw_clothes as draw_clothes
 from .models import draw_emoji as draw_emoji
+from .models import draw_model as draw_model
 from .models import emoji_latents as emoji_latents
 from .models import fashion_latents as fashion_latents
 from .models import load_autoencoder as load_autoencoder
@@ -98,6 +100,7 @@ from .sweeps import SWEEPS as SWEEPS
 from .sweeps import Sweep as Sweep
 from .sweeps import Trial as Trial
 from .sweeps import named_sweep as named_sweep
+from .sweeps import run_sweeps as run_sweeps
 from .training import RUNS as RUNS
 from .training import DivergenceError as DivergenceError
 from .training import Engine as Engine

@@ -194,7 +194,7 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
         ["sample", in_space],
         "holds a ToyMLP that draws no clothes or emoji: use a model of fashion-",
     ),
-    "class of points": (["sample", toy_model, "--classes", "0", "8"], "--classes must be labels 0 .. 7, got 8"),
+    "class of points": (["sample", toy_model, "--classes", "0", "8"], "classes must be labels 0 .. 7, got 8"),
     "too many points": (
         ["sample", toy_model, "-n", "200000"],
         "points must be 1000000 or fewer, got 8 classes x 2",
@@ -222,7 +222,7 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
     ),
     "bad class": (
         ["sample", "--classes", "3", "10"],
-        "--classes must be labels 0 .. 9 or names, such as T-shirt/top",
+        "classes must be labels 0 .. 9 or names, such as T-shirt/top",
     ),
     "no images": (["sample", "m.safetensors", "-n", "0"], "n must be an integer of at least 1, got 0"),
     "no picture": (["sample", "m.safetensors", "-o", "clothes.jpg"], "--out must end in .png, got 'clothes.jpg'"),

@@ -437,7 +437,7 @@ def test_sample_takes_classes_by_their_names(model: Path, tmp_path: Path, ismkit
     assert (tmp_path / "named.png").read_bytes() == (tmp_path / "numbered.png").read_bytes()
     found = ismkit_("sample", "emoji", "--classes", "cat")
     assert found.status == 2
-    assert "--classes must be labels 0 .. 98 or names, such as cat-face" in found.err
+    assert "classes must be labels 0 .. 98 or names, such as cat-face" in found.err
 
 
 def test_sample_draws_pictures_of_your_own_in_colour(tmp_path: Path, ismkit_: Ismkit) -> None:

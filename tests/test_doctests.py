@@ -118,6 +118,29 @@ def test_public_name_is_documented(name: str) -> None:
     assert [example for example in examples if example.want and doctest.SKIP not in example.options]
 
 
+#: Words by which a docstring names a source: a paper, one of the two papers of the method, or a choice of this kit.
+SOURCE = re.compile(r"arXiv\s+\d{4}\.\d{5}|\b(?:iSM|SM)\b|[Tt]his\s+kit's|[a-z] \((?:19|20)\d\d[,)]")
+#: Signatures, containers and the way in: nothing published stands behind them.
+WITHOUT_SOURCE = {
+    *("method.path.Network", "method.path.Query", "method.path.Source", "method.path.draw_noise"),
+    *("method.recipes.Answer", "method.recipes.Context", "method.recipes.TargetRule", "method.recipes.Term"),
+    *("method.recipes.ask", "method.rows.Blocked", "method.sampling.Solution"),
+}
+
+
+def test_what_implements_something_published_names_its_source() -> None:
+    """The functions and classes of the method, and the metrics."""
+    silent = set()
+    for name in exported():
+        file, _, attribute = name.rpartition(".")
+        value = inspect.unwrap(getattr(importlib.import_module(f"ismkit.{file}"), attribute))
+        if file.startswith("method.") or file == "evaluation.metrics":
+            documented = inspect.isclass(value) or inspect.isfunction(value)
+            if documented and not SOURCE.search(inspect.getdoc(value) or ""):
+                silent.add(name)
+    assert silent == WITHOUT_SOURCE
+
+
 def classes() -> dict[str, type]:
     """The public classes, and those of the kit that they are made of, by their place."""
     found = {}

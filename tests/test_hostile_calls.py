@@ -563,6 +563,11 @@ CALLS: dict[str, Call] = {
         {"space": "emoji", "y": torch.tensor([0, 1]), "net": still},
         lambda found, given: found.shape == (len(given["y"]), 3, 32, 32),
     ),
+    "draw_model": Call(
+        models.draw_model,
+        {"model": "ism_plus", "classes": [0, "Bag"], "n": 2, "w": 1.0, "nfe": 1, "times": None, "seed": 0},
+        lambda found, given: found.samples.shape[1:] == (1, 28, 28) and len(found.samples) == len(found.y),
+    ),
     "export": Call(
         lambda **options: models.export(path="net.pt2", **options),
         {"net": EXPORTED, "shape": (3,), "format": "torch", "half": False},
@@ -872,7 +877,7 @@ ELSEWHERE = {
     ),
     **dict.fromkeys(("read_sheet", "make_course", "load_gaussians"), FILE),
     **dict.fromkeys(("Mapped", "PictureFiles", "ImageVAE", "Reference", "Scores", "StepReport", "TrainState"), RECORD),
-    **dict.fromkeys(("Answer", "Context", "Solution", "Exported"), RECORD),
+    **dict.fromkeys(("Answer", "Context", "Solution", "Exported", "Drawn", "Swept"), RECORD),
     **dict.fromkeys(("ask", "derivative", "posterior_velocity", "one_step_samples"), INNER),
     **dict.fromkeys(
         (
@@ -890,8 +895,12 @@ ELSEWHERE = {
         RECORD,
     ),
     **dict.fromkeys(("in_checkout", "out_dir", "velocity_target", "data_folders", "weights_file"), NOTHING),
-    **dict.fromkeys(("run_group", "accelerator", "launch", "launch_processes", "train_run", "encode"), PARTS),
-    **dict.fromkeys(("evaluate", "run_study", "run_trials", "progress_bar", "paper_tables", "Encoding"), PARTS),
+    **dict.fromkeys(
+        ("run_group", "accelerator", "launch", "launch_processes", "train_run", "encode", "make_latents"), PARTS
+    ),
+    **dict.fromkeys(
+        ("evaluate", "run_study", "run_trials", "run_sweeps", "progress_bar", "paper_tables", "Encoding"), PARTS
+    ),
 }
 
 

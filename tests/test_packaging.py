@@ -239,6 +239,17 @@ def test_the_package_lists_its_rooms() -> None:
     assert re.findall(r"^\* ``ismkit\.(\w+)``", ismkit.__doc__ or "", re.MULTILINE) == [*ROOMS]
 
 
+def test_the_package_lists_its_names_by_room() -> None:
+    """So that ``help(ismkit)`` begins with them: what pydoc makes of them fills 12 000 lines, by base class."""
+    stub = re.findall(r"^from \.(\w+) import (\w+) as", (ROOT / "ismkit" / "__init__.pyi").read_text(), re.MULTILINE)
+    _, _, text = (ismkit.__doc__ or "").partition("The names by room:")
+    listed = re.findall(r"^\* (\w+): ([^.]*)\.$", text, re.MULTILINE)
+    assert [room for room, _ in listed] == [room for room in ROOMS if room in dict(stub)]
+    assert [(room, name) for room, names in listed for name in re.split(r",\s+", names)] == sorted(
+        stub, key=lambda pair: [*ROOMS].index(pair[0])
+    )
+
+
 def test_tests_mirror_the_rooms() -> None:
     """Each test of a room stands in a folder of its name; what serves all rooms stands beside the folders."""
     folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -52,12 +51,9 @@ def command(
         skip_corrupt: list images that cannot be read or decoded, and carry on without them.
         verify: verify a folder of latents instead.
     """
-    from ismkit.data.decoding import in_one_line
-    from ismkit.imagenet.encoding import Encoding, encode, report
+    from ismkit.imagenet.encoding import latents_folder, launched_as, make_latents, report
     from ismkit.imagenet.latents import Latents
-    from ismkit.imagenet.sources import open_source, read_class_names
     from ismkit.utils.checks import check_count
-    from ismkit.utils.files import expanded, out_dir
 
     if bool(source) == bool(verify):
         raise UsageError("give either the source of the images, or --verify and a folder of latents")
@@ -65,18 +61,26 @@ def command(
         data = Latents(verify, verify=True)
         print(report(data.folder, data.manifest))
         return 0
-    for name, value in (("batch_size", batch_size), ("workers", workers), ("threads", threads or 1)):
-        check_count(name, value)
-    listed = read_class_names(class_names) if class_names else None
-    images = open_source(list(source), revision=revision, split=split, class_names=listed)
-    folder = out or expanded(os.environ.get("ISMKIT_LATENTS") or out_dir() / "latents" / f"imagenet{side}")
-    job = Encoding(images, vae, folder, vae_revision, side=side, batch_size=batch_size, skip_corrupt=skip_corrupt)
-    if threads:
-        job = replace(job, threads=threads)
-    rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    print(f"{images.units} files of {images.identity['kind']} images, VAE {vae}; in {folder}", flush=True)
-    if images.left_alone:
-        print(in_one_line(images.left_alone), flush=True)
-    manifest = encode(job, workers=workers, rank=rank, world=world)
-    print(report(folder, manifest) if manifest else f"process {rank} of {world} is done; others are at work")
+    job: dict[str, Any] = {"batch_size": batch_size, "skip_corrupt": skip_corrupt, "vae_revision": vae_revision}
+    if threads is not None:
+        job["threads"] = threads
+    for name in ("batch_size", "threads"):
+        check_count(name, job.get(name, 1))
+    made = make_latents(
+        source,
+        out or latents_folder(side),
+        vae=vae,
+        revision=revision,
+        split=split,
+        class_names=class_names,
+        side=side,
+        workers=workers,
+        report=partial(print, flush=True),
+        **job,
+    )
+    if made is None:
+        rank, world = launched_as()
+        print(f"process {rank} of {world} is done; others are at work")
+    else:
+        print(report(made.folder, made.manifest))
     return 0

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from ismkit.cli import UsageError
-
-if TYPE_CHECKING:
-    from ismkit.sweeps.sweep import Sweep
 
 EXAMPLES = (
     "ismkit sweep ladder-laptop",
@@ -69,54 +65,26 @@ def command(
         out: folder of results (default: out/sweeps); in a cluster a shared one.
         table: Parquet file of the table (default: NAME.parquet in that folder).
     """
-    from ismkit.sweeps import runner
-    from ismkit.sweeps.sweep import COLUMNS, settings, summary, write_table
+    from ismkit.sweeps.ladder import named_sweep
+    from ismkit.sweeps.runner import run_sweeps, sweeps_folder
     from ismkit.utils.checks import check_count
-    from ismkit.utils.files import destination, out_dir
 
-    for option, count in (("seeds", seeds), ("n", n), ("workers", workers)):
-        if count is not None:
-            check_count(option, count)
-            if count > 1_000_000:
-                raise UsageError(f"{option} must be at most 1000000, got {count}")
+    if workers is not None and check_count("workers", workers) > 1_000_000:
+        raise UsageError(f"workers must be at most 1000000, got {workers}")
     if not 0 <= gpus < float("inf"):
         raise UsageError(f"gpus, the share of a GPU for each trial, must be at least 0, got {gpus}")
-    plans = [plan.vary(_values(parameter)) for plan in _named(name, recipe)]
-    if n is not None and n < 100:
-        raise UsageError(f"n, the samples per setting, must be at least 100, got {n}")
-    if nfe or w or n:
-        plans = [replace(plan, settings=settings(nfe or (1, 4), w or (0.0, 1.0), n or 1000)) for plan in plans]
-    if seeds:
-        plans = [replace(plan, seeds=tuple(range(seeds))) for plan in plans]
-    if judge:
-        plans = [replace(plan, judge=judge) for plan in plans]
-    trials = [trial for plan in plans for trial in plan.trials()]
-    if len({str(trial.judged_by or trial.run.space) for trial in trials}) > 1:
-        raise UsageError("points and pictures are scored by other metrics, or by two judges: sweep one kind at a time")
-    folder = out or out_dir() / "sweeps"
-    path = table or folder / f"{'_'.join(plan.name for plan in plans)}.parquet"
-    destination(path)  # what cannot be written is refused before any work
+    if not name:
+        raise UsageError("name one or more prepared sweeps or runs (more: ismkit sweep --help)")
+    values = _values(parameter)
+    protocol: dict[str, Any] = {"values": values, "seeds": seeds, "nfe": nfe, "w": w, "n": n}
+    plans = [named_sweep(each, recipe, **protocol) for each in dict.fromkeys(name)]
+    folder = out or sweeps_folder()
     for plan in plans:
         print(f"{plan.name}: {len(plan.runs)} variants, {len(plan.seeds)} seeds; in {folder}", flush=True)
-    frame = runner.run_trials(trials, folder, workers=workers, gpus=gpus, address=address)
-    written = write_table(frame, path)
-    others = {*COLUMNS, *(name for trial in trials for name, _ in trial.labels)}
-    metric = next(name for name in frame if name not in others)
-    for plan in plans:
-        part = frame[frame["sweep"] == plan.name]
-        text = summary(part[part.n == part.n.min()], metric).to_string()
-        print(f"{plan.name}: {metric}, mean ± standard deviation over the seeds\n{text}")
-    print(f"table: {written}")
+    options: dict[str, Any] = {"workers": workers, "gpus": gpus, "address": address}
+    swept = run_sweeps(plans, folder, path=table, judge=judge, **options)
+    print(f"{swept.text}\ntable: {swept.path}")
     return 0
-
-
-def _named(names: tuple[str, ...], recipes: tuple[str, ...]) -> list[Sweep]:
-    """The sweeps that are named, each once."""
-    from ismkit.sweeps.ladder import named_sweep
-
-    if not names:
-        raise UsageError("name one or more prepared sweeps or runs (more: ismkit sweep --help)")
-    return [named_sweep(name, recipes) for name in dict.fromkeys(names)]
 
 
 def _values(parameter: tuple[tuple[str, ...], ...]) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""What models are trained on: 2D sets, Fashion-MNIST and its latent space, photographs, and the stream of batches."""
+"""What models are trained on: 2D sets, Fashion-MNIST, emoji, CIFAR-10, photographs, your own pictures; and batches."""
 
 import lazy_loader
 

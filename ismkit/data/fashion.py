@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import zlib
 from http.client import HTTPException
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from ismkit.data.sets import Labelled
 from ismkit.utils.checks import check_name
-from ismkit.utils.files import DataError, data_folders, replacing
+from ismkit.utils.files import DataError, bytes_sum, data_folders, replacing
 
 Split = Literal["train", "test"]
 
@@ -136,7 +135,7 @@ def _unpack(packed: bytes, name: str, source: str, remedy: str) -> bytes:
         raise DataError(f"{source} is truncated, it ends after {len(packed)} bytes: {remedy}") from None
     except (OSError, zlib.error) as error:  # no gzip file, or one with another checksum of its own
         raise DataError(f"{source} is altered ({error}): {remedy}") from error
-    if (actual := hashlib.sha256(content).hexdigest()) != expected:
+    if (actual := bytes_sum(content)) != expected:
         raise DataError(
             f"{source} is altered, the SHA-256 sum of its contents is {actual}, expected {expected}: {remedy}"
         )

@@ -989,6 +989,7 @@ def as_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
     """Write rows as CSV, atomically, making the folder; the columns are those of the first. Returns the path."""
+    # By hand: pandas is none of the core install, which scores clothes.
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else list(Score.__annotations__))
     writer.writeheader()

@@ -275,9 +275,10 @@ def _covered(points: Tensor, centres: Tensor, k: int, chunk: int = 1024) -> floa
 def radial_spectrum(x: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the mean power of square images by frequency.
 
-    Ring r holds the coefficients of the orthonormal 2D Fourier transform whose frequency, in cycles per image, rounds
-    to r; power is the mean of their squared moduli over ring, channels and batch. Every coefficient is in a ring, so
-    power times ring sizes sums to the mean of sum(x^2) (Parseval); the spectrum of white noise is flat.
+    The azimuthal average of Durall et al. (arXiv 2003.01826). Ring r holds the coefficients of the orthonormal 2D
+    Fourier transform whose frequency, in cycles per image, rounds to r; power is the mean of their squared moduli over
+    ring, channels and batch. Every coefficient is in a ring, so power times ring sizes sums to the mean of sum(x^2)
+    (Parseval); the spectrum of white noise is flat.
 
     Args:
         x: images, (B, C, N, N).
@@ -409,7 +410,8 @@ def curvature(trajectory: Tensor) -> Tensor:
 def wasserstein2(a: Tensor, b: Tensor) -> float:
     """Compute the exact 2-Wasserstein distance (not its square) of two point clouds.
 
-    Uniform weights, Euclidean ground distance, by the network simplex of POT. A few thousand points at most: the cost
+    As defined by Peyré and Cuturi (arXiv 1803.00567, section 2), with uniform weights and Euclidean ground distance, by
+    the network simplex of POT. A few thousand points at most: the cost
     matrix has n m entries and the time grows about with n^3.
 
     Args:
@@ -448,6 +450,8 @@ def wasserstein2(a: Tensor, b: Tensor) -> float:
 
 def class_agreement(logits: Tensor, y: Tensor) -> float:
     """Compute the share of samples whose largest logit is that of the class asked for.
+
+    This kit's measure of whether samples follow their labels: the accuracy of a classifier on them.
 
     Args:
         logits: of a classifier, (n, classes).
@@ -570,7 +574,8 @@ def expected_bias(cov: Tensor, n: int) -> float:
 
     With eigenvalues l_i of the covariance: (sum_i l_i + sum_ij l_i l_j (1 + [i = j]) / (2 (l_i + l_j))) / n; the first
     sum is the error of the mean, the second that of the covariance, to second order. F (F + 5) / (4 n) for the
-    identity. What follows is of order 1 / n^2.
+    identity. What follows is of order 1 / n^2. That there is such a bias was shown by Chong and Forsyth (arXiv
+    1911.07023); the closed form is this kit's.
 
     Args:
         cov: covariance, (F, F).

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ismkit.evaluation.fidelity import Metric
+from ismkit.evaluation.judges import write_csv
 from ismkit.utils.files import replacing
 
 #: The paper's FID-50K on ImageNet-256 at 1 and at 4 NFE.
@@ -91,15 +90,9 @@ def write(
     """Write ``scores.json`` and ``scores.csv``, each with the protocol, and in the CSV beside every row; atomically."""
     told = {name: metric._asdict() for name, metric in metrics.items()}
     text = json.dumps({"protocol": dict(protocol), "metrics": told, "rows": [dict(row) for row in rows]}, indent=1)
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, fieldnames=[*rows[0], *protocol])
-    writer.writeheader()
-    writer.writerows({**row, **protocol} for row in rows)
-    paths = folder / "scores.json", folder / "scores.csv"
-    for path, content in zip(paths, (text, table.getvalue()), strict=True):
-        with replacing(path) as file:
-            file.write(content.encode())
-    return paths
+    with replacing(path := folder / "scores.json") as file:
+        file.write(text.encode())
+    return path, write_csv([{**row, **protocol} for row in rows], folder / "scores.csv")
 
 
 def ours(rows: Iterable[Mapping[str, Any]], metrics: Mapping[str, Metric], metric: str, nfe: int) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from .data import open_latents as open_latents
 from .data import small_vae as small_vae
 from .encoding import Encoding as Encoding
 from .encoding import encode as encode
+from .encoding import make_latents as make_latents
 from .latents import Latents as Latents
 from .pixels import center_crop as center_crop
 from .sources import ImageFolder as ImageFolder

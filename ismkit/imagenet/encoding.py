@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ismkit.data.decoding import NoPictureError
+from ismkit.data.decoding import NoPictureError, in_one_line
 from ismkit.imagenet.latents import (
     FILE,
+    Latents,
     latents_store,
     moment_sums,
     read_manifest,
@@ -36,9 +37,10 @@ from ismkit.imagenet.latents import (
 )
 from ismkit.imagenet.latents import PLAN as FORM_OF_PLAN
 from ismkit.imagenet.pixels import Item, decoded
-from ismkit.imagenet.sources import Source
+from ismkit.imagenet.sources import Source, open_source, read_class_names
 from ismkit.imagenet.vae import ImageVAE
-from ismkit.utils.files import DataError, json_sum, replacing
+from ismkit.utils.checks import check_count
+from ismkit.utils.files import DataError, bytes_sum, expanded, json_sum, out_dir, replacing
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.store import Store
 from ismkit.utils.workers import Tell, WorkerError, run_group
@@ -273,7 +275,7 @@ class Encoding:
 def _summed(items: Iterable[Item], digest: Any) -> Iterator[Item]:
     """The items; their names, labels and bytes go into the checksum ``digest`` on their way."""
     for item in items:
-        of_bytes = hashlib.sha256(item.data).hexdigest() if isinstance(item.data, bytes) else type(item.data).__name__
+        of_bytes = bytes_sum(item.data) if isinstance(item.data, bytes) else type(item.data).__name__
         digest.update(json_sum([item.name, item.label, of_bytes]).encode())
         yield item
 
@@ -337,6 +339,81 @@ def encode(
         elif todo:
             _encode_in_processes(job, workers, rank, world, tick)
     return None if job.finish() is None else read_manifest(job.folder)
+
+
+def latents_folder(side: int) -> Path:
+    """Where the latents of images of ``side`` pixels go by default: ``$ISMKIT_LATENTS``, or in ``out/latents``."""
+    return expanded(os.environ.get("ISMKIT_LATENTS") or out_dir() / "latents" / f"imagenet{side}")
+
+
+def launched_as() -> tuple[int, int]:
+    """The rank of this process under ``torchrun`` or a like launcher, and their number: (0, 1) without one."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def make_latents(
+    names: Sequence[str | os.PathLike[str]],
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    vae: str = "sd-vae-ft-mse",
+    revision: str | None = None,
+    split: str = "train",
+    class_names: str | os.PathLike[str] | None = None,
+    side: int = 256,
+    workers: int = 1,
+    report: Callable[[str], Any] = lambda line: None,
+    **options: Any,
+) -> Latents | None:
+    """Encode a set of images into a folder of latents, or resume that: ``ismkit latents``.
+
+    Under ``torchrun`` or a like launcher (``RANK``, ``WORLD_SIZE``) each process does its share.
+
+    Args:
+        names: of the images, as for :func:`ismkit.imagenet.sources.open_source`.
+        folder: of the latents; by default ``$ISMKIT_LATENTS``, or ``out/latents/imagenetSIDE``.
+        vae: name or folder for :meth:`ismkit.imagenet.vae.ImageVAE.load`.
+        revision: of the images, a commit of the hub; ImageNet's is pinned.
+        split: of the images on the hub.
+        class_names: for tar files, a file with the name of each class, one a line.
+        side: of the images in pixels, after the centre crop.
+        workers: processes here.
+        report: called with a line on what will be encoded, and one on files that are no pictures, if there are any.
+        options: of :class:`Encoding`: ``batch_size``, ``threads``, ``skip_corrupt``; ``vae_revision`` is the VAE's
+            revision; and ``progress`` of :func:`encode`.
+
+    Returns:
+        The latents, or None if all that is missing is the share of other processes.
+
+    Raises:
+        ValueError: for images, or settings of the job, that cannot be.
+        DataError: as :func:`encode`, and if the source holds no images.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ismkit import make_latents, photo_folder, write_tiny_vae
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     folder = Path(name)
+        ...     pictures, vae = photo_folder(folder / "pictures", per_class=1, side=32), write_tiny_vae(folder / "vae")
+        ...     latents = make_latents([pictures], folder / "latents", vae=str(vae), side=32, threads=1, progress=False)
+        ...     print(len(latents), latents.shape, latents.num_classes)
+        8 (4, 4, 4) 4
+    """
+    check_count("workers", workers)
+    if isinstance(names, str | os.PathLike):
+        names = [names]
+    listed = read_class_names(class_names) if class_names else None
+    images = open_source(names, revision=revision, split=split, class_names=listed)
+    folder = latents_folder(side) if folder is None else expanded(folder)
+    shown = {"progress": options.pop("progress", None)}
+    options |= {"side": side, "revision": options.pop("vae_revision", None)}
+    job = Encoding(images, vae, folder, **options)
+    report(f"{images.units} files of {images.identity['kind']} images, VAE {vae}; in {folder}")
+    if images.left_alone:
+        report(in_one_line(images.left_alone))
+    rank, world = launched_as()
+    manifest = encode(job, workers=workers, rank=rank, world=world, **shown)
+    return None if manifest is None else Latents(folder)
 
 
 def _encode_in_processes(job: Encoding, workers: int, rank: int, world: int, tick: Tick) -> None:

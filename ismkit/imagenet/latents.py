@@ -8,7 +8,6 @@ side by side, so that a random row is one read of 16 KiB at 4 x 32 x 32.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ismkit.imagenet.vae import ImageVAE
-from ismkit.utils.files import DataError, replacing, verify_sha256
+from ismkit.utils.files import DataError, bytes_sum, replacing, verify_sha256
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.store import Store
 
@@ -92,8 +91,7 @@ def write_file(
             f"{path} cannot be written: {error.strerror or error}. What was finished before is kept: "
             "make room, and the same command resumes"
         ) from error
-    digest = hashlib.sha256(content).hexdigest()
-    return {"name": path.name, "rows": len(moments), "bytes": content.size, "sha256": digest}
+    return {"name": path.name, "rows": len(moments), "bytes": content.size, "sha256": bytes_sum(content)}
 
 
 def moment_sums(moments: np.ndarray) -> dict[str, list[float]]:

@@ -6,7 +6,6 @@ are ImageNet's own archive of archives, or shards as WebDataset writes them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -33,7 +32,7 @@ from ismkit.data.decoding import (
 from ismkit.imagenet.pixels import Item
 from ismkit.imagenet.vae import HOW_TO_PIN, check_commit
 from ismkit.utils.checks import shown
-from ismkit.utils.files import DataError, irregular, json_sum
+from ismkit.utils.files import DataError, bytes_sum, irregular, json_sum
 
 # Name and reason of each file that is no picture.
 LeftAlone = tuple[tuple[str, str], ...]
@@ -117,8 +116,8 @@ class TarShards:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Names and sizes of the files, by their sum."""
-        listing = json.dumps([[path.name, path.stat().st_size] for path in self.paths])
-        return {"kind": "tar", "files": len(self.paths), "listing_sha256": hashlib.sha256(listing.encode()).hexdigest()}
+        listing = [[path.name, path.stat().st_size] for path in self.paths]
+        return {"kind": "tar", "files": len(self.paths), "listing_sha256": json_sum(listing)}
 
     @cached_property
     def state(self) -> str:
@@ -444,7 +443,7 @@ class ImageFolder:
         self.class_names: tuple[str, ...] | None = tuple(names)
         self.images: int | None = len(self.files)
         self.units = -(-len(self.files) // per_unit)
-        listing = hashlib.sha256(os.fsencode("\n".join(self.files))).hexdigest()
+        listing = bytes_sum(os.fsencode("\n".join(self.files)))
         self.identity: dict[str, Any] = {"kind": "folder", "name": self.folder.resolve().name}
         self.identity |= {"images": self.images, "listing_sha256": listing}
 

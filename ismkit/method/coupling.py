@@ -60,7 +60,8 @@ def checked_permutation(p: Tensor, n: int) -> Tensor:
 def assign(x0: Tensor, x1: Tensor) -> Tensor:
     """Find the permutation ``p`` that minimises ``sum_i |x0[p[i]] - x1[i]|^2``: exact optimal assignment.
 
-    Solved by SciPy's ``linear_sum_assignment``, in few dimensions by the network simplex of POT.
+    What mini-batch OT (arXiv 2302.00482) does with a batch, and iSM's scaling OT with a pool. Solved by SciPy's
+    ``linear_sum_assignment``, in few dimensions by the network simplex of POT.
 
     Args:
         x0: noise, (n, ...), any device.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -12,6 +13,21 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from ismkit.utils.checks import check_count, shown
+
+#: Where the classes are that wrap a network besides PyTorch's own for DDP: what is not imported has wrapped nothing.
+_WRAPPERS = ("torch._dynamo", "torch.distributed.fsdp", "deepspeed")
+
+
+def unwrapped(net: nn.Module) -> nn.Module:
+    """The plain network in one that is compiled or wrapped, by Accelerate's ``extract_model_from_parallel``.
+
+    Accelerate imports PyTorch's compiler and FSDP to look for them, in more than a second; if neither was imported, the
+    network is plain.
+    """
+    parallel = isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    if parallel or any(name in sys.modules for name in _WRAPPERS):
+        return extract_model_from_parallel(net, keep_torch_compile=False)
+    return net
 
 
 def ramped(decay: float, updates: int) -> float:
@@ -25,6 +41,8 @@ def ramped(decay: float, updates: int) -> float:
 
 def shares(decay: float, updates: int) -> Tensor:
     """Compute how much of each past state of the weights an average holds, with its warm-up ramp.
+
+    The weights of an exponential average, written out; the ramp is this kit's choice.
 
     Args:
         decay: of the average, in [0, 1).
@@ -111,7 +129,7 @@ class TwinEMA(nn.Module):
         if not isinstance(net, nn.Module):
             raise TypeError(f"net must be a torch.nn.Module, got {shown(net)}")
         super().__init__()
-        net = extract_model_from_parallel(net, keep_torch_compile=False)
+        net = unwrapped(net)
         decays = {fast: None, slow: None}  # one average where the two are equal
         self.averages = nn.ModuleList(_Average(net, decay) for decay in decays)
 
@@ -136,7 +154,7 @@ class TwinEMA(nn.Module):
         """
         if not isinstance(net, nn.Module):
             raise TypeError(f"net must be a torch.nn.Module, got {shown(net)}")
-        net = extract_model_from_parallel(net, keep_torch_compile=False)
+        net = unwrapped(net)
         for average in self.averages:
             average.update_parameters(net)  # type: ignore[operator]
 

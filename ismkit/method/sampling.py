@@ -329,6 +329,8 @@ def trajectory(
 ) -> Tensor:
     """Draw samples like :func:`sample` and keep every state on the way.
 
+    The states of SM, Alg. 2.
+
     Args:
         net: as in :func:`sample`, and so are all others.
         x0: noise, (B, ...).
@@ -395,8 +397,9 @@ def solve(
 ) -> Solution:
     """Draw samples by the ODE of the instantaneous velocity, ``dx/dt = s(x, t, 0, w, y)``, with adaptive steps.
 
-    The steps are torchdiffeq's, which the extra ``learn`` brings. They are the same for all rows: so the error of a row
-    depends a little on the others. Network calls are counted, for no setting says how many there will be.
+    The ODE is that of flow matching (arXiv 2210.02747). The steps are torchdiffeq's, which the extra ``learn`` brings.
+    They are the same for all rows: so the error of a row depends a little on the others. Network calls are counted, for
+    no setting says how many there will be.
 
     Args:
         net: a network in eval mode, also :class:`~ismkit.method.guidance.TwoPassCFG`.

@@ -34,6 +34,8 @@ EPS = 1e-8  # keeps the gradient of the root finite where a band is matched exac
 def l2(prediction: Tensor, target: Tensor, query: Query | None = None) -> Tensor:
     """Compute the mean squared error per sample.
 
+    The distance of flow matching (arXiv 2210.02747) and of SM, before iSM's wavelet distance.
+
     Args:
         prediction: (B, ...).
         target: (B, ...), of the same shape.
@@ -162,6 +164,8 @@ def dwt(x: Tensor, levels: int, wavelet: str = "haar") -> list[Tensor]:
 def idwt(bands: Sequence[Tensor], wavelet: str = "haar") -> Tensor:
     """Compute the inverse of :func:`dwt`.
 
+    The synthesis of Mallat (1989, IEEE PAMI 11); as the filters are orthonormal, it is the transpose.
+
     Args:
         bands: as :func:`dwt` returns them, fine to coarse.
         wavelet: the same as there.
@@ -258,7 +262,8 @@ def unit_weights(weights: Sequence[float]) -> tuple[float, ...]:
     """Scale weights so that their mean over all coefficients is 1: a white residual then costs what L2 costs.
 
     Level l holds ``3 / 4^l`` of the coefficients, the low-pass band ``1 / 4^L``. Distances scaled in this way differ in
-    how they treat their bands, not in the size of their gradients, to which a bound on the gradient would respond.
+    how they treat their bands, not in the size of their gradients, to which a bound on the gradient would respond. This
+    kit's choice.
 
     Args:
         weights: of the levels, fine to coarse, then of the low-pass band.

@@ -1,4 +1,4 @@
-"""The networks, trained ones as files (saved, loaded, released), and clothes drawn by them."""
+"""The networks, trained ones as files (saved, loaded, released), the small latent spaces, and what they draw."""
 
 import lazy_loader
 

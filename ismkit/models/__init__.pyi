@@ -6,8 +6,10 @@ from . import saved as saved
 from . import spaces as spaces
 from .autoencoder import SmallAutoencoder as SmallAutoencoder
 from .autoencoder import in_batches as in_batches
+from .drawing import Drawn as Drawn
 from .drawing import draw_clothes as draw_clothes
 from .drawing import draw_emoji as draw_emoji
+from .drawing import draw_model as draw_model
 from .drawing import draw_pictures as draw_pictures
 from .exporting import Exported as Exported
 from .exporting import ExportError as ExportError

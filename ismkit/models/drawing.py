@@ -1,9 +1,11 @@
-"""Pictures from a trained network: latents drawn by it, decoded by the autoencoder; no data set is read."""
+"""Pictures and points from a trained network; latents are decoded by the autoencoder, and no data set is read."""
 
 from __future__ import annotations
 
+import difflib
+import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,13 +14,142 @@ from ismkit.data.values import as_tensor
 from ismkit.method.path import Network, Source, draw_noise
 from ismkit.method.sampling import sample, trajectory
 from ismkit.models.autoencoder import SmallAutoencoder, in_batches
-from ismkit.models.saved import load_generator
+from ismkit.models.saved import Maker, check_normal, check_space, load_generator, load_named, sample_shape, space_of
 from ismkit.models.spaces import SPACES
 from ismkit.utils.checks import check_count, check_name, shown
 from ismkit.utils.seeding import stream
 
 #: Which classes to draw: their numbers, or their names.
 Labels = Tensor | Sequence[int] | Sequence[str]
+
+_LARGEST = {"images": 10_000, "points": 1_000_000}  # in one picture
+_EACH = {"images": 8, "points": 250}  # of a class, by default; where the classes are many, one image
+_IN_A_ROW = 16
+
+
+class Drawn(NamedTuple):
+    """What :func:`draw_model` has drawn.
+
+    Attributes:
+        samples: images (n, C, H, H) in [-1, 1], or points (n, 2), on the device.
+        y: the class of each, (n,) int64, on the CPU.
+        columns: of a sheet of the images, for :func:`ismkit.data.write_png`: one for each class, or where the classes
+            are many, blocks of some classes side by side.
+        title: the NFE and the guidance strength.
+
+    Example:
+        >>> from ismkit import draw_model
+        >>> drawn = draw_model("emoji", ["cat-face", "heart"], n=3, w=2.0)
+        >>> drawn.samples.shape, drawn.columns, drawn.title
+        (torch.Size([6, 3, 32, 32]), 2, '1 NFE, w = 2')
+    """
+
+    samples: Tensor
+    y: Tensor
+    columns: int
+    title: str
+
+
+def draw_model(
+    model: str | os.PathLike[str] = "ism_plus",
+    classes: Sequence[int | str] = (),
+    *,
+    n: int | None = None,
+    w: float = 1.0,
+    nfe: int = 1,
+    times: Sequence[float] | None = None,
+    renoise: bool = False,
+    seed: int = 0,
+    network: Maker | None = None,
+    device: torch.device | str = "cpu",
+) -> Drawn:
+    """Draw with a trained model, of clothes, emoji, pictures of your own or points in the plane: ``ismkit sample``.
+
+    Args:
+        model: the name of a released one, or a file of :func:`ismkit.models.saved.save_model`, as ``ismkit train``
+            writes it.
+        classes: labels, or names of clothes or emoji; by default all.
+        n: samples per class; by default 8 images, or 1 where the classes are more than 16, and 250 points.
+        w: guidance strength >= 0.
+        nfe: network evaluations per sample.
+        times: where steps begin and end, in place of ``nfe``.
+        renoise: jump to the data in each step, and go back by fresh noise.
+        seed: of the noise: equal arguments give equal samples.
+        network: the class of a network of your own, as for :func:`ismkit.models.saved.load_model`.
+        device: where all of this runs.
+
+    Returns:
+        The samples, their classes, and how to show them.
+
+    Raises:
+        CheckpointError: if the model cannot be read.
+        ValueError: for classes that the model does not know, more samples than a picture shows, a model of other
+            samples, what :func:`ismkit.method.sampling.sample` refuses, or a network that draws NaN or infinity.
+
+    Example:
+        Two pictures of each of two classes, in one step; then the points of a model of your own as a scatter plot:
+
+        >>> from ismkit import draw_model, write_png
+        >>> drawn = draw_model("ism_plus", ["Bag", 5], n=2)
+        >>> drawn.samples.shape, drawn.y, drawn.columns, drawn.title
+        (torch.Size([4, 1, 28, 28]), tensor([8, 5, 8, 5]), 2, '1 NFE, w = 1')
+        >>> write_png(drawn.samples, "out/samples.png", drawn.columns)  # doctest: +SKIP
+
+        >>> from ismkit.lessons import plot
+        >>> drawn = draw_model("out/runs/gaussians-0-KEY/model.safetensors", nfe=4)  # doctest: +SKIP
+        >>> plot.scatter(drawn.samples, drawn.y, drawn.title)  # doctest: +SKIP
+    """
+    if n is not None:
+        n = check_count("n", n)
+    net, card = load_named(model, network=network)
+    check_normal(card, model)
+    space = space_of(net)
+    shape = () if space else sample_shape(net, card)
+    kind = "points" if shape == (2,) else "images"
+    if kind == "images" and len(shape) != 3:
+        space = check_space(net, model)
+    if not isinstance(num_classes := getattr(net, "num_classes", None), int):
+        raise ValueError(f"{model} must hold a network with the attribute num_classes, {type(net).__name__} has none")
+    labels, columns = _layout(_chosen(classes, num_classes, space), n, kind)
+    y, net = torch.tensor(labels), net.to(device)
+    options: dict[str, Any] = {"w": w, "nfe": nfe, "times": times, "renoise": renoise, "seed": seed}
+    if space is not None:
+        samples = draw_pictures(space, y, net, device=device, **options)
+    elif kind == "images":
+        samples = draw_samples(y.to(device), net, shape, **options)[0].clamp(-1, 1)
+    else:
+        samples = draw_samples(y.to(device), net, shape, batch=len(y), **options)[0]
+    return Drawn(samples, y, columns, f"{nfe if times is None else len(times) - 1} NFE, w = {w:g}")
+
+
+def _chosen(classes: Sequence[int | str], num_classes: int, space: str | None) -> list[int]:
+    """The labels of classes by number or by name."""
+    if isinstance(classes, str) or not isinstance(classes, Sequence):
+        raise ValueError(f"classes must be a list of labels or names, got {shown(classes)}")
+    names = SPACES[space].classes if space else ()
+    found = []
+    for given in classes:
+        if given in names:
+            found.append(names.index(given))
+        elif (text := str(given)).isdecimal() and int(text) < num_classes:
+            found.append(int(text))
+        else:
+            near = [name for name in names if text in name] or difflib.get_close_matches(text, names) or names
+            or_names = f" or names, such as {', '.join(near[:3])}" if names else ""
+            raise ValueError(f"classes must be labels 0 .. {num_classes - 1}{or_names}, got {text}")
+    return found or list(range(num_classes))
+
+
+def _layout(classes: list[int], n: int | None, kind: str) -> tuple[list[int], int]:
+    """The label of each sample and the columns of the sheet: one for each class, or where they are many, in blocks."""
+    few = len(classes) <= _IN_A_ROW
+    n = n or (_EACH[kind] if few or kind == "points" else 1)
+    if len(classes) * n > _LARGEST[kind]:
+        raise ValueError(f"{kind} must be {_LARGEST[kind]} or fewer, got {len(classes)} classes x {n}")
+    if few:
+        return classes * n, len(classes)
+    blocks = [k for k in range(1, len(classes)) if len(classes) % k == 0 and n * k <= 1.5 * _IN_A_ROW]
+    return [label for label in classes for _ in range(n)], n * max(blocks, default=1)
 
 
 def draw_clothes(y: Labels, net: Network | None = None, **options: Any) -> Tensor:
@@ -203,8 +334,9 @@ def draw_samples(
         drawn.append(sample(net, noise, part, **options) if kept is None or k else kept[-1])
     samples, nfe = torch.cat(drawn), nfe if times is None else len(times) - 1
     if bad := int((~samples.isfinite()).flatten(1).any(1).sum()):
+        kind = "points" if tuple(shape) == (2,) else "images"
         raise ValueError(
-            f"net draws NaN or infinity in {bad} of {len(samples)} images at w = {w:g}, {nfe} NFE: its weights are "
+            f"net draws NaN or infinity in {bad} of {len(samples)} {kind} at w = {w:g}, {nfe} NFE: its weights are "
             "broken, or w is far above what it was trained on"
         )
     return samples, x0.new_empty(nfe + 1, 0, *shape) if kept is None else kept[:, :paths]

@@ -80,8 +80,33 @@ def drift(
     return (pull * of.sum(1, keepdim=True) - push * to.sum(1, keepdim=True)).to(x.dtype)
 
 
+class _Moving:
+    """What the rules of drifting share: each single step from noise is to end where its sample moves to."""
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuse a recipe that this rule is not valid in.
+
+        Raises:
+            ValueError: if rows are not single steps from noise to data, or targets not made by the online network.
+        """
+        if not isinstance(recipe.rows, OneStep):
+            raise ValueError(f"rows must be OneStep for drifting, got {type(recipe.rows).__name__}")
+        if recipe.fast:
+            raise ValueError(f"fast must be 0 for drifting, whose targets are the online network's, got {recipe.fast}")
+
+    def __call__(self, query: Query, velocity: Tensor, rows: Blocked, context: Context) -> Answer:
+        """Targets (B, ...) made by the fast average; see :class:`ismkit.method.recipes.TargetRule`."""
+        answer = context.fast(*query).to(velocity.dtype)
+        same = query.y[:, None] == query.y
+        return Answer(answer + self._move(query.x + answer, query.x + velocity, same))
+
+    def _move(self, samples: Tensor, data: Tensor, same: Tensor) -> Tensor:
+        """By how much each of the samples (B, ...) is to move; ``same`` says which rows have one label, (B, B)."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Drift:
+class Drift(_Moving):
     """Targets one drift away from what the network answers: ``sg(s + V)`` in rows of one step (arXiv 2602.04770).
 
     The samples ``x0 + s`` of a label are drawn to the data of the batch with that label, and away from the other
@@ -139,24 +164,12 @@ class Drift:
             check_number("each of the radii", radius, "above 0", 1e-300)
         check_count("levels", self.levels, 0)
 
-    def check(self, recipe: Recipe) -> None:
-        """Refuse a recipe that this rule is not valid in.
-
-        Raises:
-            ValueError: if rows are not single steps from noise to data, or targets not made by the online network.
-        """
-        _check_one_step(recipe)
-
-    def __call__(self, query: Query, velocity: Tensor, rows: Blocked, context: Context) -> Answer:
-        """Targets (B, ...) made by the fast average; see :class:`ismkit.method.recipes.TargetRule`."""
-        answer, samples, data, same = _one_step(query, velocity, context)
+    def _move(self, samples: Tensor, data: Tensor, same: Tensor) -> Tensor:
         others = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
         if self.levels:
             bands = zip(dwt(samples, self.levels), dwt(data, self.levels), strict=True)
-            moved = idwt([self._drift(*band, (same, others)) for band in bands])
-        else:
-            moved = self._drift(samples, data, (same, others))
-        return Answer(answer + moved)
+            return idwt([self._drift(*band, (same, others)) for band in bands])
+        return self._drift(samples, data, (same, others))
 
     def _drift(self, samples: Tensor, data: Tensor, fits: tuple[Tensor, Tensor]) -> Tensor:
         """The drift of all radii, shaped like the samples."""
@@ -172,7 +185,7 @@ class Drift:
 
 
 @dataclass(frozen=True)
-class SinkhornDrift:
+class SinkhornDrift(_Moving):
     """Targets one step down the Sinkhorn divergence from what the network answers, after W-Flow (arXiv 2605.11755).
 
     As :class:`Drift`, but samples move by plans of entropic optimal transport: to the mean of the data that a sample's
@@ -211,20 +224,10 @@ class SinkhornDrift:
         check_number("epsilon", self.epsilon, "above 0", 1e-300)
         check_count("iterations", self.iterations)
 
-    def check(self, recipe: Recipe) -> None:
-        """Refuse a recipe that this rule is not valid in.
-
-        Raises:
-            ValueError: if rows are not single steps from noise to data, or targets not made by the online network.
-        """
-        _check_one_step(recipe)
-
-    def __call__(self, query: Query, velocity: Tensor, rows: Blocked, context: Context) -> Answer:
-        """Targets (B, ...) made by the fast average; see :class:`ismkit.method.recipes.TargetRule`."""
-        answer, samples, data, same = _one_step(query, velocity, context)
+    def _move(self, samples: Tensor, data: Tensor, same: Tensor) -> Tensor:
         x = samples.flatten(1).double()
         moved = self._mean(x, data.flatten(1).double(), same) - self._mean(x, x, same)
-        return Answer(answer + moved.to(answer.dtype).view_as(answer))
+        return moved.to(samples.dtype).view_as(samples)
 
     def _mean(self, x: Tensor, points: Tensor, same: Tensor) -> Tensor:
         """The mean point that the mass of each sample goes to, (N, F)."""
@@ -234,20 +237,6 @@ class SinkhornDrift:
         for _ in range(self.iterations):
             plan = plan.log_softmax(0).log_softmax(1)
         return plan.exp() @ points
-
-
-def _check_one_step(recipe: Recipe) -> None:
-    """Refuse recipes whose rows are not single steps from noise to data, or whose targets have another network."""
-    if not isinstance(recipe.rows, OneStep):
-        raise ValueError(f"rows must be OneStep for drifting, got {type(recipe.rows).__name__}")
-    if recipe.fast:
-        raise ValueError(f"fast must be 0 for drifting, whose targets are the online network's, got {recipe.fast}")
-
-
-def _one_step(query: Query, velocity: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The network's answers, samples and data, (B, ...) each, and which rows have one label, (B, B)."""
-    answer = context.fast(*query).to(velocity.dtype)
-    return answer, query.x + answer, query.x + velocity, query.y[:, None] == query.y
 
 
 # The radii are those of the authors' code. In the plane larger ones learn sooner: eight Gaussians, batches of 256, one

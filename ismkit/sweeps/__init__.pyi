@@ -8,6 +8,8 @@ from .ladder import LADDER as LADDER
 from .ladder import SWEEPS as SWEEPS
 from .ladder import named_sweep as named_sweep
 from .runner import SweepError as SweepError
+from .runner import Swept as Swept
+from .runner import run_sweeps as run_sweeps
 from .runner import run_trials as run_trials
 from .studies import FOLDER as FOLDER
 from .studies import mean_interval as mean_interval

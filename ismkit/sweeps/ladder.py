@@ -6,7 +6,7 @@ and noise per seed, and as many steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, geometr
 from ismkit.models.nets import ToyMLP
 from ismkit.sweeps.sweep import Sweep, at_best, settings
 from ismkit.training.runs import MODULE_ATTRIBUTE, RUNS, Run, named_recipe
-from ismkit.utils.checks import shown
+from ismkit.utils.checks import check_count, shown
 from ismkit.utils.settings import change, import_named
 
 if TYPE_CHECKING:
@@ -264,24 +264,56 @@ def of_run(run: Run, recipes: Iterable[str]) -> Sweep:
     return Sweep(run.name, run.about, runs, (0, 1, 2), settings((1, 4), (0.0, 1.0), 1000))
 
 
-def named_sweep(name: str, recipes: Sequence[str] = ()) -> Sweep:
-    """A prepared sweep by its name, or that of a run over recipes.
+def named_sweep(
+    name: str,
+    recipes: Sequence[str] = (),
+    *,
+    values: Mapping[str, Sequence[Any]] | None = None,
+    seeds: int | None = None,
+    nfe: Sequence[int] = (),
+    w: Sequence[float] = (),
+    n: int | None = None,
+) -> Sweep:
+    """A prepared sweep by its name, or that of a run over recipes; as it is, or with another protocol.
 
     Args:
         name: of ``SWEEPS`` or of ``RUNS``; ``module:attribute`` for a sweep or a run of your own.
         recipes: names of ``NAMED`` or ``module:attribute``, for a run (default: ism; of your own run, its recipe).
+        values: to try of settings by their path, in all combinations, as for :meth:`ismkit.sweeps.sweep.Sweep.vary`.
+        seeds: their number: 0 .. seeds - 1; by default those of the sweep, of a run 3.
+        nfe: network evaluations per sample.
+        w: guidance strengths.
+        n: samples per setting. Where one of these three is given, the others are by default 1 and 4 NFE, w = 0 and 1,
+            and 1000 samples; without them the sweep has settings of its own.
 
     Returns:
         The sweep.
 
     Raises:
-        ValueError: for a name that is neither, or recipes with a prepared sweep.
+        ValueError: for a name that is neither, recipes with a prepared sweep, values that are refused, no seed, or
+            fewer than 100 samples.
 
     Example:
         >>> from ismkit import named_sweep
         >>> named_sweep("gaussians", ["flow", "ism"]).runs.keys()
         dict_keys(['flow', 'ism'])
+        >>> sweep = named_sweep("gaussians", values={"optim.lr": [1e-3, 2e-3]}, seeds=2, nfe=[1])
+        >>> list(sweep.runs), sweep.seeds, len(sweep.settings)
+        (['ism, lr=0.001', 'ism, lr=0.002'], (0, 1), 2)
     """
+    for argument, count in (("seeds", seeds), ("n", n)):
+        if count is not None and check_count(argument, count) > 1_000_000:
+            raise ValueError(f"{argument} must be at most 1000000, got {count}")
+    found = _found(name, recipes).vary(values or {})
+    if n is not None and n < 100:
+        raise ValueError(f"n, the samples per setting, must be at least 100, got {n}")
+    if len(nfe) or len(w) or n:
+        found = replace(found, settings=settings(tuple(nfe) or (1, 4), tuple(w) or (0.0, 1.0), n or 1000))
+    return replace(found, seeds=tuple(range(seeds))) if seeds else found
+
+
+def _found(name: str, recipes: Sequence[str]) -> Sweep:
+    """What :func:`named_sweep` names."""
     if isinstance(recipes, str) or not isinstance(recipes, Sequence):
         raise ValueError(f"recipes must be a list of names, got {shown(recipes)}")
     known: dict[str, Sweep | Run] = {**SWEEPS, **RUNS}

@@ -16,8 +16,8 @@ import math
 import os
 import tempfile
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -58,13 +58,36 @@ def share_devices(devices: Sequence[str], share: float, workers: int) -> list[st
     return (list(devices) * each)[:workers]
 
 
+@contextmanager
+def started(environments: Sequence[Mapping[str, str]], preload: Sequence[str] = ()) -> Iterator[list[Worker]]:
+    """Start the workers for :func:`run`, one in each environment, and end them with the block.
+
+    They import torch, which takes seconds, while the caller still checks what they are to do.
+
+    Args:
+        environments: environment variables of each worker, besides those of this process.
+        preload: names of the modules that they import at once.
+
+    Yields:
+        The workers.
+    """
+    workers: list[Worker] = []
+    with ExitStack() as outputs:
+        try:
+            for environment in environments:
+                workers.append(Worker(environment, outputs.enter_context(tempfile.TemporaryFile()), preload=preload))
+            yield workers
+        finally:
+            _end(workers)
+
+
 def run(
     task: Callable[[Item, Tell], Any],
     items: Sequence[Item],
     report: Callable[[Item, float], Any],
     *,
     restarts: int,
-    environments: Sequence[Mapping[str, str]],
+    workers: Sequence[Worker],
 ) -> Generator[tuple[Item, str | None]]:
     """Do all items in processes of this machine, each on one thread. See the contract at the top of this module.
 
@@ -73,7 +96,7 @@ def run(
         items: to be done, in this order.
         report: told how much of an item is done.
         restarts: how often an item is started again when its worker dies.
-        environments: environment variables of each worker, besides those of this process; as many workers.
+        workers: of :func:`started`; each ends when nothing is left for it.
 
     Yields:
         Each item when it ends, with None, or with the reason if it failed.
@@ -82,41 +105,40 @@ def run(
 
     waiting = deque((item, dumps(partial(task, item))) for item in items)
     deaths: Counter[bytes] = Counter()
-    workers: dict[Connection, Worker] = {}
+    busy: dict[Connection, Worker] = {}
     with ExitStack() as outputs:
 
-        def start(environment: Mapping[str, str]) -> None:
-            worker = Worker(environment, outputs.enter_context(tempfile.TemporaryFile()))
-            workers[worker.connection] = worker
+        def give(worker: Worker) -> None:
+            busy[worker.connection] = worker
             worker.give(*waiting.popleft())
 
         try:
-            for environment in environments[: len(items)]:
-                start(environment)
-            while workers:
-                for connection in wait(list(workers)):
-                    worker = workers[cast(Connection, connection)]
+            for worker in workers[: len(items)]:
+                give(worker)
+            while busy:
+                for connection in wait(list(busy)):
+                    worker = busy[cast(Connection, connection)]
                     item = worker.item
                     ended, value = worker.receive()
                     if ended is None:  # the worker died
-                        del workers[worker.connection]
+                        del busy[worker.connection]
                         deaths[worker.call] += 1
                         if ended := deaths[worker.call] > restarts:
                             value = f"its worker died {deaths[worker.call]} times, the last time {value}"
                         else:
                             waiting.appendleft((item, worker.call))
                         if waiting:
-                            start(worker.environment)
+                            give(Worker(worker.environment, outputs.enter_context(tempfile.TemporaryFile())))
                     elif not ended:
                         report(item, value)
                     elif waiting:
                         worker.give(*waiting.popleft())
                     else:
-                        workers.pop(worker.connection).end()
+                        busy.pop(worker.connection).end()
                     if ended:
                         yield item, value
         finally:
-            _end(list(workers.values()))
+            _end(list(busy.values()))
 
 
 def _end(workers: list[Worker]) -> None:

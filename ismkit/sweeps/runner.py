@@ -24,11 +24,11 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -49,10 +49,11 @@ from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.recipes import velocity_target
 from ismkit.models.saved import NETWORKS, check_saveable, load_sampler, save_model
 from ismkit.sweeps import cluster, processes
-from ismkit.sweeps.sweep import COLUMNS, Trial, table
+from ismkit.sweeps.sweep import COLUMNS, Sweep, Trial, summary, table, write_table
 from ismkit.training.options import Saving
 from ismkit.training.runs import Run, check_memory, check_run, train_run
-from ismkit.utils.files import expanded, locked
+from ismkit.utils.checks import check_kind
+from ismkit.utils.files import destination, expanded, locked, out_dir
 from ismkit.utils.keys import identity_sum
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.settings import describe
@@ -273,19 +274,21 @@ def _merged(trials: list[Trial]) -> dict[str, Trial]:
     return merged
 
 
-def _engine(
-    workers: int | None, gpus: float, address: str | None
-) -> Callable[..., Generator[tuple[Trial, str | None]]]:
-    """What does the trials: processes of this machine, or a cluster."""
+@contextmanager
+def _engine(workers: int | None, gpus: float, address: str | None, trials: int) -> Iterator[Engine]:
+    """What does the trials: processes of this machine, which start here and end with the block, or a cluster."""
     if not 0 <= gpus <= 1:
         raise ValueError(f"gpus must be 0, or the share of a GPU that a trial takes, up to 1, got {gpus}")
     if address is None:
-        return partial(processes.run, environments=_environments(workers or processes.cores(), gpus))
+        environments = _environments(workers or processes.cores(), gpus)[:trials]
+        with processes.started(environments, preload=(__name__,)) as begun:
+            yield partial(processes.run, workers=begun)
+        return
     if address in ("", "local"):
         raise ValueError(f"address must be that of a Ray cluster, HOST:PORT or auto, got {address!r}")
     if workers:
         raise ValueError(f"workers is for this machine alone, got {workers} beside the address {address!r}")
-    return partial(cluster.run, address=address, gpus=gpus)
+    yield partial(cluster.run, address=address, gpus=gpus)
 
 
 def run_trials(
@@ -345,8 +348,115 @@ def run_trials(
         raise ValueError("trials must be one or more, got none")
     if judge is not None:
         trials = [dataclasses.replace(trial, judge=judge) for trial in trials]
-    merged, engine = _merged(trials), _engine(workers, gpus, address)
-    _check_trainings(trial for trial in merged.values() if not _model(trial, folder).exists())
+    merged = _merged(trials)
+    with _engine(workers, gpus, address, len(merged)) as engine:  # its processes import torch during the checks
+        _check_trainings(trial for trial in merged.values() if not _model(trial, folder).exists())
+        failures = _all_done(merged, folder, engine, gpus, progress)
+    if failures:
+        raise SweepError(
+            f"{len(failures)} of {len(merged)} trials failed; what was done is in {folder}, and the same command does "
+            "the rest. " + "; ".join(failures)
+        )
+    return table(trials, folder)
+
+
+class Swept(NamedTuple):
+    """The result of :func:`run_sweeps`.
+
+    Attributes:
+        frame: :func:`ismkit.sweeps.sweep.table` of all trials.
+        text: mean and standard deviation of the first metric over the seeds, by variant, NFE and w.
+        path: of the Parquet file with the table.
+
+    Example:
+        The best variant of a table, such as :func:`run_sweeps` returns:
+
+        >>> from pathlib import Path
+        >>> import pandas as pd
+        >>> from ismkit.sweeps import Swept
+        >>> frame = pd.DataFrame({"variant": ["flow", "ism", "flow", "ism"], "w2": [0.41, 0.12, 0.39, 0.14]})
+        >>> swept = Swept(frame, text="", path=Path("out/sweeps/gaussians.parquet"))
+        >>> swept.frame.groupby("variant").w2.mean().idxmin()
+        'ism'
+    """
+
+    frame: pd.DataFrame
+    text: str
+    path: Path
+
+
+def run_sweeps(
+    sweeps: Sweep | Iterable[Sweep],
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    judge: GivenJudge | None = None,
+    **options: Any,
+) -> Swept:
+    """Train and score sweeps, which share their trainings, and write one table: ``ismkit sweep``.
+
+    A call that was killed is resumed by the same call.
+
+    Args:
+        sweeps: one or several, as :func:`ismkit.sweeps.ladder.named_sweep` gives them, or your own.
+        folder: of results, models and checkpoints; by default ``out/sweeps``.
+        path: of the table, a Parquet file; by default ``NAME.parquet`` in that folder.
+        judge: what scores all trials, in place of each sweep's own.
+        options: those of :func:`run_trials`: ``workers``, ``gpus``, ``address`` and ``progress``.
+
+    Returns:
+        The table, as text and in its file.
+
+    Raises:
+        ValueError: before any work, as :func:`run_trials`; also for points and pictures at once, or two judges.
+        CheckpointError, ClusterError, SweepError: as :func:`run_trials`.
+        OSError: if the table cannot be written there, before any work.
+
+    Example:
+        Two learning rates, two seeds of each, in some minutes of a CPU:
+
+        >>> from ismkit import named_sweep, run_sweeps
+        >>> sweep = named_sweep("gaussians", values={"optim.lr": [1e-3, 2e-3]}, seeds=2)
+        >>> swept = run_sweeps(sweep, "out/sweeps")  # doctest: +SKIP
+        >>> print(swept.text)  # doctest: +SKIP
+
+        Scores of other kinds do not go into one table:
+
+        >>> run_sweeps([sweep, named_sweep("fashion-smoke")])
+        Traceback (most recent call last):
+            ...
+        ValueError: points and pictures are scored by other metrics, or by two judges: sweep one kind at a time
+    """
+    plans = [sweeps] if isinstance(sweeps, Sweep) else list(sweeps)
+    for plan in plans:
+        check_kind("sweeps", plan, Sweep)
+    if judge is not None:
+        plans = [dataclasses.replace(plan, judge=judge) for plan in plans]
+    trials = [trial for plan in plans for trial in plan.trials()]
+    if len({str(trial.judged_by or trial.run.space) for trial in trials}) > 1:
+        raise ValueError("points and pictures are scored by other metrics, or by two judges: sweep one kind at a time")
+    folder = sweeps_folder() if folder is None else expanded(folder)
+    path = folder / f"{'_'.join(plan.name for plan in plans)}.parquet" if path is None else expanded(path)
+    destination(path)  # what cannot be written is refused before any work
+    frame = run_trials(trials, folder, **options)
+    written = write_table(frame, path)
+    others = {*COLUMNS, *(name for trial in trials for name, _ in trial.labels)}
+    metric = next(name for name in frame if name not in others)
+    lines = []
+    for plan in plans:
+        part = frame[frame["sweep"] == plan.name]
+        text = summary(part[part.n == part.n.min()], metric).to_string()
+        lines.append(f"{plan.name}: {metric}, mean ± standard deviation over the seeds\n{text}")
+    return Swept(frame, "\n".join(lines), written)
+
+
+def sweeps_folder() -> Path:
+    """Where sweeps leave their results by default."""
+    return out_dir() / "sweeps"
+
+
+def _all_done(merged: dict[str, Trial], folder: Path, engine: Engine, gpus: float, progress: bool | None) -> list[str]:
+    """Let an engine do what is left of all trials; those that failed, with the reason."""
     total, done = sum(trial.cost for trial in merged.values()), dict.fromkeys(merged, 0.0)
     ended, failures = 0, []
     with (
@@ -368,9 +478,4 @@ def run_trials(
                     bar.write(f"failed: {failures[-1]}")
                 else:
                     report(trial, trial.cost)
-    if failures:
-        raise SweepError(
-            f"{len(failures)} of {len(merged)} trials failed; what was done is in {folder}, and the same command does "
-            "the rest. " + "; ".join(failures)
-        )
-    return table(trials, folder)
+    return failures

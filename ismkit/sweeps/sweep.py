@@ -6,7 +6,6 @@ A *trial* is one run with one seed; :mod:`ismkit.sweeps.runner` does trials side
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import math
 import os
@@ -23,7 +22,7 @@ from ismkit.method.recipes import velocity_target
 from ismkit.sweeps.studies import mean_interval
 from ismkit.training.runs import Run, change_run
 from ismkit.utils.checks import as_integer, check_kind, shown
-from ismkit.utils.files import DataError, json_sum, replacing
+from ismkit.utils.files import DataError, bytes_sum, json_sum, replacing
 from ismkit.utils.keys import add_cells, cells, identity
 from ismkit.utils.settings import get
 from ismkit.utils.store import Store
@@ -365,7 +364,7 @@ def _table_sum(frame: pd.DataFrame) -> str:
 
     rows = pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes()
     names = [[str(name), str(kind)] for name, kind in frame.dtypes.items()]
-    return json_sum([names, len(frame), hashlib.sha256(rows).hexdigest()])
+    return json_sum([names, len(frame), bytes_sum(rows)])
 
 
 def _check_columns(frame: pd.DataFrame, metric: str, *columns: str) -> None:

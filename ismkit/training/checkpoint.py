@@ -20,10 +20,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ismkit.method.ema import unwrapped
 from ismkit.training.distributed import distribute, full_tensor, on_main_process, reshard
 from ismkit.utils.checks import check_form
 from ismkit.utils.store import Store
@@ -304,7 +304,7 @@ def resume_run(
 
 def _layout(net: nn.Module, optimizer: Optimizer, extra_modules: Modules) -> tuple[State, State]:
     """What the modules and the optimiser's settings are (the tensors themselves), and its parameters by name."""
-    net = extract_model_from_parallel(net, keep_torch_compile=False)
+    net = unwrapped(net)
     reshard(net)
     state: State = {f"net.{name}": value for name, value in net.state_dict().items()}
     for prefix, module in extra_modules.items():

@@ -37,10 +37,10 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
     broadcast,
     broadcast_object_list,
-    extract_model_from_parallel,
 )
 from torch import Tensor, nn
 
+from ismkit.method.ema import unwrapped
 from ismkit.utils.files import locked
 
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: try again
@@ -186,7 +186,7 @@ def recompute(net: nn.Module) -> bool:
 
 def is_wrapped(net: nn.Module) -> bool:
     """Whether ``net`` is compiled, wrapped for DDP, or sharded."""
-    return _is_sharded(net) or extract_model_from_parallel(net, keep_torch_compile=False) is not net
+    return _is_sharded(net) or unwrapped(net) is not net
 
 
 def shard(net: nn.Module, accelerator: Accelerator, *, keep_gathered: bool = False) -> None:

@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ismkit.data import colour, sets
 from ismkit.data.batches import Batches, ClassGroups
@@ -642,7 +643,7 @@ def check_memory(run: Run, num_classes: int, together: bool = True) -> None:
     import psutil
 
     try:
-        with warnings.catch_warnings(), torch.device("meta"):
+        with warnings.catch_warnings(), torch.device("meta"), _Unfilled():
             warnings.simplefilter("ignore")  # they come again when it is built
             net = run.build(num_classes)
     except Exception as error:  # it may be code of anyone
@@ -663,6 +664,20 @@ def check_memory(run: Run, num_classes: int, together: bool = True) -> None:
             f"net must fit into the {has / 2**30:.1f} GiB of this machine, got a {type(net).__name__} of {count:.2g} "
             f"parameters: {what} take {needed / 2**30:.3g} GiB; at most about {count * has / needed:.2g} parameters fit"
         )
+
+
+class _Unfilled(TorchFunctionMode):
+    """Normal draws on the meta device are left out: for this no-op alone PyTorch imports its compiler, in over 1 s."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, nn.init.normal_):
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)
 
 
 def training_bytes(net: nn.Module) -> int:

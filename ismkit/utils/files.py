@@ -307,6 +307,23 @@ def file_sum(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def bytes_sum(data: bytes | bytearray | memoryview) -> str:
+    """Compute the SHA-256 checksum of bytes.
+
+    Args:
+        data: the bytes.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Example:
+        >>> from ismkit.utils.files import bytes_sum
+        >>> bytes_sum(b"abc")
+        'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'
+    """
+    return hashlib.sha256(data).hexdigest()
+
+
 def json_sum(value: Any) -> str:
     """Compute the SHA-256 checksum of a JSON value, whatever the order of its keys.
 
@@ -330,7 +347,7 @@ def json_sum(value: Any) -> str:
         text = json.dumps(value, sort_keys=True)
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"value must be JSON, got {shown(value)}: {error}") from error
-    return hashlib.sha256(text.encode()).hexdigest()
+    return bytes_sum(text.encode())
 
 
 class DataError(Exception):
@@ -408,12 +425,12 @@ def verify_sha256(path: Path, expected: str, size: int | None = None, remedy: st
         DataError: if the file is missing, truncated or altered.
 
     Example:
-        >>> import hashlib
         >>> import tempfile
         >>> from pathlib import Path
         >>> from ismkit import DataError
         >>> from ismkit.utils import verify_sha256
-        >>> expected = hashlib.sha256(b"0123456789").hexdigest()
+        >>> from ismkit.utils.files import bytes_sum
+        >>> expected = bytes_sum(b"0123456789")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "digits"
         ...     _ = path.write_bytes(b"0123456789")

@@ -11,7 +11,6 @@ import dataclasses
 import dis
 import enum
 import functools
-import hashlib
 import importlib.util
 import inspect
 import linecache
@@ -24,7 +23,7 @@ from functools import partial
 from pathlib import PurePath
 from typing import Any
 
-from ismkit.utils.files import json_sum
+from ismkit.utils.files import bytes_sum, json_sum
 from ismkit.utils.settings import in_kit, plain
 
 #: Metadata of a dataclass's field that changes no result: ``field(metadata=UNKEYED)``.
@@ -140,7 +139,7 @@ def _text(value: Any, path: str, around: tuple[Any, ...]) -> str | None:
     if value is None or type(value) in (bool, int, float, complex, str):
         return repr(value)
     if isinstance(value, bytes | bytearray):
-        return f"bytes {hashlib.sha256(value).hexdigest()}"
+        return f"bytes {bytes_sum(value)}"
     if isinstance(value, enum.Enum):
         return f"{_name(type(value))}.{value.name}"
     if isinstance(value, PurePath):
@@ -226,7 +225,7 @@ def _tensor(value: Any) -> str | None:
         value = numpy.ascontiguousarray(value).reshape(-1).view(numpy.uint8)
     else:
         return None
-    return f"{kind} {shape} {hashlib.sha256(value.data).hexdigest()}"
+    return f"{kind} {shape} {bytes_sum(value.data)}"
 
 
 def _function(function: types.FunctionType, path: str, around: tuple[Any, ...]) -> str:

@@ -22,9 +22,10 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
+from importlib import import_module
 from multiprocessing.connection import Connection, Pipe, wait
 from queue import SimpleQueue
 from threading import Thread
@@ -238,16 +239,24 @@ class Worker:
         environment: variables of its environment, besides those of this process.
         out: a temporary file, for what it prints.
         err: one for its standard error; by default the same.
+        preload: names of modules that it imports before its first call, while its parent does something else.
     """
 
     item: Any
     call: bytes
 
-    def __init__(self, environment: Mapping[str, str], out: IO[bytes], err: IO[bytes] | None = None) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        out: IO[bytes],
+        err: IO[bytes] | None = None,
+        preload: Sequence[str] = (),
+    ) -> None:
         self.environment, self.out, self.err = environment, out, err
         self._passed = {out: 0, err: 0}
         self.connection, there = Pipe()
-        program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({there.fileno()})"
+        served = f"{there.fileno()}, {list(preload)!r}"
+        program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({served})"
         with there:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", program],
@@ -307,11 +316,12 @@ class Worker:
         return ": ".join([how, *last.decode(errors="replace").strip().splitlines()[-1:]])
 
 
-def serve(handle: int) -> None:
+def serve(handle: int, preload: Sequence[str] = ()) -> None:
     """What a worker runs: one call after another, as long as its parent lives.
 
     Args:
         handle: the file descriptor of its end of the pipe.
+        preload: names of modules to import first.
     """
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # no print may end the work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches workers, too; the parent ends them
@@ -327,6 +337,9 @@ def serve(handle: int) -> None:
         os._exit(1)  # the parent is no more: on other systems, or when it died before prctl
 
     Thread(target=receive, daemon=True).start()
+    for name in preload:
+        with suppress(Exception):  # the call that needs the module fails by the same error, and can report it
+            import_module(name)
     while True:
         connection.send((True, do(calls.get(), lambda value: connection.send((False, value)))))
 

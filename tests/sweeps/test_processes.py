@@ -21,7 +21,8 @@ from tests.waiting import ENDS, check_that_workers_end_with_their_parent, gone
 def outcomes(task: Callable[[Any, Tell], Any], items: list[Any], workers: int = 2, **options: Any) -> dict[Any, Any]:
     environments = options.pop("environments", [{}] * workers)
     report = options.pop("report", lambda item, done: None)
-    return dict(processes.run(task, items, report, restarts=2, environments=environments, **options))
+    with processes.started(environments[: len(items)]) as begun:
+        return dict(processes.run(task, items, report, restarts=2, workers=begun, **options))
 
 
 # ---------------------------------------------------------------- outcomes
@@ -142,7 +143,8 @@ def test_an_item_whose_worker_always_dies_fails_by_name_and_the_rest_is_done() -
 
 START = """
 from ismkit.sweeps import processes
-list(processes.run(work, [0, 1, 2], lambda item, done: None, restarts=0, environments=[{}] * 2))
+with processes.started([{}] * 2) as begun:
+    list(processes.run(work, [0, 1, 2], lambda item, done: None, restarts=0, workers=begun))
 """
 
 
@@ -157,9 +159,21 @@ def test_closed_early_nothing_is_left() -> None:
             time.sleep(600)
 
     before = set(psutil.Process().children())  # others' tests may have left one that still ends
-    engine = processes.run(task, [0, 1, 2], lambda item, done: None, restarts=0, environments=[{}] * 2)
-    assert next(engine) == (0, None)
-    workers = set(psutil.Process().children()) - before
-    assert len(workers) == 2
-    engine.close()
-    assert gone([worker.pid for worker in workers])
+    with processes.started([{}] * 2) as begun:
+        engine = processes.run(task, [0, 1, 2], lambda item, done: None, restarts=0, workers=begun)
+        assert next(engine) == (0, None)
+        workers = set(psutil.Process().children()) - before
+        assert len(workers) == 2
+        engine.close()
+        assert gone([worker.pid for worker in workers])
+
+
+def test_workers_import_before_they_are_given_anything_and_end_unused() -> None:
+    def task(item: int, tell: Tell) -> None:
+        tell("colorsys" in sys.modules)  # type: ignore[arg-type]
+
+    seen: list[Any] = []
+    with processes.started([{}] * 2, preload=["no_such_module", "colorsys"]) as begun:
+        found = list(processes.run(task, [0], lambda item, done: seen.append(done), restarts=0, workers=begun))
+    assert (found, seen) == ([(0, None)], [True])
+    assert gone([worker.process.pid for worker in begun])

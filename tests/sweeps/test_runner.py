@@ -45,7 +45,7 @@ from ismkit.utils.seeding import stream
 from ismkit.utils.weights import CheckpointError
 from tests.conftest import ROOT
 from tests.options import train_run
-from tests.waiting import SECONDS, wait_until
+from tests.waiting import SECONDS, gone, wait_until
 
 SETTINGS = (Setting(1, 0.0, 64), Setting(4, 1.0, 64, 3))
 THREE = Setting(3, 0.0, 64)
@@ -280,6 +280,67 @@ def test_a_value_that_does_not_fit_is_refused_before_any_trial(
         runner.run_trials(trials if path != "recipe.coupling.classes" else trials[1:], tmp_path / "new")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "new").exists()
+
+
+def test_workers_start_before_the_checks_and_a_refusal_ends_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They import torch meanwhile; more than there are trials are not started."""
+    before, begun = set(psutil.Process().children()), []
+
+    def check(trials: Any) -> None:
+        begun.extend(set(psutil.Process().children()) - before)
+        raise ValueError("refused")
+
+    monkeypatch.setattr(runner, "_check_trainings", check)
+    trials = [Trial("ism", tiny(), seed, SETTINGS) for seed in range(2)]
+    with pytest.raises(ValueError, match="refused"):
+        runner.run_trials(trials, tmp_path / "new", workers=5)
+    assert len(begun) == 2
+    assert gone([worker.pid for worker in begun])
+    assert not (tmp_path / "new").exists()
+
+
+START = """
+import sys, time
+import torch
+began = time.process_time()
+from ismkit import named_sweep
+from ismkit.sweeps import runner
+from ismkit.utils.workers import Worker
+
+class Started(Exception):
+    pass
+
+def stop(*_, **__):
+    raise Started
+
+runner.processes.run = stop
+try:
+    runner.run_trials(named_sweep("gaussians").trials(), sys.argv[1], workers=1)
+except Started:
+    print(time.process_time() - began)
+"""
+
+
+@pytest.mark.slow
+def test_the_first_trial_starts_within_3_seconds_of_computing_beyond_torch(tmp_path: Path) -> None:
+    """In CPU seconds, which a busy machine hardly stretches: of the parent up to its engine, and then of a worker."""
+
+    def task(item: int, tell: Callable[[float], Any]) -> None:  # pickled as it is, without what this module imports
+        import torch  # noqa: F401
+
+        began = time.process_time()
+        importlib.import_module("ismkit.sweeps.runner")
+        tell(time.process_time() - began)
+
+    command = [sys.executable, "-c", START, str(tmp_path)]
+    taken = [float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)]
+    with runner.processes.started([{}]) as begun:
+        engine = runner.processes.run(task, [0], lambda _, s: taken.append(s), restarts=0, workers=begun)
+        assert list(engine) == [(0, None)]
+    assert len(taken) == 2
+    assert sum(taken) < 3, taken
 
 
 def test_what_is_trained_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,8 +61,7 @@ def train(name: str, path: str | os.PathLike[str], seed: int = 0) -> tuple[dict[
     if name == "gaussians_shortcut":
         state = train_run(run := gaussians_run(), seed, saving=Saving(save_every=2000, resume=True))
         scores = {f"{nfe} NFE": modes(copy.deepcopy(state.ema.slow).half().float(), nfe) for nfe in (1, 2, 4, 128)}
-        card = {"run": describe(run), "steps": state.step, "seed": seed, "licence": "Apache-2.0", "scores": scores}
-        return card, save_model(state.ema.slow, path, card, torch.float16)
+        return _save(run, state, seed, path, scores)
     if name == "fashion_features":
         classifier = train_features(fashion_mnist("train"), seed=seed)
         text = {"accuracy": f"{accuracy(classifier, fashion_mnist('test')):.4f}"}
@@ -135,6 +134,12 @@ def release(run: Run, state: TrainState, seed: int, path: str | os.PathLike[str]
     net = copy.deepcopy(state.ema.slow).half().float()
     rows = JUDGES[run.space].load().table(net, **SCORED)  # type: ignore[arg-type]
     scores = {f"{row['nfe']} NFE, w = {row['w']:g}": dict(row) for row in rows}
+    return _save(run, state, seed, path, scores)
+
+
+def _save(
+    run: Run, state: TrainState, seed: int, path: str | os.PathLike[str], scores: dict[str, Any]
+) -> tuple[dict[str, Any], str]:
     card = {"run": describe(run), "steps": state.step, "seed": seed, "licence": "Apache-2.0", "scores": scores}
     return card, save_model(state.ema.slow, path, card, torch.float16)
 
