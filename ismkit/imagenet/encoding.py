@@ -19,11 +19,12 @@ import numpy as np
 import torch
 
 from ismkit.data.decoding import NoPictureError
+from ismkit.data.values import missing_classes, warn_of_missing
 from ismkit.imagenet.latents import (
     FILE,
+    Latents,
     latents_store,
     moment_sums,
-    read_manifest,
     statistics,
     write_file,
     write_manifest,
@@ -265,6 +266,7 @@ def encode(
     Raises:
         ValueError: if workers is below 1, or the job is not possible.
         DataError: for a corrupt image, a full disk, a worker that died; finished files are kept.
+        UserWarning: a warning, when all is encoded, for classes without images.
 
     Example:
         Every image is stored twice, as it is and mirrored:
@@ -298,7 +300,12 @@ def encode(
             job.run(rank, world, tick)
         elif todo:
             _encode_in_processes(job, workers, rank, world, tick)
-    return None if job.finish() is None else read_manifest(job.folder)
+    if job.finish() is None:
+        return None
+    data = Latents(job.folder)
+    missing = missing_classes(data.y, data.num_classes)
+    warn_of_missing(missing, data.num_classes, "no network that is trained on these latents learns them")
+    return data.manifest
 
 
 def _encode_in_processes(job: Encoding, workers: int, rank: int, world: int, tick: Tick) -> None:

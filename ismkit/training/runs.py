@@ -470,6 +470,8 @@ def change_run(run: Run, path: str, value: Any) -> Run:
     check_kind("run", run, Run)
     if isinstance(path, str) and path == "recipe" and isinstance(value, str):
         return dataclasses.replace(run, recipe=run.adapt(named_recipe(value)))
+    if isinstance(path, str) and path.startswith("net.grid.") and not getattr(run.net, "keywords", {}).get("grid"):
+        raise ValueError(f"{path} has no value: the network takes the grid of the recipe, recipe.rows.grid.n")
     return change(run, path, value)
 
 
