@@ -105,8 +105,20 @@ class Pictures:
         return iter(())
 
 
+def many() -> data.Labelled:
+    return MANY
+
+
+def study(**options: Any) -> Any:
+    return sweeps.run_study(f"{tempfile.mkdtemp(dir='.')}/study.json", **options)
+
+
+def nothing_done() -> Any:
+    yield from ()
+
+
 MANY = data.Labelled(normal(40, 2), torch.arange(40) % 2, 2, ("a", "b"))
-SHORT = replace(RUNS["gaussians"], load=lambda: MANY, steps=1, batch_size=16, net=partial(ToyMLP, width=8, depth=1))
+SHORT = replace(RUNS["gaussians"], load=many, steps=1, batch_size=16, net=partial(ToyMLP, width=8, depth=1))
 TRIAL = sweeps.Trial("own", replace(SHORT, load=partial(data.two_moons, 64, 0)), 0, (Setting(1, 0.0, 20),))
 SMALL = evaluation.load_extractor("small")
 
@@ -119,8 +131,8 @@ def saved() -> Path:
 def without_processes(**options: Any) -> Any:
     """The sweep up to the processes that do it."""
     with (
-        mock.patch("ismkit.sweeps.processes.run", return_value=iter(())),
-        mock.patch("ismkit.sweeps.cluster.run", return_value=iter(())),
+        mock.patch("ismkit.sweeps.processes.run", return_value=nothing_done()),
+        mock.patch("ismkit.sweeps.cluster.run", return_value=nothing_done()),
     ):
         return sweeps.run_trials(progress=False, **options)
 
@@ -844,10 +856,10 @@ CALLS: dict[str, Call] = {
         lambda found, given: len(found) == 0,
     ),
     "run_study": Call(
-        partial(sweeps.run_study, "study.json"),
+        study,
         {"variants": {"own": RUNS["gaussians"]}, "seeds": [0, 1], "work": lambda run, seed: {"loss": 0.5}},
         lambda found, given: len(found) == len(given["variants"]) * len(set(given["seeds"])),
-        names=("variants", "seed"),
+        names=("variants", "seed", "value"),
     ),
     "Sweep": Call(
         sweeps.Sweep,

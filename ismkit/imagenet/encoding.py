@@ -33,8 +33,10 @@ from ismkit.imagenet.latents import PLAN as FORM_OF_PLAN
 from ismkit.imagenet.pixels import decoded
 from ismkit.imagenet.sources import Source
 from ismkit.imagenet.vae import ImageVAE
+from ismkit.utils.checks import as_integer, check_count, check_kind, shown
 from ismkit.utils.files import DataError, replacing
 from ismkit.utils.progress import progress_bar
+from ismkit.utils.settings import check_types
 from ismkit.utils.store import Store
 from ismkit.utils.workers import Tell, WorkerError, run_group
 
@@ -68,7 +70,8 @@ class Encoding:
         skip_corrupt: list images that cannot be read or decoded and leave them out; else the first one is an error.
 
     Raises:
-        ValueError: if ``side``, ``batch_size`` or ``threads`` is below 1.
+        ValueError: if ``side``, ``batch_size`` or ``threads`` is below 1, or a value of another type.
+        TypeError: if the source is none.
 
     Example:
         Two units, done one at a time by two processes that share a folder:
@@ -100,9 +103,12 @@ class Encoding:
     skip_corrupt: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
+        if not callable(getattr(self.source, "read", None)):
+            raise TypeError(f"source must be the images, see open_source, got {shown(self.source)}")
+        object.__setattr__(self, "folder", Path(self.folder))
         for name in ("side", "batch_size", "threads"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            object.__setattr__(self, name, check_count(name, getattr(self, name)))
 
     def begin(self) -> None:
         """Make the folder, or check that what it holds is of the same job, and that the disk has room for the rest.
@@ -284,8 +290,8 @@ def encode(
         >>> manifest["images"], manifest["rows"], manifest["shape"]
         (4, 8, [4, 4, 4])
     """
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
+    check_kind("job", job, Encoding)
+    workers, world, rank = check_count("workers", workers), check_count("world", world), as_integer(rank, "rank")
     if not 0 <= rank < world:
         raise ValueError(f"rank must lie in [0, world = {world}), got {rank}")
     job.begin()

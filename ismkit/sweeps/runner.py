@@ -52,6 +52,7 @@ from ismkit.sweeps import cluster, processes
 from ismkit.sweeps.sweep import COLUMNS, Trial, table
 from ismkit.training.options import Saving
 from ismkit.training.runs import Run, check_memory, check_run, train_run
+from ismkit.utils.checks import as_tuple, check_count, check_kind, check_number
 from ismkit.utils.files import expanded, locked
 from ismkit.utils.keys import identity_sum
 from ismkit.utils.progress import progress_bar
@@ -277,8 +278,10 @@ def _engine(
     workers: int | None, gpus: float, address: str | None
 ) -> Callable[..., Generator[tuple[Trial, str | None]]]:
     """What does the trials: processes of this machine, or a cluster."""
-    if not 0 <= gpus <= 1:
-        raise ValueError(f"gpus must be 0, or the share of a GPU that a trial takes, up to 1, got {gpus}")
+    check_number("gpus", gpus, "0, or the share of a GPU that a trial takes, up to 1", 0, 1)
+    if workers is not None:
+        workers = check_count("workers", workers)
+    check_kind("address", address, str, type(None))
     if address is None:
         return partial(processes.run, environments=_environments(workers or processes.cores(), gpus))
     if address in ("", "local"):
@@ -340,9 +343,9 @@ def run_trials(
         >>> frame = run_trials(sweep.trials(), "out/sweeps/dims")  # doctest: +SKIP
         >>> frame[["variant", "seed", "nfe", "w2"]]  # doctest: +SKIP
     """
-    trials, folder = list(trials), expanded(folder).absolute()
-    if not trials:
-        raise ValueError("trials must be one or more, got none")
+    trials = list(as_tuple("trials", trials, Trial, least=1))
+    check_kind("folder", folder, str, os.PathLike)
+    folder = expanded(folder).absolute()
     if judge is not None:
         trials = [dataclasses.replace(trial, judge=judge) for trial in trials]
     merged, engine = _merged(trials), _engine(workers, gpus, address)

@@ -380,10 +380,10 @@ def test_a_truncated_shard_is_made_anew(made: Path, photos: Path, vae: str, tmp_
 def test_options_out_of_range_are_refused(photos: Path, vae: str, tmp_path: Path) -> None:
     this = job(photos, vae, tmp_path / "latents")
     for name in ("side", "batch_size", "threads"):
-        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1, got 0"):
             replace(this, **{name: 0})
     with pytest.raises(ValueError, match="side must be a multiple of 8"):
         encode(replace(this, side=20), progress=False)
-    with pytest.raises(ValueError, match="workers must be at least 1"):
+    with pytest.raises(ValueError, match="workers must be an integer of at least 1, got 0"):
         encode(this, workers=0)
     assert not this.folder.exists()
