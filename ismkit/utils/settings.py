@@ -181,7 +181,7 @@ def _unset(path: str, rest: str, kind: Any) -> ValueError:
     """The error for a part of what is None: it says what that can be."""
     holder = path.removesuffix(f".{rest}")
     kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    names = [each.__name__ for each in kinds if isinstance(each, type) and dataclasses.is_dataclass(each)]
+    names = [each.__name__ for each in kinds if dataclasses.is_dataclass(each) and isinstance(each, type)]
     remedy = f"set {holder} first, in Python, to a {' or a '.join(names)}" if names else f"it can be {wanted(kind)}"
     return ValueError(f"no setting {rest!r} in {holder}, which is None: {remedy}")
 
