@@ -41,7 +41,7 @@ FAULTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "A4": (
         "labels out of range were trained as null, and classes without data scored",
-        "labels 0 and 5 were encoded as six classes without a word; a data set of two classes with labels 1, 2 was trained",
+        "labels 0 and 5 were encoded as six classes without a word; labels 1 and 2 of two classes were trained",
         (
             "tests/data/test_sets.py::test_labelled_refuses",
             "tests/training/test_loop.py::test_labels_of_a_data_set_that_says_no_classes_are_compared_with_the_network",
