@@ -6,6 +6,7 @@ What takes long is replaced: a training stops in its first step, and nothing is 
 import importlib
 import random
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,7 +45,7 @@ GIVEN: dict[str, list[str]] = {
     "lab": [],
 }
 #: Of each option, beside no value at all and two values with another option.
-VALUES_EACH = max(1, TRIES // 5)
+VALUES_EACH = max(1, TRIES // 10)
 #: Names of notebooks: some that are there, and some that look like it.
 NOTEBOOKS = ("00", "01", "0", "00_tiny", "00_tiny.ipynb", "notebooks/00_tiny.ipynb", "folder.ipynb", "broken.ipynb")
 
@@ -58,8 +59,23 @@ def stopped(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with some of all that arguments may name."""
+    folder = tmp_path_factory.mktemp("prepared")
+    (folder / "notebooks").mkdir()
+    nbformat.write(tiny(["pass"], f"{PARAMETERS}\npairs = (1, 2)"), folder / "notebooks" / "00_tiny.ipynb")
+    nbformat.write(tiny(["pass"]), folder / "notebooks" / "01_other.ipynb")
+    (folder / "broken.ipynb").write_text('{"cells": [{}]}')
+    (folder / "folder.ipynb").mkdir()
+    a_file(folder)
+    (folder / "folder").mkdir()
+    photo_folder(folder / "photos", per_class=1, side=16)
+    return folder
+
+
 @pytest.fixture
-def quick(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, notebooks: Path) -> Ismkit:
+def quick(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, prepared: Path) -> Ismkit:
     """The commands without what takes long."""
 
     def run(trials: list[Any], *_: Any, **__: Any) -> pd.DataFrame:
@@ -89,12 +105,8 @@ def quick(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, note
     monkeypatch.setattr("papermill.execute_notebook", copied)
     monkeypatch.setattr("ismkit.cli.lab.subprocess", SimpleNamespace(call=lambda command: 0))
     monkeypatch.setattr("ismkit.cli.lab.doctor", SimpleNamespace(command=lambda: 0))
-    nbformat.write(tiny(["pass"], f"{PARAMETERS}\npairs = (1, 2)"), notebooks / "00_tiny.ipynb")
-    (tmp_path / "broken.ipynb").write_text('{"cells": [{}]}')
-    (tmp_path / "folder.ipynb").mkdir()
-    a_file(tmp_path)
-    (tmp_path / "folder").mkdir()
-    photo_folder(tmp_path / "photos", per_class=1, side=16)
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr("ismkit.lessons.notebooks.NOTEBOOKS", tmp_path / "notebooks")
     return ismkit_
 
 

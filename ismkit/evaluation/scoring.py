@@ -110,7 +110,7 @@ def evaluate(
     """
     images = images or ImageOptions()
     check_kind("images", images, ImageOptions)
-    steps, strengths = as_tuple("nfe", nfe, least=1), as_tuple("w", w, least=1)
+    steps, strengths = as_tuple("nfe", nfe, empty=False), as_tuple("w", w, empty=False)
     settings = [Setting(k, strength, 1000 if n is None else n, seed) for k in steps for strength in strengths]
     for setting in settings:
         setting.check()

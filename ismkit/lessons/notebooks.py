@@ -131,13 +131,13 @@ def refresh(source: Path, timeout: int = 1800) -> None:
 
 
 def _read(path: Path) -> NotebookNode:
-    """The notebook in a file of format 4; NotebookError for any other file."""
+    """The notebook in a file; NotebookError for any other file."""
     import nbformat
 
     with _named(path):
-        notebook = nbformat.from_dict(json.loads(path.read_text("utf-8")))
-        nbformat.validate(notebook)
-    return notebook
+        text = path.read_text("utf-8")
+        nbformat.validate(json.loads(text))  # to read it would only log what is not valid
+        return nbformat.reads(text, as_version=4)
 
 
 @contextmanager

@@ -343,7 +343,7 @@ def run_trials(
         >>> frame = run_trials(sweep.trials(), "out/sweeps/dims")  # doctest: +SKIP
         >>> frame[["variant", "seed", "nfe", "w2"]]  # doctest: +SKIP
     """
-    trials = list(as_tuple("trials", trials, Trial, least=1))
+    trials = list(as_tuple("trials", trials, Trial, empty=False))
     check_kind("folder", folder, str, os.PathLike)
     folder = expanded(folder).absolute()
     if judge is not None:

@@ -220,21 +220,21 @@ def check_kind(name: str, value: Any, *kinds: type) -> None:
         raise TypeError(f"{name} must be a {' or a '.join(kind.__name__ for kind in kinds)}, got {shown(value)}")
 
 
-def as_tuple(name: str, values: Any, *kinds: type, least: int = 0) -> tuple[Any, ...]:
+def as_tuple(name: str, values: Any, *kinds: type, empty: bool = True) -> tuple[Any, ...]:
     """Read several values as a tuple, and refuse what is no list of them.
 
     Args:
         name: of the argument, for the message.
         values: a list, a tuple, a range or anything else that gives them in turn; a text is none.
         kinds: types of the values; by default they may be anything.
-        least: how many there must be.
+        empty: whether there may be none.
 
     Returns:
         The values.
 
     Raises:
         TypeError: for one value in place of several, or one of another type.
-        ValueError: for fewer.
+        ValueError: for none where there must be some.
 
     Example:
         >>> from ismkit.utils.checks import as_tuple
@@ -251,8 +251,8 @@ def as_tuple(name: str, values: Any, *kinds: type, least: int = 0) -> tuple[Any,
     for value in read:
         if kinds:
             check_kind(f"each of {name}", value, *kinds)
-    if len(read) < least:
-        raise ValueError(f"{name} must be {least} or more, got {len(read)}")
+    if not read and not empty:
+        raise ValueError(f"{name} must be one or more, got none: {shown(values)}")
     return read
 
 
