@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ from ismkit.sweeps import cluster, processes
 from ismkit.sweeps.sweep import COLUMNS, Trial, table
 from ismkit.training.options import Saving
 from ismkit.training.runs import Run, check_memory, check_run, train_run
-from ismkit.utils.checks import as_tuple, check_count, check_kind, check_number
+from ismkit.utils.checks import as_tuple, check_count, check_kind, shown
 from ismkit.utils.files import expanded, locked
 from ismkit.utils.keys import identity_sum
 from ismkit.utils.progress import progress_bar
@@ -278,7 +279,8 @@ def _engine(
     workers: int | None, gpus: float, address: str | None
 ) -> Callable[..., Generator[tuple[Trial, str | None]]]:
     """What does the trials: processes of this machine, or a cluster."""
-    check_number("gpus", gpus, "0, or the share of a GPU that a trial takes, up to 1", 0, 1)
+    if not isinstance(gpus, Real) or isinstance(gpus, bool) or not 0 <= gpus <= 1:
+        raise ValueError(f"gpus must be 0, or the share of a GPU that a trial takes, up to 1, got {shown(gpus)}")
     if workers is not None:
         workers = check_count("workers", workers)
     check_kind("address", address, str, type(None))
