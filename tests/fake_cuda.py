@@ -105,6 +105,9 @@ class _Functions(TorchFunctionMode):
                 return args[0].cpu().tolist()
             if func is Tensor.numpy:
                 raise TypeError("can't convert cuda:0 device type tensor to numpy: use Tensor.cpu()")
+            if func is Tensor.new_tensor and not isinstance(args[1], Tensor):
+                kwargs = {"dtype": args[0].dtype, "device": CUDA} | kwargs
+                return _from_numbers(torch.tensor, args[1:], kwargs)
         if func is Tensor.cuda:
             func, args = Tensor.to, (args[0], CUDA)
         names = (str, torch.device) if func is Tensor.to else torch.device

@@ -24,6 +24,7 @@ WAITS: dict[str, Callable[[Tensor], Any]] = {
     "copied from the CPU": lambda x: x.copy_(torch.zeros(4)),
     "as_tensor": lambda x: torch.as_tensor([1.0, 2.0], device=x.device),
     "tensor": lambda x: torch.tensor(3.0, device="cuda"),
+    "new_tensor": lambda x: x.new_tensor([1.0, 2.0]),
     "tensor of a tensor": lambda x: torch.tensor([x[0], 1.0]),
     "nonzero": lambda x: x.nonzero(),
     "where": lambda x: torch.where(x > 0),

@@ -8,11 +8,14 @@ import inspect
 import io
 import json
 import math
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -91,6 +94,60 @@ def still_features(x: Tensor) -> Tensor:
 
 def rng() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+class Pictures:
+    """No pictures: nothing of a job is done before it is begun."""
+
+    units, images, class_names, left_alone, identity = 0, 0, (), (), {}
+
+    def read(self, unit: int) -> Any:
+        return iter(())
+
+
+def many() -> data.Labelled:
+    return MANY
+
+
+def study(**options: Any) -> Any:
+    return sweeps.run_study(f"{tempfile.mkdtemp(dir='.')}/study.json", **options)
+
+
+def nothing_done() -> Any:
+    yield from ()
+
+
+MANY = data.Labelled(normal(40, 2), torch.arange(40) % 2, 2, ("a", "b"))
+SHORT = replace(RUNS["gaussians"], load=many, steps=1, batch_size=16, net=partial(ToyMLP, width=8, depth=1))
+TRIAL = sweeps.Trial("own", replace(SHORT, load=partial(data.two_moons, 64, 0)), 0, (Setting(1, 0.0, 20),))
+SMALL = evaluation.load_extractor("small")
+
+
+def saved() -> Path:
+    models.save_model(ToyMLP(width=8, depth=1, num_classes=2), "saved.safetensors", {})
+    return Path("saved.safetensors")
+
+
+def without_processes(**options: Any) -> Any:
+    """The sweep up to the processes that do it."""
+    with (
+        mock.patch("ismkit.sweeps.processes.started", return_value=nullcontext([])),
+        mock.patch("ismkit.sweeps.processes.run", return_value=nothing_done()),
+        mock.patch("ismkit.sweeps.cluster.run", return_value=nothing_done()),
+    ):
+        return sweeps.run_trials(progress=False, **options)
+
+
+def encoded(job: Any, **options: Any) -> Any:
+    """A job of two pictures, alone or before it is divided among processes."""
+    if job is None:
+        pictures = data.photo_folder(tempfile.mkdtemp(dir="."), per_class=1, side=16)
+        for kind in ("coffee", "rocket"):
+            shutil.rmtree(pictures / kind)
+        source, vae = ismkit.imagenet.open_source([pictures]), ismkit.imagenet.write_tiny_vae(pictures / ".vae")
+        job = ismkit.imagenet.Encoding(source, str(vae), Path(tempfile.mkdtemp(dir=".")), side=16, threads=1)
+    with mock.patch("ismkit.imagenet.encoding._encode_in_processes", lambda job, workers, rank, world, tick: job.run()):
+        return ismkit.imagenet.encode(job, progress=False, **options) or {"rows": 4}
 
 
 Right = Callable[[Any, dict[str, Any]], Any]
@@ -524,6 +581,12 @@ CALLS: dict[str, Call] = {
         {"n": 2, "side": 4, "seed": 0, "shrink": 2},
         lambda found, given: found.shape == (1, given["side"], given["side"]),
     ),
+    "read_sheet": Call(
+        lambda **options: data.read_sheet(data.write_png(OTHERS, "sheet.png", columns=2, scale=1), **options),
+        {"side": 4, "gap": 1},
+        lambda found, given: found.shape[2] == given["side"],
+        names=("sheet.png",),
+    ),
     "tile": Call(data.tile, {"images": IMAGES, "columns": 2}, lambda found, _: np.isfinite(found).all()),
     "write_png": Call(
         data.write_png,
@@ -664,6 +727,65 @@ CALLS: dict[str, Call] = {
         },
         lambda found, given: found.step == given["steps"],
     ),
+    "train_run": Call(
+        partial(training.train_run, progress=False),
+        {
+            "run": SHORT,
+            "seed": 0,
+            "data": MANY,
+            "engine": training.Engine(),
+            "saving": training.Saving("trained", resume=True),
+            "hooks": (),
+        },
+        lambda found, given: found.step == given["run"].steps,
+        names=("x", "row", "y"),
+    ),
+    "launch": Call(
+        training.launch,
+        {
+            "run": SHORT,
+            "seed": 0,
+            "engine": training.Engine(),
+            "saving": training.Saving("launched", resume=True),
+            "logging": training.Logging(tracker="none"),
+            "trackers": None,
+            "hooks": (),
+        },
+        lambda found, given: found.step == given["run"].steps,
+    ),
+    "Tracking": Call(
+        training.Tracking,
+        {
+            "open": lambda step: [],
+            "rows": 8,
+            "grid": GRID,
+            "every": 2,
+            "flops": 1e9,
+            "devices": 1,
+            "samples": None,
+            "samples_every": 4,
+            "settings": {},
+        },
+        kept,
+    ),
+    # ------------------------------------------------------------ imagenet
+    "Encoding": Call(
+        ismkit.imagenet.Encoding,
+        {
+            "source": Pictures(),
+            "vae": "sd-vae-ft-mse",
+            "folder": Path("latents"),
+            "revision": None,
+            "side": 256,
+            "batch_size": 32,
+            "threads": 1,
+            "skip_corrupt": False,
+        },
+        kept,
+    ),
+    "encode": Call(
+        encoded, {"job": None, "workers": 1, "rank": 0, "world": 1}, lambda found, given: found["rows"] == 4
+    ),
     # ------------------------------------------------------------ evaluation
     "FeatureJudge": Call(
         evaluation.FeatureJudge,
@@ -721,7 +843,30 @@ CALLS: dict[str, Call] = {
         {"images": torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "about": {}, "keep": 10},
         lambda found, given: found.about["images"] == len(given["images"]),
     ),
+    "evaluate": Call(
+        lambda **options: evaluation.evaluate(saved(), judge=PointJudge(MANY, CPU), device="cpu", **options).rows,
+        {"nfe": [1, 2], "w": [0.0, 1.0], "n": 20, "seed": 0},
+        lambda found, given: len(found) == len(given["nfe"]) * len(given["w"]),
+    ),
+    "ImageJudge.check": Call(
+        lambda **options: evaluation.ImageJudge(
+            Decoded(), evaluation.fidelity.choose(["is"], "small"), {"small": SMALL}, {}, Path("judged"), {}
+        ).check(**options),
+        {"net": DRAWS, "settings": [Setting(1, 0.0, 10)]},
+        names=("nfe", "n", "setting", "w"),
+    ),
     # ------------------------------------------------------------ sweeps
+    "run_trials": Call(
+        without_processes,
+        {"trials": [TRIAL], "folder": "sweep", "judge": None, "workers": 1, "gpus": 0.0, "address": None},
+        lambda found, given: len(found) == 0,
+    ),
+    "run_study": Call(
+        study,
+        {"variants": {"own": RUNS["gaussians"]}, "seeds": [0, 1], "work": lambda run, seed: {"loss": 0.5}},
+        lambda found, given: len(found) == len(given["variants"]) * len(set(given["seeds"])),
+        names=("variants", "seed", "value"),
+    ),
     "Sweep": Call(
         sweeps.Sweep,
         {
@@ -849,58 +994,36 @@ CALLS: dict[str, Call] = {
 }
 TYPED = "a type or a protocol: nothing to call"
 ERROR = "an error"
-FILE = "its arguments are paths: what lies there is damaged in test_hostile_files"
+READ = "its argument is a file, which test_hostile_files damages, or tests/models for the released ones"
+WRITE = "it writes what it is given where it is told: places that cannot be written are tried in tests/utils/test_files"
+PLACE = "its arguments are folders and names: what is not there, or of another kind, is tried in the test of its module"
 RECORD = "a record that the kit fills itself"
 INNER = "a part of a rule, which is called in each step: what it gets was admitted by the training step"
+HANDED_ON = "it hands its arguments on: to Accelerate or tqdm, or to what is called above and in tests of its module"
 NOTHING = "it has no argument, or uses none"
-PARTS = "what it is made of is called above; trained and run as a whole in tests/training, sweeps and evaluation"
+STARTS = "it starts processes, which takes seconds: mistakes are tried in tests/utils/test_workers and test_launcher"
+PROGRAM = "its file is a program of the reader's, which Python runs: mistakes are tried in tests/lessons/test_workbook"
 ELSEWHERE = {
     **dict.fromkeys(("Network", "Source", "TargetRule", "Term", "Guide", "StochasticDataset", "Distance"), TYPED),
     **dict.fromkeys(("Blocked", "Judge", "Change"), TYPED),
     **dict.fromkeys(("CheckpointError", "DataError", "WorkerError", "PictureError", "DivergenceError"), ERROR),
     **dict.fromkeys(("Preempted", "SweepError", "ClaimError", "ExportError", "CourseError"), ERROR),
-    **dict.fromkeys(("file_sum", "verify_sha256", "read_weights", "load_weights", "load_model", "load_sampler"), FILE),
-    **dict.fromkeys(("load_generator", "load_reference", "load_autoencoder", "read_picture", "picture_files"), FILE),
-    **dict.fromkeys(("Latents", "SampleSet", "read_table", "write_table", "table", "scalars", "ImageFolder"), FILE),
-    **dict.fromkeys(("replacing", "replacing_path", "open_latents", "imagenet_latents", "small_vae", "Workbook"), FILE),
-    **dict.fromkeys(
-        (
-            "open_source",
-            "fashion_latents",
-            "emoji_latents",
-            "load_emoji_autoencoder",
-            "write_tiny_vae",
-            "export_npz",
-            "export_png",
-        ),
-        FILE,
-    ),
-    **dict.fromkeys(("read_sheet", "make_course", "load_gaussians"), FILE),
+    **dict.fromkeys(("read_weights", "load_weights", "load_model", "load_sampler", "load_reference"), READ),
+    **dict.fromkeys(("load_autoencoder", "read_picture", "Latents", "SampleSet", "read_table", "open_source"), READ),
+    **dict.fromkeys(("load_generator", "load_emoji_autoencoder", "load_gaussians", "verify_sha256"), READ),
+    **dict.fromkeys(("replacing", "replacing_path", "write_table", "write_tiny_vae", "make_course"), WRITE),
+    **dict.fromkeys(("export_npz", "export_png"), WRITE),
+    **dict.fromkeys(("file_sum", "picture_files", "table", "scalars", "ImageFolder", "open_latents"), PLACE),
+    **dict.fromkeys(("imagenet_latents", "small_vae", "fashion_latents", "emoji_latents"), PLACE),
+    "Workbook": PROGRAM,
     **dict.fromkeys(("Mapped", "PictureFiles", "ImageVAE", "Reference", "Scores", "StepReport", "TrainState"), RECORD),
-    **dict.fromkeys(("Answer", "Context", "Solution", "Exported", "Drawn", "Swept"), RECORD),
+    **dict.fromkeys(("Answer", "Context", "Solution", "Exported", "Drawn", "Swept", "Space", "EmojiNames"), RECORD),
+    **dict.fromkeys(("FashionJudge", "EmojiJudge", "SpaceJudge", "Claim", "KillAt"), RECORD),
     **dict.fromkeys(("ask", "derivative", "posterior_velocity", "one_step_samples"), INNER),
-    **dict.fromkeys(
-        (
-            "FashionJudge",
-            "EmojiJudge",
-            "SpaceJudge",
-            "Space",
-            "EmojiNames",
-            "ImageJudge",
-            "ImageOptions",
-            "Claim",
-            "KillAt",
-            "Tracking",
-        ),
-        RECORD,
-    ),
     **dict.fromkeys(("in_checkout", "out_dir", "velocity_target", "data_folders", "weights_file"), NOTHING),
-    **dict.fromkeys(
-        ("run_group", "accelerator", "launch", "launch_processes", "train_run", "encode", "make_latents"), PARTS
-    ),
-    **dict.fromkeys(
-        ("evaluate", "run_study", "run_trials", "run_sweeps", "progress_bar", "paper_tables", "Encoding"), PARTS
-    ),
+    **dict.fromkeys(("accelerator", "progress_bar", "paper_tables", "ImageOptions", "run_sweeps"), HANDED_ON),
+    **dict.fromkeys(("run_group", "launch_processes"), STARTS),
+    "make_latents": HANDED_ON,
 }
 
 

@@ -4,16 +4,19 @@ What takes long is replaced: a training stops in its first step, and nothing is 
 """
 
 import importlib
+import random
+import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import nbformat
 import pandas as pd
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+import tyro
 from torch import Tensor
 
 from ismkit import cli
@@ -41,8 +44,8 @@ GIVEN: dict[str, list[str]] = {
     "notebook": ["00"],
     "lab": [],
 }
-
-
+#: Of each option, beside no value at all and two values with another option.
+VALUES_EACH = max(1, TRIES // 10)
 #: Names of notebooks: some that are there, and some that look like it.
 NOTEBOOKS = ("00", "01", "0", "00_tiny", "00_tiny.ipynb", "notebooks/00_tiny.ipynb", "folder.ipynb", "broken.ipynb")
 
@@ -56,8 +59,23 @@ def stopped(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with some of all that arguments may name."""
+    folder = tmp_path_factory.mktemp("prepared")
+    (folder / "notebooks").mkdir()
+    nbformat.write(tiny(["pass"], f"{PARAMETERS}\npairs = (1, 2)"), folder / "notebooks" / "00_tiny.ipynb")
+    nbformat.write(tiny(["pass"]), folder / "notebooks" / "01_other.ipynb")
+    (folder / "broken.ipynb").write_text('{"cells": [{}]}')
+    (folder / "folder.ipynb").mkdir()
+    a_file(folder)
+    (folder / "folder").mkdir()
+    photo_folder(folder / "photos", per_class=1, side=16)
+    return folder
+
+
 @pytest.fixture
-def quick(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, notebooks: Path) -> Ismkit:
+def quick(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, prepared: Path) -> Ismkit:
     """The commands without what takes long."""
 
     def run(trials: list[Any], *_: Any, **__: Any) -> pd.DataFrame:
@@ -73,6 +91,7 @@ def quick(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, note
         return torch.zeros(len(y), 1, 2, 2)
 
     monkeypatch.setattr("ismkit.training.loop.training_step", stopped)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *_, **__: None)
     monkeypatch.setattr("ismkit.sweeps.runner.run_trials", run)
     monkeypatch.setattr("ismkit.models.drawing.draw_clothes", draw)
     monkeypatch.setattr("ismkit.models.exporting._program", stopped)
@@ -86,35 +105,53 @@ def quick(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, note
     monkeypatch.setattr("papermill.execute_notebook", copied)
     monkeypatch.setattr("ismkit.cli.lab.subprocess", SimpleNamespace(call=lambda command: 0))
     monkeypatch.setattr("ismkit.cli.lab.doctor", SimpleNamespace(command=lambda: 0))
-    nbformat.write(tiny(["pass"], f"{PARAMETERS}\npairs = (1, 2)"), notebooks / "00_tiny.ipynb")
-    (tmp_path / "broken.ipynb").write_text('{"cells": [{}]}')
-    (tmp_path / "folder.ipynb").mkdir()
-    a_file(tmp_path)
-    (tmp_path / "folder").mkdir()
-    photo_folder(tmp_path / "photos", per_class=1, side=16)
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr("ismkit.lessons.notebooks.NOTEBOOKS", tmp_path / "notebooks")
     return ismkit_
 
 
+POSITIONAL = get_args(tyro.conf.Positional[int])[1]
+EXTRA = {"lab": ["NOTEBOOK", "--no-browser", "--port"], "notebook": ["--parameter of a notebook"]}
+
+
 def options(command: str) -> list[str]:
+    """Each option, and in capitals each argument that is given by its place."""
     module = importlib.import_module(f"ismkit.cli.{command}")
     if hasattr(module, "call"):  # its options are those of JupyterLab
-        return ["--no-browser", "--port"]
-    return [f"--{name.replace('_', '-')}" for name in cli.kinds(module)]
+        return EXTRA[command]
+    hints = get_type_hints(module.command, include_extras=True)
+    placed = {name for name, hint in hints.items() if POSITIONAL in get_args(hint)}
+    named = [name.upper() if name in placed else f"--{name.replace('_', '-')}" for name in cli.kinds(module)]
+    return named + EXTRA.get(command, [])
 
 
-@st.composite
-def arguments(draw: st.DrawFn, command: str) -> list[str]:
-    """One option or two, each with a value or more, among the arguments that the command needs."""
+def given(command: str, option: str, values: list[str], joined: bool) -> list[str]:
+    """Arguments in which one option has some values, among those without which the command does nothing."""
     found = list(GIVEN[command])
-    if command in ("notebook", "lab") and draw(st.booleans()):  # which notebook
-        found[:1] = [draw(st.sampled_from((*VALUES, *NOTEBOOKS)))]
-    if command == "notebook" and draw(st.booleans()):
-        name = draw(st.sampled_from(("profile", "seed", "flag", "text", "pairs", *VALUES)))
-        found += ["-p", name, draw(st.sampled_from(VALUES))]
-    for option in draw(st.lists(st.sampled_from(options(command)), min_size=1, max_size=2, unique=True)):
-        values = draw(st.lists(st.sampled_from(VALUES), max_size=1 + draw(st.integers(0, 1))))
-        found += [f"{option}={values[0]}"] if values and draw(st.booleans()) else [option, *values]
-    return found
+    if option.isupper():
+        return [*values, *found[1:]]
+    if option == "--parameter of a notebook":
+        return [*found, "-p", (values or ["seed"])[0] if joined else "seed", *values[-1:]]
+    if option == "--parameter" and len(values) == 1:  # it takes two
+        values = ["steps", *values]
+    return [*found, f"{option}={values[0]}", *values[1:]] if values and joined else [*found, option, *values]
+
+
+def tries(command: str) -> Iterator[tuple[str, list[list[str]]]]:
+    """Each option of a command, and lines of arguments: without a value, with each kind of value, and beside another.
+
+    What is drawn depends on the names alone, so that it stays when an option is added.
+    """
+    known = options(command)
+    for option in known:
+        draw = random.Random(f"{command} {option}")
+        values = (*VALUES, *NOTEBOOKS) if option in ("NOTEBOOK", "NOTEBOOKS") else VALUES
+        single = draw.sample(values, min(VALUES_EACH, len(values)))
+        lines = [given(command, option, [value], draw.random() < 0.5) for value in single]
+        two = given(command, option, draw.sample(values, 2), False)
+        if other := [each for each in known if each.startswith("--")]:
+            two += [draw.choice(other), *draw.sample(VALUES, 1)]
+        yield option, [*lines, given(command, option, [], False), two]
 
 
 def ends_in_words(answer: Any) -> bool:
@@ -131,8 +168,20 @@ def ends_in_words(answer: Any) -> bool:
     return answer.status == 0
 
 
-@pytest.mark.parametrize("command", GIVEN)
-@given(st.data())
-@settings(max_examples=TRIES, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_every_option_is_read_or_refused_in_one_line(command: str, quick: Ismkit, drawn: st.DataObject) -> None:
-    ends_in_words(quick(command, *drawn.draw(arguments(command))))
+TRIED = [(command, option, lines) for command in GIVEN for option, lines in tries(command)]
+IDS = [" ".join(tried[:2]) for tried in TRIED]
+
+
+@pytest.mark.parametrize(("command", "option", "lines"), TRIED, ids=IDS)
+def test_every_option_is_read_or_refused_in_one_line(
+    command: str, option: str, lines: list[list[str]], quick: Ismkit
+) -> None:
+    for arguments in lines:
+        ends_in_words(quick(command, *arguments))
+
+
+@pytest.mark.parametrize("command", [command for command in GIVEN if command != "lab"])
+def test_these_options_are_those_of_the_help(command: str, quick: Ismkit) -> None:
+    listed = re.findall(r"^[│|]? *(?:-\w [^,]*, |-\w, )?(--[a-z][a-z-]*)", quick(command, "--help").out, re.MULTILINE)
+    known = [option for option in options(command) if not option.isupper() and option not in EXTRA.get(command, [])]
+    assert sorted(listed) == sorted([*known, "--help"])

@@ -4,11 +4,14 @@ What comes of it is exactly what was written, or an error of the kit that names 
 """
 
 import io
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,23 +20,31 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ismkit.data import colour
+from ismkit.data.colour import emoji
+from ismkit.data.fashion import find_fashion_mnist, read_fashion_mnist
 from ismkit.data.photos import photo_folder
+from ismkit.data.pictures import read_sheet, write_png
 from ismkit.evaluation.extractors import load_extractor
-from ismkit.evaluation.judges import Setting
+from ismkit.evaluation.judges import FeatureNet, Setting, load_features
 from ismkit.evaluation.reference import folder_images, load_reference, make_reference
 from ismkit.evaluation.samples import SampleSet, draw
 from ismkit.imagenet.encoding import Encoding, encode
 from ismkit.imagenet.latents import Latents
-from ismkit.imagenet.sources import open_source
+from ismkit.imagenet.sources import open_source, read_class_names
 from ismkit.imagenet.vae import ImageVAE, write_tiny_vae
+from ismkit.lessons.notebooks import execute
 from ismkit.models.nets import DiT, ToyMLP
 from ismkit.models.saved import load_model, save_model
+from ismkit.models.spaces import FashionAutoencoder, load_autoencoder
 from ismkit.sweeps.studies import run_study
 from ismkit.sweeps.sweep import read_table, write_table
 from ismkit.training import checkpoint
 from ismkit.training.runs import RUNS
 from ismkit.utils.store import Store
-from tests.commandline import fill
+from ismkit.utils.weights import save_weights
+from tests.commandline import PARAMETERS, fill, tiny
+from tests.conftest import ROOT
 from tests.hostile import TRIES, of_the_kit
 
 
@@ -190,6 +201,61 @@ def read_vae(path: Path) -> Any:
     return ImageVAE.load(path.parent).state_dict()
 
 
+def an_autoencoder(folder: Path, seed: int) -> Path:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        save_weights(FashionAutoencoder(), folder / "a.safetensors", {})
+    return folder / "a.safetensors"
+
+
+def a_classifier(folder: Path, seed: int) -> Path:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        save_weights(FeatureNet(), folder / "f.safetensors", {})
+    return folder / "f.safetensors"
+
+
+def idx(folder: Path, seed: int) -> Path:
+    """Labels of Fashion-MNIST: a file is known by its name, so that the other one is of the other split."""
+    name = ("t10k", "train")[seed] + "-labels-idx1-ubyte.gz"
+    folder.mkdir()
+    return Path(shutil.copy(find_fashion_mnist() / name, folder / name))
+
+
+def the_emoji(folder: Path, seed: int) -> Path:
+    """The set as it is: a file is known by its name, so that the other one is the table."""
+    shutil.copytree(ROOT / "data" / "emoji", folder / "emoji")
+    return folder / "emoji" / ("emoji.png", "emoji.csv")[seed]
+
+
+def read_emoji(path: Path) -> Any:
+    colour._read.cache_clear()
+    data = emoji("test", root=path.parent.parent)
+    return path.name, data.x, data.y, data.class_names
+
+
+def a_sheet(folder: Path, seed: int) -> Path:
+    return write_png(numbers(seed)[:, :, None, None].expand(-1, -1, 6, 6).tanh(), folder / "s.png", columns=5, scale=1)
+
+
+def names_of_classes(folder: Path, seed: int) -> Path:
+    folder.mkdir()
+    (folder / "names.txt").write_text("".join(f"class {seed} {name}\n" for name in ("tench", "goldfish", "Öhr")))
+    return folder / "names.txt"
+
+
+def a_notebook(folder: Path, seed: int) -> Path:
+    folder.mkdir()
+    nbformat.write(tiny([f"print({seed})", "pass"], PARAMETERS), folder / "01_own.ipynb")
+    return folder / "01_own.ipynb"
+
+
+def read_notebook(path: Path) -> Any:
+    """What the kernel would get: papermill, which starts it, only copies the file."""
+    with mock.patch("papermill.execute_notebook", lambda source, target, *_, **__: shutil.copy(source, target)):
+        return execute(path, path.parent / "out", {"seed": "3"}).read_bytes()
+
+
 class Format(NamedTuple):
     """How a file is written in a new folder, from a seed, and how it is read; whether it holds a sum of its contents.
 
@@ -221,6 +287,13 @@ FORMATS = {
     "GIF": Format(picture("gif"), read_image, sums=False),
     "BMP": Format(picture("bmp"), read_image, sums=False),
     "tar file": Format(a_tar, read_tar, sums=False),
+    "autoencoder": Format(an_autoencoder, lambda path: load_autoencoder(path).state_dict()),
+    "classifier": Format(a_classifier, lambda path: load_features(path).state_dict()),
+    "Fashion-MNIST": Format(idx, read_fashion_mnist),
+    "emoji": Format(the_emoji, read_emoji),
+    "sheet": Format(a_sheet, lambda path: read_sheet(path, 6)),
+    "names of classes": Format(names_of_classes, read_class_names, sums=False),
+    "notebook": Format(a_notebook, read_notebook, sums=False),
     "weights of a VAE": Format(a_vae, read_vae, sums=False),  # known by the sum of the file, which latents hold
 }
 

@@ -1,4 +1,8 @@
-"""A few kills of what no other test kills as a whole; ``python -m tests.kills`` does all jobs, many times."""
+"""A few kills of what no other test kills as a whole; ``python -m tests.kills`` does all jobs, many times.
+
+A notebook is killed by hand alone: one start of the job takes more than 40 s of a core, and a round has three. What it
+trains and sweeps is killed here and in tests/training and tests/sweeps.
+"""
 
 import json
 from pathlib import Path

@@ -156,7 +156,9 @@ def plainly(message: str, command: ModuleType, arguments: Sequence[str]) -> str:
 def kinds(command: ModuleType) -> dict[str, Any]:
     """The type of each option, those of its groups among them."""
     found: dict[str, Any] = {}
-    for name, kind in get_type_hints(command.command).items():
+    hints = get_type_hints(command.command)
+    hints.pop("return", None)
+    for name, kind in hints.items():
         found |= get_type_hints(kind) if dataclasses.is_dataclass(kind) else {name: kind}
     return found
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ismkit.data.decoding import decode_picture
+from ismkit.data.decoding import PictureError, decode_picture
 from ismkit.data.sets import Labelled
 from ismkit.utils.checks import check_count, check_finite, check_kind, check_number, shown
 from ismkit.utils.files import DataError, replacing
@@ -126,7 +126,11 @@ def read_sheet(path: str | os.PathLike[str], side: int, gap: int = 1) -> Tensor:
     gap = check_count("gap", gap, least=0)
     if not Path(path).is_file():
         raise DataError(f"{path} is missing")
-    sheet = np.pad(np.array(decode_picture(Path(path).read_bytes())), ((0, gap), (0, gap), (0, 0)))
+    try:
+        picture = decode_picture(Path(path).read_bytes())
+    except PictureError as error:
+        raise DataError(f"{path} cannot be read as a sheet of pictures: {error}") from error
+    sheet = np.pad(np.array(picture), ((0, gap), (0, gap), (0, 0)))
     height, width = (length / (side + gap) for length in sheet.shape[:2])
     if not height.is_integer() or not width.is_integer():
         size = f"{sheet.shape[1] - gap} x {sheet.shape[0] - gap} pixels"

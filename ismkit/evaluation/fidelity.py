@@ -25,6 +25,7 @@ from ismkit.evaluation.metrics import Moments, frechet, precision_recall
 from ismkit.evaluation.reference import Reference, real_features
 from ismkit.evaluation.samples import Decoder, SampleError, SampleSet, draw
 from ismkit.method.path import Source
+from ismkit.utils.checks import as_tuple
 from ismkit.utils.files import json_sum
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.store import Store
@@ -208,7 +209,7 @@ class ImageJudge:
             ValueError: for a setting that the sampler cannot do with this network, too few samples, or a metric whose
                 feature network or reference is missing or does not fit.
         """
-        for setting in settings:
+        for setting in as_tuple("settings", settings, Setting):
             setting.check(net)
             if setting.n < SPLITS:
                 raise ValueError(f"n must be at least {SPLITS} samples, got {setting.n}")

@@ -21,7 +21,7 @@ from ismkit.evaluation.reference import Reference, folder_images, load_reference
 from ismkit.evaluation.samples import SampleSet, export_npz, export_png, latent_shape
 from ismkit.imagenet.vae import PINNED, ImageVAE
 from ismkit.models.saved import RELEASED, Maker, check_normal, check_space, load_named, load_sampler
-from ismkit.utils.checks import check_form
+from ismkit.utils.checks import as_tuple, check_form, check_kind
 from ismkit.utils.files import DataError, destination, expanded, file_sum, json_sum, out_dir
 
 
@@ -109,9 +109,12 @@ def evaluate(
         ([1], True)
     """
     images = images or ImageOptions()
-    settings = [Setting(k, float(strength), n or 1000, seed) for k in nfe for strength in w]
+    check_kind("images", images, ImageOptions)
+    steps, strengths = as_tuple("nfe", nfe, empty=False), as_tuple("w", w, empty=False)
+    settings = [Setting(k, strength, 1000 if n is None else n, seed) for k in steps for strength in strengths]
     for setting in settings:
         setting.check()
+    settings = [setting._replace(w=float(setting.w)) for setting in settings]
     if n is not None and n < 10:
         raise ValueError(f"n, the samples per setting, must be at least 10, got {n}")
     choose(list(images.metrics) or list(METRICS), images.features)

@@ -25,12 +25,12 @@ import numpy as np
 import torch
 
 from ismkit.data.decoding import NoPictureError, in_one_line
+from ismkit.data.values import missing_classes, warn_of_missing
 from ismkit.imagenet.latents import (
     FILE,
     Latents,
     latents_store,
     moment_sums,
-    read_manifest,
     statistics,
     write_file,
     write_manifest,
@@ -39,9 +39,10 @@ from ismkit.imagenet.latents import PLAN as FORM_OF_PLAN
 from ismkit.imagenet.pixels import Item, decoded
 from ismkit.imagenet.sources import Source, open_source, read_class_names
 from ismkit.imagenet.vae import ImageVAE
-from ismkit.utils.checks import check_count
+from ismkit.utils.checks import as_integer, check_count, check_kind, shown
 from ismkit.utils.files import DataError, bytes_sum, expanded, json_sum, out_dir, replacing
 from ismkit.utils.progress import progress_bar
+from ismkit.utils.settings import check_types
 from ismkit.utils.store import Store
 from ismkit.utils.workers import Tell, WorkerError, run_group
 
@@ -76,7 +77,8 @@ class Encoding:
         skip_corrupt: list images that cannot be read or decoded and leave them out; else the first one is an error.
 
     Raises:
-        ValueError: if ``side``, ``batch_size`` or ``threads`` is below 1.
+        ValueError: if ``side``, ``batch_size`` or ``threads`` is below 1, or a value of another type.
+        TypeError: if the source is none.
 
     Example:
         Two units, done one at a time by two processes that share a folder:
@@ -108,9 +110,12 @@ class Encoding:
     skip_corrupt: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
+        if not callable(getattr(self.source, "read", None)):
+            raise TypeError(f"source must be the images, see open_source, got {shown(self.source)}")
+        object.__setattr__(self, "folder", Path(self.folder))
         for name in ("side", "batch_size", "threads"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            object.__setattr__(self, name, check_count(name, getattr(self, name)))
 
     def begin(self) -> None:
         """Make the folder, or check that what it holds is of the same job, and that the disk has room for the rest.
@@ -305,6 +310,7 @@ def encode(
     Raises:
         ValueError: if workers is below 1, or the job is not possible.
         DataError: for a corrupt image, a full disk, a worker that died; finished files are kept.
+        UserWarning: a warning, when all is encoded, for classes without images.
 
     Example:
         Every image is stored twice, as it is and mirrored:
@@ -322,8 +328,8 @@ def encode(
         >>> manifest["images"], manifest["rows"], manifest["shape"]
         (4, 8, [4, 4, 4])
     """
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
+    check_kind("job", job, Encoding)
+    workers, world, rank = check_count("workers", workers), check_count("world", world), as_integer(rank, "rank")
     if not 0 <= rank < world:
         raise ValueError(f"rank must lie in [0, world = {world}), got {rank}")
     job.begin()
@@ -338,7 +344,12 @@ def encode(
             job.run(rank, world, tick)
         elif todo:
             _encode_in_processes(job, workers, rank, world, tick)
-    return None if job.finish() is None else read_manifest(job.folder)
+    if job.finish() is None:
+        return None
+    data = Latents(job.folder)
+    missing = missing_classes(data.y, data.num_classes)
+    warn_of_missing(missing, data.num_classes, "no network that is trained on these latents learns them")
+    return data.manifest
 
 
 def latents_folder(side: int) -> Path:

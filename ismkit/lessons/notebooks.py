@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import math
 import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,13 +67,15 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any], *, record
     Raises:
         NotebookError: before it is started, for a parameter that it has not, a value of another type, or one that is
             not among those that the comment behind the parameter lists; for a cell that fails, with the last line of
-            its traceback.
+            its traceback; for a file that is not a notebook of Python.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
     target = folder / source.name
-    known = papermill.inspect_notebook(_literal(source))
+    _read(source)
+    with _named(source):
+        known = papermill.inspect_notebook(_literal(source))
     if unknown := sorted(set(parameters) - set(known)):
         names = ", ".join(sorted(known)) or "none"
         raise NotebookError(f"{source.name} has no parameter {', '.join(unknown)}, but: {names}")
@@ -108,14 +111,14 @@ def refresh(source: Path, timeout: int = 1800) -> None:
         timeout: seconds for one cell.
 
     Raises:
-        NotebookError: for a cell that fails, with the last line of its traceback.
+        NotebookError: for a cell that fails, with the last line of its traceback; for a file that is not a notebook.
         TimeoutError: for one that takes longer.
     """
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
-    notebook = nbformat.read(source, as_version=4)
+    notebook = _read(source)
     notebook.metadata.pop("widgets", None)  # of the run before: nbclient replaces it only where there are some again
     how: dict[str, Any] = {"timeout": timeout, "record_timing": False, "kernel_manager_class": _patient_kernels()}
     client = NotebookClient(notebook, resources={"metadata": {"path": str(source.parent)}}, **how)
@@ -125,6 +128,28 @@ def refresh(source: Path, timeout: int = 1800) -> None:
         raise NotebookError(f"{source.name} failed: {error.ename}: {error.evalue}; it is as it was") from None
     with replacing(source) as file:
         file.write((nbformat.writes(notebook) + "\n").encode())
+
+
+def _read(path: Path) -> NotebookNode:
+    """The notebook in a file; NotebookError for any other file."""
+    import nbformat
+
+    with _named(path):
+        text = path.read_text("utf-8")
+        nbformat.validate(json.loads(text))  # to read it would only log what is not valid
+        return nbformat.reads(text, as_version=4)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name a notebook in the error of a library that cannot read it: a damaged file is any JSON, and fails anywhere."""
+    try:
+        yield
+    except OSError:
+        raise  # it names the file
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise NotebookError(f"{path} cannot be read as a notebook: {reason}") from error
 
 
 def _typed(value: Any, default: str, name: str) -> Any:
@@ -224,11 +249,9 @@ def measure(
         One row per claim, with what each seed measured.
 
     Raises:
-        NotebookError: if a run fails, or leaves no rows.
+        NotebookError: if a run fails, or leaves no rows, or the file is not a notebook.
     """
-    import nbformat
-
-    cells = nbformat.read(source, as_version=4).cells
+    cells = _read(source).cells
     code = "\0".join(cell.source for cell in cells if cell.cell_type == "code")
     version, name = hashlib.sha256(code.encode()).hexdigest()[:8], number(source)
     runs = []

@@ -130,7 +130,8 @@ class Auction:
         epsilon: the least rise of a price, as a fraction of the standard deviation of the values, 1e-4 or more.
         stop: the share of rows, in [0, 1], at which the auction ends; they are assigned exactly among themselves.
         exact: up to this many points the exact solver is used, which is faster there.
-        device: where auctions run: ``cpu``, ``cuda`` (this process's) or ``cuda:N``.
+        device: where auctions run: ``cpu``, ``cuda`` (this process's) or ``cuda:N``. It counts for the key of a run:
+            another device adds up in another order, and a last bit can decide which pairs are made.
 
     Raises:
         ValueError: for a value outside these ranges.

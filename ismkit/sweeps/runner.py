@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,11 +53,12 @@ from ismkit.sweeps import cluster, processes
 from ismkit.sweeps.sweep import COLUMNS, Sweep, Trial, summary, table, write_table
 from ismkit.training.options import Saving
 from ismkit.training.runs import Run, check_memory, check_run, train_run
-from ismkit.utils.checks import check_kind
+from ismkit.utils.checks import as_tuple, check_count, check_kind, shown
 from ismkit.utils.files import destination, expanded, locked, out_dir
 from ismkit.utils.keys import identity_sum
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.settings import describe
+from ismkit.utils.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +67,9 @@ CHECKPOINTS = 10  # per training: a kill costs at most a tenth of one
 REPORT_SECONDS = 0.2  # between two reports of a trial: a step of a small network takes a millisecond
 RESTARTS = 3  # of a trial whose worker dies: out of memory today may not be so tomorrow, a crash in a library will
 
+
+#: In the folder of a sweep: checksums of the data sets.
+DATA = "data.json"
 
 #: Calls a task for each trial, as :mod:`ismkit.sweeps.processes` says.
 Engine = Callable[..., "Generator[tuple[Trial, str | None]]"]
@@ -158,19 +163,41 @@ def _check_judged(trial: Trial, data: Any) -> None:
         judge.check(setting)
 
 
-def _check_trainings(trials: Iterable[Trial]) -> None:
-    """Refuse what would fail once per trial: each data set is loaded once, and each run tried once."""
+def _check_trainings(trials: Iterable[Trial], folder: Path) -> dict[str, str]:
+    """Refuse what would fail once per trial: each data set is loaded once, and each run that is left tried once.
+
+    Returns:
+        A checksum of each data set, by that of what loads it.
+    """
     by_data: dict[str, list[Trial]] = {}
     for trial in trials:
         by_data.setdefault(identity_sum(trial.run.load), []).append(trial)
-    for together in by_data.values():
+    sums = {}
+    for key, together in by_data.items():
         data, tried = None, set()
         for trial in together:
+            if _model(trial, folder).exists():
+                continue
             if id(trial.run) not in tried:
                 data = check_run(trial.run, data)
                 tried.add(id(trial.run))
             if trial.judge is None:
                 _check_judged(trial, data)
+        sums[key] = identity_sum(admit(together[0].run.load()) if data is None else data, "data")
+    return sums
+
+
+def _check_data(folder: Path, sums: dict[str, str]) -> None:
+    """Refuse data that have changed since earlier trials of a folder: a key has what loads them, not what they are."""
+    store = Store(folder, {"what": "data"}, remedy="delete it if the data are those of all trials in the folder")
+    before = store.read(DATA, dict).value if DATA in store else {}
+    if any(before.get(key, now) != now for key, now in sums.items()):
+        raise ValueError(
+            f"load must give the data of the trials that are in {folder}, but they have changed since: give another "
+            "folder, or delete this one to train again"
+        )
+    if not sums.items() <= before.items():
+        store.write(DATA, before | sums)
 
 
 def _score(
@@ -277,8 +304,11 @@ def _merged(trials: list[Trial]) -> dict[str, Trial]:
 @contextmanager
 def _engine(workers: int | None, gpus: float, address: str | None, trials: int) -> Iterator[Engine]:
     """What does the trials: processes of this machine, which start here and end with the block, or a cluster."""
-    if not 0 <= gpus <= 1:
-        raise ValueError(f"gpus must be 0, or the share of a GPU that a trial takes, up to 1, got {gpus}")
+    if not isinstance(gpus, Real) or isinstance(gpus, bool) or not 0 <= gpus <= 1:
+        raise ValueError(f"gpus must be 0, or the share of a GPU that a trial takes, up to 1, got {shown(gpus)}")
+    if workers is not None:
+        workers = check_count("workers", workers)
+    check_kind("address", address, str, type(None))
     if address is None:
         environments = _environments(workers or processes.cores(), gpus)[:trials]
         with processes.started(environments, preload=(__name__,)) as begun:
@@ -319,8 +349,8 @@ def run_trials(
 
     Raises:
         ValueError: if a trial or an argument cannot be, such as a judge that cannot be told from others, a recipe that
-            does not fit the data (see :func:`ismkit.training.runs.check_run`), or another sweep works in the folder,
-            before any work.
+            does not fit the data (see :func:`ismkit.training.runs.check_run`), data that are no longer those of the
+            trials in the folder, or another sweep that works in it, before any work.
         CheckpointError: for a network that no model file can hold, before any work.
         ClusterError: if there is no Ray, or no cluster at the address.
         SweepError: when all others are done, if trials failed; their messages in its text.
@@ -343,15 +373,17 @@ def run_trials(
         >>> frame = run_trials(sweep.trials(), "out/sweeps/dims")  # doctest: +SKIP
         >>> frame[["variant", "seed", "nfe", "w2"]]  # doctest: +SKIP
     """
-    trials, folder = list(trials), expanded(folder).absolute()
-    if not trials:
-        raise ValueError("trials must be one or more, got none")
+    trials = list(as_tuple("trials", trials, Trial, empty=False))
+    check_kind("folder", folder, str, os.PathLike)
+    folder = expanded(folder).absolute()
     if judge is not None:
         trials = [dataclasses.replace(trial, judge=judge) for trial in trials]
     merged = _merged(trials)
     with _engine(workers, gpus, address, len(merged)) as engine:  # its processes import torch during the checks
-        _check_trainings(trial for trial in merged.values() if not _model(trial, folder).exists())
-        failures = _all_done(merged, folder, engine, gpus, progress)
+        sums = _check_trainings(merged.values(), folder)
+        with locked(folder, "sweep"):
+            _check_data(folder, sums)
+            failures = _all_done(merged, folder, engine, gpus, progress)
     if failures:
         raise SweepError(
             f"{len(failures)} of {len(merged)} trials failed; what was done is in {folder}, and the same command does "
@@ -459,10 +491,7 @@ def _all_done(merged: dict[str, Trial], folder: Path, engine: Engine, gpus: floa
     """Let an engine do what is left of all trials; those that failed, with the reason."""
     total, done = sum(trial.cost for trial in merged.values()), dict.fromkeys(merged, 0.0)
     ended, failures = 0, []
-    with (
-        locked(folder, "sweep"),
-        progress_bar(show=progress, total=round(total), desc="sweep", unit="row", unit_scale=True) as bar,
-    ):
+    with progress_bar(show=progress, total=round(total), desc="sweep", unit="row", unit_scale=True) as bar:
 
         def report(trial: Trial, cost: float) -> None:
             done[trial.key] = cost  # a trial that is started again falls back to its checkpoint

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ismkit.training.runs import Run
-from ismkit.utils.checks import check_finite, shown
+from ismkit.utils.checks import as_integer, as_tuple, check_finite, check_kind, shown
 from ismkit.utils.files import CHECKOUT
 from ismkit.utils.keys import identity_sum
 from ismkit.utils.settings import describe
@@ -49,6 +49,7 @@ def run_study(
         All results in the file.
 
     Raises:
+        TypeError: for an argument of another type.
         ValueError: if the file holds results of a variant of this name with other settings, or settings cannot be told
             from others.
 
@@ -70,6 +71,12 @@ def run_study(
         >>> [result["loss"] for result in results][:2]
         [1.0, 0.5]
     """
+    check_kind("variants", variants, Mapping)
+    for name, run in variants.items():
+        check_kind(f"variants[{shown(name)}]", run, Run)
+    if not callable(work):
+        raise TypeError(f"work must be a function of a run and a seed, got {shown(work)}")
+    seeds = [as_integer(seed) for seed in as_tuple("seeds", seeds)]  # the file holds Python's integers
     path = Path(path)
     store = _store(path.parent)
     found = store.read(path.name, FORM).value if path.name in store else {}

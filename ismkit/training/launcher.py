@@ -22,9 +22,10 @@ from ismkit.imagenet.latents import Latents, check_vae
 from ismkit.models.nets import DiT
 from ismkit.models.saved import check_saveable, save_model
 from ismkit.training import costs, distributed, tracking
-from ismkit.training.loop import Hook, StepReport, TrainState, with_micro_batches
+from ismkit.training.loop import Hook, StepReport, TrainState, check_options, with_micro_batches
 from ismkit.training.options import Engine, Logging, Saving
 from ismkit.training.runs import Run, train_run
+from ismkit.utils.checks import check_kind, shown
 from ismkit.utils.settings import describe
 from ismkit.utils.weights import PathLike
 from ismkit.utils.workers import PATIENCE, Tell, run_group
@@ -98,6 +99,7 @@ def launch(
         The final state.
 
     Raises:
+        TypeError: for an argument of another type.
         ValueError: for settings that do not fit, before any work; also if another training works in the folder.
         CheckpointError: for a network that no model file can hold, before step 1, see
             :func:`ismkit.models.saved.check_saveable`; and as in :func:`ismkit.training.loop.fit`.
@@ -112,7 +114,12 @@ def launch(
         ...     state = launch(run, saving=Saving(folder))  # doctest: +ELLIPSIS
         model: ...model.safetensors (SHA-256 ...)
     """
-    engine, saving, logging = engine or Engine(), saving or Saving(), logging or Logging()
+    check_kind("run", run, Run)
+    _, engine, saving = check_options(None, engine, saving, hooks)
+    logging = Logging() if logging is None else logging
+    check_kind("logging", logging, Logging)
+    if trackers is not None and not callable(trackers):
+        raise TypeError(f"trackers must be a function of the step, got {shown(trackers)}")
     folder = saving.folder or run.folder(seed)
     saving = replace(saving, folder=folder, save_every=saving.save_every or min(SAVE_EVERY, run.steps))
     logging = _windows(logging, saving.save_every or 1)

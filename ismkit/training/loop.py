@@ -149,7 +149,7 @@ def needs_float32(recipe: Recipe) -> bool:
     return getattr(recipe.target, "needs_float32", False) is True
 
 
-def _groups(
+def check_options(
     optim: Optim | None, engine: Engine | None, saving: Saving | None, hooks: Any
 ) -> tuple[Optim, Engine, Saving]:
     """The groups of options, by default as they come; TypeError for other types."""
@@ -447,7 +447,7 @@ def fit(
         >>> state.step, len(state.losses)
         (3, 3)
     """
-    optim, engine, saving = _groups(optim, engine, saving, hooks)
+    optim, engine, saving = check_options(optim, engine, saving, hooks)
     accelerator = accelerator or distributed.accelerator(engine.mode, engine.precision)
     engine = with_micro_batches(engine, saving, accelerator)
     steps, seed = check(recipe, net, batches, steps, seed, engine, accelerator)

@@ -34,7 +34,7 @@ from ismkit.neighbours.recipes import NAMED
 from ismkit.training import distributed
 from ismkit.training.checkpoint import saved_setting
 from ismkit.training.costs import row_cost
-from ismkit.training.loop import Hook, Optim, TrainState, check_parts, fit, with_micro_batches
+from ismkit.training.loop import Hook, Optim, TrainState, check_options, check_parts, fit, with_micro_batches
 from ismkit.training.options import Engine, Saving
 from ismkit.utils.checks import as_integer, check_count, check_kind, check_name, check_number, shown
 from ismkit.utils.files import expanded, out_dir
@@ -471,6 +471,8 @@ def change_run(run: Run, path: str, value: Any) -> Run:
     check_kind("run", run, Run)
     if isinstance(path, str) and path == "recipe" and isinstance(value, str):
         return dataclasses.replace(run, recipe=run.adapt(named_recipe(value)))
+    if isinstance(path, str) and path.startswith("net.grid.") and not getattr(run.net, "keywords", {}).get("grid"):
+        raise ValueError(f"{path} has no value: the network takes the grid of the recipe, recipe.rows.grid.n")
     return change(run, path, value)
 
 
@@ -537,7 +539,7 @@ def train_run(
         The final state; sample with ``state.ema.slow``. Its ``losses`` are those of this call alone.
 
     Raises:
-        TypeError: for data of no kind that is admitted.
+        TypeError: for data of no kind that is admitted, and an argument of another type.
         ValueError: if the rows of a step cannot be split so, or the data cannot be trained on or does not say how many
             classes it has, or memory cannot hold the training (:func:`check_memory`), before the network is built; for
             settings that cannot be told from others, see :func:`ismkit.utils.keys.identity`, before data are loaded.
@@ -551,7 +553,8 @@ def train_run(
         >>> state.step
         2
     """
-    engine, saving = engine or Engine(), saving or Saving(resume=True)
+    check_kind("run", run, Run)
+    _, engine, saving = check_options(None, engine, Saving(resume=True) if saving is None else saving, hooks)
     saving = dataclasses.replace(saving, folder=saving.folder or run.folder(seed))
     accelerator = accelerator or distributed.accelerator(engine.mode, engine.precision)
     engine = with_micro_batches(engine, saving, accelerator)

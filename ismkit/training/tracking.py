@@ -24,6 +24,7 @@ from ismkit.method.path import Query, Source, StepGrid, draw_noise
 from ismkit.method.sampling import renoise_options, sample
 from ismkit.training.loop import StepReport, TrainState
 from ismkit.training.options import named_tracker
+from ismkit.utils.checks import check_count
 from ismkit.utils.seeding import stream
 
 if TYPE_CHECKING:
@@ -274,8 +275,7 @@ class Tracking:
 
     def __post_init__(self) -> None:
         for name in ("rows", "every", "devices", "samples_every"):
-            if type(value := getattr(self, name)) is not int or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+            setattr(self, name, check_count(name, getattr(self, name)))
         if self.samples_every % self.every:
             raise ValueError(f"samples_every must be a multiple of every={self.every}, got {self.samples_every}")
         self._trackers: Sequence[GeneralTracker] = ()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 
@@ -217,6 +218,42 @@ def check_kind(name: str, value: Any, *kinds: type) -> None:
     """
     if not isinstance(value, kinds):
         raise TypeError(f"{name} must be a {' or a '.join(kind.__name__ for kind in kinds)}, got {shown(value)}")
+
+
+def as_tuple(name: str, values: Any, *kinds: type, empty: bool = True) -> tuple[Any, ...]:
+    """Read several values as a tuple, and refuse what is no list of them.
+
+    Args:
+        name: of the argument, for the message.
+        values: a list, a tuple, a range or anything else that gives them in turn; a text is none.
+        kinds: types of the values; by default they may be anything.
+        empty: whether there may be none.
+
+    Returns:
+        The values.
+
+    Raises:
+        TypeError: for one value in place of several, or one of another type.
+        ValueError: for none where there must be some.
+
+    Example:
+        >>> from ismkit.utils.checks import as_tuple
+        >>> as_tuple("nfe", range(1, 4))
+        (1, 2, 3)
+        >>> as_tuple("nfe", 4)
+        Traceback (most recent call last):
+        TypeError: nfe must be a list, got 4
+    """
+    several = isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping | Path)
+    if not several or getattr(values, "ndim", 1) != 1:
+        raise TypeError(f"{name} must be a list, got {shown(values)}")
+    read = tuple(values)
+    for value in read:
+        if kinds:
+            check_kind(f"each of {name}", value, *kinds)
+    if not read and not empty:
+        raise ValueError(f"{name} must be one or more, got none: {shown(values)}")
+    return read
 
 
 def check_number(name: str, value: Any, rule: str, low: float, high: float = float("inf")) -> None:

@@ -152,10 +152,13 @@ def _change(settings: Any, path: str, value: Any, whole: str) -> Any:
         if name not in arguments:
             raise ValueError(f"no setting {name!r} in {settings.func.__name__}: it has {', '.join(arguments)}")
         func: Any = settings.func
+        made = func.__init__ if isinstance(func, type) else func  # type: ignore[misc]
         if rest:
-            new = _change(settings.keywords.get(name, arguments[name].default), rest, value, whole)
+            old = settings.keywords.get(name, arguments[name].default)
+            if old is None:
+                raise _unset(whole, rest, _hint(made, name))
+            new = _change(old, rest, value, whole)
         else:
-            made = func.__init__ if isinstance(func, type) else func  # type: ignore[misc]
             kind, default = _hint(made, name), arguments[name].default
             if kind is Any and type(default) in (bool, int, float, str):
                 kind = type(default)
@@ -166,11 +169,21 @@ def _change(settings: Any, path: str, value: Any, whole: str) -> Any:
     fields = [field.name for field in dataclasses.fields(settings)] if dataclasses.is_dataclass(settings) else []
     if name not in fields:
         known = f"it has {', '.join(fields)}" if fields else "it has no settings"
-        holder = None if settings is None else type(settings).__name__
-        raise ValueError(f"no setting {name!r} in {holder}: {known}")
-    old = getattr(settings, name)
-    new = _change(old, rest, value, whole) if rest else coerce(value, _hint(type(settings), name), whole)
+        raise ValueError(f"no setting {name!r} in {type(settings).__name__}: {known}")
+    old, kind = getattr(settings, name), _hint(type(settings), name)
+    if rest and old is None:
+        raise _unset(whole, rest, kind)
+    new = _change(old, rest, value, whole) if rest else coerce(value, kind, whole)
     return dataclasses.replace(settings, **{name: new})
+
+
+def _unset(path: str, rest: str, kind: Any) -> ValueError:
+    """The error for a part of what is None: it says what that can be."""
+    holder = path.removesuffix(f".{rest}")
+    kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    names = [each.__name__ for each in kinds if dataclasses.is_dataclass(each) and isinstance(each, type)]
+    remedy = f"set {holder} first, in Python, to a {' or a '.join(names)}" if names else f"it can be {wanted(kind)}"
+    return ValueError(f"no setting {rest!r} in {holder}, which is None: {remedy}")
 
 
 def _hint(owner: Any, name: str) -> Any:

@@ -1,5 +1,8 @@
 """The small set in place of ImageNet: made once, by the code that makes the large one, and by its own VAE."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,8 @@ import torch
 from ismkit.imagenet.data import open_latents, photograph_latents, small_vae
 from ismkit.imagenet.vae import ImageVAE
 from ismkit.utils.files import DataError
+from tests.conftest import ROOT
+from tests.waiting import wait_until
 
 pytest.importorskip("pyarrow")
 
@@ -65,6 +70,15 @@ def test_a_kill_while_the_photographs_are_encoded_is_made_good(tmp_path: Path) -
         data = open_latents("imagenet-smoke", folder)
         assert {name: (folder / name).read_bytes() for name in made} == made, left
         assert data.manifest["vae"] == ImageVAE.load(str(small_vae(folder))).identity
+    folder = tmp_path / "killed" / "smoke"
+    text = "import sys, pathlib; from ismkit.imagenet import data; data.photograph_latents(pathlib.Path(sys.argv[1]))"
+    started = subprocess.Popen([sys.executable, "-c", text, str(folder)], cwd=ROOT)
+    wait_until(lambda: (folder / "plan.json").exists() or started.poll() is not None)
+    started.kill()
+    assert started.wait() == -signal.SIGKILL
+    assert not (folder / "manifest.json").exists()
+    open_latents("imagenet-smoke", folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == made
 
 
 def test_making_the_photographs_deletes_nothing(tmp_path: Path) -> None:

@@ -164,6 +164,27 @@ class Deadly:
         return self.photos.read(unit)
 
 
+@pytest.mark.parametrize("how", ["labels", "corrupt"])
+def test_classes_without_images_are_said(how: str, vae: str, photos: Path, tmp_path: Path) -> None:
+    """faults A4: labels 0 and 5 became six classes without a word, and so did a class of corrupt images alone."""
+    if how == "labels":
+        pictures = sorted(photos.rglob("*.png"))[:3]
+        files = [(f"{k}.png", path.read_bytes()) for k, path in enumerate(pictures)]
+        write_tar(tmp_path / "own.tar", sorted([*files, ("0.cls", b"0"), ("1.cls", b"5"), ("2.cls", b"0")]))
+        source = open_source([tmp_path / "own.tar"])
+        missing = r"data has no rows of 4 of its 6 classes \(1, 2, 3, 4\): no network that is trained on"
+    else:
+        copied = tmp_path / "photos"
+        shutil.copytree(photos, copied)
+        for path in (copied / "cat").iterdir():
+            path.write_bytes(b"none")
+        source = open_source([copied])
+        missing = r"data has no rows of 1 of its 4 classes \(1\)"
+    this = Encoding(source, vae, tmp_path / "latents", side=SIDE, threads=1, skip_corrupt=True)
+    with pytest.warns(UserWarning, match=missing):
+        encode(this, progress=False)
+
+
 @pytest.mark.slow
 def test_two_processes_of_which_one_is_killed_give_the_same_bytes(
     made: Path, photos: Path, vae: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -408,10 +429,10 @@ def test_a_truncated_shard_is_made_anew(made: Path, photos: Path, vae: str, tmp_
 def test_options_out_of_range_are_refused(photos: Path, vae: str, tmp_path: Path) -> None:
     this = job(photos, vae, tmp_path / "latents")
     for name in ("side", "batch_size", "threads"):
-        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1, got 0"):
             replace(this, **{name: 0})
     with pytest.raises(ValueError, match="side must be a multiple of 8"):
         encode(replace(this, side=20), progress=False)
-    with pytest.raises(ValueError, match="workers must be at least 1"):
+    with pytest.raises(ValueError, match="workers must be an integer of at least 1, got 0"):
         encode(this, workers=0)
     assert not this.folder.exists()

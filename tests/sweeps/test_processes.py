@@ -64,20 +64,31 @@ def test_what_a_worker_cannot_read_fails(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert outcomes(elsewhere.task, [0]) == {0: "ModuleNotFoundError: No module named 'elsewhere'"}
 
 
-def test_workers_compute_on_one_thread_and_see_their_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_compute_on_one_thread_see_their_environment_and_listen_nowhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """faults D8: Ray listened on every interface, also for a sweep of this machine alone."""
+
+    def listening() -> list[int]:
+        found = psutil.Process().net_connections("inet")
+        return [connection.laddr.port for connection in found if connection.status == psutil.CONN_LISTEN]
+
+    before = listening()
     names = workers.thread_limit(1)
     for name in names:
         monkeypatch.setenv(name, "7")
 
     def task(item: int, tell: Tell) -> None:
-        tell([os.environ[name] for name in (*names, "DEVICE")])  # type: ignore[arg-type]
+        tell([os.environ[name] for name in (*names, "DEVICE")] + [listening()])  # type: ignore[arg-type,operator]
         time.sleep(0.5)  # so that the other worker takes the other item
 
     seen: list[Any] = []
     environments = [{"DEVICE": "a"}, {"DEVICE": "b"}]
     outcomes(task, [0, 1], environments=environments, report=lambda item, done: seen.append(done))
-    assert [row[:-1] for row in seen] == [["1"] * len(names)] * 2
-    assert {row[-1] for row in seen} <= {"a", "b"}
+    assert [row[:-2] for row in seen] == [["1"] * len(names)] * 2
+    assert {row[-2] for row in seen} <= {"a", "b"}
+    assert [row[-1] for row in seen] == [[], []]
+    assert listening() == before
 
 
 @pytest.mark.parametrize(

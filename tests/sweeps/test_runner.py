@@ -14,13 +14,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from glob import glob
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -288,7 +289,7 @@ def test_workers_start_before_the_checks_and_a_refusal_ends_them(
     """They import torch meanwhile; more than there are trials are not started."""
     before, begun = set(psutil.Process().children()), []
 
-    def check(trials: Any) -> None:
+    def check(trials: Any, folder: Path) -> None:
         begun.extend(set(psutil.Process().children()) - before)
         raise ValueError("refused")
 
@@ -343,13 +344,38 @@ def test_the_first_trial_starts_within_3_seconds_of_computing_beyond_torch(tmp_p
     assert sum(taken) < 3, taken
 
 
+MEASURED = torch.randn(500, 2, generator=stream(0, "measured"))
+
+
+def measured() -> Labelled:
+    """What a reader measured: it may be another thing tomorrow."""
+    return Labelled.of(np.load("measured.npy"))
+
+
+def test_results_of_other_data_are_not_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same function reads another file: the key of a trial does not see it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner.processes, "started", lambda *_, **__: nullcontext([]))
+    monkeypatch.setattr(runner.processes, "run", lambda *_, **__: (_ for _ in ()))
+    np.save("measured.npy", MEASURED.numpy())
+    trials = [Trial("ism", replace(tiny(steps=2), load=measured), 0, SETTINGS[:1])]
+    runner.run_trials(trials, "sweep")
+    runner.work(trials[0], "sweep")
+    before = runner.run_trials(trials, "sweep")  # the same data, read again
+    np.save("measured.npy", 5 + MEASURED.numpy())
+    with pytest.raises(ValueError, match=r"load must give the data of the trials that are in .*sweep, but they have"):
+        runner.run_trials(trials, "sweep")
+    np.save("measured.npy", MEASURED.numpy())
+    assert runner.run_trials(trials, "sweep").equals(before)
+
+
 def test_what_is_trained_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sweep that is finished gives its table without its data; each set is loaded once for all runs."""
+    """A sweep that is finished gives its table, and its data are compared; each set is loaded once for all runs."""
     asked: list[bool] = []
     monkeypatch.setattr(runner, "check_run", lambda run, data: asked.append(data is None) or check_run(run, data))
     run = tiny(steps=2)
     done = [Trial("ism", run, seed, SETTINGS[:1]) for seed in (0, 1)]
-    runner._check_trainings([*done, Trial("flow", tiny("flow"), 0, SETTINGS[:1])])
+    assert len(runner._check_trainings([*done, Trial("flow", tiny("flow"), 0, SETTINGS[:1])], tmp_path)) == 1
     assert asked == [True, False]
     for trial in done:
         runner.work(trial, tmp_path)

@@ -39,7 +39,7 @@ from ismkit.training.runs import (
     training_bytes,
 )
 from ismkit.utils.files import DataError, out_dir
-from ismkit.utils.settings import describe
+from ismkit.utils.settings import change, describe
 from tests.conftest import ROOT
 from tests.options import train_run
 
@@ -375,6 +375,7 @@ def test_a_run_needs_the_number_of_classes_before_its_network(tmp_path: Path) ->
 
 
 def test_a_run_builds_its_network_for_the_grid_of_its_recipe(tmp_path: Path) -> None:
+    """faults D3: small steps were embedded as d = 0 without a word, and another grid of the network was a KeyError."""
     run = change_run(TINY, "recipe.rows.grid.n", "512")
     assert run.build(8).grid == StepGrid(512)
     assert TINY.build(8).grid == StepGrid(128)
@@ -382,8 +383,12 @@ def test_a_run_builds_its_network_for_the_grid_of_its_recipe(tmp_path: Path) -> 
     other = replace(run, net=partial(ToyMLP, width=8, depth=1, grid=StepGrid(64)))
     with pytest.raises(ValueError, match=r"recipe\.rows\.grid must be that of net, n = 64, got n = 512"):
         train_run(other, folder=tmp_path, progress=False)
-    with pytest.raises(ValueError, match="no setting 'n' in None: it has no settings"):
+    with pytest.raises(ValueError, match=r"^net\.grid\.n .* takes the grid of the recipe, recipe\.rows\.grid\.n$"):
         change_run(TINY, "net.grid.n", "256")
+    message = r"^no setting 'n' in net\.grid, which is None: set net\.grid first, in Python, to a StepGrid$"
+    with pytest.raises(ValueError, match=message):
+        change(TINY, "net.grid.n", "256")
+    assert change_run(other, "net.grid.n", "512").build(8).grid == StepGrid(512)
 
 
 # ---------------------------------------------------------------- memory

@@ -20,8 +20,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ismkit.data.batches import ClassGroups
+from ismkit.data.batches import Batches, ClassGroups
+from ismkit.data.photos import photo_folder
 from ismkit.data.sets import Labelled, two_moons
+from ismkit.imagenet.sources import open_source
+from ismkit.method.auction import Auction
 from ismkit.method.coupling import Coupling
 from ismkit.method.recipes import RECIPES, Intrinsic
 from ismkit.method.wavelet import WaveletDistance, l2
@@ -30,6 +33,7 @@ from ismkit.sweeps.sweep import Trial
 from ismkit.training.runs import RUNS, Run
 from ismkit.utils import keys as keys_module
 from ismkit.utils.keys import UNKEYED, identity, identity_sum
+from tests.fake_cuda import fake_cuda
 
 REMEDY = "make it a frozen dataclass or a function of a module"
 
@@ -531,6 +535,27 @@ def test_seeds_count_whatever_integers_they_are() -> None:
     for seed in (3.0, True, "3", None):
         with pytest.raises(ValueError, match="seed must be an integer, got"):
             run.folder(seed)  # type: ignore[arg-type]
+
+
+def test_workers_devices_and_folders_do_not_change_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, run = two_moons(64, 0), RUNS["gaussians"]
+    assert identity_sum(Batches(data, 8, 0, num_workers=2).settings) == identity_sum(Batches(data, 8, 0).settings)
+    seen = []
+    for name, gpus in (("here", ""), ("there", "0,1")):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        monkeypatch.setenv("ISMKIT_OUT", str(tmp_path / name / "out"))
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        pictures = open_source([photo_folder(Path("pictures"), per_class=1, side=16)])
+        seen.append((run.folder(0).name, Trial("", run, 0, ()).key, identity_sum(pictures.identity)))
+    assert seen[0] == seen[1]
+    with fake_cuda():
+        elsewhere = Labelled(data.x.to("cuda"), data.y.to("cuda"), 2, data.class_names)
+        assert identity_sum(elsewhere) == identity_sum(data)
+
+
+def test_the_device_of_an_auction_counts_for_it_may_make_other_pairs() -> None:
+    assert identity_sum(Auction(device="cuda")) != identity_sum(Auction())
 
 
 def test_a_run_that_cannot_be_keyed_is_built_and_shown_all_the_same() -> None:

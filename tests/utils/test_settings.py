@@ -85,7 +85,11 @@ def test_another_type_is_refused(value: Any, kind: Any, message: str) -> None:
             r"recipe\.coupling\.solver must be None or module:attribute, or set in Py",
         ),
         ("recipe.coupling.solver", 3, r"solver must be None or a function \(x0, x1\) -> permutation, got 3"),
-        ("recipe.coupling.solver.exact", "0", "no setting 'exact' in None: it has no settings"),
+        (
+            "recipe.coupling.solver.exact",
+            "0",
+            "no setting 'exact' in recipe.coupling.solver, which is None: it can be None or module:attribute",
+        ),
         ("recipe.target.gap", "medium", r"recipe\.target\.gap must be one of fast, slow, got 'medium'"),
         ("recipe.distance", "l2", r"recipe\.distance must be module:attribute, or set in Python"),
         ("steps", "0", "steps must be an integer of at least 1, got 0"),
