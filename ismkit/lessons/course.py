@@ -564,8 +564,7 @@ def without_solutions(notebook: NotebookNode) -> None:
     """Take out all that is folded away but hints: solutions, answers, rubrics; and what would spoil a task.
 
     What follows a fold, up to the next fold, question or heading, speaks of its content and goes with it. Exercises
-    lose their output and the hint in their cell, which says much of the solution. Guesses are to be made before the
-    number is seen: the outputs that show it go, too.
+    lose their output. Guesses are to be made before the number is seen: the outputs that show it go, too.
     """
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     asked = {number for cell in code for output in cell.outputs for number in UNGUESSED.findall(output.get("text", ""))}
@@ -577,8 +576,7 @@ def without_solutions(notebook: NotebookNode) -> None:
             cell.outputs, cell.execution_count = [], None
         else:
             cell.outputs = [output for output in cell.outputs if not _tells(output, asked)]
-        if _clear(cell):
-            cell.source = without_hint(cell.source)
+        _clear(cell)
     notebook.cells = [cell for cell in notebook.cells if cell.source or cell.cell_type != "markdown"]
 
 
@@ -586,25 +584,6 @@ def _tells(output: NotebookNode, asked: set[str]) -> bool:
     """Whether an output prints a number that readers are to guess. One or two digits do not count: chance has them."""
     rounded = {f"{float(number.replace(',', '')):.3g}" for number in re.findall(PLAIN, output.get("text", ""))}
     return any(len(re.sub(r"\D|^0\.0*", "", number)) > 2 for number in asked & rounded)
-
-
-def without_hint(source: str) -> str:
-    """The source of an exercise without the argument ``hint`` of its call of ``exercise``."""
-    lines = source.encode().splitlines(keepends=True)
-
-    def place(line: int, column: int) -> int:
-        return sum(map(len, lines[: line - 1])) + column  # Python counts bytes
-
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "exercise":
-            parts = [*node.args, *(keyword.value for keyword in node.keywords)]
-            ends = [place(part.end_lineno or 0, part.end_col_offset or 0) for part in parts]
-            for keyword, before, end in zip(
-                node.keywords, ends[len(node.args) - 1 : -1], ends[len(node.args) :], strict=True
-            ):
-                if keyword.arg == "hint":
-                    return (source.encode()[:before] + source.encode()[end:]).decode()
-    return source
 
 
 def solved(notebook: NotebookNode) -> None:
@@ -615,8 +594,7 @@ def solved(notebook: NotebookNode) -> None:
         _clear(cell)
 
 
-def _clear(cell: Any) -> bool:
-    """Clear what an exercise printed; returns whether the cell is one."""
-    if is_exercise := "exercise" in cell.metadata.get("tags", []):
+def _clear(cell: Any) -> None:
+    """Clear what an exercise printed."""
+    if "exercise" in cell.metadata.get("tags", []):
         cell.outputs, cell.execution_count = [], None
-    return is_exercise
