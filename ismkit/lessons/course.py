@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import ast
 import base64
+import gzip
 import io
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -28,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import mistune
 
 from ismkit.lessons import notebooks
-from ismkit.lessons.notebooks import NotebookError, solutions, solve
+from ismkit.lessons.notebooks import DRAWING, NotebookError, solutions, solve
 from ismkit.utils.files import CHECKOUT, expanded, sync
 
 if TYPE_CHECKING:
@@ -56,8 +58,6 @@ NUMBER = rf"{PLAIN}(?: ± [\d.]+)?(?: ?%)?"
 EXAMPLE = re.compile(r"^```python\n(.*?)^```\n?", re.DOTALL | re.MULTILINE)
 #: What :func:`ismkit.lessons.exercises.score_guess` prints for the committed notebooks, in which nothing was guessed.
 UNGUESSED = re.compile(r"^.*: \w+ (\S+)\. No guess was made.*$\n?", re.MULTILINE)
-#: Pictures that a page can hold, the best first.
-PICTURES = {"image/svg+xml": "", "image/png": ";base64"}
 #: The room for a figure on a slide, in pixels, with its text below the title and beside it; and a line of that text.
 BELOW, BESIDE, LINE, LETTERS = (1236, 550), (630, 550), 38, 85
 #: Panels of a figure can be seen one by one if each is at most this share wider than the others, and gains this much.
@@ -264,21 +264,22 @@ class Shown:
         return f"{float(found[0]):.1e}" if "e" in found[0] else str(found[0])
 
     def figure(self, reference: str, where: str) -> tuple[str, float]:
-        """The figure of a cell as HTML, and its width over its height; a drawing is preferred to a picture."""
-        for kind, encoding in PICTURES.items():
-            for output in self.cell(reference, where).get("outputs", []):
-                if (content := output.get("data", {}).get(kind)) is not None:
-                    about = output.metadata.get(kind, {})
-                    data = content if encoding else base64.b64encode(content.encode()).decode()
-                    whole = kind != "image/png" or about.get("pictures")  # rows of pictures belong together
-                    try:
-                        boxes = [(0.0, 0.0, 1.0, 1.0)] if whole else panels(base64.b64decode(content))
-                    except OSError as error:
-                        raise CourseError(
-                            f"{where} shows the figure of {reference}, which is damaged: {error}"
-                        ) from error
-                    attributes = f'alt="{escape(about.get("alt", ""))}" data-panels="{[list(box) for box in boxes]}"'
-                    return f'<img {attributes} src="data:{kind};base64,{"".join(data.split())}">', _shape(kind, content)
+        """The figure of a cell as HTML, as SVG if there is one, and its width over its height."""
+        for output in self.cell(reference, where).get("outputs", []):
+            if (content := output.get("data", {}).get("image/png")) is None:
+                continue
+            about, kind, data = output.metadata.get("image/png", {}), "image/png", "".join(content.split())
+            png = base64.b64decode(content)
+            try:  # rows of pictures belong together
+                boxes = [(0.0, 0.0, 1.0, 1.0)] if about.get("pictures") else panels(png)
+                if drawing := output.data.get(DRAWING):
+                    svg = gzip.decompress(base64.b64decode(drawing))
+                    kind, data = "image/svg+xml", base64.b64encode(svg).decode()
+            except (OSError, EOFError, zlib.error) as error:
+                raise CourseError(f"{where} shows the figure of {reference}, which is damaged: {error}") from error
+            attributes = f'alt="{escape(about.get("alt", ""))}" data-panels="{[list(box) for box in boxes]}"'
+            # Each picture is a document of its own: names within one drawing do not meet those of another.
+            return f'<img {attributes} src="data:{kind};base64,{data}">', _shape(png)
         raise CourseError(f"{where} shows the figure of {reference}, but that cell has none: run the notebook")
 
     def output(self, reference: str, where: str) -> str:
@@ -290,13 +291,9 @@ class Shown:
         return text
 
 
-def _shape(kind: str, content: str) -> float:
+def _shape(png: bytes) -> float:
     """Width over height of a picture."""
-    if kind == "image/png":
-        head = base64.b64decode(content[:64])
-        return int.from_bytes(head[16:20], "big") / int.from_bytes(head[20:24], "big")
-    box = re.search(r'viewBox="[\d.+-]+ [\d.+-]+ ([\d.]+) ([\d.]+)"', content)
-    return float(box[1]) / float(box[2]) if box else 1.0
+    return int.from_bytes(png[16:20], "big") / int.from_bytes(png[20:24], "big")
 
 
 def panels(png: bytes) -> list[tuple[float, float, float, float]]:

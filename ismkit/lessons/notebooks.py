@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 NOTEBOOKS = CHECKOUT / "notebooks"
+#: The kind of output that holds a figure for the slides: SVG by gzip, in base64. Pages show the PNG next to it.
+DRAWING = "application/vnd.ismkit.svgz"
 SOLUTION = re.compile(r"<details>\s*<summary>Solution.*?</summary>\s*```python\n(.*?)```\s*</details>", re.DOTALL)
 
 
@@ -103,6 +105,8 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any], *, record
 def refresh(source: Path, timeout: int = 1800) -> None:
     """Execute a notebook in place, from a clean kernel, so that its outputs come from its code.
 
+    The figures of cells with a tag ``slide-NAME`` are also stored as SVG, for the slides of the course.
+
     Args:
         source: the notebook; it stays as it was if a cell fails.
         timeout: seconds for one cell.
@@ -120,9 +124,13 @@ def refresh(source: Path, timeout: int = 1800) -> None:
     how: dict[str, Any] = {"timeout": timeout, "record_timing": False, "kernel_manager_class": _patient_kernels()}
     client = NotebookClient(notebook, resources={"metadata": {"path": str(source.parent)}}, **how)
     try:
-        client.execute()
+        client.execute(env=os.environ | {"ISMKIT_SLIDES": "1"})  # :func:`ismkit.lessons.plot.show` reads it
     except CellExecutionError as error:
         raise NotebookError(f"{source.name} failed: {error.ename}: {error.evalue}; it is as it was") from None
+    for cell in notebook.cells:
+        if not any(tag.startswith("slide-") for tag in cell.metadata.get("tags", [])):
+            for output in cell.get("outputs", []):
+                output.get("data", {}).pop(DRAWING, None)
     with replacing(source) as file:
         file.write((nbformat.writes(notebook) + "\n").encode())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import html
 import io
@@ -17,6 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from PIL import Image as Pictures
@@ -24,6 +26,7 @@ from PIL.Image import Image as Picture
 from torch import Tensor
 
 from ismkit.data.pictures import tile
+from ismkit.lessons.notebooks import DRAWING
 from ismkit.utils.checks import shown
 from ismkit.utils.files import replacing
 
@@ -35,6 +38,10 @@ _WIDEST = 1600
 _OFF_SHARE, _OFF_LEVELS = 0.05, 10
 #: Bytes of a figure in full colour above which it is saved at its plain resolution.
 _HEAVY = 250_000
+#: Panels with more marks than this are pixels in a drawing: as SVG each mark takes about 100 bytes.
+_MARKS = 250
+#: Pixels for an inch of what is not drawn by lines in a drawing.
+_FINE = 200
 
 
 def use_style() -> None:
@@ -67,6 +74,10 @@ def show(figure: Figure, alt: str) -> None:
     The boxes of the pictures in the figure are saved with the alt text: left, top, right and bottom, as shares of the
     width and the height. On dark pages the book turns the colours of a figure outside of these boxes.
 
+    Where ``$ISMKIT_SLIDES`` is set, as in :func:`ismkit.lessons.notebooks.refresh`, the output also holds the figure as
+    SVG, for the slides. Letters are outlines, which look alike without the fonts; pictures, and panels with many marks,
+    are pixels in it.
+
     Args:
         figure: Matplotlib's.
         alt: what the figure shows, for those who cannot see it.
@@ -78,7 +89,13 @@ def show(figure: Figure, alt: str) -> None:
 
     _check_alt(alt)
     data, pictures = _png(figure), {"pictures": _pictures(figure)}
-    display(Image(data, format="png", alt=alt, width=round(figure.bbox.width), metadata=pictures))
+    image = Image(data, format="png", alt=alt, width=round(figure.bbox.width), metadata=pictures)
+    if not os.environ.get("ISMKIT_SLIDES"):
+        display(image)
+        return
+    bundle, about = image._repr_mimebundle_()
+    drawing = b64encode(gzip.compress(_svg(figure), mtime=0)).decode()
+    display(bundle | {DRAWING: drawing, "text/plain": repr(image)}, raw=True, metadata=about)
 
 
 def _check_alt(alt: str) -> None:
@@ -101,6 +118,25 @@ def _drawn(figure: Figure, scale: float) -> Picture:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=scale * figure.dpi)
     return Pictures.open(buffer).convert("RGB")
+
+
+def _svg(figure: Figure) -> bytes:
+    """A figure as SVG, the same in every run."""
+    for axes in figure.axes:
+        if _marks(axes) > _MARKS:
+            for part in (*axes.collections, *axes.lines, *axes.patches):
+                part.set_rasterized(True)
+    buffer = io.BytesIO()
+    with plt.rc_context({"svg.fonttype": "path", "svg.hashsalt": "slides"}):
+        figure.savefig(buffer, format="svg", dpi=_FINE, metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def _marks(axes: Axes) -> int:
+    """About how many paths a panel has: dots, pieces of lines, cells."""
+    dots = sum(len(line.get_xydata()) for line in axes.lines if line.get_marker() not in ("None", None, "", " "))
+    parts = sum(max(len(part.get_offsets()), len(part.get_paths())) for part in axes.collections)
+    return dots + parts + len(axes.lines) + len(axes.patches)
 
 
 def _compressed(picture: Picture) -> tuple[bytes, bool]:

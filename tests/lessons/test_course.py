@@ -2,6 +2,7 @@
 
 import base64
 import doctest
+import gzip
 import html.parser
 import io
 import json
@@ -20,6 +21,7 @@ from selenium.webdriver.common.by import By
 
 from ismkit.lessons import course, notebooks
 from ismkit.lessons.course import CourseError, make_course
+from ismkit.lessons.notebooks import DRAWING
 from tests.browser import chromium, logged
 from tests.commandline import Ismkit
 from tests.conftest import ROOT
@@ -544,18 +546,60 @@ def test_a_course_of_ones_own(small: Path, tmp_path: Path) -> None:
 def test_a_drawing_is_preferred_to_a_picture(small: Path, tmp_path: Path) -> None:
     path = tmp_path / "notebooks" / "01_one.ipynb"
     notebook = nbformat.read(path, 4)
-    svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 30 10"></svg>'
-    notebook.cells[0].outputs[0].data["image/svg+xml"] = svg
-    notebook.cells[0].outputs[0].metadata["image/svg+xml"] = {"alt": "a line"}
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 20 10"></svg>'
+    notebook.cells[0].outputs[0].data[DRAWING] = base64.b64encode(gzip.compress(svg)).decode()
     nbformat.write(notebook, path)
     picture, shape = course.Shown().figure("01#figure", "here")
-    assert picture.startswith('<img alt="a line" data-panels="[[0.0, 0.0, 1.0, 1.0]]" src="data:image/svg+xml;base64,')
-    assert shape == 3
+    before, _, data = picture.removesuffix('">').partition(' src="data:image/svg+xml;base64,')
+    assert before == '<img alt="a &quot;dot&quot; &amp; more" data-panels="[[0.0, 0.0, 1.0, 1.0]]"'
+    assert base64.b64decode(data) == svg
+    assert shape == 2
+
+
+FIGURE = """import matplotlib.pyplot as plt
+from ismkit.lessons import plot
+
+figure, panels = plt.subplots(1, 2, figsize=(9, 3))
+panels[0].plot([0, 1], [0, 1], label="a line")
+panels[0].legend()
+panels[1].scatter(range(400), range(400))
+plot.show(figure, alt="A line, and many dots")"""
+
+
+@pytest.mark.browser
+def test_a_refreshed_notebook_has_drawings_for_its_slides_alone(small: Path, tmp_path: Path) -> None:
+    """Sharp at any size: lines and letters are outlines, many dots are pixels. On the slide it fills its room."""
+    path = tmp_path / "notebooks" / "01_one.ipynb"
+    notebook = nbformat.read(path, 4)
+    slide, other = (new_code_cell(FIGURE, metadata={"tags": tags}) for tags in (["slide-figure"], []))
+    notebook.cells = [slide, other, new_code_cell("print('It is 1')")]
+    nbformat.write(notebook, path)
+    notebooks.refresh(path)
+    kinds = [set(cell.outputs[0].data) for cell in code_of(nbformat.read(path, 4))[:2]]
+    assert kinds == [{"image/png", "text/plain", DRAWING}, {"image/png", "text/plain"}]
+    picture, _ = course.Shown().figure("01#figure", "here")
+    svg = base64.b64decode(picture.partition("base64,")[2].removesuffix('">')).decode()
+    assert svg.count("<image ") == 1, "the dots"
+    assert "<text" not in svg, "letters would change with the fonts that a machine has"
+    with chromium(tmp_path / "profile") as browser:
+        browser.get((make_course(tmp_path / "pack") / "slides" / "1.html").as_uri() + "#2")
+        image = browser.find_element(By.CSS_SELECTOR, "section.current figure img")
+        assert [image.get_property(f"natural{side}") for side in ("Width", "Height")] == [864, 288], "9 by 3 inches"
+        browser.execute_script("dispatchEvent(new KeyboardEvent('keydown', {key: 'z'}))")
+        part, across, inside = seen(browser) or pytest.fail("the figure is not enlarged")
+        assert inside
+        assert part[2] < 0.6, "a panel alone"
+        assert across > 1.25 * image.size["width"]
 
 
 def test_a_damaged_picture_is_refused(small: Path, tmp_path: Path) -> None:
     path = tmp_path / "notebooks" / "01_one.ipynb"
-    path.write_text(path.read_text().replace("nGM8wcDAwMAAAAS", "nGM8wcDAwMAAAAT"))
+    whole = path.read_text()
+    path.write_text(whole.replace("nGM8wcDAwMAAAAS", "nGM8wcDAwMAAAAT"))
+    with pytest.raises(CourseError, match="shows the figure of 01#figure, which is damaged: "):
+        make_course(tmp_path / "pack")
+    half = base64.b64encode(gzip.compress(b"<svg></svg>")[:-9]).decode()
+    path.write_text(whole.replace('"image/png": "', f'"{DRAWING}": "{half}",\n      "image/png": "', 1))
     with pytest.raises(CourseError, match="shows the figure of 01#figure, which is damaged: "):
         make_course(tmp_path / "pack")
 
