@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import ast
 import base64
-import gzip
 import io
 import os
 import re
 import shutil
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -30,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import mistune
 
 from ismkit.lessons import notebooks
-from ismkit.lessons.notebooks import DRAWING, NotebookError, solutions, solve
+from ismkit.lessons.notebooks import PICTURED, SLIDES, NotebookError, picture_sum, solutions, solve
 from ismkit.utils.files import CHECKOUT, expanded, sync
 
 if TYPE_CHECKING:
@@ -272,11 +270,15 @@ class Shown:
             png = base64.b64decode(content)
             try:  # rows of pictures belong together
                 boxes = [(0.0, 0.0, 1.0, 1.0)] if about.get("pictures") else panels(png)
-                if drawing := output.data.get(DRAWING):
-                    svg = gzip.decompress(base64.b64decode(drawing))
-                    kind, data = "image/svg+xml", base64.b64encode(svg).decode()
-            except (OSError, EOFError, zlib.error) as error:
+            except OSError as error:
                 raise CourseError(f"{where} shows the figure of {reference}, which is damaged: {error}") from error
+            number, _, name = reference.partition("#")
+            drawing = self.paths[number].parent / SLIDES / f"{number}-{name}.svg"
+            if drawing.is_file():
+                svg = drawing.read_text(encoding="utf-8")
+                if not svg.startswith(mark := PICTURED.format(picture_sum(content))):
+                    raise CourseError(f"{drawing} is not of the figure that {reference} has now: refresh the notebook")
+                kind, data = "image/svg+xml", base64.b64encode(svg.removeprefix(mark).encode()).decode()
             attributes = f'alt="{escape(about.get("alt", ""))}" data-panels="{[list(box) for box in boxes]}"'
             # Each picture is a document of its own: names within one drawing do not meet those of another.
             return f'<img {attributes} src="data:{kind};base64,{data}">', _shape(png)

@@ -92,7 +92,7 @@ def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple,
             compared in float64 within a relative 1e-5 and an absolute 1e-7.
 
     Raises:
-        TypeError: if ``answer`` is no function, ``cases`` are no pairs, or a right result is none of the above.
+        TypeError: if ``answer`` is not a function, ``cases`` are not pairs, or a right result is none of the above.
 
     Example:
         >>> from ismkit.lessons import exercise

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 NOTEBOOKS = CHECKOUT / "notebooks"
-#: The kind of output that holds a figure for the slides: SVG by gzip, in base64. Pages show the PNG next to it.
-DRAWING = "application/vnd.ismkit.svgz"
+#: The folder next to the notebooks for the figures of slides, and how the first line of each names its picture.
+SLIDES = "slides"
+PICTURED = "<!-- drawing of the picture {} -->\n"
 SOLUTION = re.compile(r"<details>\s*<summary>Solution.*?</summary>\s*```python\n(.*?)```\s*</details>", re.DOTALL)
 
 
@@ -38,7 +39,7 @@ def number(path: Path) -> str:
 
 
 def find(name: str) -> Path:
-    """A notebook of one's own by its path (``mine/03_own.ipynb``), or one of the kit by its number or a longer start.
+    """Your own notebook by its path (``mine/03_own.ipynb``), or one of the kit by its number or a longer start.
 
     Raises:
         NotebookError: if no file is at the path, or unless exactly one of the kit's has such a name.
@@ -105,7 +106,8 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any], *, record
 def refresh(source: Path, timeout: int = 1800) -> None:
     """Execute a notebook in place, from a clean kernel, so that its outputs come from its code.
 
-    The figures of cells with a tag ``slide-NAME`` are also stored as SVG, for the slides of the course.
+    The figures of cells with a tag ``slide-NAME`` are also written as SVG, for the slides of the course: to files
+    ``slides/NN-NAME.svg`` next to the notebook, which would be too large with them.
 
     Args:
         source: the notebook; it stays as it was if a cell fails.
@@ -127,12 +129,32 @@ def refresh(source: Path, timeout: int = 1800) -> None:
         client.execute(env=os.environ | {"ISMKIT_SLIDES": "1"})  # :func:`ismkit.lessons.plot.show` reads it
     except CellExecutionError as error:
         raise NotebookError(f"{source.name} failed: {error.ename}: {error.evalue}; it is as it was") from None
-    for cell in notebook.cells:
-        if not any(tag.startswith("slide-") for tag in cell.metadata.get("tags", [])):
-            for output in cell.get("outputs", []):
-                output.get("data", {}).pop(DRAWING, None)
+    drawings = _take_drawings(notebook, number(source))
+    for old in (source.parent / SLIDES).glob(f"{number(source)}-*.svg"):
+        old.unlink()
+    for name, drawing in drawings.items():
+        with replacing(source.parent / SLIDES / name) as file:
+            file.write(drawing.encode())
     with replacing(source) as file:
         file.write((nbformat.writes(notebook) + "\n").encode())
+
+
+def _take_drawings(notebook: NotebookNode, of: str) -> dict[str, str]:
+    """Take the drawings out of a notebook; returns those of slides by the names of their files."""
+    taken = {}
+    for cell in notebook.cells:
+        for output in reversed(cell.get("outputs", [])):  # a slide shows the first
+            if drawing := output.get("data", {}).pop("image/svg+xml", None):
+                for tag in cell.metadata.get("tags", []):
+                    if tag.startswith("slide-"):
+                        mark = PICTURED.format(picture_sum(output.data["image/png"]))
+                        taken[f"{of}-{tag.removeprefix('slide-')}.svg"] = mark + drawing
+    return taken
+
+
+def picture_sum(png: str) -> str:
+    """A sum of a picture in base64, by which a drawing says which one it is of."""
+    return hashlib.sha256("".join(png.split()).encode()).hexdigest()[:16]
 
 
 def _typed(value: Any, default: str, name: str) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import html
 import io
 import json
 import os
-from base64 import b64encode
+import re
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -26,7 +26,6 @@ from PIL.Image import Image as Picture
 from torch import Tensor
 
 from ismkit.data.pictures import tile
-from ismkit.lessons.notebooks import DRAWING
 from ismkit.utils.checks import shown
 from ismkit.utils.files import replacing
 
@@ -40,8 +39,8 @@ _OFF_SHARE, _OFF_LEVELS = 0.05, 10
 _HEAVY = 250_000
 #: Panels with more marks than this are pixels in a drawing: as SVG each mark takes about 100 bytes.
 _MARKS = 250
-#: Pixels for an inch of what is not drawn by lines in a drawing.
-_FINE = 200
+#: Pixels for an inch of such a panel, and its colours: the files are committed.
+_FINE, _COLOURS = 160, 64
 
 
 def use_style() -> None:
@@ -74,7 +73,7 @@ def show(figure: Figure, alt: str) -> None:
     The boxes of the pictures in the figure are saved with the alt text: left, top, right and bottom, as shares of the
     width and the height. On dark pages the book turns the colours of a figure outside of these boxes.
 
-    Where ``$ISMKIT_SLIDES`` is set, as in :func:`ismkit.lessons.notebooks.refresh`, the output also holds the figure as
+    Where ``$ISMKIT_SLIDES`` is set, as by :func:`ismkit.lessons.notebooks.refresh`, the output also has the figure as
     SVG, for the slides. Letters are outlines, which look alike without the fonts; pictures, and panels with many marks,
     are pixels in it.
 
@@ -94,8 +93,11 @@ def show(figure: Figure, alt: str) -> None:
         display(image)
         return
     bundle, about = image._repr_mimebundle_()
-    drawing = b64encode(gzip.compress(_svg(figure), mtime=0)).decode()
-    display(bundle | {DRAWING: drawing, "text/plain": repr(image)}, raw=True, metadata=about)
+    display(
+        bundle | {"image/svg+xml": _svg(figure).decode(), "text/plain": repr(image)},
+        raw=True,
+        metadata=about,
+    )
 
 
 def _check_alt(alt: str) -> None:
@@ -121,15 +123,29 @@ def _drawn(figure: Figure, scale: float) -> Picture:
 
 
 def _svg(figure: Figure) -> bytes:
-    """A figure as SVG, the same in every run."""
+    """A figure as SVG, the same in every run: pictures have their own pixels, panels with many marks a few colours."""
     for axes in figure.axes:
+        for image in axes.images:
+            if image.get_interpolation() == "nearest":
+                image.set_interpolation("none")
         if _marks(axes) > _MARKS:
             for part in (*axes.collections, *axes.lines, *axes.patches):
                 part.set_rasterized(True)
     buffer = io.BytesIO()
     with plt.rc_context({"svg.fonttype": "path", "svg.hashsalt": "slides"}):
         figure.savefig(buffer, format="svg", dpi=_FINE, metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return _PANEL.sub(_fewer_colours, buffer.getvalue())
+
+
+#: The pixels of a panel: of a picture with its own pixels, which keeps its colours, the size comes before the place.
+_PANEL = re.compile(rb"(?<=xlink:href=\"data:image/png;base64,)[^\"]+(?=\" id=\"\w+\" transform=\"scale)")
+
+
+def _fewer_colours(found: re.Match[bytes]) -> bytes:
+    buffer = io.BytesIO()
+    panel = Pictures.open(io.BytesIO(b64decode(found[0]))).convert("RGBA")
+    panel.quantize(_COLOURS, Pictures.Quantize.FASTOCTREE).save(buffer, "PNG", optimize=True)
+    return b64encode(buffer.getvalue())
 
 
 def _marks(axes: Axes) -> int:
@@ -242,7 +258,7 @@ def animate(
 
 
 class _Page:
-    """HTML for a notebook, and what is read where there is none."""
+    """HTML for a notebook, and what is read if there is none."""
 
     def __init__(self, page: str, alt: str) -> None:
         self._page, self._alt = page, alt
