@@ -964,7 +964,7 @@ CALLS: dict[str, Call] = {
         {"claim": "C03.law", "measured": 1.0, "expected": 1.0, "tolerance": 1e-3, "interval": (0.9, 1.2)},
         names=("C03.law", "interval"),
     ),
-    "exercise": Call(lessons.exercise, {"name": "own", "answer": abs, "cases": [((-1,), 1)], "hint": ""}),
+    "exercise": Call(lessons.exercise, {"name": "own", "answer": abs, "cases": [((-1,), 1)]}),
     "score_guess": Call(
         lessons.score_guess, {"guess": 1.0, "measured": 2.0, "what": "it", "scale": 1.0, "how": "measured"}
     ),

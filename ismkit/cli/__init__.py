@@ -177,7 +177,7 @@ def _values(options: Sequence[str], arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _at_home(value: Any) -> Any:
-    """The options with the home folder in the place of a leading ``~``, which shells leave in ``--out=~/results``."""
+    """The options with the home folder for a leading ``~``, which shells leave in ``--out=~/results``."""
     if isinstance(value, dict):
         return {name: _at_home(each) for name, each in value.items()}
     if isinstance(value, tuple):

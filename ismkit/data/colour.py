@@ -1,4 +1,4 @@
-"""Colour at 32 x 32: the emoji of the repository, checked by their sums, and CIFAR-10 for who has a network."""
+"""Colour at 32 x 32: the emoji of the repository, checked by their sums, and CIFAR-10 from the network."""
 
 from __future__ import annotations
 

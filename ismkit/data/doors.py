@@ -214,7 +214,7 @@ def _mapped(data: Any) -> Mapped:
 
 
 def _split(row: Any, number: int) -> tuple[Any, Any]:
-    """Sample and label of one row; None for the label where there is none."""
+    """Sample and label of one row; None for the label if there is none."""
     if isinstance(row, tuple | list):
         if len(row) == 2:
             return row[0], row[1]

@@ -76,7 +76,7 @@ class Kind:
         registered: its name in torch-fidelity's registry.
         layers: our name of each layer (``pool``, ``spatial``, ``logits``) and torch-fidelity's.
         resize: what it does to images before its first layer.
-        weights: the file, or None where there is none.
+        weights: the file, or None if there is none.
     """
 
     registered: str

@@ -329,7 +329,7 @@ def _no_judge(judge: Any, found: Any) -> ValueError:
 
 
 def as_scores(found: Any, taken: Collection[str], before: Collection[str] | None = None) -> dict[str, float]:
-    """Read what a judge of one's own has returned.
+    """Read what your own judge has returned.
 
     Args:
         found: what its ``score`` returned.

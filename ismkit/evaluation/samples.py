@@ -352,7 +352,7 @@ def _manifest(folder: Path) -> Store:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder, ``{}`` where there is none; SampleError if it is altered."""
+    """The manifest of a folder, ``{}`` if there is none; SampleError if it is altered."""
     store = _manifest(folder)
     form = {"set": dict, "files": [str], "made": dict}
     return store.read(MANIFEST, form).value if MANIFEST in store else {}

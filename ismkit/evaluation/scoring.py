@@ -54,7 +54,7 @@ def device_at_hand(name: str | None = None) -> torch.device:
     """The device that ``--device`` names: by default this process's GPU where torch sees one, else the CPU.
 
     Raises:
-        ValueError: for ``cuda`` where there is none.
+        ValueError: for ``cuda`` if there is none.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no CUDA device here; leave the option out to run on the CPU")

@@ -98,7 +98,7 @@ def write(
 def ours(rows: Iterable[Mapping[str, Any]], metrics: Mapping[str, Metric], metric: str, nfe: int) -> tuple[str, str]:
     """Our figure for a metric at an NFE and the w it was taken at: the w of the least FID, among sets of 50 000.
 
-    ``("not run", "")`` where there is none, or where the metric did not read its own feature network.
+    ``("not run", "")`` if there is none, or where the metric did not read its own feature network.
     """
     found = [row for row in rows if row["nfe"] == nfe and row["n"] == PAPER_N and metric in row and "fid" in row]
     if metric not in metrics or metrics[metric].title.endswith("]") or not found:

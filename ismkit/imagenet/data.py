@@ -17,7 +17,7 @@ PER_CLASS = 12  # pictures of the small set, in four classes
 
 
 def open_latents(name: str, folder: Path) -> Latents:
-    """Open the latents of an ImageNet run; those of ``imagenet-smoke`` are made where there are none, in seconds.
+    """Open the latents of an ImageNet run; those of ``imagenet-smoke`` are made if there are none, in seconds.
 
     Args:
         name: of the run's latents, for the message; ``imagenet-smoke`` stands for photographs and a tiny VAE.

@@ -1,7 +1,7 @@
 """Where images come from: a folder of class folders, tar files, or the hub; each read in units of some thousand images.
 
-A unit is what is read, encoded and written in one go, so the order of images is the same whoever reads it. Tar files
-are ImageNet's own archive of archives, or shards as WebDataset writes them.
+A unit is read, encoded and written at once, so the order of images does not depend on the process that reads it. Tar
+files are ImageNet's own archive of archives, or shards as WebDataset writes them.
 """
 
 from __future__ import annotations

@@ -308,7 +308,7 @@ CLAIMS: dict[str, Claim] = {
         "Plain OT can leak the class without moving its mean noise", "kit", verdict="holds here", basis="drawn"
     ),
     "C06.aware": exact("Class-aware OT leaves each class the noise that was drawn for it", "kit"),
-    "C06.conditional": Claim("Plain OT ruins conditional samples", "kit"),
+    "C06.conditional": Claim("Plain OT degrades conditional samples", "kit"),
     "C06.hides": Claim("The training loss hides the damage of plain OT: the lower loss has the worse samples", "kit"),
     "C06.aware_gain": Claim("Class-aware OT draws better one-step conditional samples than independent noise", "kit"),
     "C06.guidance": Claim("Guidance (w = 2) does not hide the damage that plain OT does", "kit"),
@@ -342,7 +342,7 @@ CLAIMS: dict[str, Claim] = {
     "C07.none": Claim(
         "Targets of decay 0.5 are as good as targets by the network itself", "kit", verdict="not resolved"
     ),
-    "C07.no_ramp": Claim("Without a warm-up ramp a slow target network ruins a short run", "kit"),
+    "C07.no_ramp": Claim("Without a warm-up ramp a slow target network degrades a short run", "kit"),
     # 08 the ladder on real images: each recipe at its best w
     "C08.intrinsic": _rung(
         "Intrinsic guidance lowers the one-step distance of the shortcut model of SM's code, by 30 % or more",
@@ -434,7 +434,7 @@ CLAIMS: dict[str, Claim] = {
         comparisons=9,
     ),
     "C08.t_interval": Claim(
-        "An interval from 0.5 ruins one-step samples",
+        "An interval from 0.5 degrades one-step samples",
         "paper",
         verdict="weaker here",
         basis="study",
@@ -578,7 +578,7 @@ CLAIMS: dict[str, Claim] = {
         comparisons=10,
     ),
     "C09.average": Claim(
-        "Targets by an average in the place of the weights of now break improved MeanFlow",
+        "Targets by an average instead of the current weights break improved MeanFlow",
         "kit",
         basis="study",
         trainings=5,

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import mistune
 
 from ismkit.lessons import notebooks
-from ismkit.lessons.notebooks import NotebookError, solutions, solve
+from ismkit.lessons.notebooks import PICTURED, SLIDES, NotebookError, picture_sum, solutions, solve
 from ismkit.utils.files import CHECKOUT, expanded, sync
 
 if TYPE_CHECKING:
@@ -56,8 +56,6 @@ NUMBER = rf"{PLAIN}(?: ± [\d.]+)?(?: ?%)?"
 EXAMPLE = re.compile(r"^```python\n(.*?)^```\n?", re.DOTALL | re.MULTILINE)
 #: What :func:`ismkit.lessons.exercises.score_guess` prints for the committed notebooks, in which nothing was guessed.
 UNGUESSED = re.compile(r"^.*: \w+ (\S+)\. No guess was made.*$\n?", re.MULTILINE)
-#: Pictures that a page can hold, the best first.
-PICTURES = {"image/svg+xml": "", "image/png": ";base64"}
 #: The room for a figure on a slide, in pixels, with its text below the title and beside it; and a line of that text.
 BELOW, BESIDE, LINE, LETTERS = (1236, 550), (630, 550), 38, 85
 #: Panels of a figure can be seen one by one if each is at most this share wider than the others, and gains this much.
@@ -264,21 +262,26 @@ class Shown:
         return f"{float(found[0]):.1e}" if "e" in found[0] else str(found[0])
 
     def figure(self, reference: str, where: str) -> tuple[str, float]:
-        """The figure of a cell as HTML, and its width over its height; a drawing is preferred to a picture."""
-        for kind, encoding in PICTURES.items():
-            for output in self.cell(reference, where).get("outputs", []):
-                if (content := output.get("data", {}).get(kind)) is not None:
-                    about = output.metadata.get(kind, {})
-                    data = content if encoding else base64.b64encode(content.encode()).decode()
-                    whole = kind != "image/png" or about.get("pictures")  # rows of pictures belong together
-                    try:
-                        boxes = [(0.0, 0.0, 1.0, 1.0)] if whole else panels(base64.b64decode(content))
-                    except OSError as error:
-                        raise CourseError(
-                            f"{where} shows the figure of {reference}, which is damaged: {error}"
-                        ) from error
-                    attributes = f'alt="{escape(about.get("alt", ""))}" data-panels="{[list(box) for box in boxes]}"'
-                    return f'<img {attributes} src="data:{kind};base64,{"".join(data.split())}">', _shape(kind, content)
+        """The figure of a cell as HTML, as SVG if there is one, and its width over its height."""
+        for output in self.cell(reference, where).get("outputs", []):
+            if (content := output.get("data", {}).get("image/png")) is None:
+                continue
+            about, kind, data = output.metadata.get("image/png", {}), "image/png", "".join(content.split())
+            png = base64.b64decode(content)
+            try:  # rows of pictures belong together
+                boxes = [(0.0, 0.0, 1.0, 1.0)] if about.get("pictures") else panels(png)
+            except OSError as error:
+                raise CourseError(f"{where} shows the figure of {reference}, which is damaged: {error}") from error
+            number, _, name = reference.partition("#")
+            drawing = self.paths[number].parent / SLIDES / f"{number}-{name}.svg"
+            if drawing.is_file():
+                svg = drawing.read_text(encoding="utf-8")
+                if not svg.startswith(mark := PICTURED.format(picture_sum(content))):
+                    raise CourseError(f"{drawing} is not of the figure that {reference} has now: refresh the notebook")
+                kind, data = "image/svg+xml", base64.b64encode(svg.removeprefix(mark).encode()).decode()
+            attributes = f'alt="{escape(about.get("alt", ""))}" data-panels="{[list(box) for box in boxes]}"'
+            # Each picture is a document of its own: names within one drawing do not meet those of another.
+            return f'<img {attributes} src="data:{kind};base64,{data}">', _shape(png)
         raise CourseError(f"{where} shows the figure of {reference}, but that cell has none: run the notebook")
 
     def output(self, reference: str, where: str) -> str:
@@ -290,13 +293,9 @@ class Shown:
         return text
 
 
-def _shape(kind: str, content: str) -> float:
+def _shape(png: bytes) -> float:
     """Width over height of a picture."""
-    if kind == "image/png":
-        head = base64.b64decode(content[:64])
-        return int.from_bytes(head[16:20], "big") / int.from_bytes(head[20:24], "big")
-    box = re.search(r'viewBox="[\d.+-]+ [\d.+-]+ ([\d.]+) ([\d.]+)"', content)
-    return float(box[1]) / float(box[2]) if box else 1.0
+    return int.from_bytes(png[16:20], "big") / int.from_bytes(png[20:24], "big")
 
 
 def panels(png: bytes) -> list[tuple[float, float, float, float]]:
@@ -564,8 +563,7 @@ def without_solutions(notebook: NotebookNode) -> None:
     """Take out all that is folded away but hints: solutions, answers, rubrics; and what would spoil a task.
 
     What follows a fold, up to the next fold, question or heading, speaks of its content and goes with it. Exercises
-    lose their output and the hint in their cell, which says much of the solution. Guesses are to be made before the
-    number is seen: the outputs that show it go, too.
+    lose their output. Guesses are to be made before the number is seen: the outputs that show it go, too.
     """
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     asked = {number for cell in code for output in cell.outputs for number in UNGUESSED.findall(output.get("text", ""))}
@@ -577,8 +575,7 @@ def without_solutions(notebook: NotebookNode) -> None:
             cell.outputs, cell.execution_count = [], None
         else:
             cell.outputs = [output for output in cell.outputs if not _tells(output, asked)]
-        if _clear(cell):
-            cell.source = without_hint(cell.source)
+        _clear(cell)
     notebook.cells = [cell for cell in notebook.cells if cell.source or cell.cell_type != "markdown"]
 
 
@@ -586,25 +583,6 @@ def _tells(output: NotebookNode, asked: set[str]) -> bool:
     """Whether an output prints a number that readers are to guess. One or two digits do not count: chance has them."""
     rounded = {f"{float(number.replace(',', '')):.3g}" for number in re.findall(PLAIN, output.get("text", ""))}
     return any(len(re.sub(r"\D|^0\.0*", "", number)) > 2 for number in asked & rounded)
-
-
-def without_hint(source: str) -> str:
-    """The source of an exercise without the argument ``hint`` of its call of ``exercise``."""
-    lines = source.encode().splitlines(keepends=True)
-
-    def place(line: int, column: int) -> int:
-        return sum(map(len, lines[: line - 1])) + column  # Python counts bytes
-
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "exercise":
-            parts = [*node.args, *(keyword.value for keyword in node.keywords)]
-            ends = [place(part.end_lineno or 0, part.end_col_offset or 0) for part in parts]
-            for keyword, before, end in zip(
-                node.keywords, ends[len(node.args) - 1 : -1], ends[len(node.args) :], strict=True
-            ):
-                if keyword.arg == "hint":
-                    return (source.encode()[:before] + source.encode()[end:]).decode()
-    return source
 
 
 def solved(notebook: NotebookNode) -> None:
@@ -615,8 +593,7 @@ def solved(notebook: NotebookNode) -> None:
         _clear(cell)
 
 
-def _clear(cell: Any) -> bool:
-    """Clear what an exercise printed; returns whether the cell is one."""
-    if is_exercise := "exercise" in cell.metadata.get("tags", []):
+def _clear(cell: Any) -> None:
+    """Clear what an exercise printed."""
+    if "exercise" in cell.metadata.get("tags", []):
         cell.outputs, cell.execution_count = [], None
-    return is_exercise

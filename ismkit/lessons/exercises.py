@@ -29,7 +29,7 @@ SLIPS: dict[str, Callable[[Tensor], Tensor]] = {
     "is right, but in reverse order": lambda want: want.flip(0) if want.ndim else want,
 }
 
-#: Of each exercise, how many answers were wrong so far: its hint is for a reader who has tried.
+#: Of each exercise, how many answers were wrong so far: the second hint is for a reader who has tried the first.
 _WRONG: Counter[str] = Counter()
 
 
@@ -77,12 +77,12 @@ def score_guess(
     print(f"{found}; you guessed {guess:g}, {distance}: {points} of 3 points.")
 
 
-def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple, Any]], *, hint: str = "") -> None:
+def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple, Any]]) -> None:
     """Check the reader's function on cases, and print how far it is.
 
     A missing ``return``, a result of another type or shape, and a common slip that explains every case (the sign, a
-    factor 2, one too many, transposed ...) are named. The first wrong result points to the folded hints of the
-    notebook, later ones to the same exercise print ``hint``. Errors in ``answer`` are printed, not raised, so that the
+    factor 2, one too many, transposed ...) are named. The first wrong result points to Hint 1, which is folded above
+    the cell, later ones in the same exercise to Hint 2. Errors in ``answer`` are printed, not raised, so that the
     notebook runs on.
 
     Args:
@@ -90,21 +90,20 @@ def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple,
         answer: the function that the reader writes; as long as it returns ``...`` it counts as not written.
         cases: pairs of arguments (a tuple) and the right result: a number, a tensor, a bool or a sequence of numbers,
             compared in float64 within a relative 1e-5 and an absolute 1e-7.
-        hint: printed from the second wrong answer on, since it may give the solution away.
 
     Raises:
-        TypeError: if ``answer`` is no function, ``cases`` are no pairs, or a right result is none of the above.
+        TypeError: if ``answer`` is not a function, ``cases`` are not pairs, or a right result is none of the above.
 
     Example:
         >>> from ismkit.lessons import exercise
         >>> def compounded(scale, doublings):
         ...     return scale * doublings
-        >>> exercise("03.1", compounded, [((1.5, 1), 1.5), ((1.5, 7), 1.5**7)], hint="each doubling multiplies")
-        exercise 03.1: not yet. compounded(1.5, 7) gave 10.5, want 17.0859375. Hint 1 is folded above this cell.
-        >>> exercise("03.1", compounded, [((1.5, 7), 1.5**7)], hint="each doubling multiplies")
-        exercise 03.1: not yet. compounded(1.5, 7) gave 10.5, want 17.0859375. Hint: each doubling multiplies
-        >>> exercise("03.2", lambda step: step, [((0.5,), -0.5)])
-        exercise 03.2: not yet. <lambda>(0.5) gave 0.5, want -0.5. The result has the wrong sign.
+        >>> exercise("03.1", compounded, [((1.5, 1), 1.5), ((1.5, 7), 1.5**7)])
+        exercise 03.1: not yet. compounded(1.5, 7) gave 10.5, want 17.0859375. See Hint 1 above this cell.
+        >>> exercise("03.1", compounded, [((1.5, 7), 1.5**7)])
+        exercise 03.1: not yet. compounded(1.5, 7) gave 10.5, want 17.0859375. See Hint 2 above this cell.
+        >>> exercise("03.2", abs, [((0.5,), -0.5)])
+        exercise 03.2: not yet. abs(0.5) gave 0.5, want -0.5. The result has the wrong sign. See Hint 1 above this cell.
         >>> exercise("03.1", lambda scale, doublings: scale**doublings, [((1.5, 7), 1.5**7)])
         exercise 03.1: solved
     """
@@ -130,9 +129,7 @@ def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple,
         print(f"exercise {name}: solved")
         return
     if results and not all(_equal(got, want) for got, want in results):
-        complaint += _diagnosis(results)
-        if hint:
-            complaint += f" Hint: {hint}" if _WRONG[name] else " Hint 1 is folded above this cell."
+        complaint += f"{_diagnosis(results)} See Hint {2 if _WRONG[name] else 1} above this cell."
         _WRONG[name] += 1
     print(f"exercise {name}: {complaint}")
 

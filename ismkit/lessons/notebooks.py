@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 NOTEBOOKS = CHECKOUT / "notebooks"
+#: The folder next to the notebooks for the figures of slides, and how the first line of each names its picture.
+SLIDES = "slides"
+PICTURED = "<!-- drawing of the picture {} -->\n"
 SOLUTION = re.compile(r"<details>\s*<summary>Solution.*?</summary>\s*```python\n(.*?)```\s*</details>", re.DOTALL)
 
 
@@ -37,7 +40,7 @@ def number(path: Path) -> str:
 
 
 def find(name: str) -> Path:
-    """A notebook of one's own by its path (``mine/03_own.ipynb``), or one of the kit by its number or a longer start.
+    """Your own notebook by its path (``mine/03_own.ipynb``), or one of the kit by its number or a longer start.
 
     Raises:
         NotebookError: if no file is at the path, or unless exactly one of the kit's has such a name.
@@ -106,6 +109,9 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any], *, record
 def refresh(source: Path, timeout: int = 1800) -> None:
     """Execute a notebook in place, from a clean kernel, so that its outputs come from its code.
 
+    The figures of cells with a tag ``slide-NAME`` are also written as SVG, for the slides of the course: to files
+    ``slides/NN-NAME.svg`` next to the notebook, which would be too large with them.
+
     Args:
         source: the notebook; it stays as it was if a cell fails.
         timeout: seconds for one cell.
@@ -123,9 +129,15 @@ def refresh(source: Path, timeout: int = 1800) -> None:
     how: dict[str, Any] = {"timeout": timeout, "record_timing": False, "kernel_manager_class": _patient_kernels()}
     client = NotebookClient(notebook, resources={"metadata": {"path": str(source.parent)}}, **how)
     try:
-        client.execute()
+        client.execute(env=os.environ | {"ISMKIT_SLIDES": "1"})  # :func:`ismkit.lessons.plot.show` reads it
     except CellExecutionError as error:
         raise NotebookError(f"{source.name} failed: {error.ename}: {error.evalue}; it is as it was") from None
+    drawings = _take_drawings(notebook, number(source))
+    for old in (source.parent / SLIDES).glob(f"{number(source)}-*.svg"):
+        old.unlink()
+    for name, drawing in drawings.items():
+        with replacing(source.parent / SLIDES / name) as file:
+            file.write(drawing.encode())
     with replacing(source) as file:
         file.write((nbformat.writes(notebook) + "\n").encode())
 
@@ -150,6 +162,24 @@ def _named(path: Path) -> Iterator[None]:
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise NotebookError(f"{path} cannot be read as a notebook: {reason}") from error
+
+
+def _take_drawings(notebook: NotebookNode, of: str) -> dict[str, str]:
+    """Take the drawings out of a notebook; returns those of slides by the names of their files."""
+    taken = {}
+    for cell in notebook.cells:
+        for output in reversed(cell.get("outputs", [])):  # a slide shows the first
+            if drawing := output.get("data", {}).pop("image/svg+xml", None):
+                for tag in cell.metadata.get("tags", []):
+                    if tag.startswith("slide-"):
+                        mark = PICTURED.format(picture_sum(output.data["image/png"]))
+                        taken[f"{of}-{tag.removeprefix('slide-')}.svg"] = mark + drawing
+    return taken
+
+
+def picture_sum(png: str) -> str:
+    """A sum of a picture in base64, by which a drawing says which one it is of."""
+    return hashlib.sha256("".join(png.split()).encode()).hexdigest()[:16]
 
 
 def _typed(value: Any, default: str, name: str) -> Any:

@@ -7,7 +7,8 @@ import html
 import io
 import json
 import os
-from base64 import b64encode
+import re
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -17,6 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from PIL import Image as Pictures
@@ -35,6 +37,10 @@ _WIDEST = 1600
 _OFF_SHARE, _OFF_LEVELS = 0.05, 10
 #: Bytes of a figure in full colour above which it is saved at its plain resolution.
 _HEAVY = 250_000
+#: Panels with more marks than this are pixels in a drawing: as SVG each mark takes about 100 bytes.
+_MARKS = 250
+#: Pixels for an inch of such a panel, and its colours: the files are committed.
+_FINE, _COLOURS = 160, 64
 
 
 def use_style() -> None:
@@ -67,6 +73,10 @@ def show(figure: Figure, alt: str) -> None:
     The boxes of the pictures in the figure are saved with the alt text: left, top, right and bottom, as shares of the
     width and the height. On dark pages the book turns the colours of a figure outside of these boxes.
 
+    Where ``$ISMKIT_SLIDES`` is set, as by :func:`ismkit.lessons.notebooks.refresh`, the output also has the figure as
+    SVG, for the slides. Letters are outlines, which look alike without the fonts; pictures, and panels with many marks,
+    are pixels in it.
+
     Args:
         figure: Matplotlib's.
         alt: what the figure shows, for those who cannot see it.
@@ -78,7 +88,16 @@ def show(figure: Figure, alt: str) -> None:
 
     _check_alt(alt)
     data, pictures = _png(figure), {"pictures": _pictures(figure)}
-    display(Image(data, format="png", alt=alt, width=round(figure.bbox.width), metadata=pictures))
+    image = Image(data, format="png", alt=alt, width=round(figure.bbox.width), metadata=pictures)
+    if not os.environ.get("ISMKIT_SLIDES"):
+        display(image)
+        return
+    bundle, about = image._repr_mimebundle_()
+    display(
+        bundle | {"image/svg+xml": _svg(figure).decode(), "text/plain": repr(image)},
+        raw=True,
+        metadata=about,
+    )
 
 
 def _check_alt(alt: str) -> None:
@@ -101,6 +120,39 @@ def _drawn(figure: Figure, scale: float) -> Picture:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=scale * figure.dpi)
     return Pictures.open(buffer).convert("RGB")
+
+
+def _svg(figure: Figure) -> bytes:
+    """A figure as SVG, the same in every run: pictures have their own pixels, panels with many marks a few colours."""
+    for axes in figure.axes:
+        for image in axes.images:
+            if image.get_interpolation() == "nearest":
+                image.set_interpolation("none")
+        if _marks(axes) > _MARKS:
+            for part in (*axes.collections, *axes.lines, *axes.patches):
+                part.set_rasterized(True)
+    buffer = io.BytesIO()
+    with plt.rc_context({"svg.fonttype": "path", "svg.hashsalt": "slides"}):
+        figure.savefig(buffer, format="svg", dpi=_FINE, metadata={"Date": None, "Creator": None})
+    return _PANEL.sub(_fewer_colours, buffer.getvalue())
+
+
+#: The pixels of a panel: of a picture with its own pixels, which keeps its colours, the size comes before the place.
+_PANEL = re.compile(rb"(?<=xlink:href=\"data:image/png;base64,)[^\"]+(?=\" id=\"\w+\" transform=\"scale)")
+
+
+def _fewer_colours(found: re.Match[bytes]) -> bytes:
+    buffer = io.BytesIO()
+    panel = Pictures.open(io.BytesIO(b64decode(found[0]))).convert("RGBA")
+    panel.quantize(_COLOURS, Pictures.Quantize.FASTOCTREE).save(buffer, "PNG", optimize=True)
+    return b64encode(buffer.getvalue())
+
+
+def _marks(axes: Axes) -> int:
+    """About how many paths a panel has: dots, pieces of lines, cells."""
+    dots = sum(len(line.get_xydata()) for line in axes.lines if line.get_marker() not in ("None", None, "", " "))
+    parts = sum(max(len(part.get_offsets()), len(part.get_paths())) for part in axes.collections)
+    return dots + parts + len(axes.lines) + len(axes.patches)
 
 
 def _compressed(picture: Picture) -> tuple[bytes, bool]:
@@ -206,7 +258,7 @@ def animate(
 
 
 class _Page:
-    """HTML for a notebook, and what is read where there is none."""
+    """HTML for a notebook, and what is read if there is none."""
 
     def __init__(self, page: str, alt: str) -> None:
         self._page, self._alt = page, alt

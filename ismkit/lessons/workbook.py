@@ -765,31 +765,30 @@ class Workbook:
         ...     return (1 - decay) * old + decay * new
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     mine = Workbook(f"{folder}/my_shortcut.py")
-        ...     right = mine.check("01b.5", averaged)
+        ...     mine.check("01b.5", averaged)
         ...     mine.load().averaged(0.0, 1.0, 0.9, updates=0)
-        ...     mine.lines()
+        ...     mine.lines(), mine.has("averaged")
         exercise 01b.5: not yet. averaged: after update 0: old and new are swapped: the decay belongs to the old value.
         my_shortcut.py: nothing is yours yet, the kit's pieces stand in
         0.9
-        0
+        (0, False)
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path = Path(path) if path is not None else out_dir() / "my_shortcut.py"
 
-    def check(self, name: str, *pieces: Callable[..., Any]) -> bool:
+    def check(self, name: str, *pieces: Callable[..., Any]) -> None:
         """Check pieces that the reader wrote, print what came out, and put them into the file if all are right.
+
+        Errors in a piece are printed, not raised, so that the notebook runs on.
 
         Args:
             name: of the exercise, such as "01b.1".
             pieces: functions or classes of a notebook or a file, under the names that the file has for them; as long as
                 one returns ``...`` it counts as not written.
 
-        Returns:
-            Whether they are right. Errors in a piece are printed, not raised, so that the notebook runs on.
-
         Raises:
-            TypeError: if a piece is no function or class.
+            TypeError: if a piece is not a function or class.
             ValueError: for a name that the file has no place for.
         """
         written = {}
@@ -801,7 +800,7 @@ class Workbook:
             written[piece.__name__] = source_of(piece)
         if blank := [called for called, source in written.items() if unwritten(source)]:
             print(f"exercise {name}: to do. Write the body of {' and '.join(blank)}, and run the cell again.")
-            return False
+            return
         together = self._own() | written  # what the reader wrote earlier must fit, not the kit's in its place
         for called in written:
             test = _check_strong_condition if called == "condition" and "strengths" in written else CHECKS[called]
@@ -815,10 +814,23 @@ class Workbook:
                     complaint += "; a function without `return` returns None"
             if complaint:
                 print(f"exercise {name}: not yet. {called}: {complaint}{'' if complaint.endswith('?') else '.'}")
-                return False
+                return
         self._write(together)
         print(f"exercise {name}: solved")
-        return True
+
+    def has(self, *names: str) -> bool:
+        """Say whether the file has the reader's own pieces under all of these names.
+
+        Args:
+            names: of pieces, such as "strengths".
+
+        Raises:
+            ValueError: for a name that the file has no place for.
+        """
+        for name in names:
+            if name not in CHECKS:
+                raise ValueError(f"names must be among {', '.join(CHECKS)}, got {shown(name)}")
+        return set(names) <= set(self._own())
 
     def load(self) -> ModuleType:
         """Load the model that the file describes, and print in a line which of its pieces are the reader's.

@@ -125,7 +125,7 @@ class Coupling:
             large pools; by default the exact :func:`assign`.
 
     Raises:
-        ValueError: if ``pool`` is negative, ``classes`` are given without a pool, or ``solver`` is no function.
+        ValueError: if ``pool`` is negative, ``classes`` are given without a pool, or ``solver`` is not a function.
 
     Example:
         Class 0 lies near 0, class 1 near 10. Plain OT gives class 0 the lower half of the noise, so the noise tells the

@@ -101,7 +101,7 @@ class TwinEMA(nn.Module):
         slow: samples; ``fast`` itself where both decays are equal (a single EMA, as in SM).
 
     Raises:
-        TypeError: if ``net`` is no module.
+        TypeError: if ``net`` is not a module.
         ValueError: for a decay outside [0, 1), or a fast one above the slow one.
 
     Example:
@@ -150,7 +150,7 @@ class TwinEMA(nn.Module):
             net: the network that is trained, wrapped or not.
 
         Raises:
-            TypeError: if ``net`` is no module.
+            TypeError: if ``net`` is not a module.
         """
         if not isinstance(net, nn.Module):
             raise TypeError(f"net must be a torch.nn.Module, got {shown(net)}")

@@ -188,7 +188,7 @@ class TwoPassCFG(nn.Module):
         null: the null label, ``num_classes``.
 
     Raises:
-        TypeError: if ``net`` is no function.
+        TypeError: if ``net`` is not a function.
         ValueError: if ``null`` is no integer of at least 0.
 
     Example:

@@ -118,7 +118,7 @@ def draw_noise(source: Source | None, shape: tuple[int, ...], generator: torch.G
         Noise of that shape.
 
     Raises:
-        TypeError: if ``source`` is no function, or returns anything but floating point numbers, or ``generator`` is
+        TypeError: if ``source`` is not a function, or returns anything but floating point numbers, or ``generator`` is
             none.
         ValueError: if it returns another shape, or ``shape`` is none.
 

@@ -424,8 +424,8 @@ class Recipe:
         terms: what is added to the loss, each a :class:`Term`.
 
     Raises:
-        TypeError: if ``source`` is no function.
-        ValueError: if ``target``, ``distance`` or a term is no function, a weight is negative or not finite, a decay
+        TypeError: if ``source`` is not a function.
+        ValueError: if ``target``, ``distance`` or a term is not a function, a weight is negative or not finite, a decay
             outside [0, 1), or by the rule, if it is not valid in this recipe.
 
     Example:

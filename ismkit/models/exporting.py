@@ -86,7 +86,7 @@ def export(
         The path, the checksum of the file and the largest difference.
 
     Raises:
-        TypeError: if ``net`` is no module.
+        TypeError: if ``net`` is not a module.
         ValueError: for another format, ending or shape; for a network in training mode or on another device; for
             ``half`` with ``torch``.
         ImportError: for ``onnx`` without the extra ``export``.

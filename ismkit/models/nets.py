@@ -234,8 +234,9 @@ class Block(nn.Module):
 class DiT(nn.Module):
     """Diffusion transformer in SiT's form, conditioned on t, d, w and y.
 
-    As in DiT (arXiv 2212.09748) and SiT (arXiv 2401.08740): AdaLN-Zero, fixed sin-cos positions. The embeddings of d
-    and w are this kit's choice.
+    As in DiT (arXiv 2212.09748) and SiT (arXiv 2401.08740): AdaLN-Zero, and fixed sin-cos positions in the order of
+    their public code, columns before rows. That code embeds the time itself, ``time_scale=1``. The embeddings of d and
+    w are this kit's choice.
 
     Args:
         size: side of the square input, a multiple of ``patch``.
@@ -340,12 +341,12 @@ class DiT(nn.Module):
 
 
 def _sincos_positions(side: int, width: int) -> Tensor:
-    """Fixed 2D sin-cos position embedding, (side * side, width): half the features for rows, half for columns."""
+    """Fixed 2D sin-cos position embedding, (side * side, width): first the features of the column, then of the row."""
     frequencies = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies  # (S, D / 4)
     axis = torch.cat([angles.sin(), angles.cos()], 1)  # (S, D / 2)
     rows, columns = axis[:, None].expand(-1, side, -1), axis[None].expand(side, -1, -1)
-    return torch.cat([rows, columns], -1).flatten(0, 1).float()
+    return torch.cat([columns, rows], -1).flatten(0, 1).float()
 
 
 def _check_shape(grid: StepGrid | None, **sizes: int) -> None:

@@ -52,7 +52,7 @@ def save_model(
         The SHA-256 of the file.
 
     Raises:
-        TypeError: if ``net`` is no module, or ``card`` no JSON.
+        TypeError: if ``net`` is not a module, or ``card`` no JSON.
         CheckpointError: if the file cannot be written, a weight is not finite in ``dtype``, or the network cannot be
             built again from what it says of itself.
 
@@ -106,7 +106,7 @@ def check_saveable(net: nn.Module) -> None:
         net: a network, trained or not.
 
     Raises:
-        TypeError: if it is no module.
+        TypeError: if it is not a module.
         CheckpointError: if an argument is not found, is of another kind, or builds another network.
 
     Example:

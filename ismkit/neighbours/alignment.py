@@ -108,7 +108,7 @@ class RepaTerm:
         weight: of the term, positive (REPA: 0.5).
 
     Raises:
-        ValueError: if the encoder is no function, or the weight not positive; by the call, for a network without a
+        ValueError: if the encoder is not a function, or the weight not positive; by the call, for a network without a
             head, or features of another shape.
 
     Example:

@@ -33,7 +33,7 @@ class NegativeClass(nn.Module):
         beta: how strongly; 0 for not at all.
 
     Raises:
-        TypeError: if ``net`` is no function.
+        TypeError: if ``net`` is not a function.
         ValueError: if ``label`` is no class below null, or ``beta`` not finite.
 
     Example:

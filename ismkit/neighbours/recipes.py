@@ -65,7 +65,7 @@ _ECT = replace(
     weights=(0.0, 0.0, 1.0),
     distance=Normalised(l2, 0.5),
 )
-# 2410.18958: the mean of what may have led to x in the place of the sample, from the data of the batch.
+# 2410.18958: the mean of what may have led to x instead of the sample, from the data of the batch.
 _SCT = replace(_ECT, name="sct", target=Leap("posterior", HalvingCut(), weight=-1.0))
 
 #: Neighbouring methods that need nothing but data, by name. Those with a teacher are functions that make a recipe.

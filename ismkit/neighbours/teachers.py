@@ -140,7 +140,7 @@ class Staged(nn.Module):
         boundary: the time.
 
     Raises:
-        TypeError: if one of them is no function.
+        TypeError: if one of them is not a function.
         ValueError: if ``boundary`` is no time in [0, 1].
 
     Example:
@@ -426,7 +426,7 @@ def dual_end(teacher: Network) -> Recipe:
 
 @dataclass(frozen=True)
 class _Taught:
-    """The teacher's velocity in the place of the sample's, in all rows: a :class:`~ismkit.neighbours.leap.Guide`."""
+    """The teacher's velocity instead of the sample's, in all rows: a :class:`~ismkit.neighbours.leap.Guide`."""
 
     teacher: Network
 

@@ -167,7 +167,7 @@ class ClassReward:
         decode: maps samples to pictures, such as the decoder of an autoencoder; None if they are pictures or points.
 
     Raises:
-        ValueError: if the classifier or the decoder is no function, or the label none.
+        ValueError: if the classifier or the decoder is not a function, or the label none.
 
     Example:
         >>> import torch
@@ -207,7 +207,7 @@ class Brightness:
         decode: maps samples to pictures; None if they are pictures or points.
 
     Raises:
-        ValueError: if the decoder is no function.
+        ValueError: if the decoder is not a function.
 
     Example:
         >>> import torch
@@ -276,7 +276,7 @@ class RewardTerm:
         weight: of the term, positive.
 
     Raises:
-        ValueError: if the reward is no function, or the weight not positive; by the call, if it has another shape.
+        ValueError: if the reward is not a function, or the weight not positive; by the call, if it has another shape.
 
     Example:
         >>> import torch
@@ -351,7 +351,7 @@ def reward_tuning(reference: Network, reward: Callable[[Tensor, Tensor], Tensor]
         The recipe, named ``reward_tuning``.
 
     Raises:
-        ValueError: if the reference or the reward is no function, or beta not positive.
+        ValueError: if the reference or the reward is not a function, or beta not positive.
 
     Example:
         For a reward that is linear the best answer is ``s_ref + R' / (2 beta)``, and there the loss has no gradient:

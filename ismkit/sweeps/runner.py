@@ -7,7 +7,7 @@ What a trial has done lies in files of one folder (on a cluster: one that all ma
 at all::
 
     trials/KEY.json           settings, and one row of scores per setting of the protocol, written after each setting
-    trials/KEY-JUDGE.json     the same by a judge of one's own
+    trials/KEY-JUDGE.json     the same by your own judge
     models/KEY.safetensors    the trained network (slow average, half precision)
     runs/KEY/                 checkpoints while it trains
 
@@ -79,7 +79,7 @@ class SweepError(RuntimeError):
     """Trials failed; the others are done and kept."""
 
 
-#: The judges of one's own that this process has made: they may keep what they know of their reference.
+#: Your own judges that this process has made: they may keep what they know of their reference.
 _OWN: dict[tuple[str, str], Judge] = {}
 
 
@@ -336,7 +336,7 @@ def run_trials(
     Args:
         trials: of a sweep.
         folder: of results, models and checkpoints.
-        judge: what scores all trials, as for :func:`ismkit.evaluation.scoring.evaluate`, in place of each one's own;
+        judge: what scores all trials, as for :func:`ismkit.evaluation.scoring.evaluate`, instead of the judge of each;
             a function that makes it is called in each worker.
         workers: trials at one time on this machine, by default one per core; each computes on one thread.
         gpus: of one trial: 1/8 trains eight on one GPU, which small networks leave idle otherwise.

@@ -113,7 +113,7 @@ class Trial:
 
     @property
     def result_name(self) -> str:
-        """The file of its results, ``KEY.json``; with a judge of one's own ``KEY-JUDGE.json``."""
+        """The file of its results, ``KEY.json``; with your own judge ``KEY-JUDGE.json``."""
         judge = self.judged_by
         return f"{self.key}-{json_sum(judge)[:8]}.json" if judge else f"{self.key}.json"
 
@@ -159,7 +159,7 @@ class Sweep:
         settings: the protocol.
         labels: more columns of the table, by variant.
         judge: what scores all trials, as for :func:`ismkit.evaluation.scoring.evaluate`: needed for data that are
-            neither points nor clothes. It is told from others by :func:`ismkit.utils.keys.identity`, so that an edited
+            neither points nor clothes. Judges are told apart by :func:`ismkit.utils.keys.identity`, so that an edited
             one scores again.
 
     Example:
@@ -549,7 +549,7 @@ def compare_pairs(
         ratio, above 1, from which on these seeds call a pair different whatever the other pairs show (Bonferroni).
 
     Raises:
-        TypeError: if ``frame`` is no table, or ``pairs`` are no pairs of names.
+        TypeError: if ``frame`` is no table, or ``pairs`` are not pairs of names.
         ValueError: for columns or variants that are not there, no pairs, values that are missing, not unique or not
             positive, or fewer than two seeds.
 

@@ -104,7 +104,7 @@ def passes(recipe: Recipe, batch: int, progress: float = 0.0) -> Passes:
 
 
 def asking(rule: Any, net: Network) -> Any:
-    """The rule with another network in the place of each that it holds, such as a teacher."""
+    """The rule with another network for each that it holds, such as a teacher."""
     if not dataclasses.is_dataclass(rule) or isinstance(rule, type):
         return rule
     changes: dict[str, Any] = {}

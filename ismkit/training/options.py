@@ -57,7 +57,7 @@ class Saving:
     Attributes:
         folder: of the checkpoints; without one ``fit`` writes none, and a run takes its own, out/runs/NAME-SEED-KEY.
         save_every: optimiser steps between checkpoints, of which the newest two stay; by default one at the end.
-        resume: start from the newest checkpoint in the folder (from the beginning, where there is none); without it a
+        resume: start from the newest checkpoint in the folder (from the beginning, if there is none); without it a
             folder that has checkpoints is refused.
         from_step: resume from the checkpoint of this step instead; later ones are deleted.
 

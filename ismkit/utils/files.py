@@ -82,7 +82,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 @contextmanager
 def replacing_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """As :func:`replacing`, for who writes the file by its path.
+    """As :func:`replacing`, for callers that write the file by its path.
 
     Args:
         path: the file to write.
@@ -170,7 +170,7 @@ def irregular(path: str | os.PathLike[str]) -> str | None:
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """Put the home folder in the place of a leading ``~``, which a shell leaves in ``--out=~/results``.
+    """Put the home folder for a leading ``~``, which a shell leaves in ``--out=~/results``.
 
     Args:
         path: with or without it.
@@ -203,7 +203,7 @@ _LOCKED: set[tuple[int, str]] = set()
 def locked(folder: str | os.PathLike[str], what: str) -> Iterator[None]:
     """Keep other processes, and other threads of this one, from the same work in a folder while the block runs.
 
-    The lock ends with the process, however that ends: a killed one leaves a file ``.lock``, which keeps nobody out.
+    The lock ends with the process, however that ends: a killed one leaves a file ``.lock``, which locks no one out.
     Within the block the same thread may take it again.
 
     Args:

@@ -97,11 +97,11 @@ def test_exercise_to_do(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def said(answer: Callable[..., Any], cases: list[tuple[tuple, Any]], capsys: pytest.CaptureFixture[str]) -> str:
-    """What is printed of a wrong answer."""
+    """What is printed of a wrong answer, without the hint that it points to."""
     assert not solves("1", answer, cases)
     out = capsys.readouterr().out
     assert out.count("\n") == 1
-    return out.removeprefix("exercise 1: ").strip()
+    return re.sub(r" See Hint [12] above this cell\.$", "", out.removeprefix("exercise 1: ").strip())
 
 
 def test_a_missing_return_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,18 +197,18 @@ def test_a_function_among_the_arguments_is_called_by_its_name(capsys: pytest.Cap
     assert "<lambda>(constant, 2.0) gave 0.0, want 2.0" in capsys.readouterr().out
 
 
-def test_the_first_wrong_answer_does_not_give_the_hint_away(capsys: pytest.CaptureFixture[str]) -> None:
-    for _ in range(2):  # what is not written yet, or raises, is no answer
-        assert not solves("1", lambda x: ..., POSITIVE, hint="look up")
-        assert not solves("1", lambda x: 1 / 0, POSITIVE, hint="look up")
-    assert "look up" not in capsys.readouterr().out
-    assert not solves("1", lambda x: -x, POSITIVE, hint="look up")
-    assert capsys.readouterr().out.endswith("The result has the wrong sign. Hint 1 is folded above this cell.\n")
-    assert not solves("2", lambda x: -x, POSITIVE, hint="another")
-    assert capsys.readouterr().out.endswith("Hint 1 is folded above this cell.\n"), "each exercise counts for itself"
+def test_the_second_hint_is_for_the_second_wrong_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):  # what is not written yet, or raises, is not an answer
+        assert not solves("1", lambda x: ..., POSITIVE)
+        assert not solves("1", lambda x: 1 / 0, POSITIVE)
+    assert "Hint" not in capsys.readouterr().out
+    assert not solves("1", lambda x: -x, POSITIVE)
+    assert capsys.readouterr().out.endswith("The result has the wrong sign. See Hint 1 above this cell.\n")
+    assert not solves("2", lambda x: -x, POSITIVE)
+    assert capsys.readouterr().out.endswith("See Hint 1 above this cell.\n"), "each exercise counts for itself"
     for wrong in (lambda x: -x, lambda x: 2 * x):
-        assert not solves("1", wrong, POSITIVE, hint="look up")
-        assert re.search(r"The result .*\. Hint: look up\n$", capsys.readouterr().out), "the hint stands last"
+        assert not solves("1", wrong, POSITIVE)
+        assert re.search(r"The result .*\. See Hint 2 above this cell\.\n$", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("want", [None, "4", ...])
@@ -223,7 +223,10 @@ def test_exercise_wrong_on_the_second_case_only(capsys: pytest.CaptureFixture[st
 
     assert not solves("03.1", double, CASES)
     out = capsys.readouterr().out
-    assert out == "exercise 03.1: not yet. double([1.0, 3.0]) gave [2.0, 6.0], want [1.0, 9.0].\n"
+    assert (
+        out
+        == "exercise 03.1: not yet. double([1.0, 3.0]) gave [2.0, 6.0], want [1.0, 9.0]. See Hint 1 above this cell.\n"
+    )
 
 
 def test_exercise_that_raises_goes_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,14 @@ def defined(source: str, name: str) -> Callable[..., Any]:
     return scope[name]  # type: ignore[return-value]
 
 
+def solves(mine: Workbook, *arguments: Any) -> bool:
+    """Whether pieces are called solved; what is printed is printed on."""
+    with redirect_stdout(StringIO()) as out:
+        mine.check(*arguments)
+    print(out.getvalue(), end="")
+    return out.getvalue().endswith(": solved\n")
+
+
 @pytest.fixture
 def mine(tmp_path: Path) -> Workbook:
     return Workbook(tmp_path / "my_shortcut.py")
@@ -90,7 +100,7 @@ def test_the_solutions_of_the_lab_are_the_pieces_that_stand_in() -> None:
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_right_piece_is_kept(name: str, mine: Workbook, capsys: pytest.CaptureFixture[str]) -> None:
-    assert mine.check("01b.1", defined(RIGHT[name], name)), capsys.readouterr().out
+    assert solves(mine, "01b.1", defined(RIGHT[name], name)), capsys.readouterr().out
     assert capsys.readouterr().out == "exercise 01b.1: solved\n"
     text = mine.path.read_text()
     assert f"# ---- {name}: yours\n{RIGHT[name].strip()}\n" in text
@@ -191,7 +201,7 @@ MISTAKES = {
 def test_a_mistake_is_named_and_not_kept(mistake: str, mine: Workbook, capsys: pytest.CaptureFixture[str]) -> None:
     name, right, wrong, said = MISTAKES[mistake]
     assert right in RIGHT[name], "the change does not apply"
-    assert not mine.check("01b.1", defined(RIGHT[name].replace(right, wrong), name))
+    assert not solves(mine, "01b.1", defined(RIGHT[name].replace(right, wrong), name))
     out = capsys.readouterr().out
     assert re.search(said, out), out
     assert out.startswith(f"exercise 01b.1: not yet. {name}: ")
@@ -200,7 +210,7 @@ def test_a_mistake_is_named_and_not_kept(mistake: str, mine: Workbook, capsys: p
 
 def test_noise_that_was_assigned_across_classes_is_found(mine: Workbook, capsys: pytest.CaptureFixture[str]) -> None:
     across = LATER["couple"].replace("y.unique()", "[0]").replace("(y == c)", "(y > -1)")
-    assert not mine.check("06.your", defined(across, "couple"))
+    assert not solves(mine, "06.your", defined(across, "couple"))
     assert "assigned across classes" in capsys.readouterr().out
 
 
@@ -210,7 +220,7 @@ def test_what_is_not_written_is_to_do(stub: str, mine: Workbook, capsys: pytest.
     (name,) = re.findall(r"^(?:def|class) (\w+)", source, re.MULTILINE)
     assert unwritten(source)
     assert not unwritten(PIECES[name])
-    assert not mine.check("01b.1", defined(source, name))
+    assert not solves(mine, "01b.1", defined(source, name))
     assert capsys.readouterr().out == f"exercise 01b.1: to do. Write the body of {name}, and run the cell again.\n"
     assert not mine.path.exists()
 
@@ -221,17 +231,19 @@ def test_pieces_of_one_exercise_are_kept_together_or_not_at_all(
     names = ("condition", "strengths", "velocity_target")
     blind = defined(PIECES["condition"], "condition")
     rest = [defined(LATER[name], name) for name in names[1:]]
-    assert not mine.check("04.your", blind, *rest)
+    assert not solves(mine, "04.your", blind, *rest)
     assert "condition does not see w" in capsys.readouterr().out
     assert not mine.path.exists()
-    assert mine.check("04.your", *(defined(LATER[name], name) for name in names))
+    assert solves(mine, "04.your", *(defined(LATER[name], name) for name in names))
     assert mine.path.read_text().count(": yours\n") == 3
-    assert mine.check("05.your", defined(LATER["distance"], "distance"))  # what was there stays
+    assert mine.has(*names)
+    assert not mine.has("strengths", "distance")
+    assert solves(mine, "05.your", defined(LATER["distance"], "distance"))  # what was there stays
     assert mine.path.read_text().count(": yours\n") == 4
 
 
 def test_a_file_that_cannot_be_written_leaves_the_earlier_one(mine: Workbook, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert mine.check("01b.5", defined(RIGHT["averaged"], "averaged"))
+    assert solves(mine, "01b.5", defined(RIGHT["averaged"], "averaged"))
     before = mine.path.read_text()
 
     def full(path: object) -> None:
@@ -245,10 +257,10 @@ def test_a_file_that_cannot_be_written_leaves_the_earlier_one(mine: Workbook, mo
 
 def test_a_decorated_function_is_kept_with_its_decorator(mine: Workbook, capsys: pytest.CaptureFixture[str]) -> None:
     decorated = PIECES["sampler"].replace("def sampler", "@torch.no_grad()\ndef sampler")
-    assert mine.check("01b.8", defined(decorated, "sampler")), capsys.readouterr().out
+    assert solves(mine, "01b.8", defined(decorated, "sampler")), capsys.readouterr().out
     assert f"# ---- sampler: yours\n{decorated}\n" in mine.path.read_text()
     method = PIECES["Net"].replace("    def __init__", "    @torch.no_grad()\n    def __init__")
-    assert mine.check("01b.2", defined(method, "Net")), capsys.readouterr().out
+    assert solves(mine, "01b.2", defined(method, "Net")), capsys.readouterr().out
     assert "\n    @torch.no_grad()\n    def __init__" in mine.path.read_text()
 
 
@@ -269,7 +281,7 @@ def test_labels_may_be_dropped_otherwise(way: str, mine: Workbook, capsys: pytes
     lines = PIECES["train"].splitlines(keepends=True)
     first = next(i for i, line in enumerate(lines) if line.startswith("        dropped = "))
     source = "".join([*lines[:first], f"        {OTHERWISE[way]}\n", *lines[first + 2 :]])
-    assert mine.check("01b.7", defined(source, "train")), capsys.readouterr().out
+    assert solves(mine, "01b.7", defined(source, "train")), capsys.readouterr().out
 
 
 def test_a_piece_is_tested_with_what_the_reader_wrote_before(
@@ -277,12 +289,12 @@ def test_a_piece_is_tested_with_what_the_reader_wrote_before(
 ) -> None:
     """Four features of the reader's, where the kit has 16: a network that reads 16 would crash after loading."""
     few = PIECES["condition"].replace("torch.tensor([0.5, 1.0, 2.0, 4.0])", "torch.tensor([0.5])")
-    assert mine.check("01b.1", defined(few, "condition")), capsys.readouterr().out
+    assert solves(mine, "01b.1", defined(few, "condition")), capsys.readouterr().out
     asks = "condition(*torch.zeros(3, 1)).shape[1]"
-    assert not mine.check("01b.2", defined(PIECES["Net"].replace(asks, "16"), "Net"))
+    assert not solves(mine, "01b.2", defined(PIECES["Net"].replace(asks, "16"), "Net"))
     assert "shapes cannot be multiplied" in capsys.readouterr().out
     for features in ("4", asks):  # the fixed 4 fits now, and not in notebook 04
-        assert mine.check("01b.2", defined(PIECES["Net"].replace(asks, features), "Net")) == (features == asks)
+        assert solves(mine, "01b.2", defined(PIECES["Net"].replace(asks, features), "Net")) == (features == asks)
     mine.load().Net()
 
 
@@ -290,9 +302,9 @@ def test_earlier_pieces_can_be_written_again_after_the_later_notebooks(
     mine: Workbook, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, source in LATER.items():
-        assert mine.check("later", defined(source, name))
+        assert solves(mine, "later", defined(source, name))
     for name in ("Net", "rows", "half_steps", "averaged", "loss", "train", "sampler"):
-        assert mine.check("again", defined(PIECES[name], name)), capsys.readouterr().out
+        assert solves(mine, "again", defined(PIECES[name], name)), capsys.readouterr().out
 
 
 def test_what_is_no_piece_is_refused(mine: Workbook) -> None:
@@ -300,6 +312,11 @@ def test_what_is_no_piece_is_refused(mine: Workbook) -> None:
         mine.check("01b.1", 3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"must be named one of condition, .*, got other"):
         mine.check("01b.1", defined("def other():\n    return 1\n", "other"))
+
+
+def test_a_name_without_a_place_in_the_file_is_refused(mine: Workbook) -> None:
+    with pytest.raises(ValueError, match=r"names must be among condition, .*, got 'strength'"):
+        mine.has("strengths", "strength")
 
 
 def test_the_source_of_a_cell_is_that_of_the_piece_alone() -> None:
@@ -312,7 +329,7 @@ def test_the_complete_file_trains_an_ism_without_the_kit(mine: Workbook, tmp_pat
     """All fixes at once, in a process that cannot import the kit: w, two averages, bands and coupling."""
     for name, source in RIGHT.items():
         if name in CHECKS and name in LATER:
-            assert mine.check("all", defined(source, name))
+            assert solves(mine, "all", defined(source, name))
     script = """
 import torch, my_shortcut as own
 torch.manual_seed(0)

@@ -6,6 +6,7 @@ A fresh network answers 0 (AdaLN-Zero), which would hide any mistake.
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -114,12 +115,12 @@ def mlp_by_hand(net: ToyMLP, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tens
 def dit_by_hand(net: DiT, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
     by, p, width, heads = Weights(net), net.patch, net.config["width"], net.config["heads"]
     side, channels = net.size // p, net.channels
-    # Tokens row by row, each the product of its patch with the kernel, plus sines of its row and its column.
+    # Tokens row by row, each the product of its patch with the kernel, plus sines of its column and its row.
     tokens = []
     for i in range(side):
         for j in range(side):
             patch = x[:, :, i * p : (i + 1) * p, j * p : (j + 1) * p]
-            angles = [[place * 10_000 ** (-4 * k / width) for k in range(width // 4)] for place in (i, j)]
+            angles = [[place * 10_000 ** (-4 * k / width) for k in range(width // 4)] for place in (j, i)]
             position = [f(a) for axis in angles for f in (math.sin, math.cos) for a in axis]
             token = torch.einsum("bcpq,ocpq->bo", patch, by.of["embed.weight"]) + by.of["embed.bias"]
             tokens.append(token + torch.tensor(position, dtype=torch.float32))  # kept in float32
@@ -194,6 +195,17 @@ def test_sinusoids(number: float) -> None:
     assert features.shape == (1, 256)
     torch.testing.assert_close(features[0].double(), waves(number), rtol=0, atol=2e-4)  # 1000 in float32
     torch.testing.assert_close(features[:, :128] ** 2 + features[:, 128:] ** 2, torch.ones(1, 128))
+
+
+@pytest.mark.parametrize(("side", "width"), [(1, 4), (4, 8), (16, 1152)])
+def test_positions_are_those_of_mae_dit_and_sit(side: int, width: int) -> None:
+    """Their ``get_2d_sincos_pos_embed`` in float64: of NumPy's mesh grid the first part is the column."""
+    omega = 1 / 10_000 ** (np.arange(width // 4, dtype=np.float64) / (width / 4))
+    grid = np.meshgrid(np.arange(side, dtype=np.float32), np.arange(side, dtype=np.float32))  # here w goes first
+    angles = [np.einsum("m,d->md", axis.reshape(-1), omega) for axis in grid]
+    want = np.concatenate([f(axis) for axis in angles for f in (np.sin, np.cos)], axis=1)
+    found = DiT(size=side, channels=1, patch=1, width=width, depth=1, heads=1, num_classes=1).positions
+    np.testing.assert_allclose(found.numpy(), want, rtol=0, atol=1e-7)  # float32 rounds by up to 6e-8
 
 
 def test_modulate_images_and_points_alike() -> None:
