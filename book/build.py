@@ -364,7 +364,8 @@ def paper_sweep(name: str) -> pd.DataFrame:
 
 def status_table() -> list[str]:
     """How each committed notebook was run: what it and its rows in the ledger record, and the history of its file."""
-    rows = [["#", "notebook", "profile", "time, as stated", "Python", "rows in the ledger", "torch", "last change"]]
+    rows = [["#", "notebook", "profile", "time, as stated", "Python", "rows in the ledger", "on fresh seeds", "torch"]]
+    rows[0].append("last change")
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         number, title = notebook.cells[0].source.splitlines()[0][2:].split(" ", 1)
@@ -377,6 +378,8 @@ def status_table() -> list[str]:
         measured = Counter(f"{row.profile}, {row.device}, {max(len(row.seeds), 1)} seeds" for row in entries)
         cells = [profile and profile[1], stated and stated[1], python]
         cells += ["; ".join(f"{count} ({how})" for how, count in measured.items()) if measured else "none"]
+        fresh = Counter(words.partition(" on ")[0] for words in map(ledger.on_fresh_seeds, entries) if words)
+        cells += ["; ".join(f"{count} {words}" for words, count in fresh.items()) if fresh else "none"]
         cells += [", ".join(sorted({row.torch for row in entries})), last_change(path)]
         rows.append([number, f"[{title}](notebooks/{path.name})", *(cell or NOT_RECORDED for cell in cells)])
     return table(rows)

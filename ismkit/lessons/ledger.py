@@ -186,8 +186,8 @@ class Ledger:
             claim: its key in ``CLAIMS``, which starts with the number of this notebook: ``C03.law``.
             measured: what came out.
             expected: the closed form, the bound or the reference.
-            tolerance: allowance on ``expected``, in its unit: from the spread over at least five seeds. For a claim that
-                is not resolved, ``expected`` is no effect; beside an interval the tolerance is left out, and is the
+            tolerance: allowance on ``expected``, in its unit: from the spread over at least five seeds. If a claim is
+                not resolved, ``expected`` is no effect; beside an interval the tolerance is left out, and is the
                 smallest effect that would have been found.
             relation: ``==``, ``<=`` or ``>=``: how measured should relate to expected.
             half_width: half of the 95 % interval of ``measured``, in its unit, where it is read from a study.
