@@ -76,7 +76,7 @@ WITHOUT_ROWS = {"13": "all of them"}
 RUNGS = {
     "flow": "flow matching, guided by a second call",
     "shortcut_every_level": "shortcut models as the paper describes them",
-    "shortcut_finest_level": "shortcut models as their code does it",
+    "shortcut_finest_level": "shortcut models, guided as in their code",
     ladder.BEST_SCALE: "the same, scale of guidance tuned",
     "ism_guidance": "w is an input",
     "+interval": "no guidance below t = 0.3",
@@ -270,10 +270,17 @@ def ladder_table(space: str) -> list[str]:
     for name, what in RUNGS.items():
         changes = [""] * len(calls)
         if name in pairs:
-            changes = [change_cell(found.loc[nfe, name, pairs[name]]) for nfe in calls]
+            changes = [change_cell(found.loc[nfe, name, pairs[name]]) + unguided(pairs[name], nfe) for nfe in calls]
         paper = f"{tables.PAPER[name][0]:.2f}" if name in tables.PAPER else ""
-        rows.append([f"`{name}`", what, *(f"{means[name, nfe]:.2f}" for nfe in calls), *changes, paper])
+        rows.append(
+            [f"`{name}`", what, *(f"{means[name, nfe]:.2f}{unguided(name, nfe)}" for nfe in calls), *changes, paper]
+        )
     return table(rows)
+
+
+def unguided(name: str, nfe: int) -> str:
+    """A mark for a shortcut model at the finest step: the guidance baked into it begins with the first doubling."""
+    return r"\*" if nfe == 128 and name.startswith("shortcut") else ""
 
 
 def change_cell(change: pd.Series) -> str:
@@ -290,7 +297,7 @@ def paper_fid() -> list[str]:
 
 def paper_ladder() -> Iterator[str]:
     """The paper's ablation, and our ladder of the same rungs on small data: distances and changes side by side."""
-    means = ladder_at_best("ladder").groupby(["variant", "nfe"]).frechet.mean()
+    means = paper_sweep("power-clothes").groupby(["variant", "nfe"]).frechet.mean()
     for i, nfe in enumerate((1, 4)):
         rows = [["step", "paper, FID-50K", "change", "ours, Fréchet distance", "change"]]
         for before, name in pairwise([None, *tables.PAPER]):
@@ -309,8 +316,7 @@ def paper_ladder() -> Iterator[str]:
 
 def paper_settings() -> Iterator[str]:
     """The paper's tables of one setting each, and ours."""
-    best = ladder_at_best("sensitivity")
-    means = best.groupby(["variant", "nfe"]).frechet.mean()
+    means = paper_sweep("sensitivity").groupby(["variant", "nfe"]).frechet.mean()
     for title, figures in tables.PAPER_SETTINGS.items():
         rows = [[title, "paper, 1 NFE", "ours, 1 NFE", "paper, 4 NFE", "ours, 4 NFE"]]
         for variant in dict.fromkeys([*figures, *(name for name, _ in means.index if name.startswith(title))]):
@@ -337,24 +343,29 @@ def paper_512() -> list[str]:
 def paper_protocol() -> list[str]:
     """How our figures beside the paper's were measured, from the tables of the sweeps."""
     lines = []
-    for name in ("ladder", "sensitivity"):
-        best = ladder_at_best(name)
+    for name in ("power-clothes", "sensitivity"):
+        best = paper_sweep(name)
         measured = [f"{best.seed.nunique()} seeds", f"{best.n.min()} samples", f"{best.steps.max()} optimiser steps"]
         measured += [f"{column} {', '.join(sorted(best[column].unique()))}" for column in ("device", "torch")]
         lines.append(f"- `{name}`: {', '.join(measured)}.")
     return lines
 
 
-def ladder_at_best(name: str) -> pd.DataFrame:
-    """The scores of a sweep of the ladder, of sets of the usual size, each variant at its best strength."""
+def paper_sweep(name: str) -> pd.DataFrame:
+    """The scores of a sweep beside the paper's, each variant at its best strength.
+
+    Those of the ladder were chosen on other samples; of the sensitivities there are no others.
+    """
+    if name == "power-clothes":
+        return ladder.reported(sweep.read_table(FOLDER / "power-clothes.parquet"))
     frame = sweep.read_table(FOLDER / "ladder.parquet")
-    part = frame[frame["sweep"] == name]
-    return sweep.at_best(part[part.n == part.n.min()], "frechet")
+    return sweep.at_best(frame[frame["sweep"] == name], "frechet")
 
 
 def status_table() -> list[str]:
     """How each committed notebook was run: what it and its rows in the ledger record, and the history of its file."""
-    rows = [["#", "notebook", "profile", "time, as stated", "Python", "rows in the ledger", "torch", "last change"]]
+    rows = [["#", "notebook", "profile", "time, as stated", "Python", "rows in the ledger", "on fresh seeds", "torch"]]
+    rows[0].append("last change")
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         number, title = notebook.cells[0].source.splitlines()[0][2:].split(" ", 1)
@@ -367,6 +378,8 @@ def status_table() -> list[str]:
         measured = Counter(f"{row.profile}, {row.device}, {max(len(row.seeds), 1)} seeds" for row in entries)
         cells = [profile and profile[1], stated and stated[1], python]
         cells += ["; ".join(f"{count} ({how})" for how, count in measured.items()) if measured else "none"]
+        fresh = Counter(words.partition(" on ")[0] for words in map(ledger.on_fresh_seeds, entries) if words)
+        cells += ["; ".join(f"{count} {words}" for words, count in fresh.items()) if fresh else "none"]
         cells += [", ".join(sorted({row.torch for row in entries})), last_change(path)]
         rows.append([number, f"[{title}](notebooks/{path.name})", *(cell or NOT_RECORDED for cell in cells)])
     return table(rows)

@@ -39,6 +39,12 @@ FRESH = 1000  # seeds from here on are never used while bounds are set
 ROUNDING = 1e-3  # the largest tolerance of an exact claim, relative to what is expected (absolute where that is 0)
 LEVEL, POWER = 0.05, 0.8  # of the tests, two-sided, and with what probability the smallest effect would be found
 
+#: Why a row of these bases was not tried on fresh seeds: its seeds change nothing, but other trainings would.
+UNSEEN: dict[Basis, str] = {
+    "study": "not yet: needs new trainings",
+    "released": "not yet: needs another model or data set",
+}
+
 
 class ClaimError(AssertionError):
     """A check of a claim failed; the message gives the claim, what was measured and what was expected."""
@@ -180,7 +186,9 @@ class Ledger:
             claim: its key in ``CLAIMS``, which starts with the number of this notebook: ``C03.law``.
             measured: what came out.
             expected: the closed form, the bound or the reference.
-            tolerance: allowance on ``expected``, in its unit: from the spread over at least five seeds.
+            tolerance: allowance on ``expected``, in its unit: from the spread over at least five seeds. If a claim is
+                not resolved, ``expected`` is no effect; beside an interval the tolerance is left out, and is the
+                smallest effect that would have been found.
             relation: ``==``, ``<=`` or ``>=``: how measured should relate to expected.
             half_width: half of the 95 % interval of ``measured``, in its unit, where it is read from a study.
             interval: its two ends, (low, high), instead: for a ratio, whose interval is not symmetric.
@@ -188,7 +196,8 @@ class Ledger:
 
         Raises:
             ValueError: for a claim that is not listed or is another notebook's, for one that is declared exact if the
-                check is one-sided or allows more than a thousandth, and for an interval that does not contain
+                check is one-sided or allows more than a thousandth, for one that is not resolved if the check is
+                one-sided or has both an interval and a tolerance, and for an interval that does not contain
                 ``measured`` or is given beside a ``half_width``.
             ClaimError: if the check fails.
         """
@@ -208,6 +217,8 @@ class Ledger:
                 f"{claim} is declared exact: relation must be ==, and tolerance at most {ROUNDING:g} of expected, "
                 f"got {relation} and {tolerance:g} of {expected:g}"
             )
+        if declared.verdict == "not resolved" and relation != "==":
+            raise ValueError(f"{claim} is declared not resolved: relation must be ==, from no effect, got {relation}")
         row = Entry(
             claim=claim,
             notebook=self.notebook,
@@ -223,6 +234,10 @@ class Ledger:
             half_width=None if half_width is None else float(half_width),
             interval=ends,
         )
+        if declared.verdict == "not resolved" and (half_width is not None or ends is not None):
+            if tolerance:
+                raise ValueError(f"tolerance of {claim} must be left out beside an interval, got {tolerance:g}")
+            row = replace(row, tolerance=smallest_effect(row))
         want = f"want {row.want(6)}"
         if PROFILES.index(self.profile) < PROFILES.index(at):
             print(f"LATER {claim}: {want}, judged from profile {at} on")
@@ -249,14 +264,16 @@ def _ends(interval: Any, measured: float, half_width: float | None) -> list[floa
 
 
 def _recorded(claim: str) -> str:
-    """The spread of a claim's measured value, as ``book/ledger/`` has it: ", spread 0.02 over 5 trainings"."""
+    """What ``book/ledger/`` has beside a claim's measured value: ", spread 0.02 over 5 trainings", and what failed."""
     row = _in_book(claim[1:3]).get(claim)
     if row is None:
         return ""
     if uncertainty := row.uncertainty():
         return f"{uncertainty} over {behind(row)}"
     over = spread(row.seeds) if CLAIMS[claim].basis in SEEDED else math.nan
-    return "" if math.isnan(over) else f", spread {over:.2g} over {behind(row)}"
+    fresh = on_fresh_seeds(row)
+    failed = f"; {fresh}" if fresh.startswith("failed") else ""
+    return failed if math.isnan(over) else f", spread {over:.2g} over {behind(row)}{failed}"
 
 
 @lru_cache
@@ -367,6 +384,10 @@ def faults(row: Entry) -> list[str]:
         found.append(f"{row.claim} is declared {claim.basis}, but its {len(row.seeds)} seeds gave {len(values)} values")
     if claim.basis == "study" and len(values) > 1:
         found.append(f"{row.claim} is declared read from a study, but the seeds of the notebook differ")
+    if claim.basis == "study" and claim.trainings > 1 and row.half_width is None and row.interval is None:
+        found.append(f"{row.claim} is read from a study of {claim.trainings} trainings, but has no interval")
+    if claim.verdict == "not resolved" and row.relation != "==":
+        found.append(f"{row.claim} is declared not resolved, but its check is one-sided: it wants {row.want()}")
     return found
 
 
@@ -459,9 +480,10 @@ def remeasured(rows: Iterable[Entry], before: Iterable[Entry]) -> list[Entry]:
 
 
 def on_fresh_seeds(row: Entry) -> str:
-    """How a row did on fresh seeds, in words; empty where another seed is no other measurement."""
-    if CLAIMS[row.claim].basis not in SEEDED:
-        return ""
+    """How a row did on fresh seeds, in words; empty if nothing could change it: it is computed."""
+    basis = CLAIMS[row.claim].basis
+    if basis not in SEEDED:
+        return UNSEEN.get(basis, "")
     if not row.fresh:
         return "not yet"
     failed = [seed for seed, value in row.fresh.items() if not row.holds(value)]

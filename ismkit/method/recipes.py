@@ -503,6 +503,8 @@ _SHORTCUT = Recipe(
     BakedIn(every_level=True),
     weights=(7 / 8, 0.0, 1 / 8),
 )
+# The guidance of SM's code; the rest is not quite that code. There bootstrap rows never drop their label, d = 1 has a
+# quarter of them and every other level an eighth, targets have the decay 0.999, and raw weights sample by default.
 _FINEST = replace(_SHORTCUT, name="shortcut_finest_level", target=BakedIn(every_level=False))
 _THREE_BLOCKS = Rows(guidance=1 / 4, consistency=1 / 4, strengths=Strengths(3.5))
 _GUIDANCE = Recipe("ism_guidance", _THREE_BLOCKS, Intrinsic(t_interval=0.0))

@@ -108,6 +108,23 @@ def test_check_prints_the_spread_that_the_book_has(
     ]
 
 
+def test_check_prints_what_failed_on_fresh_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ledger, "CHECKOUT", tmp_path)
+    held = [row(seeds={"0": 1.0, "1": 1.5}, fresh={"1000": 1.0, "1001": 1.7}), row(claim=OTHER, fresh={"1000": 1.0})]
+    ledger.write(held, tmp_path / "book" / "ledger" / "03.json")
+    ledger._in_book.cache_clear()
+    book = Ledger("03", "laptop", 0)
+    for claim in (LAW, OTHER):
+        book.check(claim, 1.0, 1.0)
+    ledger._in_book.cache_clear()
+    assert [line.split(" | ")[1] for line in capsys.readouterr().out.splitlines()] == [
+        "measured 1, spread 0.35 over 2 trainings; failed on 1 of 2 fresh seeds (1001)",
+        "measured 1",
+    ]
+
+
 def test_an_interval_that_is_not_symmetric_is_printed_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,7 +132,7 @@ def test_an_interval_that_is_not_symmetric_is_printed_as_it_is(
     ledger.write([row(claim=STUDY, interval=[27.02, 2450.7])], tmp_path / "book" / "ledger" / "03.json")
     ledger._in_book.cache_clear()
     book = Ledger("03", "laptop", 0)
-    book.check(STUDY, 257.3, 10.0, relation=">=", interval=(27.02, 2450.7))
+    book.check(STUDY, 257.3, 1.0, interval=(27.02, 2450.7))
     ledger._in_book.cache_clear()
     found = capsys.readouterr().out.split(" | ")[1]
     assert found == "measured 257.3 (27 to 2450) over 3 trainings, read from a study"
@@ -146,6 +163,22 @@ def test_exact_claims_need_a_two_sided_check_to_rounding() -> None:
             book.check(EXACT, 200.0, 200.0, tolerance, relation=relation)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"tolerance at most 0\.001 of expected, got == and 0\.01 of 0"):
         book.check(EXACT, 0.0, 0.0, 0.01)
+
+
+def test_what_is_not_resolved_is_compared_with_no_effect(capsys: pytest.CaptureFixture[str]) -> None:
+    book = Ledger("03", "laptop", 0)
+    book.check(STUDY, 3.0, 1.0, half_width=4.0)
+    (written,) = ledger.read(book.path)
+    assert written.tolerance == ledger.smallest_effect(written) == pytest.approx(4.986, abs=1e-3)
+    assert capsys.readouterr().out.startswith("PASS C03.test_study: want = 1 within 5 | measured 3")
+    book.check(STUDY, -3.9, 1.0, half_width=4.0)
+    for found in (6.1, -4.1):  # an effect on either side
+        with pytest.raises(ClaimError, match=r"C03\.test_study: measured"):
+            book.check(STUDY, found, 1.0, half_width=4.0)
+    with pytest.raises(ValueError, match="not resolved: relation must be ==, from no effect, got >="):
+        book.check(STUDY, 3.0, 1.0, half_width=4.0, relation=">=")
+    with pytest.raises(ValueError, match=r"tolerance of C03\.test_study must be left out beside an interval, got 9"):
+        book.check(STUDY, 3.0, 1.0, 9.0, interval=(1.0, 4.0))
 
 
 def test_failed_checks_are_recorded_where_fresh_seeds_are_tried(
@@ -241,7 +274,8 @@ def test_table_has_every_claim_and_marks_those_without_a_row() -> None:
             "fresh": "not yet",
         }.items()
     )
-    assert found[STUDY].items() >= {"behind": "3 trainings, read from a study", "smallest": "2.5", "fresh": ""}.items()
+    study = {"behind": "3 trainings, read from a study", "smallest": "2.5", "fresh": "not yet: needs new trainings"}
+    assert found[STUDY].items() >= study.items()
     assert (found["C12.fid1"]["verdict"], found[OTHER]["verdict"]) == ("needs a GPU", "not measured")
     lines = ledger.as_text(entries).splitlines()
     assert len(lines) == len(CLAIMS) + 1
@@ -274,9 +308,17 @@ def test_reading_one_file_five_times_is_no_five_trainings() -> None:
 
 def test_faults_name_what_the_seeds_do_not_bear_out() -> None:
     same, other = {"0": 1.0, "1": 1.0}, {"0": 1.0, "1": 1.1}
-    assert ledger.faults(row(seeds=other)) == ledger.faults(row(claim=STUDY, seeds=same)) == []
+    study = row(claim=STUDY, seeds=same, half_width=0.5)
+    assert ledger.faults(row(seeds=other)) == ledger.faults(study) == []
     assert ledger.faults(row(seeds=same)) == ["C03.test_law is declared trained, but its 2 seeds gave 1 values"]
-    assert "read from a study, but the seeds" in ledger.faults(row(claim=STUDY, seeds=other))[0]
+    assert "read from a study, but the seeds" in ledger.faults(replace(study, seeds=other))[0]
+    assert ledger.faults(replace(study, half_width=None, interval=[0.5, 1.7])) == []
+    assert ledger.faults(replace(study, half_width=None)) == [
+        "C03.test_study is read from a study of 3 trainings, but has no interval"
+    ]
+    assert ledger.faults(replace(study, relation="<=", tolerance=0.0)) == [
+        "C03.test_study is declared not resolved, but its check is one-sided: it wants <= 1"
+    ]
     assert ledger.faults(row(claim=EXACT, tolerance=1e-3)) == []
     assert "declared exact, but its check wants = 1 within 0.5" in ledger.faults(row(claim=EXACT))[0]
 
@@ -314,7 +356,9 @@ def test_fresh_seeds_start_at_a_thousand_and_are_used_once() -> None:
 
 def test_confirmed_rows_keep_what_failed_and_refuse_used_seeds() -> None:
     rows = [row(seeds={"0": 1.0, "1": 1.1}), row(claim=STUDY, seeds={"0": 1.0})]
-    assert [ledger.on_fresh_seeds(one) for one in rows] == ["not yet", ""]
+    assert [ledger.on_fresh_seeds(one) for one in rows] == ["not yet", "not yet: needs new trainings"]
+    assert ledger.on_fresh_seeds(row(claim=EXACT)) == ""
+    assert ledger.on_fresh_seeds(row(claim="C00.one_step")) == "not yet: needs another model or data set"
     again = [row(seeds={"1000": 1.2}), row(claim=STUDY, seeds={"1000": 1.0})]
     law, study = ledger.confirmed(rows, again)
     assert (law.seeds, law.fresh, study.fresh) == (rows[0].seeds, {"1000": 1.2}, {})
@@ -475,7 +519,10 @@ def test_rungs_are_resolved_where_the_corrected_test_says_so(
 
 
 def test_what_is_not_resolved_is_smaller_than_what_would_have_been_found() -> None:
-    """Changes in per cent, whose null is 0: the others are ratios or counts."""
+    """From no effect, which is 0 of a change in per cent and 1 of a ratio."""
     for one in ledger.book_entries():
-        if CLAIMS[one.claim].verdict == "not resolved" and one.claim[:3] in ("C05", "C08"):
-            assert abs(one.measured) < ledger.smallest_effect(one), one.claim
+        if CLAIMS[one.claim].verdict == "not resolved":
+            assert one.expected in (0, 1), one.claim
+            assert abs(one.measured - one.expected) < ledger.smallest_effect(one), one.claim
+            if CLAIMS[one.claim].basis == "study":
+                assert one.tolerance == pytest.approx(ledger.smallest_effect(one)), one.claim
