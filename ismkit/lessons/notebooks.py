@@ -6,15 +6,19 @@ import ast
 import hashlib
 import math
 import os
+import platform
 import re
 import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ismkit import __version__
 from ismkit.lessons.ledger import Entry, joined, read, write
 from ismkit.utils.files import CHECKOUT, destination, expanded, replacing
 from ismkit.utils.settings import coerce
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 NOTEBOOKS = CHECKOUT / "notebooks"
+#: The key of a notebook's metadata that :func:`refresh` writes.
+REFRESHED = "ismkit_refresh"
 SOLUTION = re.compile(r"<details>\s*<summary>Solution.*?</summary>\s*```python\n(.*?)```\s*</details>", re.DOTALL)
 
 
@@ -103,6 +109,9 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any], *, record
 def refresh(source: Path, timeout: int = 1800) -> None:
     """Execute a notebook in place, from a clean kernel, so that its outputs come from its code.
 
+    Its metadata then say of the run, under :data:`REFRESHED`: how many ``seconds`` it took, on which ``day`` it ended
+    (UTC), and the versions of ``python``, ``torch`` and ``ismkit``.
+
     Args:
         source: the notebook; it stays as it was if a cell fails.
         timeout: seconds for one cell.
@@ -118,11 +127,19 @@ def refresh(source: Path, timeout: int = 1800) -> None:
     notebook = nbformat.read(source, as_version=4)
     notebook.metadata.pop("widgets", None)  # of the run before: nbclient replaces it only where there are some again
     how: dict[str, Any] = {"timeout": timeout, "record_timing": False, "kernel_manager_class": _patient_kernels()}
+    start = time.monotonic()
     client = NotebookClient(notebook, resources={"metadata": {"path": str(source.parent)}}, **how)
     try:
         client.execute()
     except CellExecutionError as error:
         raise NotebookError(f"{source.name} failed: {error.ename}: {error.evalue}; it is as it was") from None
+    notebook.metadata[REFRESHED] = {
+        "seconds": round(time.monotonic() - start),
+        "day": datetime.now(UTC).date().isoformat(),
+        "python": platform.python_version(),
+        "torch": version("torch").partition("+")[0],
+        "ismkit": __version__,
+    }
     with replacing(source) as file:
         file.write((nbformat.writes(notebook) + "\n").encode())
 
