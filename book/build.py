@@ -14,10 +14,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,14 +30,16 @@ import live
 import nbformat
 import pandas as pd
 from conf import REPOSITORY, anchor
+from figures import dark, saved
 from nbformat import NotebookNode
+from PIL import Image
 from sphinx.cmd.build import main as sphinx_build
 
 from ismkit import __version__
 from ismkit.evaluation import tables
 from ismkit.lessons import claims, course, ledger
 from ismkit.lessons.claims import CLAIMS
-from ismkit.lessons.notebooks import NOTEBOOKS, solutions
+from ismkit.lessons.notebooks import NOTEBOOKS, REFRESHED, solutions
 from ismkit.sweeps import ladder, studies, sweep
 from ismkit.sweeps.studies import FOLDER
 
@@ -44,6 +49,10 @@ PACKAGE = architecture.PACKAGE
 ROOMS = architecture.ROOMS
 EXPLORABLES = BOOK / "explore"  # NN_name.md: what stands at the end of notebook NN, drawn by _static/explore/name.js
 BESIDE = BOOK / "beside"  # NN_name.md: the live model of notebook NN, which stands before its exercises
+
+SLIDES = "slides"  # the folder of the decks, beside the pages
+#: The picture of the start page: a cell of notebook 00, by its tag for the course.
+SAMPLES = "00#strengths"
 
 WIDGET = "application/vnd.jupyter.widget"
 
@@ -98,6 +107,7 @@ def build(folder: Path) -> int:
     status = sphinx_build([*options, str(source), str(folder / "html")])
     if models.is_dir():  # Sphinx knows of no files that only a page's script asks for
         shutil.copytree(models, folder / "html" / live.MODELS)
+    write_decks(folder / "html" / SLIDES)
     return status
 
 
@@ -108,6 +118,7 @@ def lay_out(source: Path, models: list[live.Live]) -> None:
         text = path.read_text().replace("](../book/", "](../")  # pages lie above the notebooks there
         notebook = nbformat.reads(text, as_version=4)
         show_without_kernel(notebook)
+        notebook.cells[0].source += on_colab(REPOSITORY)
         nbformat.write(notebook, path)
     for path in EXPLORABLES.glob("*.md"):
         (notebook_path,) = (source / "notebooks").glob(f"{path.stem[:2]}_*.ipynb")
@@ -121,12 +132,14 @@ def lay_out(source: Path, models: list[live.Live]) -> None:
         text = live.filled(with_made(path.read_text()), models, "../")
         notebook.cells.insert(place, nbformat.v4.new_markdown_cell(text))
         nbformat.write(notebook, notebook_path)
-    shutil.copy(ROOT / "docs" / "samples.png", source)
+    write_samples(source)
     pages = {path.stem: path for path in BOOK.glob("*.md")} | ELSEWHERE
     for name, path in pages.items():
         text = path.read_text()
         for there, here in LINKS.items():
             text = text.replace(there, here)
+        if name == "anywhere":
+            text = with_address(text, REPOSITORY)
         (source / f"{name}.md").write_text(live.filled(with_made(text), models))
     if answers := list(solutions_page()):
         (source / "solutions.md").write_text("\n".join(["# Solutions of the exercises", "", *answers]))
@@ -140,8 +153,66 @@ def lay_out(source: Path, models: list[live.Live]) -> None:
 
 
 def with_made(text: str) -> str:
-    """A page with what its comments stand for."""
-    return re.sub(r"^<!-- (\w+) -->$", lambda comment: "\n".join(MADE[comment[1]]()), text, flags=re.MULTILINE)
+    """A page with what its comments stand for, but for live models: :func:`live.filled` puts those there."""
+    return re.sub(r"^<!-- (?!live )(.+?) -->$", lambda comment: "\n".join(MADE[comment[1]]()), text, flags=re.MULTILINE)
+
+
+def with_address(text: str, repository: str) -> str:
+    """A page with the address of the repository instead of the words for it, if there is one."""
+    if not repository:
+        return text
+    text = re.sub(r"\bOWNER/NAME\b", repository.removeprefix("https://github.com/"), text)
+    return re.sub(r"\bREPOSITORY\b", repository, text)
+
+
+def on_colab(repository: str) -> str:
+    """What the page of a notebook says of its buttons, which a book without an address does not have."""
+    first = "On Colab, run [this cell](../anywhere.md#google-colab) before all others: it installs the kit."
+    return f"\n\n*The rocket opens this notebook on Colab or Binder. {first}*" if repository else ""
+
+
+def write_samples(source: Path) -> None:
+    """Write the picture of the start page, for light pages and for dark ones."""
+    about, png = samples()
+    with Image.open(BytesIO(png)) as image:
+        (source / "samples.png").write_bytes(saved(image))
+    (source / "samples.dark.png").write_bytes(dark(png, about["pictures"]))
+
+
+@cache
+def samples() -> tuple[dict[str, Any], bytes]:
+    """What notebook 00 says of its figure of samples, and the figure."""
+    outputs = course.Shown().cell(SAMPLES, "the start page").outputs
+    (shown,) = (output for output in outputs if "image/png" in output.get("data", {}))
+    return shown.metadata["image/png"], b64decode(shown.data["image/png"])
+
+
+def samples_image() -> Iterator[str]:
+    """The picture of the start page; the variant that a page does not show is not loaded."""
+    about, _ = samples()
+    for file, theme in (("samples.png", "light"), ("samples.dark.png", "dark")):
+        options = [f":alt: {about['alt']}", f":class: only-{theme}", ":loading: lazy"]
+        yield from [f"```{{image}} {file}", *options, "```", ""]
+
+
+def write_decks(folder: Path) -> None:
+    """Write the slides of every hour. Exam, answers and solved notebooks are for the pack of the lecturer alone."""
+    folder.mkdir()
+    icon = '<link rel="icon" href="../_static/favicon.svg">'
+    with tempfile.TemporaryDirectory() as made:
+        pack = course.make_course(Path(made) / "pack")
+        for deck in (pack / "slides").iterdir():
+            (folder / deck.name).write_text(deck.read_text().replace("</head>", f"{icon}</head>", 1))
+
+
+def decks() -> list[str]:
+    """Links to the slides of every hour."""
+    lines = []
+    for hour in course.hours():
+        title = f"Hour {hour.number}: {course.html(hour.title, 'title', inline=True)}"
+        slides = 1 + sum(len(block.slides) for block in hour.blocks)  # with the title's
+        lines.append(f'<li><a href="{SLIDES}/{hour.number}.html">{title}</a>, {slides} slides</li>')
+    return [live.raw(["<ul>", *lines, "</ul>"])]
 
 
 def show_without_kernel(notebook: NotebookNode) -> None:
@@ -209,10 +280,10 @@ def targets_table() -> list[str]:
 
 
 def address() -> list[str]:
-    """Where the repository is, if it is public."""
+    """Whether the book knows where the repository is, and what follows for its buttons."""
     if REPOSITORY:
-        return [f"`REPOSITORY` below is <{REPOSITORY}>. The rocket on a notebook's page opens it on Colab or Binder."]
-    return ["`REPOSITORY` below is the address of your copy. This book was built without one, so it has no buttons."]
+        return ["The rocket on a notebook's page opens it on Colab or Binder."]
+    return ["This book was built without the address of a repository, so its pages have no buttons for these places."]
 
 
 def claim_link(claim: str, tested: Container[str]) -> str:
@@ -364,19 +435,23 @@ def paper_sweep(name: str) -> pd.DataFrame:
 
 def status_table() -> list[str]:
     """How each committed notebook was run: what it and its rows in the ledger record, and the history of its file."""
-    rows = [["#", "notebook", "profile", "time, as stated", "Python", "rows in the ledger", "on fresh seeds", "torch"]]
-    rows[0].append("last change")
+    run = ["time, as stated", "time, measured", "day", "Python", "torch", "ismkit"]
+    rows = [["#", "notebook", "profile", *run, "rows in the ledger", "on fresh seeds", "their torch", "last change"]]
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         number, title = notebook.cells[0].source.splitlines()[0][2:].split(" ", 1)
         parameters = next(cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
         profile = re.search(r'^profile = "(\w+)"', parameters, re.MULTILINE)
         stated = re.search(r"^\| *\**(?:CPU )?[Tt]ime\** *\| *(.*?) *\|$", notebook.cells[0].source, re.MULTILINE)
-        python = notebook.metadata.get("language_info", {}).get("version")
+        refreshed = notebook.metadata.get(REFRESHED, {})
+        python = refreshed.get("python") or notebook.metadata.get("language_info", {}).get("version")
+        seconds = refreshed.get("seconds")
         tested = BOOK / "ledger" / f"{number}.json"
         entries = ledger.read(tested) if tested.is_file() else []
         measured = Counter(f"{row.profile}, {row.device}, {max(len(row.seeds), 1)} seeds" for row in entries)
-        cells = [profile and profile[1], stated and stated[1], python]
+        cells = [profile and profile[1], stated and stated[1]]
+        cells += [None if seconds is None else f"{seconds // 60} min {seconds % 60:02d} s".replace(" ", THIN)]
+        cells += [unbroken(refreshed.get("day")), python, refreshed.get("torch"), refreshed.get("ismkit")]
         cells += ["; ".join(f"{count} ({how})" for how, count in measured.items()) if measured else "none"]
         fresh = Counter(words.partition(" on ")[0] for words in map(ledger.on_fresh_seeds, entries) if words)
         cells += ["; ".join(f"{count} {words}" for words, count in fresh.items()) if fresh else "none"]
@@ -400,7 +475,12 @@ def last_change(path: Path) -> str | None:
     if git(["git", "rev-parse", "--is-shallow-repository"]).stdout.strip() != "false":
         return None
     day = git(["git", "log", "-1", "--format=%cs", "--", str(path)]).stdout.strip()
-    return day.replace("-", "\N{NON-BREAKING HYPHEN}") or None
+    return unbroken(day)
+
+
+def unbroken(day: str | None) -> str | None:
+    """A day that stays on one line; none for an empty one."""
+    return day.replace("-", "\N{NON-BREAKING HYPHEN}") if day else None
 
 
 def sweeps_tables() -> Iterator[str]:
@@ -562,6 +642,7 @@ def sentence(path: Path) -> str:
 
 #: What the comments in the pages stand for.
 MADE: dict[str, Callable[[], Iterable[str]]] = {
+    "samples": samples_image,
     "notebooks": notebooks_table,
     "targets": targets_table,
     "address": address,
@@ -583,6 +664,7 @@ MADE: dict[str, Callable[[], Iterable[str]]] = {
     "drawing": drawing,
     "rooms": rooms_tables,
     "explorables": explorables,
+    "decks": decks,
     "hours": hours,
     "misconceptions": misconceptions,
     "compounding": live.compounding,

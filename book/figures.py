@@ -39,7 +39,13 @@ def dark(png: bytes, pictures: Sequence[Sequence[float]]) -> bytes:
     for box in pictures:
         left, top, right, bottom = np.round(np.array(box) * size).astype(int).tolist()
         turned.paste(light.crop((left, top, right, bottom)), (left, top))
+    return saved(turned)
+
+
+def saved(image: Image.Image) -> bytes:
+    """A picture as a PNG file: in grey, which takes a third less, if it has no colours."""
+    full, grey = image.convert("RGB"), image.convert("L")
     buffer = io.BytesIO()
     # In full colour: of 256 the pictures would get too few. Not optimised: 1 % smaller files take twice the time.
-    turned.save(buffer, "PNG")
+    (grey if grey.convert("RGB").tobytes() == full.tobytes() else full).save(buffer, "PNG")
     return buffer.getvalue()

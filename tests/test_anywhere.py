@@ -14,6 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.building import builder
 from tests.conftest import ROOT
 from tests.test_packaging import EXTRAS, PROJECT, constraints
 
@@ -207,6 +208,26 @@ def test_no_buttons_without_an_address(tmp_path: Path) -> None:
     page = book_of_one_notebook(tmp_path, "")
     assert "mybinder" not in page
     assert "colab" not in page
+
+
+ADDRESS = "https://github.com/owner/name"
+
+
+def test_a_book_with_an_address_has_the_commands_with_it() -> None:
+    page = builder().with_address(PAGE, ADDRESS)
+    assert f"!git clone --depth 1 {ADDRESS} ismkit-clone\n%pip install" in page
+    assert f"git clone {ADDRESS} ismkit\n" in page
+    assert "https://mybinder.org/v2/gh/owner/name/main" in page
+    assert "`ISMKIT_REPOSITORY`" in page  # the variable keeps its name
+    assert not re.search(r"\bREPOSITORY\b|OWNER|NAME\b", page.replace("ISMKIT_REPOSITORY", ""))
+    assert builder().with_address(PAGE, "") == PAGE
+
+
+def test_the_page_of_a_notebook_with_a_button_leads_to_the_first_cell_for_colab() -> None:
+    (link,) = re.findall(r"\]\(\.\./(anywhere\.md#[\w-]+)\)", builder().on_colab(ADDRESS))
+    assert link == "anywhere.md#google-colab"
+    assert "## Google Colab" in PAGE
+    assert builder().on_colab("") == ""
 
 
 def test_the_address_has_one_place() -> None:

@@ -26,6 +26,7 @@ from ismkit.lessons.claims import CLAIMS
 from ismkit.lessons.ledger import book_entries, read, verdicts
 from ismkit.lessons.notebooks import number, solutions
 from ismkit.method import geometric_weights, shares, unit_weights
+from ismkit.sweeps import ladder
 from ismkit.sweeps.studies import FOLDER
 from ismkit.sweeps.sweep import read_table
 from tests import accessible
@@ -209,6 +210,10 @@ def test_start_page_takes_less_than_a_megabyte(browser: Chrome, book: Path) -> N
         browser.get(f"{home}index.html")
         assert browser.execute_async_script("document.fonts.ready.then(() => arguments[0](true))")
         assert 500_000 < browser.execute_script(LOADED) < 1_000_000
+        pictures = (
+            "return performance.getEntriesByType('resource').filter(({ name }) => name.includes('samples')).length"
+        )
+        assert browser.execute_script(pictures) == 1  # of the two variants
         icons = browser.find_elements("css selector", "i.fa-solid")
         assert icons
         shown = "return getComputedStyle(arguments[0], '::before').content"
@@ -218,6 +223,94 @@ def test_start_page_takes_less_than_a_megabyte(browser: Chrome, book: Path) -> N
         assert logged(browser, home) == []
         browser.get("about:blank")  # it is still fetching what it found
         logged(browser, home)
+
+
+COMMENT = re.compile(r"<!-- [\w ]+ -->")
+
+
+def test_every_comment_of_a_page_was_filled(book: Path) -> None:
+    asked = {comment for path in BOOK.rglob("*.md") for comment in COMMENT.findall(path.read_text())}
+    assert {"<!-- ladder of emoji -->", "<!-- live clothes -->", "<!-- figure -->"} <= asked
+    left = {
+        path.name: found for path in book.rglob("*.html") if (found := asked & {*COMMENT.findall(path.read_text())})
+    }
+    assert not left
+
+
+def test_the_page_of_comparisons_has_the_ladder_on_both_data_sets(site: Site) -> None:
+    cells = site.pages["comparing.html"]["cells"]
+    assert [cells.count(name) for name in ("flow", ladder.BEST_SCALE, "ism_plus")] >= [2, 2, 2]
+
+
+def test_without_a_script_a_figure_is_shown_once(browser: Chrome, home: str, emulated: Callable[..., object]) -> None:
+    emulated("Emulation.setScriptExecutionDisabled", {"value": True})
+    for theme, file in (("light", "samples.png"), ("dark", "samples.dark.png")):
+        emulated("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]})
+        browser.get(f"{home}index.html")
+        pictures = browser.find_elements(By.CSS_SELECTOR, "article img[src*='samples']")
+        assert [picture.get_attribute("src").rpartition("/")[2] for picture in pictures if picture.is_displayed()] == [
+            file
+        ]
+    logged(browser, home)  # scripts count as failed requests there; the next test is not to find them
+
+
+def test_the_start_page_offers_both_models_and_a_picture_for_either_ground(browser: Chrome, home: str) -> None:
+    browser.get(f"{home}index.html")
+    assert {"live-clothes", "live-emoji"} == {
+        root.get_attribute("id") for root in browser.find_elements(By.CLASS_NAME, "live")
+    }
+    for theme, file in (("light", "samples.png"), ("dark", "samples.dark.png")):
+        browser.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+        pictures = browser.find_elements(By.CSS_SELECTOR, "article img[src*='samples']")
+        assert [picture.get_attribute("src").rpartition("/")[2] for picture in pictures if picture.is_displayed()] == [
+            file
+        ]
+    corner = "const [image, done] = arguments; image.loading = 'eager'; image.decode().then(() => { "
+    corner += "const canvas = document.createElement('canvas'), pen = canvas.getContext('2d'); "
+    corner += "pen.drawImage(image, 0, 0); done([...pen.getImageData(1, 1, 1, 1).data].slice(0, 3)); })"
+    (shown,) = (picture for picture in pictures if picture.is_displayed())
+    assert browser.execute_async_script(corner, shown) == [*figures.GROUND]
+    assert logged(browser, home) == []
+
+
+def test_lecturers_open_the_slides_of_every_hour(browser: Chrome, home: str, book: Path) -> None:
+    browser.get(f"{home}lecturers.html")
+    links = [link.get_attribute("href") for link in browser.find_elements(By.CSS_SELECTOR, "#slides li a")]
+    assert links == [f"{home}slides/{hour}.html" for hour in range(1, 7)]
+    for count, link in zip(browser.find_elements(By.CSS_SELECTOR, "#slides li"), links, strict=True):
+        assert "<section" in (deck := (book / "slides" / link.rpartition("/")[2]).read_text())
+        assert count.text.endswith(f", {deck.count('<section')} slides")
+    browser.find_element(By.CSS_SELECTOR, "#slides li a").click()
+    browser.find_element(By.TAG_NAME, "body").send_keys(Keys.ARROW_RIGHT)
+    WebDriverWait(browser, 10).until(lambda _: browser.title.startswith("2 / "))
+    assert logged(browser, home) == []
+    # What students should not find next to the slides.
+    assert not [path for path in book.rglob("*") if path.name in ("answers.html", "exam.html", "lecturer", "students")]
+
+
+FROM_A_FILE = {"notebooks/03_compounding_guidance.html": 2, "explore.html": 6, "index.html": 2}
+
+
+@pytest.mark.parametrize("page", FROM_A_FILE)
+def test_a_page_opened_as_a_file_says_how_to_serve_it(browser: Chrome, book: Path, page: str) -> None:
+    browser.get((book / page).as_uri())
+    places = browser.find_elements(By.CSS_SELECTOR, ".explorable, .live")
+    assert len(places) == FROM_A_FILE[page]
+    for place in places:
+        assert "opened as a file" in place.text
+        assert "needs JavaScript" not in place.text
+        assert place.find_element(By.TAG_NAME, "code").text == "python3 -m http.server 8000"
+        link = place.find_element(By.TAG_NAME, "a")
+        assert link.get_attribute("href") == link.text == f"http://localhost:8000/{page}"
+    shown = "return [...document.querySelectorAll('article img')].filter((image) => image.naturalWidth > 100).length"
+    WebDriverWait(browser, 10).until(lambda _: page == "explore.html" or browser.execute_script(shown) > 0)
+    logged(browser, "file:")  # that modules are refused
+
+
+def test_a_page_from_a_server_says_nothing_of_files(browser: Chrome, home: str) -> None:
+    browser.get(f"{home}live.html")
+    assert "opened as a file" not in browser.find_element(By.CLASS_NAME, "live").text
+    assert logged(browser, home) == []
 
 
 def test_every_notebook_module_and_text_has_a_page(site: Site) -> None:

@@ -56,3 +56,13 @@ def test_pictures_stay_as_they_are() -> None:
     assert (dark[2:8, 5:15] == picture).all()
     assert (dark[:2] == figures.GROUND).all()
     assert (dark[:, 15:] == figures.GROUND).all()
+
+
+def test_a_figure_without_colours_is_stored_in_grey_and_one_with_a_tint_is_not() -> None:
+    grey = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert("RGB")
+    tinted = grey.copy()
+    tinted.putpixel((3, 3), (50, 50, 52))
+    for image, mode in ((grey, "L"), (tinted, "RGB")):
+        with Image.open(io.BytesIO(figures.saved(image))) as again:
+            assert again.mode == mode
+            assert again.convert("RGB").tobytes() == image.tobytes()

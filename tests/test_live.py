@@ -542,12 +542,12 @@ def test_one_step_of_one_image_is_quick(browser: Chrome, page: str, capsys: pyte
     assert nine < 2
 
 
-def test_a_page_opened_as_a_file_says_what_to_do(browser: Chrome, site: Site) -> None:
+def test_a_model_in_a_page_opened_as_a_file_is_refused_with_the_reason(browser: Chrome, site: Site) -> None:
     browser.get((site.folder / "live.html").as_uri())
     root = browser.find_element(By.ID, "live-clothes")
     button = root.find_element(By.CLASS_NAME, "live-load")
     button.click()
-    until(browser, "return arguments[0].textContent.includes('http.server')", root)
+    until(browser, "return arguments[0].textContent.includes('opened as a file')", root)
     assert button.is_enabled()
     assert root.find_element(By.TAG_NAME, "img").is_displayed()
     logged(browser, "file:")  # which says why

@@ -1,7 +1,7 @@
 """The README, the pages of the book and the drawing of the rooms say what the code is."""
 
-import importlib.util
 import inspect
+import itertools
 import json
 import re
 import shlex
@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from PIL import Image
@@ -19,11 +20,13 @@ from book import architecture
 from ismkit import cli, neighbours
 from ismkit.data import read_sheet
 from ismkit.evaluation import judges
+from ismkit.lessons.notebooks import REFRESHED
 from ismkit.method import path as straight
 from ismkit.method import recipes
 from ismkit.sweeps import ladder, sweep
 from ismkit.sweeps.studies import FOLDER
 from ismkit.training import RUNS, budget
+from tests.building import builder
 from tests.colours import contrast
 from tests.commandline import parses
 from tests.conftest import ROOT
@@ -160,18 +163,14 @@ def test_figures_of_the_readme_are_those_of_the_sweep() -> None:
 
 @pytest.mark.parametrize("space", ["clothes", "emoji"])
 def test_ladder_of_the_book_is_bold_where_the_corrected_test_resolves_a_change(
-    space: str, monkeypatch: pytest.MonkeyPatch
+    space: str,
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "book"))  # the script imports what lies beside it
-    spec = importlib.util.spec_from_file_location("book_build", ROOT / "book" / "build.py")
-    assert spec
-    assert spec.loader
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
     frame = ladder.reported(sweep.read_table(FOLDER / f"power-{space}.parquet"))
     pairs = [(upper, lower) for upper, lower, _ in ladder.RUNGS]
     found = sweep.compare_pairs(frame, pairs, "frechet", within="nfe")
-    lines = {cells[1].strip(" `"): cells[6:9] for cells in (line.split("|") for line in build.ladder_table(space)[2:])}
+    page = builder().with_made(f"Before.\n\n<!-- ladder of {space} -->\n\nAfter.\n")
+    (table,) = ([*rows] for bar, rows in itertools.groupby(page.splitlines(), lambda line: line[:1] == "|") if bar)
+    lines = {cells[1].strip(" `"): cells[6:9] for cells in (line.split("|") for line in table[2:])}
     assert {name for name, cells in lines.items() if any(map(str.strip, cells))} == {upper for upper, _ in pairs}
     for upper, lower in dict(pairs).items():  # of guidance the comparison with the baseline that is tuned
         for nfe, cell in zip((1, 4, 128), lines[upper], strict=True):
@@ -194,7 +193,7 @@ def test_caption_of_the_readme_is_what_the_card_says() -> None:
 def test_links_between_files_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
         name = link.partition("#")[0]
-        if "://" not in link and name != "samples.png":  # which is copied beside the start page
+        if "://" not in link:
             assert (page.parent / name).exists(), f"{ids(page)}: {link}"
 
 
@@ -259,6 +258,83 @@ def test_contracts_are_the_signatures() -> None:
         keywords = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
         wanted = [*names, *(["*"] if keywords else []), *keywords]
         assert written.split(", ") == [name for name in wanted if name != "self"], name
+
+
+def test_a_comment_that_stands_for_nothing_is_an_error() -> None:
+    with pytest.raises(KeyError, match="ladder of shoes"):
+        builder().with_made("# Title\n\n<!-- ladder of shoes -->\n")
+
+
+def test_status_shows_what_a_refresh_noted_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [
+        nbformat.v4.new_markdown_cell("# 98 Own\n\n| | |\n|---|---|\n| time | 2 minutes |"),
+        nbformat.v4.new_code_cell('profile = "laptop"', metadata={"tags": ["parameters"]}),
+    ]
+    versions = {"python": "3.12.1", "torch": "2.11.0", "ismkit": "0.1.0"}
+    noted = {REFRESHED: {"seconds": 187, "day": "2026-11-27", **versions}}
+    for name, metadata in (("98_own", noted), ("99_other", {})):
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), tmp_path / f"{name}.ipynb")
+    monkeypatch.setattr(builder(), "NOTEBOOKS", tmp_path)
+    head, _, own, other = ([cell.strip() for cell in line.strip("|").split("|")] for line in builder().status_table())
+    wanted = {"time, as stated": "2 minutes", "time, measured": "3 min 07 s", "day": "2026-11-27"}
+    shown = dict(
+        zip(head, [re.sub(r"[\u202f\u2011]", lambda c: {"\u202f": " "}.get(c[0], "-"), c) for c in own], strict=True)
+    )
+    assert {name: shown[name] for name in wanted} == wanted
+    assert {name.casefold(): shown[name] for name in ("Python", "torch", "ismkit")} == versions
+    for name in ("time, measured", "day", "Python", "torch", "ismkit"):
+        assert other[head.index(name)] == "not recorded"
+
+
+# ---------------------------------------------------------------- sizes of an installation
+
+BYTES = {"MB": 1, "GB": 1000}
+
+
+def megabytes(text: str) -> float:
+    number, unit = text.split()
+    return float(number) * BYTES[unit]
+
+
+def sizes() -> dict[str, tuple[float, float]]:
+    """Megabytes to download and on disk: of each extra in the page's table, and of the core without CUDA."""
+    page = " ".join(PAGES[ROOT / "book" / "installing.md"].split("\n"))
+    size = r"([\d.]+ [MG]B)"
+    rows = re.findall(rf"\| `(\w+)`[^|]*\|[^|]*\| \d+ \| {size} \| {size} \|", page)
+    (without,) = re.findall(rf"the core then is about {size} to download and {size} on disk", page)
+    return {name: (megabytes(down), megabytes(disk)) for name, down, disk in [*rows, ("without CUDA", *without)]}
+
+
+def agrees(said: str, parts: list[float]) -> bool:
+    """Whether a rounded size is the sum of rounded sizes: each may be off by half of its last digit."""
+    digits = said.split()[0].partition(".")[2]
+    own = 0.5 * 10.0 ** -len(digits) * BYTES[said.split()[1]]
+    of_parts = sum(0.5 * 10 ** (len(str(round(part))) - 2) for part in parts)  # all have two digits
+    return abs(megabytes(said) - sum(parts)) <= own + of_parts
+
+
+@pytest.mark.parametrize(("extra", "variable"), [("learn", "LEARN_SIZE"), ("all", "ALL_SIZE")])
+def test_sizes_that_make_tells_are_those_of_the_page(extra: str, variable: str) -> None:
+    makefile, known = (ROOT / "Makefile").read_text(), sizes()
+    (told,) = re.findall(rf"^{variable} := \$\(if \$\(TORCH\),(.*),(.*)\)$", makefile, re.MULTILINE)
+    for text, core in zip(told, ("without CUDA", "core"), strict=True):
+        said = re.fullmatch(r"(.*) to download and (.*) on disk", text)
+        assert said
+        for k in (0, 1):
+            assert agrees(said[k + 1], [known[core][k], known[extra][k]]), (text, said[k + 1])
+
+
+def test_sizes_that_lecturers_read_are_those_of_the_page() -> None:
+    page, known = " ".join(PAGES[ROOT / "book" / "lecturers.md"].split("\n")), sizes()
+    (said,) = re.findall(r"that is ([\d.]+ [MG]B) to download and ([\d.]+ [MG]B) on disk", page)
+    (with_cuda,) = re.findall(r"Linux fetches ([\d.]+ [MG]B) for each: \d+ GB for thirty", page)
+    for k in (0, 1):
+        assert agrees(said[k], [known["without CUDA"][k], known["learn"][k]])
+    assert agrees(with_cuda, [known["core"][0], known["learn"][0]])
+    (class_of_thirty,) = re.findall(r"for each: (\d+) GB for thirty", page)
+    assert abs(30 * megabytes(with_cuda) / 1000 - float(class_of_thirty)) <= 2
+    installing = " ".join(PAGES[ROOT / "book" / "installing.md"].split("\n"))
+    assert f"with `learn` {said[0]} and {said[1]}" in installing
 
 
 # ---------------------------------------------------------------- words, symbols and papers

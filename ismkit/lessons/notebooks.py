@@ -7,15 +7,19 @@ import hashlib
 import json
 import math
 import os
+import platform
 import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ismkit import __version__
 from ismkit.lessons.ledger import Entry, joined, read, write
 from ismkit.utils.files import CHECKOUT, destination, expanded, replacing
 from ismkit.utils.settings import coerce
@@ -27,6 +31,8 @@ NOTEBOOKS = CHECKOUT / "notebooks"
 #: The folder next to the notebooks for the figures of slides, and how the first line of each names its picture.
 SLIDES = "slides"
 PICTURED = "<!-- drawing of the picture {} -->\n"
+#: The key of a notebook's metadata that :func:`refresh` writes.
+REFRESHED = "ismkit_refresh"
 SOLUTION = re.compile(r"<details>\s*<summary>Solution.*?</summary>\s*```python\n(.*?)```\s*</details>", re.DOTALL)
 
 
@@ -112,6 +118,9 @@ def refresh(source: Path, timeout: int = 1800) -> None:
     The figures of cells with a tag ``slide-NAME`` are also written as SVG, for the slides of the course: to files
     ``slides/NN-NAME.svg`` next to the notebook, which would be too large with them.
 
+    Its metadata then say of the run, under :data:`REFRESHED`: how many ``seconds`` it took, on which ``day`` it ended
+    (UTC), and the versions of ``python``, ``torch`` and ``ismkit``.
+
     Args:
         source: the notebook; it stays as it was if a cell fails.
         timeout: seconds for one cell.
@@ -127,6 +136,7 @@ def refresh(source: Path, timeout: int = 1800) -> None:
     notebook = _read(source)
     notebook.metadata.pop("widgets", None)  # of the run before: nbclient replaces it only where there are some again
     how: dict[str, Any] = {"timeout": timeout, "record_timing": False, "kernel_manager_class": _patient_kernels()}
+    start = time.monotonic()
     client = NotebookClient(notebook, resources={"metadata": {"path": str(source.parent)}}, **how)
     try:
         client.execute(env=os.environ | {"ISMKIT_SLIDES": "1"})  # :func:`ismkit.lessons.plot.show` reads it
@@ -138,6 +148,13 @@ def refresh(source: Path, timeout: int = 1800) -> None:
     for name, drawing in drawings.items():
         with replacing(source.parent / SLIDES / name) as file:
             file.write(drawing.encode())
+    notebook.metadata[REFRESHED] = {
+        "seconds": round(time.monotonic() - start),
+        "day": datetime.now(UTC).date().isoformat(),
+        "python": platform.python_version(),
+        "torch": version("torch").partition("+")[0],
+        "ismkit": __version__,
+    }
     with replacing(source) as file:
         file.write((nbformat.writes(notebook) + "\n").encode())
 

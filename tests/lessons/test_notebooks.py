@@ -6,22 +6,26 @@ Their cells run under ``make notebooks``; here is what nbval cannot see.
 import ast
 import itertools
 import os
+import platform
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
+import torch
 from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from ismkit.lessons.notebooks import NotebookError, find, measure, number, refresh, solutions, solve
+import ismkit
+from ismkit.lessons.notebooks import REFRESHED, NotebookError, find, measure, number, refresh, solutions, solve
 from ismkit.utils.files import out_dir
 from ismkit.utils.workers import thread_limit
 from tests.conftest import MACHINE_PATH, ROOT
@@ -656,19 +660,36 @@ def test_output_widgets_do_not_stop_a_notebook(tmp_path: Path) -> None:
     assert in_place == by_papermill == list(range(1, 102))
 
 
+def without_run(path: Path) -> tuple[str, dict]:
+    """A notebook's text without what its last refresh notes of itself, and that note."""
+    notebook = nbformat.read(path, as_version=4)
+    run = notebook.metadata.pop(REFRESHED)
+    return nbformat.writes(notebook), run
+
+
+def test_a_refresh_notes_how_long_the_notebook_took(tmp_path: Path) -> None:
+    own = write_notebook(tmp_path / "99_slow.ipynb", [new_code_cell("import time\ntime.sleep(2)")])
+    refresh(own)
+    assert without_run(own)[1]["seconds"] >= 2
+
+
 def test_a_notebook_is_refreshed_in_its_place_or_stays_as_it_was(tmp_path: Path) -> None:
     own = write_notebook(tmp_path / "99_own.ipynb", [new_code_cell("from pathlib import Path\nPath.cwd().name")])
     refresh(own)
     (cell,) = code_cells(nbformat.read(own, 4))
     assert (cell.execution_count, cell.outputs[0].data["text/plain"]) == (1, repr(tmp_path.name))
     assert "execution" not in cell.metadata  # times would differ each time
-    first = own.read_bytes()
-    assert first.endswith(b"}\n")
+    first, run = without_run(own)
+    assert own.read_bytes().endswith(b"}\n")
+    assert (run["python"], run["ismkit"]) == (platform.python_version(), ismkit.__version__)
+    assert torch.__version__.startswith(run["torch"])
+    assert abs(date.fromisoformat(run["day"]) - datetime.now(UTC).date()) <= timedelta(days=1)
+    assert 0 <= run["seconds"] < 600
     stale = nbformat.read(own, 4)
     stale.metadata.widgets = {"application/vnd.jupyter.widget-state+json": {"state": {"a slider that is gone": {}}}}
     nbformat.write(stale, own)
     refresh(own)
-    assert own.read_bytes() == first
+    assert without_run(own)[0] == first
     bad = write_notebook(tmp_path / "98_bad.ipynb", [new_code_cell("x = 1"), new_code_cell("1 / 0")])
     before = bad.read_bytes()
     with pytest.raises(NotebookError, match=r"98_bad\.ipynb failed: ZeroDivisionError: division by zero; it is"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ismkit.method.guidance import TwoPassCFG
+from ismkit.method.sampling import sample
 from ismkit.models import exporting
 from ismkit.models.autoencoder import SmallAutoencoder
 from ismkit.models.exporting import ExportError, export, export_decoder
 from ismkit.models.nets import DiT, ToyMLP
 from ismkit.models.saved import released, save_model
+from ismkit.models.spaces import SPACES, load_autoencoder
 from tests.commandline import Ismkit, fill
 
 needs_onnx = pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="no ONNX Runtime")
@@ -226,6 +229,50 @@ def test_the_command_halves_a_released_model(tmp_path: Path, ismkit_: Ismkit) ->
     answer = ismkit_("export", "ism_plus", "--half", "--format", "torch")
     assert (answer.status, answer.err.count("\n")) == (2, 1)
     assert "half must be False for the format torch, got True" in answer.err
+
+
+def test_the_command_writes_the_decoder_beside_the_model(tmp_path: Path, ismkit_: Ismkit) -> None:
+    net = fill(ToyMLP(dim=256, width=8, depth=1, num_classes=10))
+    save_model(net, tmp_path / "small.safetensors", {"shape": list(SPACES["clothes"].shape)})
+    answer = ismkit_("export", "small.safetensors", "--format", "torch", "--decoder", "-o", "new/net.pt2")
+    assert answer.status == 0, answer.err
+    path = tmp_path / "new" / "net.decoder.pt2"
+    assert sorted(each.name for each in path.parent.iterdir()) == ["net.decoder.pt2", "net.pt2"]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    *_, third, last = answer.out.splitlines()
+    assert third == f"{Path('new/net.decoder.pt2')} (SHA-256 {digest}): decoder(z) -> image for z of (B, 4, 8, 8)"
+    assert float(re.findall(r"^largest difference from the decoder (\S+),", last)[0]) <= 1e-5
+    z = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(torch.export.load(path).module()(z), load_autoencoder().decode(z), rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_without_a_decoder_is_refused_before_anything_is_written(tmp_path: Path, ismkit_: Ismkit) -> None:
+    save_model(mlp(), tmp_path / "points.safetensors", {})
+    answer = ismkit_("export", "points.safetensors", "--format", "torch", "--decoder")
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    spaces = "clothes (4, 8, 8) and emoji (8, 8, 8); points.safetensors does not"
+    assert f"--decoder needs a model that draws latents of the kit's spaces, {spaces}" in answer.err
+    assert not list(tmp_path.rglob("*.pt2"))
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_the_commands_files_draw_what_the_kit_draws(tmp_path: Path, ismkit_: Ismkit) -> None:
+    """The same two files that the book's pages load."""
+    import onnxruntime
+
+    answer = ismkit_("export", "ism_plus", "--half", "--decoder", "-o", "clothes.onnx")
+    assert answer.status == 0, answer.err
+    net, decoder = (
+        onnxruntime.InferenceSession((tmp_path / name).read_bytes(), providers=["CPUExecutionProvider"])
+        for name in ("clothes.onnx", "clothes.decoder.onnx")
+    )
+    x = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    y, one = torch.arange(4), torch.ones(4)
+    (step,) = net.run(["s"], {k: v.numpy() for k, v in zip("xtdwy", (x, 0 * one, one, one, y), strict=True)})
+    (images,) = decoder.run(["image"], {"z": x.numpy() + step})
+    wanted = load_autoencoder().decode(sample(released("ism_plus")[0], x, y, w=1.0, nfe=1))
+    torch.testing.assert_close(torch.from_numpy(images), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_a_missing_extra_is_one_line_with_the_remedy(ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch) -> None:
