@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from urllib.parse import quote, unquote, urldefrag
 import nbformat
 import pytest
 import torch
+from PIL import Image
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -29,7 +31,7 @@ from ismkit.method import geometric_weights, shares, unit_weights
 from ismkit.sweeps.studies import FOLDER
 from ismkit.sweeps.sweep import read_table
 from tests import accessible
-from tests.browser import chromium, logged, served
+from tests.browser import THEMES, WIDTHS, chromium, logged, screenshots, served
 from tests.conftest import ROOT
 from tests.explorable import Explorable
 
@@ -113,9 +115,11 @@ UNFOLD = "for (const part of document.querySelectorAll('details')) part.open = t
 
 
 def look_at(browser: Chrome, home: str, page: str, site: Site, barriers: bool) -> None:
-    """Open a page once, and note everything about it."""
+    """Open a page once, and note everything about it; take screenshots if ISMKIT_SCREENSHOTS names a folder for them."""
     browser.get(home + page)
     site.pages[page] = seen = browser.execute_async_script(LOOK)
+    if folder := os.environ.get("ISMKIT_SCREENSHOTS"):
+        screenshots(browser, page, Path(folder))
     if barriers:
         browser.execute_script(UNFOLD)
         screen = {"width": PHONE, "height": 900, "deviceScaleFactor": 1, "mobile": False}
@@ -795,6 +799,25 @@ DEFECTS = {
     ),
     "button that nothing listens to": ("<article><button>x</button></article>", "dead control: <button>x"),
 }
+
+
+def test_screenshots_show_a_page_to_its_end_in_either_theme(
+    browser: Chrome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    style = "body { margin: 0; background: #fff } [data-theme=dark] body { background: #000 }"
+    style += "div { height: 9000px } p { margin: 0; height: 40px; background: #0a0 }"
+    shown = f'<!doctype html><link rel="icon" href="data:,"><style>{style}</style><div></div><p></p>'
+    (tmp_path / "site" / "sub").mkdir(parents=True)
+    (tmp_path / "site" / "sub" / "page.html").write_text(shown)
+    monkeypatch.setenv("ISMKIT_SCREENSHOTS", str(tmp_path / "taken"))
+    assert visit(tmp_path / "site", browser).problems == {"sub/page.html": []}
+    names = {f"sub+page-{width}-{theme}.png" for width in WIDTHS for theme in THEMES}
+    assert {path.name for path in (tmp_path / "taken").iterdir()} == names
+    for width in WIDTHS:
+        for theme, ground in (("light", (255, 255, 255)), ("dark", (0, 0, 0))):
+            with Image.open(tmp_path / "taken" / f"sub+page-{width}-{theme}.png") as picture:
+                assert picture.size == (width, 9040)
+                assert [picture.getpixel((width // 2, y)) for y in (0, 8990, 9020)] == [ground, ground, (0, 170, 0)]
 
 
 @pytest.mark.parametrize("name", DEFECTS)
