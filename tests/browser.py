@@ -81,6 +81,8 @@ def screenshots(browser: Chrome, page: str, folder: Path) -> None:
         folder: where they go; it is made.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    still = [{"name": "prefers-reduced-motion", "value": "reduce"}]  # else the sidebar is on its way when it is taken
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": still})
     stem = page.removesuffix(".html").replace("/", "+")
     for width in WIDTHS:
         metrics = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
@@ -97,6 +99,7 @@ def screenshots(browser: Chrome, page: str, folder: Path) -> None:
                     sheet.paste(strip, (0, top))
             sheet.save(folder / f"{stem}-{width}-{theme}.png")
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 # Colours fade into a theme: they are set to the end of the move.
