@@ -555,7 +555,10 @@ def test_lag_of_the_averages_follows_the_controls(opened: Callable[[str], Explor
     figure.keys("Steps", Keys.HOME)
     kept = 100 * shares(0.9999, 10).square().sum().sqrt()
     assert f"the slow average lags 1 steps and keeps {kept:.3g} %" in figure.number
+    assert figure.number.endswith("until step 89990, and its decay only then.")
+    assert (1 + 89990) / (10 + 89990) >= 0.9999 > (1 + 89989) / (10 + 89989)
     figure.click("Warm-up ramp")
+    assert "ramp" not in figure.number
     assert f"the slow average lags {0.9999 * (1 - 0.9999**10) / (1 - 0.9999):.4g} steps" in figure.number
     figure.click("Decay of the slow", 0)
     assert "the slow average lags 0 steps and keeps 100 %" in figure.number
@@ -575,6 +578,7 @@ def test_bias_of_fid_follows_the_controls(opened: Callable[[str], Explorable]) -
     figure.keys("Features", Keys.END)
     assert f"the expected bias is {2048 * 2053 / 4 / 1000:.0f}:" in figure.number
     assert "too few for the law" in figure.number
+    assert not figure.control("Draw another set").is_enabled()  # none is drawn of so many features
     figure.keys("Features", Keys.HOME, Keys.ARROW_RIGHT)
     figure.click("Samples", 0)
     assert f"the expected bias is {expected_bias(torch.eye(2), 100):.4g}:" in figure.number
@@ -625,13 +629,15 @@ def test_every_control_of_a_figure_changes_what_it_shows(opened: Callable[[str],
         figure.browser.execute_script("arguments[0].focus({focusVisible: true})", control)
         style = "const style = getComputedStyle(arguments[0]); return style.outlineWidth + style.outlineStyle"
         assert figure.browser.execute_script(style, control) == "3pxsolid"
-        if control.get_attribute("type") == "range":
-            last = control.get_attribute("value") == control.get_attribute("max")
-            control.send_keys(Keys.ARROW_LEFT if last else Keys.ARROW_RIGHT)
-        else:
-            control.send_keys(Keys.SPACE)
+        last = control.get_attribute("value") == control.get_attribute("max")
+        there, back = (Keys.ARROW_LEFT, Keys.ARROW_RIGHT) if last else (Keys.ARROW_RIGHT, Keys.ARROW_LEFT)
+        slider = control.get_attribute("type") == "range"
+        control.send_keys(there if slider else Keys.SPACE)
         label = control.accessible_name
         WebDriverWait(figure.browser, 10).until(lambda _, before=before: figure.shown != before, f"dead: {label}")
+        if slider:  # each is tried from where all others are at first
+            control.send_keys(back)
+            assert figure.shown == before
         if label == "Stop":  # what plays would change the picture beside the next control
             control.send_keys(Keys.SPACE)
             assert control.text == "Play"
@@ -815,7 +821,7 @@ OPEN = {
     "strong in a drawing": ('<svg><text y="20" fill="#555">some words</text></svg>', ""),
     "on a ground, below something": (
         f'<div style="background: #777"><p style="color: #999; background: #fff8">some words</p></div>{OVER}',
-        "contrast 1.45 of 4.5",
+        "contrast 1.56 of 4.5",
     ),
     "strong, below something": (f"<p>some words</p>{OVER}", ""),
 }
