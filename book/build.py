@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ast
 import csv
+import html
+import json
 import platform
 import re
 import shutil
@@ -55,6 +57,19 @@ SLIDES = "slides"  # the folder of the decks, beside the pages
 SAMPLES = "00#strengths"
 
 WIDGET = "application/vnd.jupyter.widget"
+#: What moves in the page of a notebook instead of its sliders, which need a kernel, in their order: the heading of a
+#: live model or of a figure to explore; ``None`` if frames are stored for them.
+INSTEAD: dict[str, list[str | None]] = {
+    "00": ["Clothes", "Emoji"],
+    "03": ["Explore: the guidance that one step carries"],
+    "04": [None, "Draw: the strength as a dial"],
+    "05": [None],
+    "06": ["Explore: pairs of noise and data, and what they leak"],
+    "07": ["Explore: lag against noise"],
+    "08": ["Draw: two recipes at 1, 4 and 128 calls"],
+    "10": [None],
+    "12": ["Explore: the bias of FID against n"],
+}
 
 THIN = "\N{NARROW NO-BREAK SPACE}"  # within a figure, which should stay on one line
 
@@ -117,7 +132,7 @@ def lay_out(source: Path, models: list[live.Live]) -> None:
     for path in (source / "notebooks").glob("*.ipynb"):
         text = path.read_text().replace("](../book/", "](../")  # pages lie above the notebooks there
         notebook = nbformat.reads(text, as_version=4)
-        show_without_kernel(notebook)
+        show_without_kernel(notebook, INSTEAD.get(path.stem.partition("_")[0], []))
         notebook.cells[0].source += on_colab(REPOSITORY)
         nbformat.write(notebook, path)
     for path in EXPLORABLES.glob("*.md"):
@@ -215,26 +230,67 @@ def decks() -> list[str]:
     return [live.raw(["<ul>", *lines, "</ul>"])]
 
 
-def show_without_kernel(notebook: NotebookNode) -> None:
-    """Replace controls, which need a kernel, by their values and what was shown for them."""
+def show_without_kernel(notebook: NotebookNode, instead: Iterable[str | None]) -> None:
+    """Replace controls, which need a kernel, by stored frames, or by what was shown for their values and a link.
+
+    Args:
+        notebook: changed in place.
+        instead: see :data:`INSTEAD`, one for each output with controls.
+    """
     states = notebook.metadata.pop("widgets", {}).get(f"{WIDGET}-state+json", {}).get("state", {})
+    headings = iter(instead)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [shown for output in cell.outputs for shown in without_kernel(output, states)]
+            cell.outputs = [shown for output in cell.outputs for shown in without_kernel(output, states, headings)]
 
 
-def without_kernel(output: NotebookNode, states: dict[str, Any]) -> Iterator[NotebookNode]:
-    """An output unchanged; of controls, a sentence with their values, and the outputs below them."""
+def without_kernel(
+    output: NotebookNode, states: dict[str, Any], headings: Iterator[str | None]
+) -> Iterator[NotebookNode]:
+    """An output unchanged; of controls, a sentence with their values, and frames or the outputs below them."""
     view = output.get("data", {}).get(f"{WIDGET}-view+json")
     if view is None:
         yield output
         return
     children = [states[name.removeprefix("IPY_MODEL_")] for name in states[view["model_id"]]["state"]["children"]]
     *controls, below = (child["state"] for child in children)
-    values = (f"{control['description']}\u00a0=\u00a0{chosen(control)}" for control in controls)
-    sentence = f"*Shown for {', '.join(values)}. In JupyterLab, sliders change that.*"
-    yield nbformat.v4.new_output("display_data", {"text/markdown": sentence, "text/plain": sentence})
-    yield from map(nbformat.from_dict, below["outputs"])
+    heading, stored = next(headings), output.metadata.get("frames")
+    moved = [control["label"] for control in stored["controls"]] if stored else []
+    values = [f"{control['description']}\u00a0=\u00a0{chosen(control)}" for control in controls
+              if control["description"] not in moved]  # fmt: skip
+    sentence = f"Shown for {', '.join(values)}. " if values else ""
+    if stored:
+        sentence += "These pictures are stored; JupyterLab draws them for every value."
+    else:
+        sentence += "The sliders need JupyterLab."
+    if heading:
+        sentence += f" In this page, use [{heading}](#{slug(heading)})."
+    yield nbformat.v4.new_output("display_data", {"text/markdown": f"*{sentence}*", "text/plain": sentence})
+    yield from frames(stored) if stored else map(nbformat.from_dict, below["outputs"])
+
+
+def frames(stored: dict[str, Any]) -> Iterator[NotebookNode]:
+    """Sliders, which ``_static/frames.js`` makes, and the pictures that they choose from, the first one's foremost.
+
+    Without JavaScript the style sheet shows the first alone.
+    """
+    controls, pictures = stored["controls"], list(enumerate(stored["frames"]))
+    first = 0
+    for control in controls:
+        first = first * len(control["values"]) + control["first"]
+    values = (f"{control['label']}\u00a0=\u00a0{control['values'][control['first']]}" for control in controls)
+    given = html.escape(json.dumps({"controls": controls, "first": first}))
+    block = f'<div class="frames" data-frames="{given}"><p>Shown for {html.escape(", ".join(values))}.</p></div>'
+    block += '\n<script type="module" src="../_static/frames.js"></script>'
+    yield nbformat.v4.new_output("display_data", {"text/html": block, "text/plain": ", ".join(values)})
+    for _, frame in sorted(pictures, key=lambda one: one[0] != first):
+        metadata = {"image/png": frame["about"]}
+        yield nbformat.v4.new_output("display_data", {"image/png": frame["png"]}, metadata=metadata)
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading, as MyST gives it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def chosen(control: dict[str, Any]) -> str:

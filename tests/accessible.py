@@ -26,19 +26,60 @@ for (const piece of document.querySelectorAll("pre span[class]")) {
 }
 for (const piece of alike) piece.replaceWith(...piece.childNodes);
 """
+# What is not decided by its own colours, with the reason why it is right nevertheless: none yet.
+UNDECIDED: dict[str, str] = {}
+# axe-core leaves contrast open where something else is in the way: a drawing about the text, a box that scrolls, a
+# button on top. There the colours that are declared decide: of the text, and of the grounds behind it, one on another.
+_DECIDE = """
+const numbers = (colour) => {
+  const [red, green, blue, alpha = 1] = colour.match(/[\\d.]+/g).map(Number);
+  return colour.startsWith("color(") ? [255 * red, 255 * green, 255 * blue, alpha] : [red, green, blue, alpha];
+};
+const onto = ([r, g, b, alpha], ground) => [r, g, b].map((level, k) => alpha * level + (1 - alpha) * ground[k]);
+const luminance = (colour) => colour.map((level) => level / 255)
+  .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, c, k) => sum + [0.2126, 0.7152, 0.0722][k] * c, 0);
+window.decided = (text) => {
+  const style = getComputedStyle(text);
+  const drawn = text.ownerSVGElement;
+  if (drawn && !style.fill.startsWith("rgb")) return "its colour is not known";
+  const [r, g, b, alpha] = numbers(drawn ? style.fill : style.color);
+  let opacity = alpha * (drawn ? Number(style.fillOpacity) : 1);
+  const grounds = [];
+  for (let part = text; part; part = part.parentElement) {
+    const around = getComputedStyle(part);
+    if (around.backgroundImage !== "none") return "an image is behind it";
+    opacity *= Number(around.opacity);
+    if (!(part instanceof SVGElement)) grounds.push(numbers(around.backgroundColor));
+  }
+  const paper = document.documentElement.dataset.theme === "dark" ? [0, 0, 0] : [255, 255, 255];
+  const ground = grounds.reverse().reduce((below, colour) => onto(colour, below), paper);
+  const [dark, light] = [luminance(ground), luminance(onto([r, g, b, opacity], ground))].sort((one, two) => one - two);
+  const size = parseFloat(style.fontSize);
+  const wanted = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700) ? 3 : 4.5;
+  const found = (light + 0.05) / (dark + 0.05);
+  return found < wanted ? `contrast ${found.toFixed(2)} of ${wanted}` : "";
+};
+"""
 # Colours fade into a theme: they are set to the end of the move, which is not waited for.
 _RUN = """
-const [theme, rules, within, done] = arguments;
-const options = { resultTypes: ["violations"], elementRef: false, preload: false };
+const [theme, rules, within, listed, done] = arguments;
+const options = { resultTypes: ["violations", "incomplete"], elementRef: true, preload: false };
 if (rules) options.runOnly = rules;
 document.documentElement.dataset.theme = theme;
 for (const move of document.getAnimations()) move.finish();
-axe.run(within ?? document, options).then(({ violations }) => done(
-  violations.filter(({ impact }) => impact !== "minor").flatMap(({ id, impact, nodes }) =>
+axe.run(within ?? document, options).then(({ violations, incomplete }) => done([
+  ...violations.filter(({ impact }) => impact !== "minor").flatMap(({ id, impact, nodes }) =>
     nodes.map(({ target, html, any }) =>
       `${theme}: ${id} (${impact}): ${target.join(" ")}: ${html.slice(0, 120)}: `
-      + any.map(({ message }) => message).join("; ")))
-), (error) => done([`${theme}: axe-core failed: ${error}`]));
+      + any.map(({ message }) => message).join("; "))),
+  ...incomplete.filter(({ id }) => id === "color-contrast").flatMap(({ nodes }) => nodes)
+    .filter(({ element }) => !listed || !element.matches(listed))
+    .map(({ element, target, html }) => [decided(element), target, html])
+    .filter(([wrong]) => wrong)
+    .map(([wrong, target, html]) =>
+      `${theme}: contrast left open: ${target.join(" ")}: ${html.slice(0, 120)}: ${wrong}`),
+]), (error) => done([`${theme}: axe-core failed: ${error}`]));
 """
 
 
@@ -51,7 +92,8 @@ def violations(browser: Chrome, known: str = "", within: str | None = None) -> l
     """Every violation in the open page that axe-core calls moderate or worse, the theme of the page first.
 
     On the light page all rules are tried that axe-core has by default, its best practices among them; on the dark one
-    those that colours decide. The page is left dark, its code less colourful.
+    those that colours decide. Where axe-core cannot tell the contrast of a text, the colours that are declared must be
+    enough, or :data:`UNDECIDED` has the reason why it is right. The page is left dark, its code less colourful.
 
     Args:
         browser: whose page is looked at.
@@ -60,9 +102,9 @@ def violations(browser: Chrome, known: str = "", within: str | None = None) -> l
     """
     if known:
         browser.execute_script("for (const part of document.querySelectorAll(arguments[0])) part.remove()", known)
-    browser.execute_script(_source() + _ALIKE)
+    browser.execute_script(_source() + _ALIKE + _DECIDE)
     return [
         found
         for theme, rules in (("light", None), ("dark", COLOURS))
-        for found in browser.execute_async_script(_RUN, theme, rules, within)
+        for found in browser.execute_async_script(_RUN, theme, rules, within, ", ".join(UNDECIDED))
     ]

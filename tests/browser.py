@@ -1,8 +1,10 @@
 """Chromium without a window, for the tests of the book and of JupyterLab; only this machine is within its reach."""
 
+import io
 import json
 import os
 import shutil
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,6 +13,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from PIL import Image
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
@@ -62,6 +65,49 @@ def logged(browser: Chrome, home: str) -> list[str]:
         elif event["method"] == "Network.loadingFailed" and not given.get("canceled"):
             found.append(f"failed request: {urls.get(given['requestId'], '?')}: {given.get('errorText')}")
     return found
+
+
+#: Widths of the screens, in pixels, and themes of a page's screenshots.
+WIDTHS, THEMES = (1400, 390), ("light", "dark")
+_STRIP = 4000  # pixels of height that are taken at a time: Chromium repeats what is beyond its largest texture
+
+
+def screenshots(browser: Chrome, page: str, folder: Path) -> None:
+    """Take the open page at its full height, wide and narrow, light and dark; it is left as it was, but light.
+
+    Args:
+        browser: whose page is taken.
+        page: its name; the pictures are called ``NAME-1400-light.png`` and so on, with ``+`` for a slash.
+        folder: where they go; it is made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    still = [{"name": "prefers-reduced-motion", "value": "reduce"}]  # else the sidebar is on its way when it is taken
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": still})
+    stem = page.removesuffix(".html").replace("/", "+")
+    for width in WIDTHS:
+        metrics = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        for theme in reversed(THEMES):
+            browser.execute_script(_THEME, theme)
+            height = browser.execute_script("return document.documentElement.scrollHeight")
+            sheet = Image.new("RGB", (width, height))
+            for top in range(0, height, _STRIP):
+                clip = {"x": 0, "y": top, "width": width, "height": min(_STRIP, height - top), "scale": 1}
+                asked = {"captureBeyondViewport": True, "clip": clip}
+                data = browser.execute_cdp_cmd("Page.captureScreenshot", asked)["data"]
+                with Image.open(io.BytesIO(b64decode(data))) as strip:
+                    sheet.paste(strip, (0, top))
+            sheet.save(folder / f"{stem}-{width}-{theme}.png")
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+# Colours fade into a theme: they are set to the end of the move.
+_THEME = """
+document.documentElement.dataset.theme = arguments[0];
+document.documentElement.dataset.mode = arguments[0];
+for (const move of document.getAnimations()) move.finish();
+"""
 
 
 class _Quiet(SimpleHTTPRequestHandler):

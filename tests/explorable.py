@@ -26,6 +26,11 @@ class Explorable:
         return self.block.find_element(By.CSS_SELECTOR, "svg[role=img]")
 
     @property
+    def shown(self) -> str:
+        """The line that is read out, and the drawing as its source."""
+        return f"{self.number} {self.picture.get_attribute('innerHTML')}"
+
+    @property
     def alternative(self) -> str:
         """What stands for the drawing where it is not seen."""
         return self.picture.get_attribute("aria-label") or ""

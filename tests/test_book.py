@@ -2,6 +2,8 @@
 
 import gzip
 import hashlib
+import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -10,12 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import quote, unquote, urldefrag
 
 import nbformat
 import pytest
 import torch
-from selenium.webdriver import Chrome, Keys
+from PIL import Image
+from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -30,9 +34,10 @@ from ismkit.sweeps import ladder
 from ismkit.sweeps.studies import FOLDER
 from ismkit.sweeps.sweep import read_table
 from tests import accessible
-from tests.browser import chromium, logged, served
+from tests.browser import THEMES, WIDTHS, chromium, logged, screenshots, served
 from tests.conftest import ROOT
 from tests.explorable import Explorable
+from tests.live_page import open_model
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]  # the first test builds the book
 
@@ -51,7 +56,7 @@ const done = arguments[0], all = (css, root = document) => [...root.querySelecto
 (async () => {
   const found = [];
   if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
-  const live = ".live, .explorable, .animation, form.claims-filter, .copybtn, .unfold, .search-button-field";
+  const live = ".live, .explorable, .animation, .frames, form.claims-filter, .copybtn, .unfold, .search-button-field";
   for (const control of all(`article :is(button, input, select, textarea), script[type*="widget-view"]`)) {
     if (!control.closest(live)) found.push(`dead control: ${control.outerHTML.slice(0, 80)}`);
   }
@@ -99,12 +104,14 @@ class Site:
         pages: what each page shows, as ``LOOK`` tells it.
         barriers: what axe-core finds, with the theme first.
         phone: the width in pixels that each page takes on a phone, with everything unfolded.
+        cut: what is wider than a phone there, and does not scroll under a bar that shows it.
     """
 
     problems: dict[str, list[str]] = field(default_factory=dict)
     pages: dict[str, dict] = field(default_factory=dict)
     barriers: dict[str, list[str]] = field(default_factory=dict)
     phone: dict[str, int] = field(default_factory=dict)
+    cut: dict[str, list[str]] = field(default_factory=dict)
 
 
 PHONE = 390  # pixels
@@ -113,15 +120,41 @@ MADE = ("api/", "_modules/")  # folders of the pages that Sphinx makes from the 
 UNFOLD = "for (const part of document.querySelectorAll('details')) part.open = true"
 
 
+# A box that scrolls is moved to its end and back.
+CUT = """
+const scrolls = (box) => {
+  const { overflowX } = getComputedStyle(box);
+  return ["auto", "scroll"].includes(overflowX) && box.scrollWidth > box.clientWidth;
+};
+return [...document.querySelectorAll("article :is(table, pre, mjx-container, img, svg:not(svg svg))")]
+  .filter((part) => !part.closest("mjx-container svg, mjx-assistive-mml"))
+  .filter((part) => part.getBoundingClientRect().right > innerWidth || scrolls(part))
+  .flatMap((part) => {
+    let box = part;
+    while (box && !scrolls(box)) box = box.parentElement.closest("article *");
+    if (!box) return [`cut off: ${part.outerHTML.slice(0, 80)}`];
+    const { borderTopWidth, borderBottomWidth } = getComputedStyle(box);
+    const bar = box.offsetHeight - box.clientHeight - parseFloat(borderTopWidth) - parseFloat(borderBottomWidth);
+    box.scrollLeft = 1e6;
+    const moved = box.scrollLeft;
+    box.scrollLeft = 0;
+    return bar > 4 && moved > 0 ? [] : [`no bar: ${part.outerHTML.slice(0, 80)}`];
+  });
+"""
+
+
 def look_at(browser: Chrome, home: str, page: str, site: Site, barriers: bool) -> None:
-    """Open a page once, and note everything about it."""
+    """Open a page once, and note everything about it; if ISMKIT_SCREENSHOTS names a folder, take screenshots."""
     browser.get(home + page)
     site.pages[page] = seen = browser.execute_async_script(LOOK)
+    if folder := os.environ.get("ISMKIT_SCREENSHOTS"):
+        screenshots(browser, page, Path(folder))
     if barriers:
         browser.execute_script(UNFOLD)
         screen = {"width": PHONE, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         site.phone[page] = browser.execute_script("return document.documentElement.scrollWidth")
+        site.cut[page] = browser.execute_script(CUT)
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         # The list of all pages is the same on each: it is looked at on the pages that someone wrote.
         site.barriers[page] = accessible.violations(browser, ".bd-links" if page.startswith(MADE) else "")
@@ -342,6 +375,18 @@ def test_ledger_leads_to_the_cell_of_every_row(site: Site) -> None:
     assert site.pages["ledger.html"]["claims"] == len(book_entries())
 
 
+def book_build() -> ModuleType:
+    """The module ``book/build.py``, a script that imports what lies beside it."""
+    spec = importlib.util.spec_from_file_location("book_build", BOOK / "build.py")
+    assert spec
+    assert spec.loader
+    build = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BOOK))
+        spec.loader.exec_module(build)
+    return build
+
+
 def outputs(notebook: nbformat.NotebookNode) -> Iterator[dict]:
     """What each cell shows; of a slider, what was shown below it when the notebook was saved."""
     states = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
@@ -393,8 +438,12 @@ def test_figures_and_solutions_of_a_notebook_are_shown(site: Site, name: str) ->
     page, notebook = site.pages[f"notebooks/{name}.html"], NOTEBOOKS[name]
     figures = [output for output in outputs(notebook) if "image/png" in output.get("data", {})]
     # Also those below the sliders, which need a kernel and are not in the page; each with a variant for dark pages.
-    assert page["figures"] == len(figures)
-    assert page["dark"] == sum("pictures" in output["metadata"].get("image/png", {}) for output in figures)
+    # Stored frames are shown instead: all of them are in the page, one at a time.
+    every = (output.get("metadata", {}) for output in outputs(notebook))
+    stored = [about["frames"]["frames"] for about in every if "frames" in about]
+    more = sum(map(len, stored)) - len(stored)
+    assert page["figures"] == len(figures) + more
+    assert page["dark"] == sum("pictures" in output["metadata"].get("image/png", {}) for output in figures) + more
     # No long code stands between the text, and the exercises are folded.
     assert max(page["code"]) <= folds.LINES
     if not name.startswith("01b"):  # most of its exercises are the text
@@ -473,6 +522,47 @@ def test_the_live_models_of_a_notebook_draw_in_its_page(browser: Chrome, book: P
         assert seen["width"] <= PHONE
         assert accessible.violations(browser, within=".live") == []
         assert logged(browser, home) == []
+
+
+def test_without_javascript_a_picture_stands_for_a_live_model(
+    browser: Chrome, home: str, emulated: Callable[..., object]
+) -> None:
+    emulated("Emulation.setScriptExecutionDisabled", {"value": True})
+    browser.get(home + "live.html")
+    roots = browser.find_elements(By.CLASS_NAME, "live")
+    assert len(roots) == 2
+    for root in roots:
+        image = root.find_element(By.TAG_NAME, "img")
+        assert image.is_displayed()
+        assert image.get_property("naturalWidth") > 100
+        assert image.get_attribute("alt")
+        assert "needs JavaScript" in root.text
+        controls = root.find_elements(By.CSS_SELECTOR, "button, input, select, canvas, progress")
+        assert controls
+        assert not any(control.is_displayed() for control in controls)
+    logged(browser, home)  # scripts count as failed requests there; the next test is not to find them
+
+
+# The width of the outline of each control that has the focus by the keyboard.
+FOCUSED = """
+return [...arguments[0].querySelectorAll("button, input, select")].filter((one) => one.checkVisibility()).map((one) => {
+  one.focus({ focusVisible: true });
+  const { outlineStyle, outlineWidth } = getComputedStyle(one);
+  return `${one.name || one.textContent}: ${outlineStyle} ${outlineWidth}`;
+});
+"""
+
+
+def test_the_focus_is_seen_on_every_control_of_a_live_model_and_of_the_filter(browser: Chrome, home: str) -> None:
+    browser.get(home + "live.html")
+    before = browser.execute_script(FOCUSED, browser.find_element(By.ID, "live-clothes"))
+    assert [line.rpartition(": ")[2] for line in before] == ["solid 3px"]  # the button that loads
+    controls = browser.execute_script(FOCUSED, open_model(browser, "clothes"))
+    browser.get(home + "ledger.html")
+    controls += browser.execute_script(FOCUSED, browser.find_element(By.CSS_SELECTOR, "form.claims-filter"))
+    assert len(controls) > 10
+    assert not [line for line in controls if not line.endswith(": solid 3px")]
+    assert logged(browser, home) == []
 
 
 # ---------------------------------------------------------------- figures to explore
@@ -558,7 +648,10 @@ def test_lag_of_the_averages_follows_the_controls(opened: Callable[[str], Explor
     figure.keys("Steps", Keys.HOME)
     kept = 100 * shares(0.9999, 10).square().sum().sqrt()
     assert f"the slow average lags 1 steps and keeps {kept:.3g} %" in figure.number
+    assert figure.number.endswith("until step 89990, and its decay only then.")
+    assert (1 + 89990) / (10 + 89990) >= 0.9999 > (1 + 89989) / (10 + 89989)
     figure.click("Warm-up ramp")
+    assert "ramp" not in figure.number
     assert f"the slow average lags {0.9999 * (1 - 0.9999**10) / (1 - 0.9999):.4g} steps" in figure.number
     figure.click("Decay of the slow", 0)
     assert "the slow average lags 0 steps and keeps 100 %" in figure.number
@@ -578,6 +671,7 @@ def test_bias_of_fid_follows_the_controls(opened: Callable[[str], Explorable]) -
     figure.keys("Features", Keys.END)
     assert f"the expected bias is {2048 * 2053 / 4 / 1000:.0f}:" in figure.number
     assert "too few for the law" in figure.number
+    assert not figure.control("Draw another set").is_enabled()  # none is drawn of so many features
     figure.keys("Features", Keys.HOME, Keys.ARROW_RIGHT)
     figure.click("Samples", 0)
     assert f"the expected bias is {expected_bias(torch.eye(2), 100):.4g}:" in figure.number
@@ -602,6 +696,104 @@ def test_flow_goes_to_the_data_that_is_drawn(opened: Callable[[str], Explorable]
     figure.keys("Shape", Keys.ARROW_DOWN)
     figure.keys("Add shape", Keys.SPACE)
     assert "49 points." in figure.number
+
+
+def test_every_shape_is_another_one(opened: Callable[[str], Explorable]) -> None:
+    figure = opened("flow")
+    shapes, pictures = figure.control("Shape").find_elements(By.TAG_NAME, "option"), set()
+    for shape in shapes:
+        figure.keys("Clear", Keys.ENTER)
+        figure.keys("Shape", shape.text)
+        figure.keys("Add shape", Keys.ENTER)
+        pictures.add(figure.shown)
+    assert len(pictures) == len(shapes) > 3
+
+
+@pytest.mark.parametrize("name", EXPLORABLES)
+def test_every_control_of_a_figure_changes_what_it_shows(opened: Callable[[str], Explorable], name: str) -> None:
+    figure = opened(name)
+    moved = figure.block.find_elements(By.CSS_SELECTOR, "input")
+    pressed = figure.block.find_elements(By.CSS_SELECTOR, "button")[::-1]  # so that what clears comes before what adds
+    assert len(moved) + len(pressed) + len(figure.block.find_elements(By.TAG_NAME, "select")) == len(
+        figure.block.find_elements(By.CSS_SELECTOR, ".controls :is(input, button, select)")
+    )
+    for control in [*moved, *pressed]:
+        before = figure.shown
+        figure.browser.execute_script("arguments[0].focus({focusVisible: true})", control)
+        style = "const style = getComputedStyle(arguments[0]); return style.outlineWidth + style.outlineStyle"
+        assert figure.browser.execute_script(style, control) == "3pxsolid"
+        last = control.get_attribute("value") == control.get_attribute("max")
+        there, back = (Keys.ARROW_LEFT, Keys.ARROW_RIGHT) if last else (Keys.ARROW_RIGHT, Keys.ARROW_LEFT)
+        slider = control.get_attribute("type") == "range"
+        control.send_keys(there if slider else Keys.SPACE)
+        label = control.accessible_name
+        WebDriverWait(figure.browser, 10).until(lambda _, before=before: figure.shown != before, f"dead: {label}")
+        if slider:  # each is tried from where all others are at first
+            control.send_keys(back)
+            assert figure.shown == before
+        if label == "Stop":  # what plays would change the picture beside the next control
+            control.send_keys(Keys.SPACE)
+            assert control.text == "Play"
+
+
+def test_flow_draws_data_along_a_drag(opened: Callable[[str], Explorable]) -> None:
+    figure = opened("flow")
+    figure.click("Clear")
+    squares = (
+        "return [...arguments[0].querySelectorAll('rect.three')].map(({ x, y }) => [x.baseVal.value, y.baseVal.value])"
+    )
+
+    def points() -> list[list[float]]:
+        return figure.browser.execute_script(squares, figure.picture)
+
+    assert points() == []
+    figure.browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", figure.picture)
+    pen = (
+        ActionChains(figure.browser, duration=50).move_to_element_with_offset(figure.picture, -80, 40).click_and_hold()
+    )
+    for _ in range(8):
+        pen.move_by_offset(20, 0)
+    pen.release().move_by_offset(0, -60).perform()  # what follows the release draws nothing
+    drawn = points()
+    assert len(drawn) >= 8
+    assert f"{len(drawn)} points." in figure.number
+    assert [x for x, _ in drawn] == sorted(x for x, _ in drawn)
+    assert drawn[-1][0] - drawn[0][0] == pytest.approx(160, abs=15)
+    assert {round(y) for _, y in drawn} == {round(drawn[0][1])}
+
+
+FRAMES = "return [...document.querySelectorAll('.scrubbed a.image-reference')].filter((one) => one.offsetHeight)"
+WITH_FRAMES = [
+    name
+    for name, notebook in NOTEBOOKS.items()
+    if any("frames" in one.get("metadata", {}) for one in outputs(notebook))
+]
+
+
+@pytest.mark.parametrize("name", WITH_FRAMES)
+def test_every_slider_of_stored_frames_moves_to_another_picture(browser: Chrome, home: str, name: str) -> None:
+    browser.get(f"{home}notebooks/{name}.html")
+    WebDriverWait(browser, 10).until(lambda _: browser.find_elements(By.CSS_SELECTOR, ".scrubbed"))
+
+    def picture() -> str:
+        (one,) = browser.execute_script(FRAMES)
+        return one.get_attribute("href")
+
+    for slider in browser.find_elements(By.CSS_SELECTOR, ".frames input"):
+        before, position = picture(), slider.get_attribute("value")
+        slider.send_keys(Keys.ARROW_LEFT if position == slider.get_attribute("max") else Keys.ARROW_RIGHT)
+        assert picture() != before
+        assert slider.get_attribute("value") != position
+    assert logged(browser, home) == []
+
+
+def test_sliders_of_a_notebook_are_replaced_by_frames_or_by_a_link(site: Site) -> None:
+    build = book_build()
+    for name, notebook in NOTEBOOKS.items():
+        cells = [cell.source for cell in notebook.cells if cell.cell_type == "code" and "plot.explore(" in cell.source]
+        instead = build.INSTEAD.get(number(Path(name)), [])
+        assert ["stored={" in source for source in cells] == [heading is None for heading in instead], name
+        assert {build.slug(heading) for heading in instead if heading} <= {*site.pages[f"notebooks/{name}.html"]["ids"]}
 
 
 # Presses play, stops at the first moment after 0.3, and tells the moments that were shown, and two frames later.
@@ -714,6 +906,33 @@ def test_a_barrier_is_found_in_either_theme_and_in_code(browser: Chrome, tmp_pat
     assert browser.find_element("css selector", "pre").text == "with open some name"
 
 
+OVER = '<b style="position: absolute; top: 0; left: 0; width: 99px; height: 99px; background: #123"></b>'
+OPEN = {
+    "image behind": ('<p style="background: linear-gradient(#fff, #fff)">some words</p>', "an image is behind it"),
+    "faint in a drawing": ('<svg><text y="20" fill="#aaa">some words</text></svg>', "contrast 2.32 of 4.5"),
+    "faded in a drawing": ('<svg><text y="20" opacity="0.4">some words</text></svg>', "contrast 2.85 of 4.5"),
+    "strong in a drawing": ('<svg><text y="20" fill="#555">some words</text></svg>', ""),
+    "on a ground, below something": (
+        f'<div style="background: #777"><p style="color: #999; background: #fff8">some words</p></div>{OVER}',
+        "contrast 1.56 of 4.5",
+    ),
+    "strong, below something": (f"<p>some words</p>{OVER}", ""),
+}
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_contrast_that_axe_leaves_open_is_decided(browser: Chrome, tmp_path: Path, name: str) -> None:
+    part, complaint = OPEN[name]
+    style = "html { background: #fff } body { margin: 0 }"
+    page = f'<!doctype html><html lang="en"><title>x</title><link rel="icon" href="data:,"><style>{style}</style>'
+    (tmp_path / "page.html").write_text(f"{page}<main><h1>x</h1>{part}</main>")
+    with served(tmp_path) as home:
+        browser.get(f"{home}page.html")
+        found = accessible.violations(browser)
+        logged(browser, home)
+    assert [what.rpartition(": ")[2] for what in found] == [complaint] * 2 * bool(complaint), found
+
+
 def test_no_page_is_too_long(site: Site) -> None:
     # Excepted: the sources of the modules, of which a line is a line; one comes there from elsewhere, to a name.
     heights = {page: seen["height"] for page, seen in site.pages.items() if not page.startswith("_modules/")}
@@ -722,6 +941,27 @@ def test_no_page_is_too_long(site: Site) -> None:
 
 def test_every_page_fits_a_phone(site: Site) -> None:
     assert not {page: width for page, width in site.phone.items() if width > PHONE}
+
+
+def test_what_is_wider_than_a_phone_scrolls_under_a_bar(site: Site) -> None:
+    found = [f"{page}: {what}" for page, cut in site.cut.items() for what in cut]
+    assert not found, "\n".join(found[:20])
+
+
+@pytest.mark.parametrize(
+    ("style", "complaint"), [("overflow-x: hidden", "cut off"), ("overflow-x: auto; scrollbar-width: none", "no bar")]
+)
+def test_a_table_that_a_phone_cuts_off_is_found(browser: Chrome, tmp_path: Path, style: str, complaint: str) -> None:
+    page = '<!doctype html><link rel="icon" href="data:,"><article><div style="{}"><table><tr><td>{}</table></div>'
+    (tmp_path / "page.html").write_text(page.format(style, "word" * 200))
+    (tmp_path / "good.html").write_text(page.format("overflow-x: auto", "word" * 200))
+    with screen(browser, PHONE), served(tmp_path) as home:
+        browser.get(f"{home}good.html")
+        assert browser.execute_script(CUT) == []
+        browser.get(f"{home}page.html")
+        (found,) = browser.execute_script(CUT)
+        logged(browser, home)
+    assert found.startswith(f"{complaint}: <table>")
 
 
 def test_a_page_leads_to_the_one_before_and_the_next(site: Site) -> None:
@@ -888,6 +1128,25 @@ DEFECTS = {
     ),
     "button that nothing listens to": ("<article><button>x</button></article>", "dead control: <button>x"),
 }
+
+
+def test_screenshots_show_a_page_to_its_end_in_either_theme(
+    browser: Chrome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    style = "body { margin: 0; background: #fff } [data-theme=dark] body { background: #000 }"
+    style += "div { height: 9000px } p { margin: 0; height: 40px; background: #0a0 }"
+    shown = f'<!doctype html><link rel="icon" href="data:,"><style>{style}</style><div></div><p></p>'
+    (tmp_path / "site" / "sub").mkdir(parents=True)
+    (tmp_path / "site" / "sub" / "page.html").write_text(shown)
+    monkeypatch.setenv("ISMKIT_SCREENSHOTS", str(tmp_path / "taken"))
+    assert visit(tmp_path / "site", browser).problems == {"sub/page.html": []}
+    names = {f"sub+page-{width}-{theme}.png" for width in WIDTHS for theme in THEMES}
+    assert {path.name for path in (tmp_path / "taken").iterdir()} == names
+    for width in WIDTHS:
+        for theme, ground in (("light", (255, 255, 255)), ("dark", (0, 0, 0))):
+            with Image.open(tmp_path / "taken" / f"sub+page-{width}-{theme}.png") as picture:
+                assert picture.size == (width, 9040)
+                assert [picture.getpixel((width // 2, y)) for y in (0, 8990, 9020)] == [ground, ground, (0, 170, 0)]
 
 
 @pytest.mark.parametrize("name", DEFECTS)

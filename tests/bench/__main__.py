@@ -20,7 +20,7 @@ import scipy
 import torch
 
 import ismkit
-from tests.bench import coupling, imagenet, imports, ladder, memory, plan, sampling, step
+from tests.bench import coupling, imagenet, imports, ladder, memory, page, plan, sampling, step
 from tests.bench.common import SIZES, Row, Sizes, tiny
 
 BENCHES: dict[str, Callable[[Sizes], Iterator[Row]]] = {
@@ -30,6 +30,7 @@ BENCHES: dict[str, Callable[[Sizes], Iterator[Row]]] = {
     "auction": coupling.auctions,
     "plan": plan.run,
     "sampling": sampling.run,
+    "page": page.run,
     "ladder": ladder.run,
     "memory": memory.run,
     "imagenet": imagenet.run,

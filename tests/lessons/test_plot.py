@@ -3,7 +3,7 @@
 import json
 import re
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import RichOutput, capture_output
+from ipywidgets import Dropdown, FloatSlider, IntSlider
 from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
 from skimage.color import rgb2lab
@@ -408,3 +409,68 @@ def test_picture_of_an_animation_has_its_paths_or_its_frames(
 def test_what_cannot_be_animated_is_refused_by_name(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         animated(**changes)
+
+
+def lines(count: int) -> None:
+    """A figure of so many lines."""
+    figure, axes = plt.subplots(figsize=(2, 1))
+    axes.plot(np.arange(2 * count).reshape(2, count))
+    plot.show(figure, alt=f"lines: {count}")
+
+
+def explored(draw: Callable[..., None], **given: Any) -> dict[str, Any]:
+    """What the output of controls has besides them."""
+    with capture_output() as captured:
+        plot.explore(draw, **given)
+    output = captured.outputs[-1]
+    assert "application/vnd.jupyter.widget-view+json" in output.data
+    return output.metadata
+
+
+@pytest.mark.usefixtures("shell")
+def test_explore_stores_a_frame_for_each_combination_of_values() -> None:
+    seen = []
+
+    def draw(count: int, colour: str, least: float) -> None:
+        seen.append((count, colour, least))
+        lines(count)
+
+    stored = explored(
+        draw,
+        count=IntSlider(min=1, max=9, value=2, description="lines"),
+        colour=Dropdown(options=[("red", "r"), ("blue", "b")], value="b", description="ink"),
+        least=FloatSlider(value=0.5),
+        stored={"colour": ["r", "b"], "count": [1, 2, 3]},
+    )["frames"]
+    assert seen[:6] == [(count, colour, 0.5) for colour in "rb" for count in (1, 2, 3)]
+    assert stored["controls"] == [
+        {"label": "ink", "values": ["red", "blue"], "first": 1},
+        {"label": "lines", "values": ["1", "2", "3"], "first": 1},
+    ]
+    assert [frame["about"]["alt"] for frame in stored["frames"]] == [f"lines: {count}" for count in (1, 2, 3)] * 2
+    assert {frame["about"]["width"] for frame in stored["frames"]} == {200}
+    pictures = [plt.imread(BytesIO(b64decode(frame["png"]))) for frame in stored["frames"]]
+    assert (pictures[1] == pictures[4]).all()
+    assert (pictures[0] != pictures[1]).any()
+    json.dumps(stored)  # as the notebook has it
+
+
+@pytest.mark.usefixtures("shell")
+def test_explore_stores_nothing_that_is_not_asked_for() -> None:
+    assert "frames" not in explored(lines, count=IntSlider(min=1, max=9, value=2))
+
+
+@pytest.mark.usefixtures("shell")
+@pytest.mark.parametrize(
+    ("stored", "complaint"),
+    [
+        ({"colour": ["r"]}, r"stored must name controls \(count\), got 'colour'"),
+        ({"count": [1, 3]}, r"stored must have the first value of count, 2, got \[1, 3\]"),
+        ({"count": range(1, 42)}, "stored must give at most 40 frames, got 41"),
+        ({"count": [2, 0]}, r"draw must show one figure for each frame, got 0 for \(0,\)"),
+    ],
+)
+def test_frames_that_cannot_be_stored_are_refused_by_name(stored: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        explored(lambda count: lines(count) if count else None, count=IntSlider(max=50, value=2), stored=stored)
+    assert plt.get_fignums() == []

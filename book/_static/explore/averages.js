@@ -1,5 +1,5 @@
 import { check, mount, range, short } from "./figure.js";
-import { follow, lag, variance } from "./averages.math.js";
+import { follow, lag, rampEnd, variance } from "./averages.math.js";
 import { normal } from "./random.js";
 
 const LONGEST = 4; // of the lags on the sliders: 10^4 steps, a decay of 0.9999
@@ -83,12 +83,15 @@ function draw(chart, state, { n }) {
   else drawTrade(chart, [half + 50, 66, chart.width - half - 76, 210], state);
 }
 
-function tell({ fast, slow }, { n, ramp }) {
+function tell({ fast, slow }, values) {
+  const { n, ramp } = values;
   const each = [["fast", fast], ["slow", slow]].map(([name, average]) => {
     const kept = short(100 * Math.sqrt(average.variance));
     return `the ${name} average lags ${short(average.lag, 4)} steps and keeps ${kept} % of the noise's deviation`;
   });
-  const number = `After ${n} steps ${each.join("; ")}.`;
+  const end = rampEnd(values.slow);
+  const capped = ramp && n < end ? ` The ramp decides the slow average until step ${end}, and its decay only then.` : "";
+  const number = `After ${n} steps ${each.join("; ")}.${capped}`;
   const start = ramp ? "with the warm-up ramp" : "without a warm-up ramp";
   const alternative = `A noisy weight that turns, its averages ${start}, and the noise that an average keeps against its lag. ${number}`;
   return { number, alternative };

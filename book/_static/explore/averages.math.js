@@ -3,6 +3,9 @@
 /** Decay of update number `updates` (0, 1, ...) with the warm-up ramp of the kit. */
 export const ramped = (decay, updates) => Math.min(decay, (1 + updates) / (10 + updates));
 
+/** The number of updates after which the ramp leaves a decay alone: the first with (1 + n) / (10 + n) >= decay. */
+export const rampEnd = (decay) => Math.max(0, Math.ceil((10 * decay - 1) / (1 - decay) - 1e-6));
+
 /** How much of each past state an average holds after n updates: oldest first, entry 0 the initial one; sum 1. */
 export function shares(decay, n, ramp = true) {
   const held = new Array(n + 1);

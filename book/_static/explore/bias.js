@@ -93,6 +93,6 @@ const height = (width) => (width < 560 ? 598 : 348);
 
 export function start(block) {
   let seed = 1;
-  const controls = { ...sliders, again: button("Draw another set", () => (seed += 1)) };
+  const controls = { ...sliders, again: button("Draw another set", () => (seed += 1), ({ features }) => features <= DRAWN) };
   return mount(block, { controls, compute: (values) => compute(seed, values), draw, tell, height });
 }

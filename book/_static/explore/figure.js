@@ -33,9 +33,12 @@ export function choice(label, options) {
   return { label, kind: "select", options };
 }
 
-/** Something to do: `act(values)` changes what the figure keeps, after which it is computed again. */
-export function button(label, act) {
-  return { label, kind: "button", act };
+/**
+ * Something to do: `act(values)` changes what the figure keeps, after which it is computed again. It cannot be pressed
+ * where `able(values)` is false.
+ */
+export function button(label, act, able = () => true) {
+  return { label, kind: "button", act, able };
 }
 
 const motion = matchMedia("(prefers-reduced-motion: reduce)");
@@ -57,6 +60,7 @@ export function mount(block, { controls, compute, draw, tell, height = (width) =
   const form = element("form", { class: "controls" });
   form.addEventListener("submit", (event) => event.preventDefault());
   const made = {};
+  const buttons = new Map();
   let values = {};
   let state;
 
@@ -75,6 +79,7 @@ export function mount(block, { controls, compute, draw, tell, height = (width) =
   };
   const update = () => {
     read();
+    for (const [control, input] of buttons) input.disabled = !control.able(values);
     state = compute(values);
     say();
     redraw();
@@ -84,6 +89,7 @@ export function mount(block, { controls, compute, draw, tell, height = (width) =
     const { row, read: value, input, reset } = CONTROLS[control.kind](`${prefix}-${name}`, control, () => values, update);
     if (control.kind !== "button") form.append(row);
     else (form.querySelector(".buttons") ?? form.appendChild(element("div", { class: "buttons" }))).append(row);
+    if (control.kind === "button") buttons.set(control, row);
     if (value) made[name] = { read: value, input, reset };
   }
   block.replaceChildren(form, number, picture);
