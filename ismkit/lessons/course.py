@@ -1,12 +1,13 @@
 """The instructor's pack: slides, plan, exam and notebooks without solutions, from the notebooks and ``book/course``.
 
-``book/course`` has a Markdown file for each hour. Its second level are six blocks of ten minutes, misconceptions, and
-what follows the hour; the third level are slides. A slide shows what a notebook has committed: ``![](01#paths)`` alone
-on a line is the figure of the cell of notebook 01 that is tagged ``slide-paths``, ``![code](01#exact)`` its source (if
-the cell begins with a function, that alone), ``![output](01#mean)`` what it printed. In a text, ``{01#paths}`` names
-the cell, and ``{01 "path: measured"}`` is the number after these words (… stands for others) in what notebook 01
-printed. Quoted lines are what the lecturer says; lines that begin with ``Small:`` stand small below the slide. The
-example after a block's facts computes the numbers in bold, for the tests alone. ``plan.md`` stands before the hours.
+``book/course`` has a Markdown file for each hour. Its second-level headings are six blocks of ten minutes,
+misconceptions, and what follows the hour; third-level headings are slides. A slide shows what a notebook has committed:
+``![](01#paths)`` alone on a line is the figure of the cell of notebook 01 that is tagged ``slide-paths``,
+``![code](01#exact)`` its source (if the cell begins with a function, that alone), ``![output](01#mean)`` what it
+printed. In a text, ``{01#paths}`` names the cell, and ``{01 "path: measured"}`` is the number after these words (…
+stands for others) in what notebook 01 printed. Quoted lines are what the lecturer says; lines that begin with
+``Small:`` are in small print below the slide. The example after a block's facts computes the numbers in bold, for the
+tests only. ``plan.md`` comes before the hours.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class CourseError(ValueError):
 
 @dataclass(frozen=True)
 class Slide:
-    """One slide: its title, what it shows in Markdown, what the lecturer says, and what stands small below it."""
+    """One slide: its title, what it shows in Markdown, what the lecturer says, and the small print below it."""
 
     title: str
     body: str
@@ -126,7 +127,7 @@ def make_course(out: str | os.PathLike[str]) -> Path:
     (``students``), and the answers and solved notebooks (``lecturer``).
 
     Args:
-        out: the folder; it must be missing or empty, and is complete or stays as it was.
+        out: the folder; it must be missing or empty, and is unchanged if the pack cannot be completed.
 
     Returns:
         The folder.
@@ -165,7 +166,7 @@ def make_course(out: str | os.PathLike[str]) -> Path:
 
 
 def hours() -> list[Hour]:
-    """The sessions, read from ``book/course``; raises CourseError where one has not six blocks of ten minutes."""
+    """The sessions, read from ``book/course``; raises CourseError if one does not have six blocks of ten minutes."""
     return [_hour(path) for path in sorted(TEXTS.glob("[0-9]_*.md"))]
 
 
@@ -285,7 +286,7 @@ class Shown:
         raise CourseError(f"{where} shows the figure of {reference}, but that cell has none: run the notebook")
 
     def output(self, reference: str, where: str) -> str:
-        """What a cell printed, but for its answer to a guess that was not made."""
+        """What a cell printed, without the answer to a guess that was not made."""
         outputs = self.cell(reference, where).get("outputs", [])
         printed = "".join(output.text for output in outputs if output.get("name") == "stdout")
         if not (text := UNGUESSED.sub("", printed).strip()):
@@ -301,8 +302,8 @@ def _shape(png: bytes) -> float:
 def panels(png: bytes) -> list[tuple[float, float, float, float]]:
     """The panels of a figure: left, top, width and height of each, as shares of the picture.
 
-    They are what blank columns separate, if need be below a common title. One box, the complete figure, where these
-    parts differ in width, as with names of rows at the left of the first, or would not be seen much larger alone.
+    Blank columns separate them, if need be below a common title. The result is one box, the complete figure, if these
+    parts differ in width, as with row names to the left of the first, or would not be much larger alone.
     """
     import numpy as np
     from PIL import Image
@@ -382,14 +383,14 @@ def _pages(sessions: list[Hour], asked: list[Question], shown: Shown) -> Iterato
 
 
 def start_page(decks: Iterable[str]) -> str:
-    """What stands in the pack, in Markdown."""
+    """What is in the pack, in Markdown."""
     return "\n".join([(TEXTS / "start.md").read_text(encoding="utf-8").replace("<!-- decks -->", "\n".join(decks))])
 
 
 def plan(shown: Shown, sessions: Iterable[Hour], link: Link | None = None) -> Iterator[str]:
     """The plan of the sessions in Markdown, ten minutes by ten minutes, with what the lecturer says.
 
-    With links, for the book, the blocks of an hour are folded away: that page would be too long.
+    With links, for the book, the blocks of an hour are folded away: the page would be too long otherwise.
     """
     yield from [(TEXTS / "plan.md").read_text(encoding="utf-8"), ""]
     for hour in sessions:
@@ -560,10 +561,10 @@ def _notebooks() -> Iterator[tuple[str, str]]:
 
 
 def without_solutions(notebook: NotebookNode) -> None:
-    """Take out all that is folded away but hints: solutions, answers, rubrics; and what would spoil a task.
+    """Take out everything folded away except hints (solutions, answers, rubrics), and what would spoil a task.
 
-    What follows a fold, up to the next fold, question or heading, speaks of its content and goes with it. Exercises
-    lose their output. Guesses are to be made before the number is seen: the outputs that show it go, too.
+    What follows a fold, up to the next fold, question or heading, discusses it and is removed with it. Exercises
+    lose their output. Guesses are to be made before the number is seen: outputs that show it are removed, too.
     """
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     asked = {number for cell in code for output in cell.outputs for number in UNGUESSED.findall(output.get("text", ""))}
@@ -580,7 +581,7 @@ def without_solutions(notebook: NotebookNode) -> None:
 
 
 def _tells(output: NotebookNode, asked: set[str]) -> bool:
-    """Whether an output prints a number that readers are to guess. One or two digits do not count: chance has them."""
+    """Whether an output prints a number that readers are to guess. One or two digits may agree by chance: no match."""
     rounded = {f"{float(number.replace(',', '')):.3g}" for number in re.findall(PLAIN, output.get("text", ""))}
     return any(len(re.sub(r"\D|^0\.0*", "", number)) > 2 for number in asked & rounded)
 

@@ -39,12 +39,12 @@ def score_guess(
     """Compare the reader's prediction with what was measured, and print 0 to 3 points.
 
     Args:
-        guess: the reader's number, or None where none was written.
+        guess: the reader's number, or None if no guess was made.
         measured: what came out.
         what: the quantity, as it reads in a sentence.
         scale: None judges the ratio (3 points within 10 %, 2 within a factor 1.5, 1 within 3), for numbers above 0; a
             number judges the difference in its unit (3 points within 0.1 scale, 2 within 0.5, 1 within 1).
-        how: the word before the number: "modelled" or "computed" where nothing was measured.
+        how: the word before the number: "modelled" or "computed" if it was not measured.
 
     Raises:
         ValueError: if a ratio cannot be judged because ``measured`` is not above 0, or ``scale`` is not above 0.
@@ -78,12 +78,12 @@ def score_guess(
 
 
 def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple, Any]]) -> None:
-    """Check the reader's function on cases, and print how far it is.
+    """Check the reader's function on cases, and print whether it is solved or what is wrong.
 
     A missing ``return``, a result of another type or shape, and a common slip that explains every case (the sign, a
     factor 2, one too many, transposed ...) are named. The first wrong result points to Hint 1, which is folded above
     the cell, later ones in the same exercise to Hint 2. Errors in ``answer`` are printed, not raised, so that the
-    notebook runs on.
+    notebook continues.
 
     Args:
         name: of the exercise, such as "03.1".
@@ -135,7 +135,7 @@ def exercise(name: str, answer: Callable[..., Any], cases: Sequence[tuple[tuple,
 
 
 def _answered(answer: Callable[..., Any], arguments: Sequence[Any], call: str) -> Tensor | str:
-    """What the reader's function gives, in float64, or what is to be said of it."""
+    """What the reader's function returns, in float64, or a message if it cannot be compared."""
     called = call.partition("(")[0]
     try:
         given = answer(*arguments)

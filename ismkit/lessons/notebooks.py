@@ -37,7 +37,7 @@ SOLUTION = re.compile(r"<details>\s*<summary>Solution.*?</summary>\s*```python\n
 
 
 class NotebookError(Exception):
-    """A notebook that is not there, was given wrong parameters, or failed; the message names it and the cell."""
+    """A notebook that is missing, was given wrong parameters, or failed; the message names it and the cell."""
 
 
 def number(path: Path) -> str:
@@ -71,12 +71,12 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any], *, record
         folder: where the executed notebook goes, its figures (``figures/NN_CELL_OUTPUT.png``), files and checkpoints
             (``$ISMKIT_OUT`` in the kernel): what an earlier call trained there is not trained again.
         parameters: values for names of its parameters cell; a text is read as the type that the parameter has there.
-        record: whether a check of a claim that fails leaves its row and the notebook continues; else it stops there.
+        record: whether a failed check of a claim leaves its row and the notebook continues; else it stops there.
 
     Raises:
-        NotebookError: before it is started, for a parameter that it has not, a value of another type, or one that is
-            not among those that the comment behind the parameter lists; for a cell that fails, with the last line of
-            its traceback; for a file that is not a notebook of Python.
+        NotebookError: before it is started, for an unknown parameter, a value of another type, or one that the comment
+            after the parameter does not list; for a cell that fails, with the last line of its traceback; for a file
+            that is not a notebook of Python.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -115,14 +115,14 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any], *, record
 def refresh(source: Path, timeout: int = 1800) -> None:
     """Execute a notebook in place, from a clean kernel, so that its outputs come from its code.
 
-    The figures of cells with a tag ``slide-NAME`` are also written as SVG, for the slides of the course: to files
-    ``slides/NN-NAME.svg`` next to the notebook, which would be too large with them.
+    The figures of cells with a tag ``slide-NAME`` are also written as SVG, for the slides of the course, to
+    ``slides/NN-NAME.svg`` next to the notebook: inside it they would make it too large.
 
     Its metadata then say of the run, under :data:`REFRESHED`: how many ``seconds`` it took, on which ``day`` it ended
     (UTC), and the versions of ``python``, ``torch`` and ``ismkit``.
 
     Args:
-        source: the notebook; it stays as it was if a cell fails.
+        source: the notebook; it is unchanged if a cell fails.
         timeout: seconds for one cell.
 
     Raises:
@@ -195,7 +195,7 @@ def _take_drawings(notebook: NotebookNode, of: str) -> dict[str, str]:
 
 
 def picture_sum(png: str) -> str:
-    """A sum of a picture in base64, by which a drawing says which one it is of."""
+    """A checksum of a picture in base64: a drawing states that of its picture."""
     return hashlib.sha256("".join(png.split()).encode()).hexdigest()[:16]
 
 
@@ -287,10 +287,10 @@ def measure(
     Args:
         source: the notebook; its name begins with its number.
         seeds: values of its parameter ``seed``.
-        folder: each run has a folder of its own in it, named by notebook, seed and a sum of the notebook's code. A run
+        folder: each run gets its own folder in it, named by notebook, seed and a checksum of the notebook's code. A run
             that is complete there is not repeated; one that was interrupted resumes from what it has trained.
         profile: which of the notebook's profiles.
-        record: whether a check that fails leaves its row, too, and the notebook continues; else it stops there.
+        record: whether a failed check also leaves its row, and the notebook continues; else it stops there.
 
     Returns:
         One row per claim, with what each seed measured.
@@ -320,7 +320,7 @@ def solutions(notebook: NotebookNode) -> list[tuple[NotebookNode, str]]:
     """Each cell tagged ``exercise`` with its solution, the code folded away in the markdown cell that follows it.
 
     Raises:
-        NotebookError: where an exercise has no solution behind it, or a solution no exercise before it.
+        NotebookError: if an exercise has no solution after it, or a solution no exercise before it.
     """
     pairs = []
     cells = notebook.cells

@@ -107,10 +107,10 @@ def class_information(x0: Tensor, y: Tensor, k: int = 3) -> float:
 def crossings(x0: Tensor, x1: Tensor) -> float:
     """Measure the share of all pairs of paths that cross.
 
-    They are those that are shorter, in squared length, with their noise swapped. Swapping the noise of pairs i and j
-    changes the cost by ``2 (x0_i - x0_j) . (x1_i - x1_j)``. Where that is not negative the two paths never meet at one
-    time; an exact assignment leaves no pair where it is. Solvers see costs in float32: a gain below 1e-6 of the largest
-    product ``x0_i . x1_j`` is none.
+    Two paths count as crossing if swapping their noise makes them shorter, in squared length. Swapping the noise of
+    pairs i and j changes the cost by ``2 (x0_i - x0_j) . (x1_i - x1_j)``. If that is not negative, the two paths never
+    meet at one time; an exact assignment leaves no pair where it is negative. Solvers see costs in float32: a gain
+    below 1e-6 of the largest product ``x0_i . x1_j`` counts as none.
 
     Args:
         x0: noise, (n, ...), n >= 2.

@@ -74,7 +74,7 @@ def show(figure: Figure, alt: str) -> None:
     levels; above 250 kB it is then saved at the figure's plain resolution.
 
     The boxes of the pictures in the figure are saved with the alt text: left, top, right and bottom, as shares of the
-    width and the height. On dark pages the book turns the colours of a figure outside of these boxes.
+    width and the height. On dark pages the book inverts the colours of a figure outside these boxes.
 
     Where ``$ISMKIT_SLIDES`` is set, as by :func:`ismkit.lessons.notebooks.refresh`, the output also has the figure as
     SVG, for the slides. Letters are outlines, which look alike without the fonts; pictures, and panels with many marks,
@@ -82,7 +82,7 @@ def show(figure: Figure, alt: str) -> None:
 
     Args:
         figure: Matplotlib's.
-        alt: what the figure shows, for those who cannot see it.
+        alt: what the figure shows, for readers who cannot see it.
 
     Raises:
         ValueError: if ``alt`` is empty.
@@ -189,7 +189,7 @@ def animate(
     Args:
         panels: by the title of each: points (frames, n, 2), at least two frames. Frames along paths are at equally
             spaced times from 0 to 1, with straight lines between them: panels may have different numbers of frames.
-        alt: what the animation shows, for those who cannot see it.
+        alt: what the animation shows, for readers who cannot see it.
         moments: what each frame is called, where frames stand alone, such as steps of training: then no point is drawn
             between two of them, and every panel has these frames.
         labels: the colour of each point, (n,), in 0 .. 7.
@@ -301,7 +301,7 @@ def _stills(
     trails: bool,
     reach: float,
 ) -> Figure:
-    """The figure in place of an animation: paths with their ends, or up to five frames of each panel in a row."""
+    """The figure that replaces an animation: paths with their ends, or up to five frames of each panel in a row."""
     colours = [_KINDS[label] for label in labels]
     shares = [1.0] if trails else np.linspace(0, 1, 5 if moments is None else min(5, len(moments))).tolist()
     size = (len(points), len(shares)) if not trails else (1, len(points))

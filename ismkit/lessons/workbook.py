@@ -1,7 +1,7 @@
 """The reader's own shortcut model: a file that grows exercise by exercise, and checks that name common mistakes.
 
 First the pieces of a complete model in pure PyTorch, as notebook 01b has them in its solutions: each stands in for the
-reader's as long as that is not written. Then what each piece is tested against. :class:`Workbook` keeps the file.
+reader's until that is written. Then what each piece is tested against. :class:`Workbook` keeps the file.
 """
 
 from __future__ import annotations
@@ -780,7 +780,7 @@ class Workbook:
     def check(self, name: str, *pieces: Callable[..., Any]) -> None:
         """Check pieces that the reader wrote, print what came out, and put them into the file if all are right.
 
-        Errors in a piece are printed, not raised, so that the notebook runs on.
+        Errors in a piece are printed, not raised, so that the notebook continues.
 
         Args:
             name: of the exercise, such as "01b.1".
@@ -886,7 +886,7 @@ def source_of(piece: Callable[..., Any]) -> str:
     """Read the source of a function or class that was defined in a notebook's cell or in a file.
 
     Raises:
-        OSError: if it was defined where no source is kept.
+        OSError: if its source was not kept where it was defined.
     """
     function = inspect.unwrap(piece)  # of a decorated function the code is the decorator's
     if inspect.isclass(piece):  # inspect finds no source of a class that a cell defines

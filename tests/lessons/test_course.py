@@ -559,6 +559,15 @@ def test_a_drawing_is_preferred_to_a_picture(small: Path, tmp_path: Path) -> Non
         make_course(tmp_path / "pack")
 
 
+@pytest.mark.parametrize("path", committed(), ids=lambda path: path.stem.partition("_")[0])
+def test_a_notebook_has_drawings_for_all_of_its_slides_or_none_yet(path: Path) -> None:
+    """`make refresh` draws them all; a notebook that was last executed before it did has pictures on its slides."""
+    shown = re.findall(r"^!\[\]\((\w+)#([\w-]+)\)", "\n".join(map(Path.read_text, course.TEXTS.glob("?_*.md"))), re.M)
+    wanted = {f"{number}-{name}.svg" for number, name in shown if number == path.stem.partition("_")[0]}
+    drawn = {drawing.name for drawing in (path.parent / SLIDES).glob(f"{path.stem.partition('_')[0]}-*.svg")}
+    assert not drawn or wanted <= drawn
+
+
 FIGURE = """import matplotlib.pyplot as plt
 from ismkit.lessons import plot
 

@@ -18,6 +18,7 @@ from IPython.utils.capture import RichOutput, capture_output
 from ipywidgets import Dropdown, FloatSlider, IntSlider
 from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
+from PIL import Image
 from skimage.color import rgb2lab
 from skimage.data import astronaut
 from torch import Tensor
@@ -174,6 +175,23 @@ def test_show_saves_colour_photographs_in_full_colour(inches: int, scale: int) -
     assert np.abs(before - after).max() < 2.5
     assert (after[before.min(axis=2) == 255] == 255).all(), "white stays white"
     assert len(raw) < 0.65 * len(whole.getvalue())
+
+
+@pytest.mark.usefixtures("shell")
+def test_a_drawing_for_slides_keeps_the_pixels_of_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(256, size=(9, 12, 3), dtype=np.uint8)  # more colours than a panel keeps
+    for slides in ("", "1"):
+        monkeypatch.setenv("ISMKIT_SLIDES", slides)
+        figure, axes = plt.subplots()
+        axes.imshow(pixels, interpolation="nearest")
+        with capture_output() as captured:
+            plot.show(figure, alt="108 colours")
+        data = captured.outputs[0].data
+        assert set(data) == {"image/png", "text/plain"} | ({"image/svg+xml"} if slides else set())
+    (stored,) = re.findall(r'base64,([^"]+)"', data["image/svg+xml"])
+    with Image.open(BytesIO(b64decode(stored))) as image:
+        found = np.asarray(image.convert("RGB"))
+    assert any(np.array_equal(found, way) for way in (pixels, pixels[::-1]))  # the drawing may turn it upright
 
 
 @pytest.mark.usefixtures("shell")
