@@ -31,6 +31,7 @@ import architecture
 import live
 import nbformat
 import pandas as pd
+from bundle import bundle
 from conf import REPOSITORY, anchor
 from figures import dark, saved
 from nbformat import NotebookNode
@@ -123,6 +124,8 @@ def build(folder: Path) -> int:
     if models.is_dir():  # Sphinx knows of no files that only a page's script asks for
         shutil.copytree(models, folder / "html" / live.MODELS)
     write_decks(folder / "html" / SLIDES)
+    scripts = BOOK / "_static" / "explore"
+    (folder / "html" / "_static" / "explore" / "explore.js").write_text(bundle(scripts, scripts / "page.js"))
     return status
 
 
@@ -491,23 +494,21 @@ def paper_sweep(name: str) -> pd.DataFrame:
 
 def status_table() -> list[str]:
     """How each committed notebook was run: what it and its rows in the ledger record, and the history of its file."""
-    run = ["time, as stated", "time, measured", "day", "Python", "torch", "ismkit"]
+    run = ["time", "day", "Python", "torch", "ismkit"]
     rows = [["#", "notebook", "profile", *run, "rows in the ledger", "on fresh seeds", "their torch", "last change"]]
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         number, title = notebook.cells[0].source.splitlines()[0][2:].split(" ", 1)
         parameters = next(cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
         profile = re.search(r'^profile = "(\w+)"', parameters, re.MULTILINE)
-        stated = re.search(r"^\| *\**(?:CPU )?[Tt]ime\** *\| *(.*?) *\|$", notebook.cells[0].source, re.MULTILINE)
         refreshed = notebook.metadata.get(REFRESHED, {})
-        python = refreshed.get("python") or notebook.metadata.get("language_info", {}).get("version")
         seconds = refreshed.get("seconds")
         tested = BOOK / "ledger" / f"{number}.json"
         entries = ledger.read(tested) if tested.is_file() else []
         measured = Counter(f"{row.profile}, {row.device}, {max(len(row.seeds), 1)} seeds" for row in entries)
-        cells = [profile and profile[1], stated and stated[1]]
+        cells = [profile and profile[1]]
         cells += [None if seconds is None else f"{seconds // 60} min {seconds % 60:02d} s".replace(" ", THIN)]
-        cells += [unbroken(refreshed.get("day")), python, refreshed.get("torch"), refreshed.get("ismkit")]
+        cells += [unbroken(refreshed.get("day")), *(refreshed.get(name) for name in ("python", "torch", "ismkit"))]
         cells += ["; ".join(f"{count} ({how})" for how, count in measured.items()) if measured else "none"]
         fresh = Counter(words.partition(" on ")[0] for words in map(ledger.on_fresh_seeds, entries) if words)
         cells += ["; ".join(f"{count} {words}" for words, count in fresh.items()) if fresh else "none"]

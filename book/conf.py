@@ -142,7 +142,7 @@ def add_dark(app: Sphinx, image: nodes.image, png: bytes, pictures: list[list[fl
 def load_explorables(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
     """Load what draws explorable figures, on the pages that have one."""
     if 'class="explorable"' in context.get("body", ""):
-        app.add_js_file("explore/page.js", type="module")
+        app.add_js_file("explore/explore.js", loading_method="defer")
         app.add_css_file("explore/explore.css")
 
 

@@ -267,7 +267,7 @@ def test_a_comment_that_stands_for_nothing_is_an_error() -> None:
 
 def test_status_shows_what_a_refresh_noted_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = [
-        nbformat.v4.new_markdown_cell("# 98 Own\n\n| | |\n|---|---|\n| time | 2 minutes |"),
+        nbformat.v4.new_markdown_cell("# 98 Own"),
         nbformat.v4.new_code_cell('profile = "laptop"', metadata={"tags": ["parameters"]}),
     ]
     versions = {"python": "3.12.1", "torch": "2.11.0", "ismkit": "0.1.0"}
@@ -276,13 +276,13 @@ def test_status_shows_what_a_refresh_noted_of_its_run(tmp_path: Path, monkeypatc
         nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), tmp_path / f"{name}.ipynb")
     monkeypatch.setattr(builder(), "NOTEBOOKS", tmp_path)
     head, _, own, other = ([cell.strip() for cell in line.strip("|").split("|")] for line in builder().status_table())
-    wanted = {"time, as stated": "2 minutes", "time, measured": "3 min 07 s", "day": "2026-11-27"}
+    wanted = {"time": "3 min 07 s", "day": "2026-11-27"}
     shown = dict(
         zip(head, [re.sub(r"[\u202f\u2011]", lambda c: {"\u202f": " "}.get(c[0], "-"), c) for c in own], strict=True)
     )
     assert {name: shown[name] for name in wanted} == wanted
     assert {name.casefold(): shown[name] for name in ("Python", "torch", "ismkit")} == versions
-    for name in ("time, measured", "day", "Python", "torch", "ismkit"):
+    for name in ("time", "day", "Python", "torch", "ismkit"):
         assert other[head.index(name)] == "not recorded"
 
 

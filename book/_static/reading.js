@@ -43,16 +43,16 @@ document.addEventListener("DOMContentLoaded", () => {
   window.addEventListener("hashchange", reveal);
   reveal();
 
-  // Browsers refuse a page that was opened as a file the code of its figures and models: it says what to do.
+  // Browsers refuse a page that was opened as a file the files of its live models: it says what to do.
   if (location.protocol === "file:") {
     const book = new URL(document.documentElement.dataset.content_root, location.href).href;
     const page = location.href.slice(book.length);
-    for (const place of all(".explorable > p, .live .live-hint")) {
+    for (const place of all(".live .live-hint")) {
       const [command, link] = [document.createElement("code"), document.createElement("a")];
       command.textContent = "python3 -m http.server 8000";
       link.href = link.textContent = `http://localhost:8000/${page}`;
-      const lack = "This does not run in a page that was opened as a file. In the folder of the book run ";
-      place.replaceChildren(lack, command, ", then open ", link, ". The other figures of the page need no server.");
+      const lack = "The model does not run in a page that was opened as a file. In the folder of the book run ";
+      place.replaceChildren(lack, command, ", then open ", link, ". The rest of the book needs no server.");
     }
   }
 
