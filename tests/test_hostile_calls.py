@@ -915,7 +915,20 @@ CALLS: dict[str, Call] = {
         {"values": torch.arange(3.0), "level": 0.95},
         lambda found, _: all(map(math.isfinite, found)),
     ),
-    "named_sweep": Call(sweeps.named_sweep, {"name": "gaussians", "recipes": ("ism",)}, names=("recipe", "recipes")),
+    "named_sweep": Call(
+        sweeps.named_sweep,
+        {
+            "name": "gaussians",
+            "recipes": ("ism",),
+            "values": {"optim.lr": (1e-3, 2e-3)},
+            "seeds": 2,
+            "nfe": (1, 4),
+            "w": (0.0,),
+            "n": 100,
+        },
+        lambda found, _: len(found.trials()) == len(found.runs) * len(found.seeds),
+        names=("recipe", "recipes", "parameter", "setting", "lr"),
+    ),
     # ------------------------------------------------------------ lessons
     "ClassMixture": Call(lessons.ClassMixture, {"means": ((0.0, 1.0), (1.0, 0.0)), "classes": (0, 1), "std": 0.1}),
     "ClassMixture.draw": Call(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -99,6 +100,8 @@ def draw_model(
         >>> drawn = draw_model("out/runs/gaussians-0-KEY/model.safetensors", nfe=4)  # doctest: +SKIP
         >>> plot.scatter(drawn.samples, drawn.y, drawn.title)  # doctest: +SKIP
     """
+    if not isinstance(model, str | os.PathLike):
+        raise ValueError(f"model must be the name of a released one or a file, got {shown(model)}")
     if n is not None:
         n = check_count("n", n)
     net, card = load_named(model, network=network)
@@ -129,9 +132,10 @@ def _chosen(classes: Sequence[int | str], num_classes: int, space: str | None) -
     names = SPACES[space].classes if space else ()
     found = []
     for given in classes:
-        if given in names:
-            found.append(names.index(given))
-        elif (text := str(given)).isdecimal() and int(text) < num_classes:
+        text = " ".join(str(given).split()) if isinstance(given, str | Integral) else shown(given)
+        if text in names:
+            found.append(names.index(text))
+        elif text.isdecimal() and len(text) < 10 and int(text) < num_classes:
             found.append(int(text))
         else:
             near = [name for name in names if text in name] or difflib.get_close_matches(text, names) or names

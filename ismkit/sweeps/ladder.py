@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from ismkit.evaluation.judges import Setting, space_judge
@@ -304,11 +305,18 @@ def named_sweep(
     for argument, count in (("seeds", seeds), ("n", n)):
         if count is not None and check_count(argument, count) > 1_000_000:
             raise ValueError(f"{argument} must be at most 1000000, got {count}")
-    found = _found(name, recipes).vary(values or {})
+    for argument, given in (("nfe", nfe), ("w", w)):
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise ValueError(f"{argument} must be a list of numbers, got {shown(given)}")
+    for evaluations, strength in product(nfe or (1,), w or (0.0,)):
+        Setting(evaluations, strength, n or 1000).check()
+    if values is not None and not isinstance(values, Mapping):
+        raise ValueError(f"values must be lists by the path of a setting, got {shown(values)}")
+    found = _found(name, recipes).vary({} if values is None else values)
     if n is not None and n < 100:
         raise ValueError(f"n, the samples per setting, must be at least 100, got {n}")
-    if len(nfe) or len(w) or n:
-        found = replace(found, settings=settings(tuple(nfe) or (1, 4), tuple(w) or (0.0, 1.0), n or 1000))
+    if nfe or w or n:
+        found = replace(found, settings=settings(nfe or (1, 4), w or (0.0, 1.0), n or 1000))
     return replace(found, seeds=tuple(range(seeds))) if seeds else found
 
 

@@ -204,6 +204,8 @@ class Sweep:
             ValueError: for a path without values or of no setting, or a value that is refused.
         """
         for path, given in parameters.items():
+            if isinstance(given, str) or not hasattr(given, "__len__"):
+                raise ValueError(f"parameter {path!r} needs a list of values, got {shown(given)}")
             if not len(given):
                 raise ValueError(f"parameter {path!r} needs one value or more, got none")
         runs, labels = {}, {}
