@@ -140,7 +140,7 @@ def given(command: str, option: str, values: list[str], joined: bool) -> list[st
 def tries(command: str) -> Iterator[tuple[str, list[list[str]]]]:
     """Each option of a command, and lines of arguments: with a value, and with another option, of two values or none.
 
-    What is drawn depends on the names alone, so that it stays when an option is added.
+    Drawn by the names of the command and the option, so that a failure is one everywhere.
     """
     known = options(command)
     kinds = cli.kinds(importlib.import_module(f"ismkit.cli.{command}")) if command != "lab" else {}
