@@ -108,7 +108,7 @@ FAULTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ),
     ),
     "B1": (
-        "a network of one's own was trained and could not be saved",
+        "a network of your own was trained and could not be saved",
         "a TypeError after the last step",
         (
             "tests/training/test_launcher.py::test_a_network_that_cannot_be_saved_is_refused_before_step_1",

@@ -44,7 +44,7 @@ GIVEN: dict[str, list[str]] = {
     "notebook": ["00"],
     "lab": [],
 }
-#: Of each option, beside no value at all and two values with another option.
+#: Lines with one value, of each option.
 VALUES_EACH = max(1, TRIES // 10)
 #: Names of notebooks: some that are there, and some that look like it.
 NOTEBOOKS = ("00", "01", "0", "00_tiny", "00_tiny.ipynb", "notebooks/00_tiny.ipynb", "folder.ipynb", "broken.ipynb")
@@ -138,20 +138,22 @@ def given(command: str, option: str, values: list[str], joined: bool) -> list[st
 
 
 def tries(command: str) -> Iterator[tuple[str, list[list[str]]]]:
-    """Each option of a command, and lines of arguments: without a value, with each kind of value, and beside another.
+    """Each option of a command, and lines of arguments: with a value, and with another option, of two values or none.
 
-    What is drawn depends on the names alone, so that it stays when an option is added.
+    Drawn by the names of the command and the option, so that a failure is one everywhere.
     """
     known = options(command)
+    kinds = cli.kinds(importlib.import_module(f"ismkit.cli.{command}")) if command != "lab" else {}
+    flags = {f"--{name.replace('_', '-')}" for name, kind in kinds.items() if kind is bool}
     for option in known:
         draw = random.Random(f"{command} {option}")
         values = (*VALUES, *NOTEBOOKS) if option in ("NOTEBOOK", "NOTEBOOKS") else VALUES
         single = draw.sample(values, min(VALUES_EACH, len(values)))
         lines = [given(command, option, [value], draw.random() < 0.5) for value in single]
-        two = given(command, option, draw.sample(values, 2), False)
+        two = given(command, option, draw.sample(values, 0 if option in flags else draw.choice((0, 2, 2))), False)
         if other := [each for each in known if each.startswith("--")]:
             two += [draw.choice(other), *draw.sample(VALUES, 1)]
-        yield option, [*lines, given(command, option, [], False), two]
+        yield option, [*lines, two]
 
 
 def ends_in_words(answer: Any) -> bool:

@@ -153,7 +153,8 @@ def _fewer_colours(found: re.Match[bytes]) -> bytes:
 
 def _marks(axes: Axes) -> int:
     """About how many paths a panel has: dots, pieces of lines, cells."""
-    dots = sum(np.asarray(line.get_xydata()).shape[0] for line in axes.lines if line.get_marker() not in ("None", None, "", " "))
+    dotted = [line for line in axes.lines if line.get_marker() not in ("None", None, "", " ")]
+    dots = sum(np.asarray(line.get_xydata()).shape[0] for line in dotted)
     parts = sum(max(np.asarray(part.get_offsets()).shape[0], len(part.get_paths())) for part in axes.collections)
     return dots + parts + len(axes.lines) + len(axes.patches)
 
