@@ -150,8 +150,10 @@ def _fewer_colours(found: re.Match[bytes]) -> bytes:
 
 def _marks(axes: Axes) -> int:
     """About how many paths a panel has: dots, pieces of lines, cells."""
-    dots = sum(len(line.get_xydata()) for line in axes.lines if line.get_marker() not in ("None", None, "", " "))
-    parts = sum(max(len(part.get_offsets()), len(part.get_paths())) for part in axes.collections)
+    dots = sum(
+        int(np.size(line.get_xdata())) for line in axes.lines if line.get_marker() not in ("None", None, "", " ")
+    )
+    parts = sum(max(int(np.shape(part.get_offsets())[0]), len(part.get_paths())) for part in axes.collections)
     return dots + parts + len(axes.lines) + len(axes.patches)
 
 
