@@ -123,9 +123,9 @@ UNFOLD = "for (const part of document.querySelectorAll('details')) part.open = t
 CUT = """
 const scrolls = (box) => {
   const { overflowX } = getComputedStyle(box);
-  return ["auto", "scroll"].includes(overflowX) && box.scrollWidth > box.clientWidth;
+  return ["auto", "scroll"].includes(overflowX) && box.clientWidth && box.scrollWidth > box.clientWidth + 1;
 };
-return [...document.querySelectorAll("article :is(table, pre, mjx-container, img, svg:not(svg svg))")]
+return [...document.querySelectorAll("article :is(table, pre, mjx-container[display], img, svg:not(svg svg))")]
   .filter((part) => !part.closest("mjx-container svg, mjx-assistive-mml"))
   .filter((part) => part.getBoundingClientRect().right > innerWidth || scrolls(part))
   .flatMap((part) => {
