@@ -55,7 +55,7 @@ def identity(value: Any, name: str = "") -> dict[str, str]:
     the environment, and attributes that were set on a function.
 
     Refused are lambdas (two on a line have one source), closures (what they hold can change, and no card can show it),
-    functions without source, modules of one's own that a function hands on as a whole, and any other object.
+    functions without source, your own modules that a function hands on as a whole, and any other object.
 
     Args:
         value: settings.
@@ -303,7 +303,7 @@ def _global(value: Any, path: str, around: tuple[Any, ...]) -> str:
 
 
 def _reached(tree: ast.AST, named: dict[str, Any]) -> list[tuple[str, Any]]:
-    """What a function uses of these globals: of a module of one's own its members, as ``module.member``."""
+    """What a function uses of these globals: of your own modules its members, as ``module.member``."""
     chains: set[tuple[str, ...]] = {(name,) for name, value in named.items() if not _is_own(value)}
 
     def look(node: ast.AST) -> None:
@@ -329,7 +329,7 @@ def _reached(tree: ast.AST, named: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _imported(tree: ast.AST, package: str) -> dict[str, Any]:
-    """What a function imports in its body from modules of one's own, by the names that it has there."""
+    """What a function imports in its body from your own modules, by the names that it has there."""
     found: dict[str, Any] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
