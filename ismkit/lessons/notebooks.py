@@ -191,6 +191,10 @@ def _take_drawings(notebook: NotebookNode, of: str) -> dict[str, str]:
                     if tag.startswith("slide-"):
                         mark = PICTURED.format(picture_sum(output.data["image/png"]))
                         taken[f"{of}-{tag.removeprefix('slide-')}.svg"] = mark + drawing
+    for widgets in notebook.metadata.get("widgets", {}).values():  # what sliders show is among them
+        for model in widgets.get("state", {}).values():
+            for output in model["state"].get("outputs", []):
+                output.get("data", {}).pop("image/svg+xml", None)
     return taken
 
 

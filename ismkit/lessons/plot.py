@@ -22,6 +22,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
 from PIL import Image as Pictures
 from PIL.Image import Image as Picture
 from torch import Tensor
@@ -133,7 +134,8 @@ def _svg(figure: Figure) -> bytes:
                 image.set_interpolation("none")
         if _marks(axes) > _MARKS:
             for part in (*axes.collections, *axes.lines, *axes.patches):
-                part.set_rasterized(True)
+                if not isinstance(part, FancyArrowPatch):  # it cannot be pixels
+                    part.set_rasterized(True)
     buffer = io.BytesIO()
     with plt.rc_context({"svg.fonttype": "path", "svg.hashsalt": "slides"}):
         figure.savefig(buffer, format="svg", dpi=_FINE, metadata={"Date": None, "Creator": None})

@@ -127,7 +127,10 @@ def test_slides_show_what_the_notebooks_have_committed(pack: Path) -> None:
     figure, _ = shown.figure("08#ladder", "here")
     assert figure in (pack / "slides" / "5.html").read_text()
     (cell,) = [c for c in nbformat.read(shown.paths["08"], as_version=4).cells if "slide-ladder" in str(c.metadata)]
-    assert "".join(cell.outputs[-1].data["image/png"].split()) in figure
+    drawing = shown.paths["08"].parent / SLIDES / "08-ladder.svg"
+    mark, _, svg = drawing.read_text().partition("\n")
+    assert f"{mark}\n" == PICTURED.format(picture_sum(cell.outputs[-1].data["image/png"]))
+    assert base64.b64encode(svg.encode()).decode() in figure
     assert cell.outputs[-1].metadata["image/png"]["alt"] in html.unescape(figure)
     assert f"08 [{cell.execution_count}]" in (pack / "plan.html").read_text()
 
@@ -560,12 +563,12 @@ def test_a_drawing_is_preferred_to_a_picture(small: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("path", committed(), ids=lambda path: path.stem.partition("_")[0])
-def test_a_notebook_has_drawings_for_all_of_its_slides_or_none_yet(path: Path) -> None:
-    """`make refresh` draws them all; a notebook that was last executed before it did has pictures on its slides."""
+def test_a_notebook_has_drawings_for_all_of_its_slides(path: Path) -> None:
+    """`make refresh` draws them."""
     shown = re.findall(r"^!\[\]\((\w+)#([\w-]+)\)", "\n".join(map(Path.read_text, course.TEXTS.glob("?_*.md"))), re.M)
     wanted = {f"{number}-{name}.svg" for number, name in shown if number == path.stem.partition("_")[0]}
     drawn = {drawing.name for drawing in (path.parent / SLIDES).glob(f"{path.stem.partition('_')[0]}-*.svg")}
-    assert not drawn or wanted <= drawn
+    assert wanted <= drawn
 
 
 FIGURE = """import matplotlib.pyplot as plt
