@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,7 +67,7 @@ def command(
         table: Parquet file of the table (default: NAME.parquet in that folder).
     """
     from ismkit.sweeps.ladder import named_sweep
-    from ismkit.sweeps.runner import run_sweeps, sweeps_folder
+    from ismkit.sweeps.runner import run_sweeps
     from ismkit.utils.checks import check_count
 
     if workers is not None and check_count("workers", workers) > 1_000_000:
@@ -78,11 +79,8 @@ def command(
     values = _values(parameter)
     protocol: dict[str, Any] = {"values": values, "seeds": seeds, "nfe": nfe, "w": w, "n": n}
     plans = [named_sweep(each, recipe, **protocol) for each in dict.fromkeys(name)]
-    folder = out or sweeps_folder()
-    for plan in plans:
-        print(f"{plan.name}: {len(plan.runs)} variants, {len(plan.seeds)} seeds; in {folder}", flush=True)
     options: dict[str, Any] = {"workers": workers, "gpus": gpus, "address": address}
-    swept = run_sweeps(plans, folder, path=table, judge=judge, **options)
+    swept = run_sweeps(plans, out, path=table, judge=judge, report=partial(print, flush=True), **options)
     print(f"{swept.text}\ntable: {swept.path}")
     return 0
 

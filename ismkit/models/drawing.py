@@ -34,8 +34,8 @@ class Drawn(NamedTuple):
     Attributes:
         samples: images (n, C, H, H) in [-1, 1], or points (n, 2), on the device.
         y: the class of each, (n,) int64, on the CPU.
-        columns: of a sheet of the images, for :func:`ismkit.data.write_png`: one for each class, or where the classes
-            are many, blocks of some classes side by side.
+        columns: for :func:`ismkit.data.pictures.write_png`: one for each class, or where the classes are many, blocks
+            of some classes side by side.
         title: the NFE and the guidance strength.
 
     Example:

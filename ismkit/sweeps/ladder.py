@@ -312,7 +312,9 @@ def named_sweep(
         Setting(evaluations, strength, n or 1000).check()
     if values is not None and not isinstance(values, Mapping):
         raise ValueError(f"values must be lists by the path of a setting, got {shown(values)}")
-    found = _found(name, recipes).vary({} if values is None else values)
+    found = _found(name, recipes)
+    if values:
+        found = found.vary(values)
     if n is not None and n < 100:
         raise ValueError(f"n, the samples per setting, must be at least 100, got {n}")
     if nfe or w or n:

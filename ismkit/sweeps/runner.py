@@ -423,6 +423,7 @@ def run_sweeps(
     *,
     path: str | os.PathLike[str] | None = None,
     judge: GivenJudge | None = None,
+    report: Callable[[str], Any] = lambda line: None,
     **options: Any,
 ) -> Swept:
     """Train and score sweeps, which share their trainings, and write one table: ``ismkit sweep``.
@@ -433,7 +434,8 @@ def run_sweeps(
         sweeps: one or several, as :func:`ismkit.sweeps.ladder.named_sweep` gives them, or your own.
         folder: of results, models and checkpoints; by default ``out/sweeps``.
         path: of the table, a Parquet file; by default ``NAME.parquet`` in that folder.
-        judge: what scores all trials, in place of each sweep's own.
+        judge: what scores all trials, instead of the judge of each sweep.
+        report: called with a line on each sweep before its trials.
         options: those of :func:`run_trials`: ``workers``, ``gpus``, ``address`` and ``progress``.
 
     Returns:
@@ -470,6 +472,8 @@ def run_sweeps(
     folder = sweeps_folder() if folder is None else expanded(folder)
     path = folder / f"{'_'.join(plan.name for plan in plans)}.parquet" if path is None else expanded(path)
     destination(path)  # what cannot be written is refused before any work
+    for plan in plans:
+        report(f"{plan.name}: {len(plan.runs)} variants, {len(plan.seeds)} seeds; in {folder}")
     frame = run_trials(trials, folder, **options)
     written = write_table(frame, path)
     others = {*COLUMNS, *(name for trial in trials for name, _ in trial.labels)}
