@@ -1,5 +1,6 @@
 """``ismkit evaluate`` tells clothes from images by the model's card, and scores each its own way."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -60,6 +61,28 @@ def test_images_are_drawn_scored_and_kept(setting: dict[str, Path], ismkit_: Ism
     again = ismkit_(*command)
     assert again.out == answer.out
     assert {path: path.stat().st_mtime_ns for path in samples.folder.rglob("*.safetensors")} == before
+
+
+def test_other_pictures_of_the_same_names_and_sizes_are_another_reference(
+    setting: dict[str, Path], ismkit_: Ismkit, tmp_path: Path
+) -> None:
+    """They were told apart by names and sizes alone."""
+    options = ["--vae", setting["vae"], "--reference", setting["real"], "--features", "small", "-n", 40]
+    command = ["evaluate", setting["model"], *options, "--nfe", 1, "--w", 0.5, "-o", tmp_path / "out"]
+
+    def fid() -> float:
+        answer = ismkit_(*command)
+        assert answer.status == 0, answer.err
+        return float(json.loads((tmp_path / "out" / "scores.json").read_text())["rows"][0]["fid"])
+
+    before = fid()
+    for path in setting["real"].glob("[0-9]*.png"):
+        with Image.open(path) as image:
+            grey, content = Image.new("RGB", image.size, "grey"), io.BytesIO()
+        grey.save(content, "PNG")
+        path.write_bytes(content.getvalue().ljust(path.stat().st_size, b"\0"))  # what follows a PNG is not read
+    assert fid() > before
+    assert len(list(tmp_path.rglob("reference-small-*"))) == 2
 
 
 def test_model_is_not_decoded_by_another_vae(setting: dict[str, Path], ismkit_: Ismkit, tmp_path: Path) -> None:
