@@ -78,14 +78,14 @@ demo: $(LEARN) ## draw clothes and emoji in one step, and score the clothes (a m
 lab: $(LEARN) ## check the machine (doctor), then open notebook 00 in JupyterLab
 	$(ISMKIT) lab
 
-# In three processes, which share out files and notebooks: with two, a fifth of the time of two cores goes to waiting for
-# browsers, kernels and processes that start. The canary is a notebook that must fail: a test runs it.
-PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 3 -p tests.order --durations=20
+# In two processes, which share out files and notebooks: on two cores three take longer, since those that they start
+# compute too. The canary is a notebook that must fail: a test runs it.
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -p tests.order --durations=20
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=2400 --nbval-sanitize-with=tests/nbval.cfg \
   --ignore=tests/canary.ipynb
 
 test: lint ## lint, types, unit tests, notebook tests, browser tests: what CI runs
-	@echo "== Types (mypy), and in three workers of pytest all unit tests, notebooks (nbval), pages and widgets (Chromium)"
+	@echo "== Types (mypy), and in two workers of pytest all unit tests, notebooks (nbval), pages and widgets (Chromium)"
 	@$(PY) -m mypy ismkit & types=$$!; \
 	$(PYTEST) notebooks tests $(NBVAL); status=$$?; \
 	wait $$types || { echo "error: mypy found wrong types: make types" >&2; exit 1; }; exit $$status
@@ -100,11 +100,11 @@ types: $(ALL) ## types of the library (mypy)
 	@$(PY) -m mypy ismkit
 
 unit: $(ALL) ## unit tests
-	@echo "== Unit tests (pytest, three workers)"
+	@echo "== Unit tests (pytest, two workers)"
 	@$(PYTEST) -m "not browser"
 
 notebooks: $(ALL) ## run every notebook and compare the outputs that are tagged for it (nbval)
-	@echo "== Notebooks (nbval, three at a time; the slowest cells take minutes)"
+	@echo "== Notebooks (nbval, two at a time; the slowest cells take minutes)"
 	@$(PYTEST) notebooks $(NBVAL)
 
 browser: $(ALL) ## try the book's pages, its live models, and widgets in JupyterLab (skipped without Chromium)

@@ -1,9 +1,11 @@
 """The small set in place of ImageNet: made once, by the code that makes the large one, and by its own VAE."""
 
+import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,12 +46,20 @@ def test_a_folder_that_is_not_finished_is_refused(tmp_path: Path) -> None:
         open_latents("imagenet256", tmp_path / "half")
 
 
+def contents(folder: Path) -> dict[str, Any]:
+    """The files of a folder of latents; of the plan all but when the photographs, made anew each time, were written."""
+    files: dict[str, Any] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    plan = json.loads(files["plan.json"])["value"]
+    assert len(plan.pop("state")) == 64
+    return files | {"plan.json": plan}
+
+
 @pytest.mark.slow
 def test_a_kill_while_the_photographs_are_encoded_is_made_good(tmp_path: Path) -> None:
     """faults B2: what a kill left of it, no later call could use."""
     whole = tmp_path / "whole" / "smoke"
     photograph_latents(whole)
-    made = {path.name: path.read_bytes() for path in whole.iterdir()}
+    made, whole_run = {path.name: path.read_bytes() for path in whole.iterdir()}, contents(whole)
     vae = {path.name: path.read_bytes() for path in small_vae(whole).iterdir()}
     states = [
         ([], [".config.json.partial-1"], {}),  # while the VAE is written
@@ -68,7 +78,7 @@ def test_a_kill_while_the_photographs_are_encoded_is_made_good(tmp_path: Path) -
             for name in names:
                 (path / name).write_bytes(content.get(name, b"half"))
         data = open_latents("imagenet-smoke", folder)
-        assert {name: (folder / name).read_bytes() for name in made} == made, left
+        assert contents(folder) == whole_run, left
         assert data.manifest["vae"] == ImageVAE.load(str(small_vae(folder))).identity
     folder = tmp_path / "killed" / "smoke"
     text = "import sys, pathlib; from ismkit.imagenet import data; data.photograph_latents(pathlib.Path(sys.argv[1]))"
@@ -78,7 +88,7 @@ def test_a_kill_while_the_photographs_are_encoded_is_made_good(tmp_path: Path) -
     assert started.wait() == -signal.SIGKILL
     assert not (folder / "manifest.json").exists()
     open_latents("imagenet-smoke", folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == made
+    assert contents(folder) == whole_run
 
 
 def test_making_the_photographs_deletes_nothing(tmp_path: Path) -> None:
