@@ -19,7 +19,9 @@ def texts() -> Iterator[tuple[str, str]]:
     """Where each text is, and the text: Markdown of pages and notebooks, docstrings, claims."""
     for folder in ("book", "docs", "ismkit"):
         for path in sorted((ROOT / folder).rglob("*.md")):
-            yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
+            place = path.relative_to(ROOT)
+            if not any(part.startswith(("_", ".")) for part in place.parts):  # `make book` leaves copies
+                yield str(place), path.read_text(encoding="utf-8")
     for name in ("README.md", "CHANGELOG.md"):
         yield name, (ROOT / name).read_text(encoding="utf-8")
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
