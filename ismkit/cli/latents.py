@@ -51,7 +51,7 @@ def command(
         skip_corrupt: list images that cannot be read or decoded, and carry on without them.
         verify: verify a folder of latents instead.
     """
-    from ismkit.imagenet.encoding import latents_folder, launched_as, make_latents, report
+    from ismkit.imagenet.encoding import launched_as, make_latents, report
     from ismkit.imagenet.latents import Latents
     from ismkit.utils.checks import check_count
 
@@ -68,7 +68,7 @@ def command(
         check_count(name, job.get(name, 1))
     made = make_latents(
         source,
-        out or latents_folder(side),
+        out,
         vae=vae,
         revision=revision,
         split=split,

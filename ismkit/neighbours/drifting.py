@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -80,7 +81,7 @@ def drift(
     return (pull * of.sum(1, keepdim=True) - push * to.sum(1, keepdim=True)).to(x.dtype)
 
 
-class _Moving:
+class _Moving(ABC):
     """What the rules of drifting share: each single step from noise is to end where its sample moves to."""
 
     def check(self, recipe: Recipe) -> None:
@@ -100,9 +101,9 @@ class _Moving:
         same = query.y[:, None] == query.y
         return Answer(answer + self._move(query.x + answer, query.x + velocity, same))
 
+    @abstractmethod
     def _move(self, samples: Tensor, data: Tensor, same: Tensor) -> Tensor:
         """By how much each of the samples (B, ...) is to move; ``same`` says which rows have one label, (B, B)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -417,7 +417,7 @@ def test_shipped_judge_sees_test_images_through_the_latents_as_their_class(test_
 def test_test_images_are_read_once_and_each_sample_is_drawn_once(
     judge: FashionJudge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """faults B11: each setting read 10 000 images anew, and drew 250 samples a second time for their paths."""
+    """faults B11: each setting read 10 000 images again, and drew 250 samples a second time for their paths."""
     read, rows = [], []
     few = judges.fashion_mnist("test")
     judge = FashionJudge(judge.classifier, judge.autoencoder, judge.device)

@@ -47,7 +47,7 @@ def test_a_folder_that_is_not_finished_is_refused(tmp_path: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """The files of a folder of latents; of the plan all but when the photographs, made anew each time, were written."""
+    """The files of a folder of latents; of the plan all but when the photographs were written: each call makes them."""
     files: dict[str, Any] = {path.name: path.read_bytes() for path in folder.iterdir()}
     plan = json.loads(files["plan.json"])["value"]
     assert len(plan.pop("state")) == 64

@@ -159,7 +159,7 @@ def test_fit_is_the_plain_loop(problem: str, micro_batches: int) -> None:
 #: The first and last of 8 losses, and the sum of |weights| of the slow average, before the loop could micro_batch.
 RECORDED = {
     ("toy", 1): ("0x1.1994b40000000p+2", "0x1.da3df40000000p+1", "0x1.9e26d38dbfdf4p+8"),
-    # Recorded anew when the transformer's positions got the order of DiT's code; with the former order, the losses are
+    # Recorded again when the transformer's positions got the order of DiT's code; with the former order, the losses are
     # those recorded before, bit for bit.
     ("images", 1): ("0x1.19c3900000000p+1", "0x1.20e3e60000000p+1", "0x1.62592da5a1e8fp+9"),
     ("images", 3): ("0x1.2cc5440000000p+1", "0x1.41c2cc0000000p+1", "0x1.6533780319f0ap+9"),

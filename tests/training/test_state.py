@@ -210,7 +210,7 @@ def test_settings_of_the_optimiser_are_compared_by_value(name: str, value: Any) 
         run.restore(tensors, {**scalars, f"optimizer.group.0.{name}": value})
     assert_equal(run.collect()[0], tensors)
     assert run.optimizer.state_dict()["param_groups"] == before["param_groups"]
-    run.restore(tensors, {**scalars, "optimizer.group.0.lr": 0.5})  # which every step sets anew
+    run.restore(tensors, {**scalars, "optimizer.group.0.lr": 0.5})  # which every step sets again
 
 
 @pytest.mark.parametrize(
