@@ -2,7 +2,7 @@
 
 `python book/studies/why_wavelet.py` writes `why_wavelet.json` beside it; stopped, it resumes. The run is that of
 `ismkit sweep power-clothes`: the same network, 1000 steps of 256, five seeds that share weights, data and noise. On one
-CPU core about 40 seconds each.
+CPU core about 40 seconds each. The prediction for coloured latents is tried again on five fresh seeds.
 
 What is asked, each by one change:
 
@@ -48,7 +48,9 @@ from ismkit.training.runs import Run
 from ismkit.utils.seeding import stream
 
 RESULTS = Path(__file__).with_suffix(".json")
-LEVELS, SAMPLES, SEEDS = 3, 1000, range(5)
+LEVELS, SAMPLES = 3, 1000
+SEEDS, FRESH = range(5), range(5, 10)
+PREDICTED = ("coloured, plain L2", "coloured, ratio 1/2")  # what fresh seeds confirm
 BASE = SWEEPS["power-clothes"].runs["+interval"]
 
 
@@ -162,6 +164,7 @@ def main() -> None:
         return found
 
     run_study(RESULTS, VARIANTS, SEEDS, work)
+    run_study(RESULTS, {name: VARIANTS[name] for name in PREDICTED}, FRESH, work)
 
 
 if __name__ == "__main__":

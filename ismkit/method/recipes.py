@@ -510,7 +510,7 @@ _THREE_BLOCKS = Rows(guidance=1 / 4, consistency=1 / 4, strengths=Strengths(3.5)
 _GUIDANCE = Recipe("ism_guidance", _THREE_BLOCKS, Intrinsic(t_interval=0.0))
 _INTERVAL = replace(_GUIDANCE, name="+interval", target=Intrinsic(t_interval=0.3))
 # The paper does not say how it weighs or norms the bands. Of what was tried, squares with finer bands weighed up did
-# best (book/studies/wavelet.py, notebook 05), though plain L2 did better still at that scale.
+# best (book/studies/wavelet.py, notebook 05), though plain L2 did better still: the kit's latents are nearly white.
 _WAVELET = replace(_INTERVAL, name="+wavelet", distance=WaveletDistance(unit_weights(geometric_weights(5, 0.5))))
 _SOT = replace(_WAVELET, name="+sot", coupling=Coupling(pool=32, class_aware=True))
 _ISM = replace(_SOT, name="ism", fast=0.95)
