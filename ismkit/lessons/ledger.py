@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -68,6 +70,7 @@ class Entry:
         seeds: what each seed measured, once several runs are joined.
         fresh: what each seed measured that no bound has seen, whether or not the check held there.
         spent: the same under bounds that have been changed since: these seeds are fresh no longer.
+        processors: what each of these seeds was computed by, as :func:`processor` names it, where that was recorded.
     """
 
     claim: str
@@ -86,6 +89,7 @@ class Entry:
     seeds: dict[str, float] = field(default_factory=dict)
     fresh: dict[str, float] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
+    processors: dict[str, str] = field(default_factory=dict)
 
     def holds(self, measured: float) -> bool:
         """Whether the check of this row holds for another measured value."""
@@ -233,6 +237,7 @@ class Ledger:
             tolerance=tolerance,
             half_width=None if half_width is None else float(half_width),
             interval=ends,
+            processors={str(self.seed): processor(self.device)},
         )
         if declared.verdict == "not resolved" and (half_width is not None or ends is not None):
             if tolerance:
@@ -281,6 +286,25 @@ def _in_book(notebook: str) -> dict[str, Entry]:
     """The committed rows of one notebook, by claim; none outside of a checkout."""
     path = CHECKOUT / "book" / "ledger" / f"{notebook}.json"
     return {row.claim: row for row in read(path)} if path.is_file() else {}
+
+
+def processor(device: str = "cpu") -> str:
+    """What computes on a device, such as "AMD EPYC with AVX512".
+
+    Sums are in another order on another maker's processor or with other vector instructions, and a short training at a
+    high learning rate makes of that another training: the same seed gives other values there.
+
+    Args:
+        device: "cpu", or that of a GPU, such as "cuda".
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():  # there platform knows the architecture at most
+        named = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M)
+        name = named[1].strip() if named else name
+    return f"{name} with {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _cell() -> int | None:
@@ -341,7 +365,8 @@ def joined(runs: Iterable[Iterable[Entry]]) -> list[Entry]:
             if changed:
                 raise ValueError(f"{claim}: seeds {first.seed} and {row.seed} differ in {', '.join(changed)}")
         measured = {str(seed): of_seeds[seed].measured for seed in sorted(of_seeds)}
-        result.append(Entry(**asdict(first) | {"seeds": measured}))
+        processors = {key: name for seed in sorted(of_seeds) for key, name in of_seeds[seed].processors.items()}
+        result.append(replace(first, seeds=measured, processors=processors))
     return result
 
 
@@ -453,7 +478,7 @@ def confirmed(rows: Iterable[Entry], fresh: Iterable[Entry]) -> list[Entry]:
             raise ValueError(
                 f"{row.claim}: the notebook wants {again.want(6)}, its row {row.want(6)}: measure it again first"
             )
-        result.append(replace(row, fresh=row.fresh | again.seeds))
+        result.append(replace(row, fresh=row.fresh | again.seeds, processors=row.processors | again.processors))
     return result
 
 
@@ -472,11 +497,16 @@ def remeasured(rows: Iterable[Entry], before: Iterable[Entry]) -> list[Entry]:
         was = old.get(row.claim)
         if was is None:
             result.append(row)
-        elif same_bound(row, was):
-            result.append(replace(row, fresh=was.fresh, spent=was.spent))
-        else:
-            result.append(replace(row, spent=was.spent | was.fresh))
+            continue
+        kept = {seed: name for seed, name in was.processors.items() if seed in was.fresh or seed in was.spent}
+        fresh, spent = (was.fresh, was.spent) if same_bound(row, was) else ({}, was.spent | was.fresh)
+        result.append(replace(row, fresh=fresh, spent=spent, processors=row.processors | kept))
     return result
+
+
+def computed_by(row: Entry) -> str:
+    """What the seeds of a row were computed by, in words, such as "AMD EPYC with AVX512"; its device if not recorded."""
+    return " and ".join(dict.fromkeys(row.processors.get(seed, row.device) for seed in row.seeds)) or row.device
 
 
 def on_fresh_seeds(row: Entry) -> str:

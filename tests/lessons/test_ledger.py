@@ -11,6 +11,7 @@ from typing import Any
 
 import nbformat
 import pytest
+import torch
 from scipy import stats
 
 from ismkit.lessons import ledger
@@ -208,7 +209,8 @@ def test_rows_are_recorded_one_per_claim_with_all_that_made_them(tmp_path: Path)
     book.check(LAW, 1.25, 1.5, 0.25)  # the cell is run again
     assert book.path == tmp_path / "ledger" / "03.json"
     first, second = ledger.read(book.path)
-    assert first == Entry(LAW, "03", None, "laptop", 7, "cpu", first.torch, 1.25, "==", 1.5, 0.25)
+    by = {"7": ledger.processor()}
+    assert first == Entry(LAW, "03", None, "laptop", 7, "cpu", first.torch, 1.25, "==", 1.5, 0.25, processors=by)
     assert (second.claim, second.half_width) == (OTHER, 0.5)
     assert first.torch[0].isdigit()
 
@@ -250,6 +252,27 @@ def test_joined_rows_keep_what_each_seed_measured() -> None:
         ledger.joined([[row(1)], [row(1)]])
     with pytest.raises(ValueError, match="seeds 0 and 1 differ in device, relation"):
         ledger.joined([[row(0)], [row(1, device="cuda", relation="<=")]])
+
+
+def test_rows_say_what_computed_each_seed() -> None:
+    """Other processors round otherwise, which a training can make large."""
+    name, _, instructions = ledger.processor().rpartition(" with ")
+    assert instructions == torch.backends.cpu.get_cpu_capability()
+    info = Path("/proc/cpuinfo")
+    if info.is_file() and "model name" in (text := info.read_text()):
+        assert f": {name}\n" in text
+    runs = [[row(seed, 1.0 + seed, processors={str(seed): f"P{seed // 2}"})] for seed in (2, 0, 1)]
+    (joined,) = ledger.joined(runs)
+    assert joined.processors == {"0": "P0", "1": "P0", "2": "P1"}
+    assert ledger.computed_by(joined) == "P0 and P1"
+    assert ledger.computed_by(replace(joined, processors={"0": "P0"})) == "P0 and cpu"  # the others: not recorded
+    assert ledger.computed_by(row()) == ledger.computed_by(row(seeds={"0": 1.0})) == "cpu"
+    (confirmed,) = ledger.confirmed([joined], [row(1000, seeds={"1000": 1.0}, processors={"1000": "P7"})])
+    assert confirmed.processors == joined.processors | {"1000": "P7"}
+    assert ledger.computed_by(confirmed) == "P0 and P1"
+    for tolerance in (0.5, 0.8):  # the same bound, and another one, under which the seed is spent
+        new = row(tolerance=tolerance, seeds={"0": 1.0}, processors={"0": "P9"})
+        assert ledger.remeasured([new], [confirmed])[0].processors == {"0": "P9", "1000": "P7"}
 
 
 def test_spread_is_the_sample_standard_deviation() -> None:
