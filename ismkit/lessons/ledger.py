@@ -289,16 +289,16 @@ def _in_book(notebook: str) -> dict[str, Entry]:
 
 
 def processor(device: str = "cpu") -> str:
-    """What computes on a device, such as "AMD EPYC with AVX512".
+    """What computes on a device, such as "AMD EPYC with AVX512"; the device itself if its name is not known.
 
     Sums are in another order on another maker's processor or with other vector instructions, and a short training at a
     high learning rate makes of that another training: the same seed gives other values there.
 
     Args:
-        device: "cpu", or that of a GPU, such as "cuda".
+        device: as :class:`Ledger` has it: "cpu", or that of a GPU, such as "cuda".
     """
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
+    if device != "cpu":
+        return torch.cuda.get_device_name(device) if "cuda" in device and torch.cuda.is_available() else device
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():  # there platform knows the architecture at most
@@ -505,7 +505,7 @@ def remeasured(rows: Iterable[Entry], before: Iterable[Entry]) -> list[Entry]:
 
 
 def computed_by(row: Entry) -> str:
-    """What the seeds of a row were computed by, in words, such as "AMD EPYC with AVX512"; its device if not recorded."""
+    """What computed the seeds of a row, in words, such as "AMD EPYC with AVX512"; its device if not recorded."""
     return " and ".join(dict.fromkeys(row.processors.get(seed, row.device) for seed in row.seeds)) or row.device
 
 

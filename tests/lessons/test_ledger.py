@@ -261,6 +261,9 @@ def test_rows_say_what_computed_each_seed() -> None:
     info = Path("/proc/cpuinfo")
     if info.is_file() and "model name" in (text := info.read_text()):
         assert f": {name}\n" in text
+    other = Ledger("03", "laptop", 0, device="mps")
+    other.check(LAW, 1.0, 1.0)
+    assert other.rows[LAW].processors == {"0": "mps"}
     runs = [[row(seed, 1.0 + seed, processors={str(seed): f"P{seed // 2}"})] for seed in (2, 0, 1)]
     (joined,) = ledger.joined(runs)
     assert joined.processors == {"0": "P0", "1": "P0", "2": "P1"}
