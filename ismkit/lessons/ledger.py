@@ -70,6 +70,7 @@ class Entry:
         seeds: what each seed measured, once several runs are joined.
         fresh: what each seed measured that no bound has seen, whether or not the check held there.
         spent: the same under bounds that have been changed since: these seeds are fresh no longer.
+        failed: which of the spent seeds failed, and the bound that each of them failed, in words.
         processors: what each of these seeds was computed by, as :func:`processor` names it, where that was recorded.
     """
 
@@ -89,6 +90,7 @@ class Entry:
     seeds: dict[str, float] = field(default_factory=dict)
     fresh: dict[str, float] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
     processors: dict[str, str] = field(default_factory=dict)
 
     def holds(self, measured: float) -> bool:
@@ -277,7 +279,7 @@ def _recorded(claim: str) -> str:
         return f"{uncertainty} over {behind(row)}"
     over = spread(row.seeds) if CLAIMS[claim].basis in SEEDED else math.nan
     fresh = on_fresh_seeds(row)
-    failed = f"; {fresh}" if fresh.startswith("failed") else ""
+    failed = f"; {fresh}" if "failed" in fresh else ""
     return failed if math.isnan(over) else f", spread {over:.2g} over {behind(row)}{failed}"
 
 
@@ -490,7 +492,10 @@ def same_bound(row: Entry, other: Entry) -> bool:
 
 
 def remeasured(rows: Iterable[Entry], before: Iterable[Entry]) -> list[Entry]:
-    """New rows with what fresh seeds had measured: where the bound has changed since, those seeds are spent."""
+    """New rows with what fresh seeds had measured: where the bound has changed since, those seeds are spent.
+
+    What failed on them stays, with the bound that it failed.
+    """
     old = {row.claim: row for row in before}
     result = []
     for row in rows:
@@ -499,8 +504,11 @@ def remeasured(rows: Iterable[Entry], before: Iterable[Entry]) -> list[Entry]:
             result.append(row)
             continue
         kept = {seed: name for seed, name in was.processors.items() if seed in was.fresh or seed in was.spent}
-        fresh, spent = (was.fresh, was.spent) if same_bound(row, was) else ({}, was.spent | was.fresh)
-        result.append(replace(row, fresh=fresh, spent=spent, processors=row.processors | kept))
+        row = replace(row, fresh=was.fresh, spent=was.spent, failed=was.failed, processors=row.processors | kept)
+        if not same_bound(row, was):
+            failed = {seed: was.want() for seed, value in was.fresh.items() if not was.holds(value)}
+            row = replace(row, fresh={}, spent=was.spent | was.fresh, failed=was.failed | failed)
+        result.append(row)
     return result
 
 
@@ -510,16 +518,16 @@ def computed_by(row: Entry) -> str:
 
 
 def on_fresh_seeds(row: Entry) -> str:
-    """How a row did on fresh seeds, in words; empty if nothing could change it: it is computed."""
+    """How a row did on fresh seeds, in words, also under earlier bounds; empty if nothing could change it."""
     basis = CLAIMS[row.claim].basis
     if basis not in SEEDED:
         return UNSEEN.get(basis, "")
-    if not row.fresh:
-        return "not yet"
     failed = [seed for seed, value in row.fresh.items() if not row.holds(value)]
     if failed:
-        return f"failed on {len(failed)} of {len(row.fresh)} fresh seeds ({', '.join(failed)})"
-    return f"confirmed on fresh seeds ({', '.join(row.fresh)})"
+        found = f"failed on {len(failed)} of {len(row.fresh)} fresh seeds ({', '.join(failed)})"
+    else:
+        found = f"confirmed on fresh seeds ({', '.join(row.fresh)})" if row.fresh else "not yet"
+    return "; ".join([found, *(f"seed {seed} had failed {bound}" for seed, bound in row.failed.items())])
 
 
 def table(rows: Iterable[Entry]) -> list[dict[str, Any]]:

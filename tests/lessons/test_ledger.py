@@ -113,16 +113,20 @@ def test_check_prints_what_failed_on_fresh_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ledger, "CHECKOUT", tmp_path)
+    third = "C03.test_third"
+    monkeypatch.setitem(CLAIMS, third, CLAIMS[OTHER])
     held = [row(seeds={"0": 1.0, "1": 1.5}, fresh={"1000": 1.0, "1001": 1.7}), row(claim=OTHER, fresh={"1000": 1.0})]
+    held += [row(claim=third, fresh={"1002": 1.0}, failed={"1001": ">= 2"})]
     ledger.write(held, tmp_path / "book" / "ledger" / "03.json")
     ledger._in_book.cache_clear()
     book = Ledger("03", "laptop", 0)
-    for claim in (LAW, OTHER):
+    for claim in (LAW, OTHER, third):
         book.check(claim, 1.0, 1.0)
     ledger._in_book.cache_clear()
     assert [line.split(" | ")[1] for line in capsys.readouterr().out.splitlines()] == [
         "measured 1, spread 0.35 over 2 trainings; failed on 1 of 2 fresh seeds (1001)",
         "measured 1",
+        "measured 1; confirmed on fresh seeds (1002); seed 1001 had failed >= 2",
     ]
 
 
@@ -402,9 +406,16 @@ def test_a_changed_bound_spends_the_seeds_that_were_fresh() -> None:
     before = [row(fresh={"1001": 1.7}, spent={"1000": 1.0})]
     (same,) = ledger.remeasured([row()], before)
     assert (same.fresh, same.spent) == ({"1001": 1.7}, {"1000": 1.0})
+    assert (same.failed, ledger.on_fresh_seeds(same)) == ({}, "failed on 1 of 1 fresh seeds (1001)")
     (changed,) = ledger.remeasured([row(tolerance=0.8)], before)
     assert (changed.fresh, changed.spent) == ({}, {"1000": 1.0, "1001": 1.7})
     assert ledger.fresh_seeds([changed], 1)[0] == 1002
+    left = "seed 1001 had failed = 1 within 0.5"  # a wider bound does not make it forgotten
+    assert ledger.on_fresh_seeds(changed) == f"not yet; {left}"
+    (confirmed,) = ledger.confirmed([changed], [row(tolerance=0.8, seeds={"1002": 1.0})])
+    assert ledger.on_fresh_seeds(confirmed) == f"confirmed on fresh seeds (1002); {left}"
+    (again,) = ledger.remeasured([row(tolerance=0.9)], [replace(confirmed, fresh={"1002": 0.1})])
+    assert again.failed == {"1001": "= 1 within 0.5", "1002": "= 1 within 0.8"}
     assert ledger.remeasured([row(claim=OTHER)], before) == [row(claim=OTHER)]
 
 
