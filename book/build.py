@@ -505,7 +505,8 @@ def status_table() -> list[str]:
         seconds = refreshed.get("seconds")
         tested = BOOK / "ledger" / f"{number}.json"
         entries = ledger.read(tested) if tested.is_file() else []
-        measured = Counter(f"{row.profile}, {row.device}, {max(len(row.seeds), 1)} seeds" for row in entries)
+        run_on = (f"{row.profile}, {ledger.computed_by(row)}, {max(len(row.seeds), 1)} seeds" for row in entries)
+        measured = Counter(run_on)
         cells = [profile and profile[1]]
         cells += [None if seconds is None else f"{seconds // 60} min {seconds % 60:02d} s".replace(" ", THIN)]
         cells += [unbroken(refreshed.get("day")), *(refreshed.get(name) for name in ("python", "torch", "ismkit"))]

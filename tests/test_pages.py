@@ -8,6 +8,7 @@ import shlex
 import unicodedata
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -20,6 +21,7 @@ from book import architecture
 from ismkit import cli, neighbours
 from ismkit.data import read_sheet
 from ismkit.evaluation import judges
+from ismkit.lessons.ledger import Entry, write
 from ismkit.lessons.notebooks import REFRESHED
 from ismkit.method import path as straight
 from ismkit.method import recipes
@@ -274,7 +276,10 @@ def test_status_shows_what_a_refresh_noted_of_its_run(tmp_path: Path, monkeypatc
     noted = {REFRESHED: {"seconds": 187, "day": "2026-11-27", **versions}}
     for name, metadata in (("98_own", noted), ("99_other", {})):
         nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), tmp_path / f"{name}.ipynb")
+    row = Entry("C03.law", "98", 1, "laptop", 0, "cpu", "2.11.0", 1.0, "==", 1.0, 0.5, seeds={"0": 1.0, "1": 1.0})
+    write([row, replace(row, processors=dict.fromkeys("01", "P5 with SIMD"))], tmp_path / "ledger" / "98.json")
     monkeypatch.setattr(builder(), "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(builder(), "BOOK", tmp_path)
     head, _, own, other = ([cell.strip() for cell in line.strip("|").split("|")] for line in builder().status_table())
     wanted = {"time": "3 min 07 s", "day": "2026-11-27"}
     shown = dict(
@@ -282,6 +287,7 @@ def test_status_shows_what_a_refresh_noted_of_its_run(tmp_path: Path, monkeypatc
     )
     assert {name: shown[name] for name in wanted} == wanted
     assert {name.casefold(): shown[name] for name in ("Python", "torch", "ismkit")} == versions
+    assert shown["rows in the ledger"] == "1 (laptop, cpu, 2 seeds); 1 (laptop, P5 with SIMD, 2 seeds)"
     for name in ("time", "day", "Python", "torch", "ismkit"):
         assert other[head.index(name)] == "not recorded"
 

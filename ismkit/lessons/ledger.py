@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -68,6 +70,8 @@ class Entry:
         seeds: what each seed measured, once several runs are joined.
         fresh: what each seed measured that no bound has seen, whether or not the check held there.
         spent: the same under bounds that have been changed since: these seeds are fresh no longer.
+        failed: which of the spent seeds failed, and the bound that each of them failed, in words.
+        processors: what each of these seeds was computed by, as :func:`processor` names it, where that was recorded.
     """
 
     claim: str
@@ -86,6 +90,8 @@ class Entry:
     seeds: dict[str, float] = field(default_factory=dict)
     fresh: dict[str, float] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    processors: dict[str, str] = field(default_factory=dict)
 
     def holds(self, measured: float) -> bool:
         """Whether the check of this row holds for another measured value."""
@@ -233,6 +239,7 @@ class Ledger:
             tolerance=tolerance,
             half_width=None if half_width is None else float(half_width),
             interval=ends,
+            processors={str(self.seed): processor(self.device)},
         )
         if declared.verdict == "not resolved" and (half_width is not None or ends is not None):
             if tolerance:
@@ -272,7 +279,7 @@ def _recorded(claim: str) -> str:
         return f"{uncertainty} over {behind(row)}"
     over = spread(row.seeds) if CLAIMS[claim].basis in SEEDED else math.nan
     fresh = on_fresh_seeds(row)
-    failed = f"; {fresh}" if fresh.startswith("failed") else ""
+    failed = f"; {fresh}" if "failed" in fresh else ""
     return failed if math.isnan(over) else f", spread {over:.2g} over {behind(row)}{failed}"
 
 
@@ -281,6 +288,25 @@ def _in_book(notebook: str) -> dict[str, Entry]:
     """The committed rows of one notebook, by claim; none outside of a checkout."""
     path = CHECKOUT / "book" / "ledger" / f"{notebook}.json"
     return {row.claim: row for row in read(path)} if path.is_file() else {}
+
+
+def processor(device: str = "cpu") -> str:
+    """What computes on a device, such as "AMD EPYC with AVX512"; the device itself if its name is not known.
+
+    Sums are in another order on another maker's processor or with other vector instructions, and a short training at a
+    high learning rate makes of that another training: the same seed gives other values there.
+
+    Args:
+        device: as :class:`Ledger` has it: "cpu", or that of a GPU, such as "cuda".
+    """
+    if device != "cpu":
+        return torch.cuda.get_device_name(device) if "cuda" in device and torch.cuda.is_available() else device
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():  # there platform knows the architecture at most
+        named = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M)
+        name = named[1].strip() if named else name
+    return f"{name} with {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _cell() -> int | None:
@@ -341,7 +367,8 @@ def joined(runs: Iterable[Iterable[Entry]]) -> list[Entry]:
             if changed:
                 raise ValueError(f"{claim}: seeds {first.seed} and {row.seed} differ in {', '.join(changed)}")
         measured = {str(seed): of_seeds[seed].measured for seed in sorted(of_seeds)}
-        result.append(Entry(**asdict(first) | {"seeds": measured}))
+        processors = {key: name for seed in sorted(of_seeds) for key, name in of_seeds[seed].processors.items()}
+        result.append(replace(first, seeds=measured, processors=processors))
     return result
 
 
@@ -453,7 +480,7 @@ def confirmed(rows: Iterable[Entry], fresh: Iterable[Entry]) -> list[Entry]:
             raise ValueError(
                 f"{row.claim}: the notebook wants {again.want(6)}, its row {row.want(6)}: measure it again first"
             )
-        result.append(replace(row, fresh=row.fresh | again.seeds))
+        result.append(replace(row, fresh=row.fresh | again.seeds, processors=row.processors | again.processors))
     return result
 
 
@@ -465,31 +492,42 @@ def same_bound(row: Entry, other: Entry) -> bool:
 
 
 def remeasured(rows: Iterable[Entry], before: Iterable[Entry]) -> list[Entry]:
-    """New rows with what fresh seeds had measured: where the bound has changed since, those seeds are spent."""
+    """New rows with what fresh seeds had measured: where the bound has changed since, those seeds are spent.
+
+    What failed on them stays, with the bound that it failed.
+    """
     old = {row.claim: row for row in before}
     result = []
     for row in rows:
         was = old.get(row.claim)
         if was is None:
             result.append(row)
-        elif same_bound(row, was):
-            result.append(replace(row, fresh=was.fresh, spent=was.spent))
-        else:
-            result.append(replace(row, spent=was.spent | was.fresh))
+            continue
+        kept = {seed: name for seed, name in was.processors.items() if seed in was.fresh or seed in was.spent}
+        row = replace(row, fresh=was.fresh, spent=was.spent, failed=was.failed, processors=row.processors | kept)
+        if not same_bound(row, was):
+            failed = {seed: was.want() for seed, value in was.fresh.items() if not was.holds(value)}
+            row = replace(row, fresh={}, spent=was.spent | was.fresh, failed=was.failed | failed)
+        result.append(row)
     return result
 
 
+def computed_by(row: Entry) -> str:
+    """What computed the seeds of a row, in words, such as "AMD EPYC with AVX512"; its device if not recorded."""
+    return " and ".join(dict.fromkeys(row.processors.get(seed, row.device) for seed in row.seeds)) or row.device
+
+
 def on_fresh_seeds(row: Entry) -> str:
-    """How a row did on fresh seeds, in words; empty if nothing could change it: it is computed."""
+    """How a row did on fresh seeds, in words, also under earlier bounds; empty if nothing could change it."""
     basis = CLAIMS[row.claim].basis
     if basis not in SEEDED:
         return UNSEEN.get(basis, "")
-    if not row.fresh:
-        return "not yet"
     failed = [seed for seed, value in row.fresh.items() if not row.holds(value)]
     if failed:
-        return f"failed on {len(failed)} of {len(row.fresh)} fresh seeds ({', '.join(failed)})"
-    return f"confirmed on fresh seeds ({', '.join(row.fresh)})"
+        found = f"failed on {len(failed)} of {len(row.fresh)} fresh seeds ({', '.join(failed)})"
+    else:
+        found = f"confirmed on fresh seeds ({', '.join(row.fresh)})" if row.fresh else "not yet"
+    return "; ".join([found, *(f"seed {seed} had failed {bound}" for seed, bound in row.failed.items())])
 
 
 def table(rows: Iterable[Entry]) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ import scipy
 import torch
 
 import ismkit
+from ismkit.lessons.ledger import processor
 from tests.bench import coupling, imagenet, imports, ladder, memory, page, plan, sampling, step
 from tests.bench.common import SIZES, Row, Sizes, tiny
 
@@ -41,12 +42,7 @@ HEAD = ("what", "median", "quartiles", "n", "goal", "")
 
 def machine(device: str) -> list[str]:
     """What the figures depend on, as lines."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        named = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        cpu = named[0] if named else cpu
-    lines = [f"CPU: {cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads for torch"]
+    lines = [f"CPU: {processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads for torch"]
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         lines.append(f"GPU: {properties.name}, {properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}")

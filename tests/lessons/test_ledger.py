@@ -11,6 +11,7 @@ from typing import Any
 
 import nbformat
 import pytest
+import torch
 from scipy import stats
 
 from ismkit.lessons import ledger
@@ -112,16 +113,20 @@ def test_check_prints_what_failed_on_fresh_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ledger, "CHECKOUT", tmp_path)
+    third = "C03.test_third"
+    monkeypatch.setitem(CLAIMS, third, CLAIMS[OTHER])
     held = [row(seeds={"0": 1.0, "1": 1.5}, fresh={"1000": 1.0, "1001": 1.7}), row(claim=OTHER, fresh={"1000": 1.0})]
+    held += [row(claim=third, fresh={"1002": 1.0}, failed={"1001": ">= 2"})]
     ledger.write(held, tmp_path / "book" / "ledger" / "03.json")
     ledger._in_book.cache_clear()
     book = Ledger("03", "laptop", 0)
-    for claim in (LAW, OTHER):
+    for claim in (LAW, OTHER, third):
         book.check(claim, 1.0, 1.0)
     ledger._in_book.cache_clear()
     assert [line.split(" | ")[1] for line in capsys.readouterr().out.splitlines()] == [
         "measured 1, spread 0.35 over 2 trainings; failed on 1 of 2 fresh seeds (1001)",
         "measured 1",
+        "measured 1; confirmed on fresh seeds (1002); seed 1001 had failed >= 2",
     ]
 
 
@@ -208,7 +213,8 @@ def test_rows_are_recorded_one_per_claim_with_all_that_made_them(tmp_path: Path)
     book.check(LAW, 1.25, 1.5, 0.25)  # the cell is run again
     assert book.path == tmp_path / "ledger" / "03.json"
     first, second = ledger.read(book.path)
-    assert first == Entry(LAW, "03", None, "laptop", 7, "cpu", first.torch, 1.25, "==", 1.5, 0.25)
+    by = {"7": ledger.processor()}
+    assert first == Entry(LAW, "03", None, "laptop", 7, "cpu", first.torch, 1.25, "==", 1.5, 0.25, processors=by)
     assert (second.claim, second.half_width) == (OTHER, 0.5)
     assert first.torch[0].isdigit()
 
@@ -250,6 +256,30 @@ def test_joined_rows_keep_what_each_seed_measured() -> None:
         ledger.joined([[row(1)], [row(1)]])
     with pytest.raises(ValueError, match="seeds 0 and 1 differ in device, relation"):
         ledger.joined([[row(0)], [row(1, device="cuda", relation="<=")]])
+
+
+def test_rows_say_what_computed_each_seed() -> None:
+    """Other processors round otherwise, which a training can make large."""
+    name, _, instructions = ledger.processor().rpartition(" with ")
+    assert instructions == torch.backends.cpu.get_cpu_capability()
+    info = Path("/proc/cpuinfo")
+    if info.is_file() and "model name" in (text := info.read_text()):
+        assert f": {name}\n" in text
+    other = Ledger("03", "laptop", 0, device="mps")
+    other.check(LAW, 1.0, 1.0)
+    assert other.rows[LAW].processors == {"0": "mps"}
+    runs = [[row(seed, 1.0 + seed, processors={str(seed): f"P{seed // 2}"})] for seed in (2, 0, 1)]
+    (joined,) = ledger.joined(runs)
+    assert joined.processors == {"0": "P0", "1": "P0", "2": "P1"}
+    assert ledger.computed_by(joined) == "P0 and P1"
+    assert ledger.computed_by(replace(joined, processors={"0": "P0"})) == "P0 and cpu"  # the others: not recorded
+    assert ledger.computed_by(row()) == ledger.computed_by(row(seeds={"0": 1.0})) == "cpu"
+    (confirmed,) = ledger.confirmed([joined], [row(1000, seeds={"1000": 1.0}, processors={"1000": "P7"})])
+    assert confirmed.processors == joined.processors | {"1000": "P7"}
+    assert ledger.computed_by(confirmed) == "P0 and P1"
+    for tolerance in (0.5, 0.8):  # the same bound, and another one, under which the seed is spent
+        new = row(tolerance=tolerance, seeds={"0": 1.0}, processors={"0": "P9"})
+        assert ledger.remeasured([new], [confirmed])[0].processors == {"0": "P9", "1000": "P7"}
 
 
 def test_spread_is_the_sample_standard_deviation() -> None:
@@ -376,9 +406,16 @@ def test_a_changed_bound_spends_the_seeds_that_were_fresh() -> None:
     before = [row(fresh={"1001": 1.7}, spent={"1000": 1.0})]
     (same,) = ledger.remeasured([row()], before)
     assert (same.fresh, same.spent) == ({"1001": 1.7}, {"1000": 1.0})
+    assert (same.failed, ledger.on_fresh_seeds(same)) == ({}, "failed on 1 of 1 fresh seeds (1001)")
     (changed,) = ledger.remeasured([row(tolerance=0.8)], before)
     assert (changed.fresh, changed.spent) == ({}, {"1000": 1.0, "1001": 1.7})
     assert ledger.fresh_seeds([changed], 1)[0] == 1002
+    left = "seed 1001 had failed = 1 within 0.5"  # a wider bound does not make it forgotten
+    assert ledger.on_fresh_seeds(changed) == f"not yet; {left}"
+    (confirmed,) = ledger.confirmed([changed], [row(tolerance=0.8, seeds={"1002": 1.0})])
+    assert ledger.on_fresh_seeds(confirmed) == f"confirmed on fresh seeds (1002); {left}"
+    (again,) = ledger.remeasured([row(tolerance=0.9)], [replace(confirmed, fresh={"1002": 0.1})])
+    assert again.failed == {"1001": "= 1 within 0.5", "1002": "= 1 within 0.8"}
     assert ledger.remeasured([row(claim=OTHER)], before) == [row(claim=OTHER)]
 
 
