@@ -538,7 +538,8 @@ def test_fresh_seeds_confirm_what_holds_and_keep_what_fails(measured: Path, ismk
     bad, good = ledger.read(measured)
     assert good.fresh == {"1000": 1.001, "1001": 1.001001}
     assert bad.fresh == {"1000": 1.001, "1001": 1.001001}
-    assert [replace(row, fresh={}) for row in (bad, good)] == before
+    assert bad.processors == good.processors == dict.fromkeys(["1000", "1001"], ledger.processor())
+    assert [replace(row, fresh={}, processors={}) for row in (bad, good)] == before
     assert ismkit_("ledger", "01", "--seeds", "1", "--fresh").status == 0
     assert [list(row.fresh) for row in ledger.read(measured)] == [["1000", "1001", "1002"]] * 2
 
