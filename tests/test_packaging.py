@@ -189,6 +189,12 @@ print(*sorted({{name.partition(".")[0] for name in set(sys.modules) - before}} &
     assert float(seconds) < IMPORT_SECONDS
 
 
+def test_a_notebook_is_run_without_torch() -> None:
+    """Its kernel imports torch, in two seconds; the process that waits for it needs none."""
+    program = "import sys, ismkit.cli.notebook, ismkit.lessons.notebooks; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)
+
+
 def test_every_room_is_drawn() -> None:
     """The rooms stand in one order, from the ground up, and hold at most about eight files each."""
     assert {path.parent.name for path in (ROOT / "ismkit").glob("*/__init__.py")} == {*ROOMS, "cli"}

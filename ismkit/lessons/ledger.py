@@ -17,10 +17,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from ismkit.lessons.claims import CLAIMS, VERDICTS, Basis
 from ismkit.utils.checks import as_integer, as_number, check_name, check_number, shown
@@ -232,7 +231,7 @@ class Ledger:
             profile=self.profile,
             seed=self.seed,
             device=self.device,
-            torch=torch.__version__.partition("+")[0],
+            torch=version("torch").partition("+")[0],
             measured=measured,
             relation=relation,
             expected=expected,
@@ -374,6 +373,8 @@ def joined(runs: Iterable[Iterable[Entry]]) -> list[Entry]:
 
 def spread(seeds: Mapping[str, float]) -> float:
     """Standard deviation over the seeds (n - 1), NaN below two."""
+    import torch  # what only runs notebooks does without
+
     values = torch.tensor(list(seeds.values()), dtype=torch.float64)
     return float(values.std()) if len(values) > 1 else math.nan
 
