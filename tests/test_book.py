@@ -55,6 +55,9 @@ const done = arguments[0], all = (css, root = document) => [...root.querySelecto
 (async () => {
   const found = [];
   if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
+  for (const formula of all("mjx-container:not([display])")) {
+    if (formula.offsetWidth > formula.clientWidth) found.push(`a bar in a line of text: ${formula.textContent}`);
+  }
   const live = ".live, .explorable, .animation, .frames, form.claims-filter, .copybtn, .unfold, .search-button-field";
   for (const control of all(`article :is(button, input, select, textarea), script[type*="widget-view"]`)) {
     if (!control.closest(live)) found.push(`dead control: ${control.outerHTML.slice(0, 80)}`);
@@ -901,7 +904,7 @@ def test_no_page_has_a_barrier(site: Site, theme: str) -> None:
 
 def test_a_barrier_is_found_in_either_theme_and_in_code(browser: Chrome, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    style = "[data-theme=dark] .n { background: #fff; color: #eee } pre { color: #000; background: #fff }"
+    style = "html, .n, pre { background: #fff } [data-theme=dark] .n { color: #eee }"
     page.write_text(
         f'<!doctype html><html lang="en"><title>x</title><link rel="icon" href="data:,"><style>{style}</style>'
         f'<main><h1>x</h1><img src="{PIXEL}"><pre><span class="k">with </span><span class="k">open </span>'
@@ -971,6 +974,44 @@ def test_a_table_that_a_phone_cuts_off_is_found(browser: Chrome, tmp_path: Path,
         (found,) = browser.execute_script(CUT)
         logged(browser, home)
     assert found.startswith(f"{complaint}: <table>")
+
+
+SHOWN = """
+const boxes = [...document.querySelectorAll(".cell_output > div.output")].filter(({ clientHeight }) => clientHeight);
+const [whole, cut] = [false, true].map((cut) => boxes.filter((box) => box.classList.contains("goes-on") === cut));
+const hides = (box) => box.scrollHeight > box.clientHeight + 4;
+return [whole.length, whole.filter(hides).length, cut.length, cut.filter(hides).length];
+"""
+
+
+def test_an_output_that_goes_on_looks_like_it_until_its_end(browser: Chrome, home: str) -> None:
+    browser.get(f"{home}notebooks/09_neighbours.html")
+    WebDriverWait(browser, 10).until(lambda _: browser.execute_script(SHOWN)[2])
+    whole, wrong, cut, right = browser.execute_script(SHOWN)
+    assert whole > 5
+    assert wrong == 0
+    assert cut == right > 0
+    box = browser.find_element("css selector", ".goes-on")
+    assert "gradient" in box.value_of_css_property("mask-image")
+    browser.execute_script("arguments[0].scrollTop = 1e6", box)
+    WebDriverWait(browser, 10).until(lambda _: "goes-on" not in box.get_attribute("class"))
+
+
+def test_printed_sentences_wrap_and_columns_do_not(browser: Chrome, home: str) -> None:
+    browser.get(f"{home}notebooks/05_wavelet_loss.html")
+    printed = browser.find_elements("css selector", ".cell_output pre")
+    how = {part.text.split()[0]: part.value_of_css_property("white-space") for part in printed if part.text}
+    assert how["PASS"] == "pre-wrap"
+    assert how["Frechet"] == "pre"  # the first word of a table
+
+
+def test_names_of_tests_break_between_words(browser: Chrome, home: str) -> None:
+    browser.get(f"{home}guarantees.html")
+    names = browser.find_elements("css selector", "#guarantees code .pre")
+    name = next(name for name in names if name.text.startswith("tests/"))
+    parts = name.get_property("innerHTML").split("<wbr>")
+    assert "".join(parts) == name.text
+    assert all(part[-1] in "/_:" for part in parts[:-2])
 
 
 def test_a_page_leads_to_the_one_before_and_the_next(site: Site) -> None:

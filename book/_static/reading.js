@@ -33,6 +33,21 @@ document.addEventListener("DOMContentLoaded", () => {
     document.querySelector("article h1").after(button);
   }
 
+  // Of what a cell printed, sentences wrap: two spaces in a row are the sign of columns.
+  for (const text of all("div.output pre")) text.classList.toggle("prose", !/\S {2}/.test(text.textContent));
+
+  // A box of outputs that goes on below what is shown looks like it.
+  for (const box of all(".cell_output > div.output")) {
+    const mark = () => box.classList.toggle("goes-on", box.scrollHeight > box.clientHeight + box.scrollTop + 4);
+    box.addEventListener("scroll", mark);
+    new ResizeObserver(mark).observe(box);
+  }
+
+  // The long names of tests break where a reader would break them.
+  for (const name of all("#guarantees code .pre")) {
+    name.replaceChildren(...name.textContent.split(/(?<=[/_:])/).flatMap((part) => [part, document.createElement("wbr")]));
+  }
+
   // A link opens what it leads into: not every browser does.
   const reveal = () => {
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));

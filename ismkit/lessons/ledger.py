@@ -298,6 +298,8 @@ def processor(device: str = "cpu") -> str:
     Args:
         device: as :class:`Ledger` has it: "cpu", or that of a GPU, such as "cuda".
     """
+    import torch
+
     if device != "cpu":
         return torch.cuda.get_device_name(device) if "cuda" in device and torch.cuda.is_available() else device
     name = platform.processor() or platform.machine()
