@@ -8,14 +8,11 @@ independently (arXiv 2503.10636); assignment within each class removes that leak
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from threading import Lock
 
 import torch
 from torch import Tensor
@@ -109,41 +106,6 @@ def assign(x0: Tensor, x1: Tensor) -> Tensor:
     return p
 
 
-class _Solved:
-    """The permutations of the latest pools: of runs that are compared, all but the first wait for no solver."""
-
-    ROWS = 2**22  # in all: 32 MB, for 16 000 steps of the toys
-
-    def __init__(self) -> None:
-        self.found: OrderedDict[bytes, Tensor] = OrderedDict()
-        self.rows = 0
-        self.lock = Lock()  # several streams, each with its thread
-
-    def get(self, key: bytes) -> Tensor | None:
-        with self.lock:
-            return self.found.get(key)
-
-    def put(self, key: bytes, order: Tensor) -> None:
-        with self.lock:
-            if key in self.found or len(order) > self.ROWS:
-                return
-            self.found[key] = order
-            self.rows += len(order)
-            while self.rows > self.ROWS:
-                self.rows -= len(self.found.popitem(last=False)[1])
-
-
-_SOLVED = _Solved()
-
-
-def _digest(x0: Tensor, x1: Tensor, y: Tensor, class_aware: bool) -> bytes:
-    """A name for a pool, of all that its permutation depends on."""
-    found = hashlib.sha256(repr([(part.shape, part.dtype) for part in (x0, x1, y)] + [class_aware]).encode())
-    for part in (x0, x1, y):
-        found.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.digest()
-
-
 @dataclass(frozen=True)
 class Coupling:
     """How noise is paired with data.
@@ -218,10 +180,6 @@ class Coupling:
             ValueError: for shapes or devices that do not match, values that are not finite, or a ``solver`` that
                 returns anything but a permutation.
         """
-        return self._couple(x0, x1, y, self._order)
-
-    def _couple(self, x0: Tensor, x1: Tensor, y: Tensor, order: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-        """The noise in the order that ``order`` finds for a pool that is known to fit."""
         check_tensor("x0", x0)
         check_tensor("x1", x1, ("x0", x0))
         if x0.shape != x1.shape:
@@ -229,26 +187,15 @@ class Coupling:
         check_labels(y, x1, "x1")
         if y.device != x1.device:
             raise ValueError(f"y must be on the device of x1, {x1.device}, got {y.device}")
-        return x0[order(x0, x1, y).to(x0.device)] if self.pool else x0
-
-    def _order(self, x0: Tensor, x1: Tensor, y: Tensor) -> Tensor:
-        """The permutation of a pool, (n,) long on the CPU."""
+        if not self.pool:
+            return x0
         solve = self.solver or assign
         order = torch.empty(len(x1), dtype=torch.long)
         classes = y.unique() if self.class_aware else [None]
         for c in classes:
             rows = torch.arange(len(x1)) if c is None else (y == c).nonzero().flatten().cpu()
             order[rows] = rows[checked_permutation(solve(x0[rows], x1[rows]), len(rows))]
-        return order
-
-    def _remembered(self, x0: Tensor, x1: Tensor, y: Tensor) -> Tensor:
-        """The permutation of a pool, which the exact solver finds once."""
-        if self.solver is not None:  # it need not find the same again
-            return self._order(x0, x1, y)
-        key = _digest(x0, x1, y, self.class_aware)
-        if (order := _SOLVED.get(key)) is None:
-            _SOLVED.put(key, order := self._order(x0, x1, y))
-        return order
+        return x0[order.to(x0.device)]
 
     def pairs(
         self,
@@ -261,8 +208,7 @@ class Coupling:
         """Couple a stream of batches, one pool ahead of the consumer, in a thread (the solvers release the GIL).
 
         Pool p holds batches ``p K .. p K + K - 1``, and its noise depends on (seed, micro_batch, p) alone. So a stream
-        that starts at any step equals the rest of one that started at 0. Runs that differ in something else, such as
-        the distance, have the same pools: what the exact solver found is kept for the next of them in this process.
+        that starts at any step equals the rest of one that started at 0.
 
         Args:
             batches: (x1, y) batches of one size, the first being batch ``step - step % K``, see :meth:`first_batch`.
@@ -281,8 +227,7 @@ class Coupling:
                 return []
             x1 = torch.cat([x for x, _ in pool])
             y = torch.cat([labels for _, labels in pool])
-            x0 = draw_noise(source, tuple(x1.shape), stream(seed, "noise", micro_batch, p))
-            x0 = self._couple(x0, x1, y, self._remembered)
+            x0 = self.couple(draw_noise(source, tuple(x1.shape), stream(seed, "noise", micro_batch, p)), x1, y)
             lengths = [len(labels) for _, labels in pool]
             return list(zip(x0.split(lengths), x1.split(lengths), y.split(lengths), strict=True))
 

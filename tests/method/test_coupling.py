@@ -431,63 +431,6 @@ def test_the_noise_is_of_the_source_that_is_given(coupling: Coupling) -> None:
     assert all(torch.equal(a, b) for a, b in zip(late, handed[3], strict=True))
 
 
-# ------------------------------------------------------------------------------------------- what is solved once
-
-
-@pytest.fixture
-def solved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows each assignment had since the test began, which remembers nothing of others."""
-    counts: list[int] = []
-
-    def counting(x0: Tensor, x1: Tensor) -> Tensor:
-        counts.append(len(x1))
-        return assign(x0, x1)
-
-    monkeypatch.setattr(module, "assign", counting)
-    monkeypatch.setattr(module, "_SOLVED", module._Solved())
-    return counts
-
-
-def test_runs_on_the_same_pools_solve_them_once(solved: list[int]) -> None:
-    plain = Coupling(2, class_aware=False)
-    first = list(plain.pairs(batches(0, 6), seed=0))
-    again = list(plain.pairs(batches(0, 6), seed=0))
-    assert solved == [2 * SIZE] * 3
-    for ours, expected in zip(again, first, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
-
-
-def test_another_pool_is_solved_for_itself(solved: list[int]) -> None:
-    def moved(k: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return ((x1.roll(k, 0), y.roll(k)) for x1, y in batches(0, 4))
-
-    plain, own = Coupling(2, class_aware=False), Coupling(2, class_aware=False, solver=lambda a, b: module.assign(a, b))
-    cases = [(plain, 0, 0, None), (plain, 1, 0, None), (plain, 0, 1, None), (plain, 0, 0, ones_and_more)]
-    for coupling, seed, k, source in [*cases, (own, 0, 0, None), (own, 0, 0, None)]:
-        solved.clear()
-        pools = list(coupling.pairs(moved(k), seed=seed, source=source))
-        assert solved == [2 * SIZE] * 2
-        for p in (0, 2):
-            x0, x1, y = (torch.cat(part) for part in zip(*pools[p : p + 2], strict=True))
-            assert cost(plain.couple(x0, x1, y), x1) == pytest.approx(cost(x0, x1), rel=1e-6)
-    solved.clear()
-    within = list(Coupling(2).pairs(batches(0, 4), seed=0))  # of the same rows, other pairs
-    assert solved
-    assert any(not torch.equal(a[0], b[0]) for a, b in zip(within, plain.pairs(batches(0, 4), seed=0), strict=True))
-
-
-def test_the_oldest_pools_are_forgotten(solved: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module._Solved, "ROWS", 4 * SIZE)  # two of the pools
-    plain = Coupling(2, class_aware=False)
-    list(plain.pairs(batches(0, 6), seed=0))
-    assert module._SOLVED.rows == sum(map(len, module._SOLVED.found.values())) == 4 * SIZE
-    solved.clear()
-    list(plain.pairs(batches(2, 6), seed=0, step=2))
-    assert solved == []
-    list(plain.pairs(batches(0, 2), seed=0))
-    assert solved == [2 * SIZE]
-
-
 # -------------------------------------------------------------------------------------------------------- overlap
 
 
@@ -512,7 +455,6 @@ def test_the_consumer_does_not_wait_for_the_next_pool(monkeypatch: pytest.Monkey
             yield batch(k)
 
     monkeypatch.setattr(module, "assign", slow_assign)
-    monkeypatch.setattr(module, "_SOLVED", module._Solved())  # the pools are solved here, not remembered
     stream = Coupling(3, class_aware=False).pairs(source(), seed=0)
     for _ in range(3):
         next(stream)  # all of pool 0, while pool 1 is stuck in the solver
