@@ -505,6 +505,7 @@ def test_studies_have_as_many_seeds_as_the_claims_say() -> None:
     sensitivities = {f"C08.{name}" for name in ("w_max", "t_interval", "levels", "pool", "decay")}
     counted = {
         "C05": {result["seed"] for result in studies.read("wavelet")},
+        "C05.spectrum": {result["seed"] for result in studies.read("why_wavelet")},
         "C08": {*power.seed},
         **{key: {*colour.seed} for key in CLAIMS if key.startswith("C08.emoji_")},
         **{key: {*ladder[ladder["sweep"] == "sensitivity"].seed} for key in sensitivities},
