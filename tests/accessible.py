@@ -62,7 +62,7 @@ window.decided = (text) => {
 };
 """
 # What lies over a text is found on the light page. On the dark one the colours that are declared decide for every text
-# that is shown, which takes a tenth of the time; what a browser does not let be used need not be read.
+# that is shown, which takes a tenth of the time. A control that is disabled needs no contrast.
 _CONTRAST = """
 const [within, listed] = arguments;
 const texts = new Set();
