@@ -978,23 +978,23 @@ def test_a_table_that_a_phone_cuts_off_is_found(browser: Chrome, tmp_path: Path,
 
 SHOWN = """
 const boxes = [...document.querySelectorAll(".cell_output > div.output")].filter(({ clientHeight }) => clientHeight);
-const [whole, cut] = [false, true].map((cut) => boxes.filter((box) => box.classList.contains("goes-on") === cut));
+const [whole, cut] = [false, true].map((cut) => boxes.filter((box) => box.classList.contains("continues") === cut));
 const hides = (box) => box.scrollHeight > box.clientHeight + 4;
 return [whole.length, whole.filter(hides).length, cut.length, cut.filter(hides).length];
 """
 
 
-def test_an_output_that_goes_on_looks_like_it_until_its_end(browser: Chrome, home: str) -> None:
+def test_an_output_that_continues_below_looks_like_it_until_its_end(browser: Chrome, home: str) -> None:
     browser.get(f"{home}notebooks/09_neighbours.html")
     WebDriverWait(browser, 10).until(lambda _: browser.execute_script(SHOWN)[2])
     whole, wrong, cut, right = browser.execute_script(SHOWN)
     assert whole > 5
     assert wrong == 0
     assert cut == right > 0
-    box = browser.find_element("css selector", ".goes-on")
+    box = browser.find_element("css selector", ".continues")
     assert "gradient" in box.value_of_css_property("mask-image")
     browser.execute_script("arguments[0].scrollTop = 1e6", box)
-    WebDriverWait(browser, 10).until(lambda _: "goes-on" not in box.get_attribute("class"))
+    WebDriverWait(browser, 10).until(lambda _: "continues" not in box.get_attribute("class"))
 
 
 def test_printed_sentences_wrap_and_columns_do_not(browser: Chrome, home: str) -> None:
@@ -1010,6 +1010,7 @@ def test_names_of_tests_break_between_words(browser: Chrome, home: str) -> None:
     names = browser.find_elements("css selector", "#guarantees code .pre")
     name = next(name for name in names if name.text.startswith("tests/"))
     parts = name.get_property("innerHTML").split("<wbr>")
+    assert len(parts) > 4
     assert "".join(parts) == name.text
     assert all(part[-1] in "/_:" for part in parts[:-2])
 

@@ -36,9 +36,9 @@ document.addEventListener("DOMContentLoaded", () => {
   // Of what a cell printed, sentences wrap: two spaces in a row are the sign of columns.
   for (const text of all("div.output pre")) text.classList.toggle("prose", !/\S {2}/.test(text.textContent));
 
-  // A box of outputs that goes on below what is shown looks like it.
+  // A box of outputs that continues below what is shown looks like it.
   for (const box of all(".cell_output > div.output")) {
-    const mark = () => box.classList.toggle("goes-on", box.scrollHeight > box.clientHeight + box.scrollTop + 4);
+    const mark = () => box.classList.toggle("continues", box.scrollHeight > box.clientHeight + box.scrollTop + 4);
     box.addEventListener("scroll", mark);
     new ResizeObserver(mark).observe(box);
   }
