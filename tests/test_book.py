@@ -1010,7 +1010,7 @@ def test_names_of_tests_break_between_words(browser: Chrome, home: str) -> None:
     names = browser.find_elements("css selector", "#guarantees code .pre")
     name = next(name for name in names if name.text.startswith("tests/"))
     parts = name.get_property("innerHTML").split("<wbr>")
-    assert len(parts) > 4
+    assert len(parts) > 2
     assert "".join(parts) == name.text
     assert all(part[-1] in "/_:" for part in parts[:-2])
 
