@@ -124,6 +124,11 @@ def brought_by_extras() -> set[str]:
     return brought | {name.replace("-", "_") for name in others - installed}
 
 
+#: Parts of PyTorch that no training on one device needs, and that take over a second to import: its compiler, and what
+#: shards tensors, which imports a library of symbols. (To draw clothes diffusers is imported, which imports them.)
+UNNEEDED = ["torch._dynamo", "torch.distributed.tensor", "sympy"]
+
+
 @pytest.mark.slow
 def test_core_commands_need_neither_checkout_nor_extras(site: Path, folder: Path) -> None:
     """What the extras bring cannot be imported here, as in an environment with the core alone."""
@@ -136,7 +141,8 @@ from importlib.machinery import PathFinder
 class Core(PathFinder):  # not None in sys.modules: SciPy takes a name there for a module that is loaded
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        return None if name.partition(".")[0] in {sorted(extras)} else super().find_spec(name, path, target)
+        missing = name.partition(".")[0] in {sorted(extras)} or (sys.argv[1] == "train" and name in {UNNEEDED})
+        return None if missing else super().find_spec(name, path, target)
 
 sys.meta_path = [Core if finder is PathFinder else finder for finder in sys.meta_path]
 sys.argv[0] = "ismkit"
