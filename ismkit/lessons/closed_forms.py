@@ -395,6 +395,8 @@ class Ideal:
             ((d > 0) & (y == self.null), self._unguided_step),
             ((d > 0) & (y != self.null), self._step),
         ):
+            if len(x) and rows.all():  # as in most calls, half step by half step: nothing is taken apart
+                return part(query).to(x.dtype)
             if rows.any():
                 answer[rows] = part(Query(*(column[rows] for column in query)))
         return answer
@@ -403,8 +405,7 @@ class Ideal:
         velocity = self.velocity(query.x, query.t, query.y)
         if isinstance(self.rule, BakedIn) or not (query.w > 0).any():
             return velocity
-        rows = Rows(guidance=1.0, strengths=Strengths(1.0), grid=self.grid)
-        return self.rule(query, velocity, rows, Context(self, self, self.null)).target
+        return self.rule(query, velocity, self._guided, Context(self, self, self.null)).target
 
     def _unguided_step(self, query: Query) -> Tensor:
         # Guidance leaves the null label alone; to ask a rule would double the rows of every level below.
@@ -414,8 +415,17 @@ class Ideal:
         return average_of_half_steps(unguided, query.x, query.t, query.d, self.grid, self.rule.clip)
 
     def _step(self, query: Query) -> Tensor:
-        rows = Rows(consistency=1.0, grid=self.grid)
-        return self.rule(query, torch.empty_like(query.x), rows, Context(self, self, self.null)).target
+        return self.rule(query, torch.empty_like(query.x), self._halved, Context(self, self, self.null)).target
+
+    @cached_property
+    def _guided(self) -> Rows:
+        """All rows are guidance rows."""
+        return Rows(guidance=1.0, strengths=Strengths(1.0), grid=self.grid)
+
+    @cached_property
+    def _halved(self) -> Rows:
+        """All rows are consistency rows."""
+        return Rows(consistency=1.0, grid=self.grid)
 
 
 def guidance_applied(guided: Tensor, conditional: Tensor, unconditional: Tensor) -> float:

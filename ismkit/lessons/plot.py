@@ -11,6 +11,7 @@ import os
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from itertools import cycle, product
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from PIL import Image as Pictures
+from PIL import ImageChops
 from PIL.Image import Image as Picture
 from torch import Tensor
 
@@ -122,7 +124,7 @@ def _png(figure: Figure) -> bytes:
 def _drawn(figure: Figure, scale: float) -> Picture:
     """The pixels of a figure, ``scale`` times its resolution."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=scale * figure.dpi)
+    figure.savefig(buffer, format="png", dpi=scale * figure.dpi, pil_kwargs={"compress_level": 0})  # to be read at once
     return Pictures.open(buffer).convert("RGB")
 
 
@@ -164,10 +166,10 @@ def _marks(axes: Axes) -> int:
 def _compressed(picture: Picture) -> tuple[bytes, bool]:
     """A picture as PNG in 256 colours or, where they are too few, in full colour; and whether it is in full colour."""
     kept = picture.quantize(256, Pictures.Quantize.MAXCOVERAGE, dither=Pictures.Dither.NONE)
-    before, after = (np.asarray(image, dtype=np.int16) for image in (picture, kept.convert("RGB")))
-    full = bool((np.abs(before - after).max(axis=2) > _OFF_LEVELS).mean() > _OFF_SHARE)
+    off = reduce(ImageChops.lighter, ImageChops.difference(picture, kept.convert("RGB")).split()).histogram()
+    full = sum(off[_OFF_LEVELS + 1 :]) > _OFF_SHARE * sum(off)
     if full:  # multiples of 5 are within two levels, have black, white and greys, and halve the bytes
-        kept = Pictures.fromarray((5 * np.round(before / 5)).astype(np.uint8))
+        kept = picture.point([5 * round(level / 5) for level in range(256)] * 3)
     buffer = io.BytesIO()
     kept.save(buffer, "PNG", optimize=True)
     return buffer.getvalue(), full

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ismkit.data.values import as_tensor
 from ismkit.method.path import Network, Source, draw_noise
@@ -240,11 +241,22 @@ def draw_pictures(
     """
     check_name("space", space, SPACES)
     labels = asked_labels(y, SPACES[space].classes).to(device)
-    net = load_generator(space=space).to(device) if net is None else net
+    net = _generator(space, str(device)) if net is None else net
     latents, _ = draw_samples(labels, net, SPACES[space].shape, **options)
     if autoencoder is None:
-        autoencoder = SPACES[space].load().to(latents.device)
+        autoencoder = _autoencoder(space, str(latents.device))
     return in_batches(autoencoder.decode, latents)
+
+
+# What is released is read and verified once: a slider draws again at every move, which took six times as long.
+@lru_cache(maxsize=4)
+def _generator(space: str, device: str) -> nn.Module:
+    return load_generator(space=space).to(device)
+
+
+@lru_cache(maxsize=4)
+def _autoencoder(space: str, device: str) -> SmallAutoencoder:
+    return SPACES[space].load().to(device)
 
 
 def asked_labels(y: Labels, classes: Sequence[str]) -> Tensor:
