@@ -186,7 +186,7 @@ def target_variance(x: Tensor, v: Tensor, other_x: Tensor, other_v: Tensor) -> f
         if len(a) != len(b) or len(a) == 0:
             raise ValueError(f"{names} must have one number of rows, 1 or more, got {len(a)} and {len(b)}")
     nearest = torch.cdist(x.double(), other_x.double()).argmin(1)
-    return float((v.double() - other_v.double()[nearest]).square().sum(1).mean() / 2)
+    return (v.double() - other_v.double()[nearest]).square().sum(1).mean().item() / 2
 
 
 def pair_variance(probes: Tensor, pools: Iterable[tuple[Tensor, Tensor]]) -> float:

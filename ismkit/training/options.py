@@ -77,7 +77,7 @@ class Saving:
 
     def __post_init__(self) -> None:
         if type(self.resume) is not bool:
-            raise ValueError(f"resume must be True or False, got {self.resume!r}; from_step names a checkpoint")
+            raise ValueError(f"resume must be True or False, got {shown(self.resume)}; from_step names a checkpoint")
         check_types(self)
         if self.folder is not None:
             object.__setattr__(self, "folder", expanded(self.folder))
