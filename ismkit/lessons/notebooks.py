@@ -142,6 +142,8 @@ def refresh(source: Path, timeout: int = 1800) -> None:
         client.execute(env=os.environ | {"ISMKIT_SLIDES": "1"})  # :func:`ismkit.lessons.plot.show` reads it
     except CellExecutionError as error:
         raise NotebookError(f"{source.name} failed: {error.ename}: {error.evalue}; it is as it was") from None
+    for cell in notebook.cells:
+        cell.update({"outputs": _joined(cell.outputs)} if cell.cell_type == "code" else {})
     drawings = _take_drawings(notebook, number(source))
     for old in (source.parent / SLIDES).glob(f"{number(source)}-*.svg"):
         old.unlink()
@@ -157,6 +159,17 @@ def refresh(source: Path, timeout: int = 1800) -> None:
     }
     with replacing(source) as file:
         file.write((nbformat.writes(notebook) + "\n").encode())
+
+
+def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Outputs of a cell, in which what was printed on end is one: pauses would divide it, another way in each run."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        if joined and output.output_type == "stream" and joined[-1].get("name") == output.name:
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def _read(path: Path) -> NotebookNode:
