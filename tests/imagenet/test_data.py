@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,12 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_kill_while_the_photographs_are_encoded_is_made_good(tmp_path: Path) -> None:
-    """faults B2: what a kill left of it, no later call could use."""
+def test_a_kill_while_the_photographs_are_encoded_is_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """faults B2: what a kill left of it, no later call could use. Few pictures, since they are made ten times."""
+    few = partial(photograph_latents, per_class=4)
+    monkeypatch.setattr("ismkit.imagenet.data.photograph_latents", few)
     whole = tmp_path / "whole" / "smoke"
-    photograph_latents(whole)
+    few(whole)
     made, whole_run = {path.name: path.read_bytes() for path in whole.iterdir()}, contents(whole)
     vae = {path.name: path.read_bytes() for path in small_vae(whole).iterdir()}
     states = [
@@ -81,7 +84,9 @@ def test_a_kill_while_the_photographs_are_encoded_is_made_good(tmp_path: Path) -
         assert contents(folder) == whole_run, left
         assert data.manifest["vae"] == ImageVAE.load(str(small_vae(folder))).identity
     folder = tmp_path / "killed" / "smoke"
-    text = "import sys, pathlib; from ismkit.imagenet import data; data.photograph_latents(pathlib.Path(sys.argv[1]))"
+    text = (
+        "import sys, pathlib; from ismkit.imagenet import data; data.photograph_latents(pathlib.Path(sys.argv[1]), 4)"
+    )
     started = subprocess.Popen([sys.executable, "-c", text, str(folder)], cwd=ROOT)
     wait_until(lambda: (folder / "plan.json").exists() or started.poll() is not None)
     started.kill()

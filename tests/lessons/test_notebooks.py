@@ -25,6 +25,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 import ismkit
+from ismkit import cli
 from ismkit.lessons.notebooks import REFRESHED, NotebookError, find, measure, number, refresh, solutions, solve
 from ismkit.utils.files import out_dir
 from ismkit.utils.workers import thread_limit
@@ -667,10 +668,13 @@ def without_run(path: Path) -> tuple[str, dict]:
     return nbformat.writes(notebook), run
 
 
-def test_a_refresh_notes_how_long_the_notebook_took(tmp_path: Path) -> None:
-    own = write_notebook(tmp_path / "99_slow.ipynb", [new_code_cell("import time\ntime.sleep(2)")])
+def test_a_refresh_notes_how_long_the_notebook_took_and_joins_what_a_pause_divides(tmp_path: Path) -> None:
+    source = "import time\nprint(1, flush=True)\ntime.sleep(2)\nprint(2, flush=True)\ndisplay(3)\nprint(4)"
+    own = write_notebook(tmp_path / "99_slow.ipynb", [new_code_cell(source)])
     refresh(own)
     assert without_run(own)[1]["seconds"] >= 2
+    (cell,) = code_cells(nbformat.read(own, 4))
+    assert [output.get("text") or output.data["text/plain"] for output in cell.outputs] == ["1\n2\n", "3", "4\n"]
 
 
 def test_a_notebook_is_refreshed_in_its_place_or_stays_as_it_was(tmp_path: Path) -> None:
@@ -716,11 +720,13 @@ sys.exit(cli.main(sys.argv[2:]))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_smoke_profile_runs_by_papermill_from_the_command_line(path: Path, tmp_path: Path) -> None:
+def test_smoke_profile_runs_by_papermill_from_the_command_line(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Beside the committed notebooks, as they read the data there; with the exercises solved.
 
     Those that start processes compute on as many threads as a reader's do, who sets no ``OMP_NUM_THREADS``: a process
-    that was forked from such a kernel waits forever.
+    that was forked from such a kernel waits forever. For the others the command is called here.
     """
     notebook, exercises = with_solutions(path)
     copy = tmp_path / "notebooks" / path.name
@@ -741,11 +747,15 @@ def test_smoke_profile_runs_by_papermill_from_the_command_line(path: Path, tmp_p
         options += ["-p", "processes", "1"]  # nbval starts two each time, and each imports everything
     if number(path) in ("08", "09"):
         options += ["-p", "workers", "1"]  # as there
-    command = [sys.executable, "-c", SMOKE, str(copy.parent), *options]
     starts = any(STARTS.search(cell.source) for cell in code_cells(notebook))
     assert starts == (number(path) in ("11", "12"))
-    answer = run_or_show_where(command, seconds=240, without=thread_limit(1) if starts else ())
-    assert answer.returncode == 0, answer.stderr[-2000:]
+    if starts:
+        command = [sys.executable, "-c", SMOKE, str(copy.parent), *options]
+        answer = run_or_show_where(command, seconds=240, without=thread_limit(1))
+        assert answer.returncode == 0, answer.stderr[-2000:]
+    else:
+        monkeypatch.setattr("ismkit.lessons.notebooks.NOTEBOOKS", copy.parent)
+        assert cli.main(options) == 0
     executed = nbformat.read(out / path.name, as_version=4)
     (given,) = tagged(executed, "injected-parameters")
     assert set(settings) <= set(given.source.splitlines())
