@@ -127,16 +127,19 @@
     const figures = panels.map((panel, i) =>
       make(
         "figure",
-        { style: "flex:1 1 150px;max-width:340px;margin:0;border:1px solid rgb(128 128 128/50%)" },
-        make("figcaption", { style: "text-align:center;font-size:90%" }, panel.title),
+        { style: "margin:0;border:1px solid rgb(128 128 128/50%)" },
+        make("figcaption", { style: "text-align:center;font-size:90%;color:inherit" }, panel.title),
         canvases[i],
       ),
     );
     const line = "display:flex;flex-wrap:wrap;gap:0.5em;align-items:center;";
+    // Panels of one size, however many stand in a row.
+    const columns = "grid-template-columns:repeat(auto-fit,minmax(150px,1fr))";
+    const grid = `display:grid;${columns};gap:0.5em;max-width:${340 * panels.length}px`;
     root.setAttribute("role", "group");
     root.setAttribute("aria-label", `Animation: ${given.alt}`);
     root.replaceChildren(
-      make("div", { style: line }, ...figures),
+      make("div", { style: grid }, ...figures),
       make("div", { style: `${line}max-width:680px;margin:0.5em 0` }, button, slider, output),
     );
     show();
