@@ -644,7 +644,9 @@ def solutions_page() -> Iterator[str]:
                 title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
                 yield from [f"## {title}", "", f"[The notebook](notebooks/{path.name})", ""]
             name = re.search(r'\b(?:exercise|check)\("([^"]+)"', stub.source)
-            yield from [f"### Exercise {name[1] if name else i + 1}", "", "<details><summary>Solution</summary>", ""]
+            number = name[1] if name else f"{title.split()[0]}.{i + 1}"
+            heading = "Your own file" if number.endswith(".your") else f"Exercise {number}"
+            yield from [f"### {heading}", "", "<details><summary>Solution</summary>", ""]
             yield from ["```python", solution.rstrip(), "```", "", "</details>", ""]
 
 
@@ -679,11 +681,23 @@ def explorables() -> Iterator[str]:
 
 
 def api_page() -> Iterator[str]:
-    """Every module, room by room."""
+    """Every module, room by room, with its public names."""
     yield from ["# Modules", "", "The rooms from the ground up; {doc}`architecture` says what each file is for.", ""]
     for room in ROOMS:
+        rows = [["module", "what it defines"]]
+        for page, name in api_modules(room):
+            names = [
+                f"{{py:obj}}`~{name}.{defined}`" for defined in public_names(PACKAGE / room / f"{Path(page).name}.py")
+            ]
+            rows.append([f"{{doc}}`{Path(page).name} <{page}>`", ", ".join(names)])
         pages = [page for page, _ in api_modules(room)]
-        yield from [f"## {room}", "", "```{toctree}", ":maxdepth: 1", "", *pages, "```", ""]
+        yield from [f"## {room}", "", *table(rows), "", "```{toctree}", ":hidden:", "", *pages, "```", ""]
+
+
+def public_names(path: Path) -> list[str]:
+    """The functions and classes that a module's page describes."""
+    defined = (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef))
+    return [node.name for node in defined if not node.name.startswith("_")]
 
 
 def api_modules(*rooms: str) -> list[tuple[str, str]]:

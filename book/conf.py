@@ -76,7 +76,13 @@ html_js_files = ["reading.js"]
 html_use_index = html_domain_indices = False  # {doc}`api` lists the modules, and the search finds names
 html_favicon = "_static/favicon.svg"
 html_context = {"default_mode": "auto"}
-html_theme_options = {"use_fullscreen_button": False, "navbar_persistent": [], "show_toc_level": 2}
+# Modules are in the sidebar of their own pages alone: 81 links more would be on each of the others.
+html_theme_options = {
+    "use_fullscreen_button": False,
+    "navbar_persistent": [],
+    "show_toc_level": 2,
+    "collapse_navbar": True,
+}
 
 #: The repository's address, ``https://github.com/OWNER/NAME``, its one place; empty: no page has a button.
 REPOSITORY = os.environ.get("ISMKIT_REPOSITORY", "")

@@ -436,6 +436,24 @@ def test_ledger_is_filtered_by_keyboard_and_its_address_keeps_the_choice(browser
     assert logged(browser, home) == []
 
 
+def test_ledger_on_a_phone_has_every_cell_in_sight_after_the_name_of_its_column(
+    browser: Chrome, home: str, emulated: Callable[..., object]
+) -> None:
+    screen = {"width": PHONE, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    emulated("Emulation.setDeviceMetricsOverride", screen)
+    browser.get(f"{home}ledger.html?notebook=03")
+    cell = "[cell.getBoundingClientRect().right, getComputedStyle(cell, '::before').content, cell.innerText.trim()]"
+    rows = f"{ROWS}.filter((row) => row.offsetHeight).map((row) => [...row.cells].map((cell) => {cell}))"
+    found = browser.execute_script(rows)
+    assert len(found) == sum(claim.startswith("C03.") for claim in CLAIMS)
+    for cells in found:
+        shown = [(right, named) for right, named, text in cells if text]
+        assert all(0 < right < PHONE for right, _ in shown)
+        assert [named for _, named in shown[:4]] == ["none", "none", '"whose: "', '" · verdict: "']
+    browser.get("about:blank")  # the address keeps a choice
+    assert logged(browser, home) == []
+
+
 def test_ledger_is_complete_without_javascript(browser: Chrome, home: str, emulated: Callable[..., object]) -> None:
     emulated("Emulation.setScriptExecutionDisabled", {"value": True})
     browser.get(f"{home}ledger.html?verdict=exact")

@@ -3,7 +3,9 @@
 {
   const table = document.querySelector("#all-claims table");
   const heads = [...table.querySelectorAll("thead th")].map((head) => head.textContent.trim());
+  table.classList.add("cards"); // on a phone: each cell after the name of its column
   const rows = [...table.querySelectorAll("tbody tr")].map((row) => {
+    [...row.cells].forEach((cell, k) => (cell.dataset.head = heads[k]));
     const cells = [...row.cells].map((cell) => cell.textContent.trim());
     const [claim, whose, verdict] = ["claim", "whose", "verdict"].map((head) => cells[heads.indexOf(head)]);
     return { row, notebook: claim.slice(1, 3), verdict, whose, text: cells.join(" ").toLowerCase() };
