@@ -248,7 +248,7 @@ def draw_pictures(
     return in_batches(autoencoder.decode, latents)
 
 
-# What is released is read and verified once: a slider draws again at every move, which took six times as long.
+# What is released is read and verified once: a slider draws again at every move, and reading takes the longest by far.
 @lru_cache(maxsize=4)
 def _generator(space: str, device: str) -> nn.Module:
     return load_generator(space=space).to(device)
