@@ -162,7 +162,7 @@ def refresh(source: Path, timeout: int = 1800) -> None:
 
 
 def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Outputs of a cell, in which what was printed on end is one: pauses would divide it, another way in each run."""
+    """The outputs of a cell, consecutive prints joined: pauses would divide them, differently in each run."""
     joined: list[NotebookNode] = []
     for output in outputs:
         if joined and output.output_type == "stream" and joined[-1].get("name") == output.name:
