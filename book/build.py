@@ -601,6 +601,21 @@ def league_rows(part: pd.DataFrame, metric: str) -> list[list[str]]:
     return rows
 
 
+def reasons_table() -> list[str]:
+    """What was tried of the two methods that are behind at one call, beside the league's: each seed, lowest first."""
+    league = sweep.read_table(FOLDER / "league-checkerboard.parquet")
+    league = league[(league.stage == "league") & league.variant.isin(["ism", "ect", "imm", "tcm"])]
+    shown = pd.concat([league, sweep.read_table(FOLDER / "league-reasons.parquet")])
+    shown = shown[shown.nfe == 1]
+    found = sweep.against(shown, "ism", "w2")
+    rows = [["method", "$W_2$ at one call, each seed", "over `ism`"]]
+    for variant, part in shown.groupby("variant", sort=False):
+        row = found.loc[variant] if variant in found.index else None
+        over = "" if row is None else f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})"
+        rows.append([variant, ", ".join(f"{value:.2f}" for value in sorted(part.w2)), over])
+    return table(rows)
+
+
 def couplings_table() -> list[str]:
     """What each way to couple a pool of many classes saves and leaks."""
     with (FOLDER / "pools.csv").open() as file:
@@ -724,6 +739,7 @@ MADE: dict[str, Callable[[], Iterable[str]]] = {
     **{f"ladder of {space}": partial(ladder_table, space) for space in ("clothes", "emoji")},
     "sweeps": sweeps_tables,
     "league": league_tables,
+    "reasons": reasons_table,
     "paper_fid": paper_fid,
     "paper_ladder": paper_ladder,
     "paper_settings": paper_settings,

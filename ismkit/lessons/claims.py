@@ -28,8 +28,8 @@ SOURCES: dict[Source, str] = {
 #: What a passed check says of the claim.
 VERDICTS: dict[Verdict, str] = {
     "exact": "It holds as an identity, to rounding: two-sided, within a thousandth, or as a count or a yes or no.",
-    "holds here": "It was measured to hold, on images or in the very quantity that it speaks of.",
-    "toys only": "It was measured to hold on points in the plane or with networks trained for seconds, not beyond.",
+    "holds here": "It was measured to hold on what it speaks of: images, or the points, files or formulas it names.",
+    "toys only": "It speaks of more than it was measured on: points in the plane, or networks trained for seconds.",
     "weaker here": "Less of the effect was measured than the statement says, down to none.",
     "opposite here": "The opposite of the statement was measured, and the check asserts that.",
     "not resolved": "The difference lies within its uncertainty, after correction for the comparisons made beside it.",
@@ -494,7 +494,7 @@ CLAIMS: dict[str, Claim] = {
     "C08.t_interval": Claim(
         "An interval from 0.5 degrades one-step samples",
         "paper",
-        verdict="weaker here",
+        verdict="not resolved",
         basis="study",
         trainings=3,
         comparisons=9,

@@ -6,6 +6,7 @@ teacher is any network with the kit's signature; :class:`Trained` is one from a 
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -81,6 +82,35 @@ class Trained:
     def __call__(self, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
         """Ask the network; see :class:`ismkit.method.path.Network`."""
         return _loaded(self.path, self.sha256, x.device)(x, t, d, w, y)
+
+    def copy(self, num_classes: int) -> nn.Module:
+        """Make a network that begins with these weights: the ``net`` of a run that trains them further.
+
+        Args:
+            num_classes: those of the data, as every ``net`` is given them. They change nothing here: data of more
+                classes than the network's are refused when it is trained.
+
+        Returns:
+            A network of its own.
+
+        Raises:
+            ValueError: if the file has another checksum.
+
+        Example:
+            >>> import tempfile, torch
+            >>> from dataclasses import replace
+            >>> from ismkit import RUNS, ToyMLP, save_model
+            >>> from ismkit.neighbours import Trained
+            >>> first = ToyMLP(width=16, depth=1)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     _ = save_model(first, f"{folder}/first.safetensors", {})
+            ...     run = replace(RUNS["gaussians"], net=Trained.at(f"{folder}/first.safetensors").copy)
+            ...     net = run.build(num_classes=8)
+            >>> all(map(torch.equal, net.parameters(), first.parameters()))
+            True
+        """
+        del num_classes
+        return copy.deepcopy(_loaded(self.path, self.sha256, torch.device("cpu"))).train().requires_grad_(True)
 
 
 # ------------------------------------------------------------------------------------ truncated consistency models
@@ -241,8 +271,10 @@ def truncated(first_stage: Network, boundary: float = 0.5) -> Recipe:
     """Make the second stage of a truncated consistency model (arXiv 2410.14895).
 
     The first stage is a consistency model, such as one trained by the recipe ``ect``; the second trains on noisy times
-    only. To sample in several steps, use :class:`Staged`. Not the paper's: times are uniform instead of heavy-tailed in
-    the logarithm of the noise, and the share is cut as in ``ect``, from 1/16 on.
+    only. As in the paper, let its network begin with the weights of the first stage (:meth:`Trained.copy`): from random
+    ones many a training does not get beyond the noise. To sample in several steps, use :class:`Staged`. Not the
+    paper's: times are uniform instead of heavy-tailed in the logarithm of the noise, and the share is cut as in
+    ``ect``, from 1/16 on.
 
     Args:
         first_stage: the trained consistency model, frozen.

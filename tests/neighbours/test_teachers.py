@@ -209,3 +209,21 @@ def test_a_trained_teacher_is_keyed_by_its_weights_and_checked_when_it_is_read(t
     save_model(nets[1], tmp_path / "c.safetensors", {})
     with pytest.raises(ValueError, match=r"c.safetensors is not the file that was named: its SHA-256 is"):
         c(x, t, 1 - t, t, y)
+
+
+def test_a_copy_begins_with_the_weights_of_its_file_and_is_trained_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = ToyMLP(width=8, depth=1, num_classes=NULL)
+    for weight in net.parameters():
+        torch.nn.init.normal_(weight)
+    save_model(net, tmp_path / "first.safetensors", {})
+    trained, (query, _) = Trained.at(tmp_path / "first.safetensors"), asked()
+    query = Query(*(column.float() for column in query[:4]), query.y)  # as models are loaded
+    before, copy = trained(*query), trained.copy(num_classes=NULL)
+    assert torch.equal(copy(*query), before)
+    optimizer = torch.optim.SGD(copy.parameters(), lr=0.1)
+    copy(*query).square().mean().backward()
+    optimizer.step()
+    assert not torch.equal(copy(*query), before)
+    assert torch.equal(trained(*query), before), "the teacher learnt, too"
+    assert torch.equal(trained.copy(num_classes=NULL)(*query), before)
