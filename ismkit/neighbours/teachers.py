@@ -104,10 +104,11 @@ class Trained:
             >>> first = ToyMLP(width=16, depth=1)
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     _ = save_model(first, f"{folder}/first.safetensors", {})
-            ...     run = replace(RUNS["gaussians"], net=Trained.at(f"{folder}/first.safetensors").copy)
-            ...     net = run.build(num_classes=8)
-            >>> all(map(torch.equal, net.parameters(), first.parameters()))
-            True
+            ...     trained = Trained.at(f"{folder}/first.safetensors")
+            ...     run = replace(RUNS["gaussians"], net=trained.copy)
+            ...     nets = [trained.copy(num_classes=8), run.build(num_classes=8)]
+            >>> [all(map(torch.equal, net.parameters(), first.parameters())) for net in nets]
+            [True, True]
         """
         del num_classes
         return copy.deepcopy(_loaded(self.path, self.sha256, torch.device("cpu"))).train().requires_grad_(True)

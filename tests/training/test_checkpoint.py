@@ -232,8 +232,8 @@ from ismkit.utils import weights
 torch.set_num_threads(1)
 base = pathlib.Path(sys.argv[1])
 
-run, draw = base / "random", random.Random(0)
-for kill in range(12):
+run, draw, met = base / "random", random.Random(0), 0
+for kill in range(200):
     start, told = max(checkpoint.saved_steps(run), default=0), os.pipe()
     child = os.fork()
     if child == 0:
@@ -252,7 +252,11 @@ for kill in range(12):
     for c in kept:
         assert c.meta == {"step": c.step} and len(c.tensors) == 5
         assert all((tensor == c.step).all() for tensor in c.tensors.values())
-    print('random', kept[-1].step - start - saved, len(kept), len(list(run.glob(".step_*"))))
+    partial = len(list(run.glob(".step_*")))
+    print('random', kept[-1].step - start - saved, len(kept), partial)
+    met += partial
+    if kill >= 11 and met:
+        break
 
 POINTS = [(os, "fsync"), (os, "replace"), (pathlib.Path, "unlink"), (weights, "save_file"), (pathlib.Path, "mkdir"),
           (pathlib.Path, "chmod")]
@@ -320,7 +324,7 @@ def ordeal(tmp_path_factory: pytest.TempPathFactory) -> Ordeal:
 
 def test_kill_at_any_moment_loses_at_most_the_save_in_progress(ordeal: Ordeal) -> None:
     rows = [tuple(map(int, line.split())) for line in ordeal[1]["random"]]
-    assert len(rows) == 12
+    assert len(rows) >= 12
     for beyond, kept, _ in rows:
         assert beyond in (0, 1)  # 1: killed when the new one was in place, before anybody was told
         assert kept in (1, 2, 3)  # 3: killed before the oldest was gone
