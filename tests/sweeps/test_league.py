@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from ismkit.evaluation.tables import PAPER_FID
 from ismkit.method.coupling import Coupling
+from ismkit.models.saved import save_model
+from ismkit.neighbours import Trained
 from ismkit.sweeps.studies import FOLDER
 from ismkit.sweeps.sweep import read_table
 from ismkit.training.costs import row_cost
@@ -70,6 +73,15 @@ def test_every_method_spends_as_much_whatever_is_changed_of_it(name: str, monkey
             assert passes == pytest.approx(spent, rel=0.01), (method, change)
             settings.add(repr((runs[0].recipe, runs[0].optim)))
         assert len(settings) == 7, f"{method}: two changes are one"
+
+
+def test_a_second_stage_begins_with_the_weights_of_the_first(tmp_path: Path) -> None:
+    league = LEAGUE.LEAGUES["checkerboard"]
+    save_model(league.run.build(2), tmp_path / "first.safetensors", {})
+    first = Trained.at(tmp_path / "first.safetensors")
+    for name, begins in (("tcm", first.copy), ("facm", league.run.net)):
+        entry = LEAGUE.Entry(name, LEAGUE.AS_IT_IS, seed=0)
+        assert league.trial(entry, 1.0, league.scored, first).run.net == begins
 
 
 def test_the_best_change_is_chosen_at_the_better_strength_by_the_mean_of_logarithms() -> None:
