@@ -5,8 +5,9 @@ million; patches of 2 x 2, width 160, seven blocks) learns by the same recipe, n
 (8192), in three stages (`STAGES`). The first has the rows of `ism_plus`. The others start from the slow average of the
 one before, in half precision, and give large steps, which are learnt last, more and more of the rows.
 
-`python book/studies/emoji_dit.py train` does so on a GPU, and stopped it goes on. `emoji_dit.safetensors` was made on
-an H200, its products in TF32 (`NVIDIA_TF32_OVERRIDE=1`), in 223 + 495 + 147 s, with other work beside the first two.
+`python book/studies/emoji_dit.py train` does so on a GPU, and resumes if it was stopped. `emoji_dit.safetensors` was
+made on an H200, its products in TF32 (`NVIDIA_TF32_OVERRIDE=1`), in 223 + 495 + 147 s, with other work beside the
+first two.
 `... score` writes `emoji_dit.csv`: its scores and those of the released model on the samples of noise 1. One seed.
 What was chosen, on the samples of noise 0: the first stage's learning rate, the better of 1e-3 and 2e-3. (A second
 stage with a level ratio of 3 and a rate of 2e-3 was cut off before its end, and not scored.) The DiT is not released:

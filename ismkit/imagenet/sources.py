@@ -192,7 +192,7 @@ def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
             raise DataError(f"{path} is truncated or damaged ({shown(error)})") from error
         if member is None:
             return
-        if member.size < 0:  # the next one would be sought before this one, for ever
+        if member.size < 0:  # the next one would be sought before this one, again and again
             raise DataError(f"{path} is damaged: {member.name} has {member.size} bytes")
         if not any(is_hidden(part) for part in _plain(member.name).split("/")):
             yield member

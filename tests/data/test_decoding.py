@@ -221,7 +221,7 @@ def test_a_file_that_asks_for_too_much_memory_is_refused_and_too_little_memory_i
 
 
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
-    """Opening a FIFO would wait for ever."""
+    """Opening a FIFO would never return."""
     os.mkfifo(tmp_path / "fifo.png")
     with socket.socket(socket.AF_UNIX) as server:
         here = Path.cwd()

@@ -927,7 +927,7 @@ def test_no_process_waits_for_ever_for_one_that_died_or_hangs(tmp_path: Path) ->
             for process in pair:
                 process.kill()
                 process.communicate()
-    resumed = multi(images, 6, folder=tmp_path / "dies", save_every=2, resume=True)  # one process goes on
+    resumed = multi(images, 6, folder=tmp_path / "dies", save_every=2, resume=True)  # one process resumes
     assert_same(contents(resumed), contents(multi(images, 6)))
 
 
@@ -1367,7 +1367,7 @@ GIVEN = torch.linspace(-1, 1, 64).view(32, 2)
 def test_other_data_networks_and_precision_are_refused(
     net: nn.Module, data: Tensor, options: dict[str, Any], named: str, tmp_path: Path
 ) -> None:
-    """faults A3: a run went on with other numbers of equal size."""
+    """faults A3: a run was resumed with other numbers of equal size."""
     fit(RECIPES["flow"], Own(), _data(GIVEN), steps=1, folder=tmp_path, progress=False)
     AcceleratorState._reset_state(True)
     with pytest.raises(ValueError, match=f"was trained with other settings; .*{named}"):
