@@ -9,9 +9,12 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
+import jupyter_client.kernelspec
+import jupyter_core.paths
 import psutil
 import pytest
 import torch
+from jupyter_client.kernelspec import KernelSpecManager
 
 from ismkit import doctor
 from ismkit.doctor import GIB, Check, checks, report
@@ -284,3 +287,31 @@ def test_kernel_must_be_this_interpreter(
     check = doctor.kernel()
     assert check.status == status
     assert str(tmp_path) in check.detail or program in check.detail
+
+
+def test_kernel_is_the_one_that_jupyter_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our short way to its file against Jupyter's own manager: two folders on the path, and none."""
+    for place in ("first", "second"):
+        kernelspec(tmp_path / place, f"/opt/{place}/python")
+    empty = tmp_path / "empty"
+    for path in ([], ["second"], ["second", "first"], ["first", "second"], ["nowhere", "second"]):
+        monkeypatch.setenv("JUPYTER_PATH", os.pathsep.join(str(tmp_path / place) for place in path))
+        spec = KernelSpecManager().get_kernel_spec("python3")
+        assert doctor._kernel_named("python3") == (spec.argv[0], Path(spec.resource_dir))
+    for module in (jupyter_core.paths, jupyter_client.kernelspec):
+        monkeypatch.setattr(module, "jupyter_path", lambda *_: [str(empty)])
+    program, folder = doctor._kernel_named("python3")  # ipykernel brings one, in no file of the path
+    assert (program, folder.parent.name) == (sys.executable, "ipykernel")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"argv": []}', "{}"])
+def test_a_kernel_that_cannot_be_read_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    kernelspec(tmp_path, "python")
+    file = tmp_path / "kernels" / "python3" / "kernel.json"
+    file.write_text(content)
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    check = doctor.kernel()
+    assert (check.status, check.detail) == ("warn", f"{file} names no program")
+    assert "ipykernel install" in check.remedy
