@@ -1021,6 +1021,17 @@ def test_printed_sentences_wrap_and_columns_do_not(browser: Chrome, home: str) -
     how = {part.text.split()[0]: part.value_of_css_property("white-space") for part in printed if part.text}
     assert how["PASS"] == "pre-wrap"
     assert how["Frechet"] == "pre"  # the first word of a table
+    below = next(part for part in printed if "PASS C05.white:" in part.text)  # a table, and sentences below it
+    sentences = [part for part in below.find_elements("css selector", ".prose") if part.text]
+    assert below.value_of_css_property("white-space") == "pre"
+    assert [part.value_of_css_property("white-space") for part in sentences] == ["pre-wrap"]
+    assert sentences[0].text.startswith("PASS C05.white:")
+    streams = {
+        "".join(out.get("text", "")).strip()
+        for cell in NOTEBOOKS["05_wavelet_loss"].cells
+        for out in cell.get("outputs", ())
+    }
+    assert below.get_property("textContent").strip() in streams  # no line is lost, none moved
 
 
 def test_names_of_tests_break_between_words(browser: Chrome, home: str) -> None:

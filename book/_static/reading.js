@@ -33,8 +33,23 @@ document.addEventListener("DOMContentLoaded", () => {
     document.querySelector("article h1").after(button);
   }
 
-  // Of what a cell printed, sentences wrap: two spaces in a row are the sign of columns.
-  for (const text of all("div.output pre")) text.classList.toggle("prose", !/\S {2}/.test(text.textContent));
+  // Of what a cell printed, sentences wrap: two spaces in a row are the sign of columns. Those above and below a table
+  // wrap too, unless the text has colours, as errors do.
+  const sentences = (lines) => {
+    const part = document.createElement("span");
+    part.className = "prose";
+    part.textContent = lines.join("");
+    return part;
+  };
+  for (const text of all("div.output pre")) {
+    const lines = text.textContent.split(/(?<=\n)/);
+    const columns = lines.map((line) => /\S {2}/.test(line));
+    let [first, end] = [columns.indexOf(true), columns.lastIndexOf(true) + 1];
+    if (!end) text.classList.add("prose");
+    if (!end || text.querySelector("[class]")) continue;
+    while (first && lines[first - 1].startsWith(" ")) first -= 1; // a line of the table's head
+    text.replaceChildren(sentences(lines.slice(0, first)), lines.slice(first, end).join(""), sentences(lines.slice(end)));
+  }
 
   // A box of outputs that continues below what is shown looks like it.
   for (const box of all(".cell_output > div.output")) {
