@@ -58,8 +58,8 @@ document.addEventListener("DOMContentLoaded", () => {
     new ResizeObserver(mark).observe(box);
   }
 
-  // The long names of tests break where a reader would break them.
-  for (const name of all("#guarantees code .pre")) {
+  // Long names in tables, and those of tests, break where a reader would break them.
+  for (const name of all("#guarantees code .pre, article td code .pre")) {
     name.replaceChildren(...name.textContent.split(/(?<=[/_:])/).flatMap((part) => [part, document.createElement("wbr")]));
   }
 
