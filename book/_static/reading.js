@@ -36,7 +36,7 @@ document.addEventListener("DOMContentLoaded", () => {
   // Of what a cell printed, sentences wrap: two spaces in a row are the sign of columns. Those above and below a table
   // wrap too, unless the text has colours, as errors do.
   const sentences = (lines) => {
-    const part = document.createElement("span");
+    const part = document.createElement("samp");
     part.className = "prose";
     part.textContent = lines.join("");
     return part;
