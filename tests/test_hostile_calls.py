@@ -247,6 +247,7 @@ CALLS: dict[str, Call] = {
         kept,
     ),
     "Anchored": Call(neighbours.Anchored, {"teacher": NET, "clip": 1.0, "relax": 1.0}, kept),
+    "DualEnds": Call(neighbours.DualEnds, {"teacher": NET}, kept),
     "anchored_distance": Call(
         neighbours.anchored_distance,
         {"prediction": X0, "target": X1, "query": method.Query(X0, T, D, W, Y)},

@@ -31,6 +31,7 @@ from .recipes import guided as guided
 from .rows import Groups as Groups
 from .rows import OneStep as OneStep
 from .teachers import Anchored as Anchored
+from .teachers import DualEnds as DualEnds
 from .teachers import Staged as Staged
 from .teachers import Trained as Trained
 from .teachers import Truncated as Truncated

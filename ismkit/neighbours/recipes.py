@@ -56,16 +56,19 @@ _SPLIT_MEANFLOW = replace(
 # 2512.15657. Its loss is one of e / c over a power of itself; at power 1 the shares cancel but for the constant.
 _SOFLOW = replace(_IMF, name="soflow", target=Leap("sample", ExponentialCut()))
 # 2406.14548, on the straight path. Every row ends at the data. The root of the error over the share is what its
-# pseudo-Huber loss over the difference of times is; the shares of its schedule do not depend on the time here.
+# pseudo-Huber loss over the difference of times is, with a constant that is small beside the residuals of small cuts.
+# This kit's are the time, not the level of the noise (by which a row would weigh t (t + c d) times as much), uniform
+# times, and a share that does not depend on the time.
 _ECT = replace(
     _MEANFLOW,
     name="ect",
     rows=Intervals(consistency=1.0, drop_consistency=True, to_data=1.0),
     target=Leap("sample", HalvingCut(), weight=-1.0),
     weights=(0.0, 0.0, 1.0),
-    distance=Normalised(l2, 0.5),
+    distance=Normalised(l2, 0.5, 1e-6),
 )
-# 2410.18958: the mean of what may have led to x instead of the sample, from the data of the batch.
+# 2410.18958: the mean of what may have led to x instead of the sample, from the data of the batch. Its smoother
+# schedule, its sampling and its guidance are left out.
 _SCT = replace(_ECT, name="sct", target=Leap("posterior", HalvingCut(), weight=-1.0))
 
 #: Neighbouring methods that need nothing but data, by name. Those with a teacher are functions that make a recipe.

@@ -72,6 +72,15 @@ class Groups(Intervals):
             raise ValueError(f"a batch must be a multiple of the group's size, {self.size}, got {batch}")
         return super().blocks(batch)
 
+    def _steps(self, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Times drawn, (n,), and lengths of steps to others that are uniform beyond them, as in the paper."""
+        to_data, from_noise = (round(share * len(start)) for share in (self.to_data, self.from_noise))
+        part = torch.ones_like(start)
+        part[to_data:] = torch.rand(len(start) - to_data, generator=generator, device=start.device)
+        start = start.clone()
+        start[to_data : to_data + from_noise] = 0.0
+        return start, (1 - start) * part
+
     def _draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         self.blocks(n)
         count = n // self.size

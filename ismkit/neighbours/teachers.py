@@ -21,7 +21,7 @@ from ismkit.method.recipes import Answer, Context, Recipe
 from ismkit.method.rows import Blocked, Intervals
 from ismkit.method.wavelet import Normalised, l2
 from ismkit.models.saved import load_model
-from ismkit.neighbours.leap import HalvingCut, Leap
+from ismkit.neighbours.leap import HalvingCut, Leap, derivative
 from ismkit.utils.checks import check_number, shown
 from ismkit.utils.files import file_sum
 from ismkit.utils.keys import UNKEYED
@@ -125,7 +125,7 @@ class TruncatedRows(Intervals):
         guidance, consistency, label_dropout, drop_consistency, strengths, grid, time_scale: as in
             :class:`~ismkit.method.rows.Intervals`.
         logit, to_data, from_noise: as there; ``to_data`` must be 1.
-        boundary: the last time, in (0, 1] (TCM: where the deviation of its noise is 1, which is 1/2 here).
+        boundary: the last time, in (0, 1] (TCM: where noise has twice the deviation of the data, which is 1/3 here).
         at_boundary: share of the consistency rows that sit there (TCM: 1/4).
 
     Raises:
@@ -137,12 +137,12 @@ class TruncatedRows(Intervals):
         >>> rows = TruncatedRows(consistency=1.0)
         >>> x, y, rng = torch.zeros(8, 1), torch.zeros(8).long(), torch.Generator().manual_seed(0)
         >>> query, _ = rows(x, x, y, null=1, generator=rng)
-        >>> (query.t == 0.5).sum().item(), bool((query.t <= 0.5).all())
+        >>> (query.t == rows.boundary).sum().item(), bool((query.t <= rows.boundary).all())
         (2, True)
     """
 
     to_data: float = 1.0
-    boundary: float = 0.5
+    boundary: float = 1 / 3
     at_boundary: float = 0.25
 
     def __post_init__(self) -> None:
@@ -208,26 +208,27 @@ class Truncated:
         first_stage: the consistency model that answers from the boundary on.
         leap: how the target is cut.
         boundary: the time, as in the rows.
-        weight: of the rows at the boundary, which match the first stage there (TCM: 0.1). Without them the model may
-            collapse to a constant.
+        weight: of the mean over the rows at the boundary, which the first stage teaches, beside the mean over the
+            others (TCM: 0.1). Without them the model may collapse to a constant.
 
     Raises:
         ValueError: if the rows of a recipe have another boundary.
 
     Example:
-        A row at the boundary is to answer what the first stage answers there:
+        A row at the boundary takes its target from the first stage, one before it its own answer further on:
 
         >>> import torch
         >>> from ismkit.method import Context, Query
         >>> from ismkit.neighbours import Leap, Truncated, TruncatedRows
         >>> def constant(value):
         ...     return lambda x, t, d, w, y: torch.full_like(x, value)
-        >>> rule, own = Truncated(constant(5.0), Leap("sample", 0.5)), constant(1.0)
+        >>> rows, own = TruncatedRows(consistency=1.0, boundary=0.5), constant(1.0)
+        >>> rule = Truncated(constant(5.0), Leap("sample", 0.25), boundary=0.5)
         >>> zero = torch.zeros(2)
         >>> query = Query(zero[:, None], torch.tensor([0.5, 0.0]), torch.tensor([0.5, 1.0]), zero, zero.long())
-        >>> answer = rule(query, torch.full((2, 1), 3.0), TruncatedRows(consistency=1.0), Context(own, own, null=1))
-        >>> answer.target.flatten(), answer.weight
-        (tensor([5., 4.]), tensor([0.1000, 1.0000]))
+        >>> answer = rule(query, torch.full((2, 1), 3.0), rows, Context(own, own, null=1))
+        >>> answer.target.flatten(), answer.weight  # a quarter of the rows is there: 0.1 of the others' mean
+        (tensor([4.5000, 1.5000]), tensor([0.3000, 1.0000]))
 
         The rows of its recipe must have the same boundary:
 
@@ -238,7 +239,7 @@ class Truncated:
 
     first_stage: Network
     leap: Leap = field(default_factory=Leap)
-    boundary: float = 0.5
+    boundary: float = 1 / 3
     weight: float = 0.1
 
     def __post_init__(self) -> None:
@@ -260,15 +261,13 @@ class Truncated:
         """Targets (B, ...) and weights; see :class:`~ismkit.method.recipes.TargetRule`."""
         staged = Staged(self.first_stage, context.fast, self.boundary)
         target, weight = self.leap(query, velocity, rows, context._replace(fast=staged))
-        at = query.t >= self.boundary
-        block = rows.blocks(len(velocity)).consistency
-        target[block] = torch.where(
-            expand_as(at[block], velocity), self.first_stage(*query.take(block)).to(target.dtype), target[block]
-        )
-        return Answer(target, torch.where(at & (query.d > 0), self.weight, weight))
+        at = (query.t >= self.boundary) & (query.d > 0)
+        share = rows.at_boundary if isinstance(rows, TruncatedRows) else 0.0
+        odds = (1 - share) / share if 0 < share < 1 else 1.0  # one mean over all rows becomes two
+        return Answer(target, torch.where(at, self.weight * odds * weight, weight))
 
 
-def truncated(first_stage: Network, boundary: float = 0.5) -> Recipe:
+def truncated(first_stage: Network, boundary: float = 1 / 3) -> Recipe:
     """Make the second stage of a truncated consistency model (arXiv 2410.14895).
 
     The first stage is a consistency model, such as one trained by the recipe ``ect``; the second trains on noisy times
@@ -292,8 +291,8 @@ def truncated(first_stage: Network, boundary: float = 0.5) -> Recipe:
         >>> from ismkit import ToyMLP
         >>> from ismkit.neighbours import truncated
         >>> recipe = truncated(ToyMLP(width=16, depth=1, num_classes=3))
-        >>> recipe.name, recipe.rows.boundary
-        ('tcm', 0.5)
+        >>> recipe.name, round(recipe.rows.boundary, 3)
+        ('tcm', 0.333)
     """
     check_network("first_stage", first_stage)
     rows = TruncatedRows(consistency=1.0, drop_consistency=True, boundary=boundary)
@@ -304,7 +303,7 @@ def truncated(first_stage: Network, boundary: float = 0.5) -> Recipe:
         Truncated(first_stage, leap, boundary),
         weights=(0.0, 0.0, 1.0),
         coupling=Coupling(pool=0),
-        distance=Normalised(l2, 0.5),
+        distance=Normalised(l2, 0.5, 1e-6),
         fast=0.0,
     )
 
@@ -321,7 +320,7 @@ class Anchored:
     Attributes:
         teacher: asked for the velocity v.
         clip: bound on e (FACM: 1).
-        relax: the power of the time by which the pull is weaker near the data; not known, 1 is this kit's.
+        relax: the power of the time by which the pull is weaker near the data (FACM's code: 1/2).
 
     Raises:
         ValueError: if ``clip`` or ``relax`` is not positive.
@@ -343,7 +342,7 @@ class Anchored:
 
     teacher: Network
     clip: float = 1.0
-    relax: float = 1.0
+    relax: float = 0.5
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -394,7 +393,8 @@ def anchored_distance(prediction: Tensor, target: Tensor, query: Query | None = 
 def facm(teacher: Network) -> Recipe:
     """Make FACM of a flow model (arXiv 2507.03738): consistency anchored in the teacher's velocity.
 
-    In the paper each sample has both losses; here half of the rows have each.
+    As in its code, let the network begin with the teacher's weights (:meth:`Trained.copy`), and train the teacher with
+    the time scale of these rows, 10. In the paper each sample has both losses; here half of the rows have each.
 
     Args:
         teacher: a trained flow model, such as one of the recipe ``flow``.
@@ -423,11 +423,91 @@ def facm(teacher: Network) -> Recipe:
     )
 
 
+@dataclass(frozen=True)
+class DualEnds:
+    """Targets of dual-end consistency: a derivative in the start for steps to the data, in the end for others.
+
+    With the teacher's velocity v, the steps to the data have the limit of a cut, ``v(x, t) + d D`` (:class:`Leap`).
+    Those that begin at the noise ask for the average velocity up to an end that moves: ``d s`` grows there by the
+    velocity at the place that the step reaches, so the target is ``v(x + d s, d) - d ds/dd``.
+
+    Attributes:
+        teacher: asked for the velocity v.
+
+    Raises:
+        ValueError: if the rows of a recipe do not all touch the data or the noise.
+
+    Example:
+        The average velocity of ``dx/dt = x`` is what both kinds ask for:
+
+        >>> import torch
+        >>> from ismkit.method import Context, Intervals, Query
+        >>> from ismkit.neighbours import DualEnds
+        >>> def net(x, t, d, w, y):
+        ...     return x * torch.where(d > 0, torch.expm1(d) / d.clamp(min=1e-9), 1.0)[:, None]
+        >>> x, w = torch.ones(2, 1), torch.zeros(2)
+        >>> query = Query(x, torch.tensor([0.5, 0.0]), torch.tensor([0.5, 0.3]), w, w.long())
+        >>> rows = Intervals(consistency=1.0, to_data=0.5, from_noise=0.5)
+        >>> target = DualEnds(net)(query, x, rows, Context(net, net, null=1)).target
+        >>> torch.allclose(target, net(*query))
+        True
+
+        >>> from ismkit.neighbours import dual_end
+        >>> recipe = dual_end(net)
+        >>> recipe.target.check(recipe)
+    """
+
+    teacher: Network
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuse rows that do not all end at the data or begin at the noise.
+
+        Raises:
+            ValueError: if the recipe's rows are others.
+        """
+        rows = recipe.rows
+        if not isinstance(rows, Intervals) or rows.to_data + rows.from_noise != 1:
+            raise ValueError(f"rows must be Intervals with to_data + from_noise = 1, got {rows}")
+
+    def __call__(self, query: Query, velocity: Tensor, rows: Blocked, context: Context) -> Answer:
+        """Targets, (B, ...); see :class:`~ismkit.method.recipes.TargetRule`."""
+        block = rows.blocks(len(velocity)).consistency
+        to_data = rows.to_data if isinstance(rows, Intervals) else 1.0
+        middle = block.start + round(to_data * (block.stop - block.start))  # in the order of the rows
+        target = velocity.clone()
+        for start, stop, kind in (
+            (0, block.start, self._velocity),
+            (block.start, middle, self._to_data),
+            (middle, block.stop, self._from_noise),
+        ):
+            if stop > start:
+                target[start:stop] = kind(query.take(slice(start, stop)), context.fast).to(target.dtype)
+        return Answer(target)
+
+    def _velocity(self, asked: Query, net: Network) -> Tensor:
+        del net
+        return self.teacher(*asked._replace(d=torch.zeros_like(asked.d)))
+
+    def _to_data(self, asked: Query, net: Network) -> Tensor:
+        x, t, d, w, y = asked
+        velocity = self._velocity(asked, net)
+        return velocity + expand_as(d, x) * derivative(lambda x, t, d: net(x, t, d, w, y), (x, t, d), velocity)
+
+    def _from_noise(self, asked: Query, net: Network) -> Tensor:
+        x, t, d, w, y = asked
+        reached = x + expand_as(d, x) * net(*asked)
+        velocity = self._velocity(Query(reached, t + d, d, w, y), net)
+        slope = derivative(lambda _x, _t, d: net(x, t, d, w, y), (x, t, d), torch.zeros_like(x))  # along -d alone
+        return velocity + expand_as(d, x) * slope
+
+
 def dual_end(teacher: Network) -> Recipe:
     """Make dual-end consistency of a flow model (arXiv 2602.10764): steps to the data, and steps from the noise.
 
     A third of the rows each: the teacher's velocity at ``d = 0``, steps that end at the data, steps that begin at the
-    noise. What is printed leaves the third loss open; here it is the limit of a cut as in the second, in every step.
+    noise. What is printed leaves the third loss open; :class:`DualEnds` has the one taken here. Let the network begin
+    with the teacher's weights (:meth:`Trained.copy`), and train the teacher with the time scale of these rows, 10. Two
+    calls that were both trained are ``sample(..., times=(0, 0.5, 1))``.
 
     Args:
         teacher: a trained flow model.
@@ -449,7 +529,7 @@ def dual_end(teacher: Network) -> Recipe:
     return Recipe(
         "dual_end",
         Intervals(consistency=2 / 3, drop_consistency=True, to_data=0.5, from_noise=0.5),
-        Leap("sample", 0.0, guide=_Taught(teacher)),
+        DualEnds(teacher),
         weights=(1 / 3, 0.0, 2 / 3),
         coupling=Coupling(pool=0),
         distance=Normalised(l2, 1.0),

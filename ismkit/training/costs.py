@@ -90,7 +90,8 @@ def passes(recipe: Recipe, batch: int, progress: float = 0.0) -> Passes:
     counted: list[int] = []
 
     def net(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
-        counted.append(len(x) * (1 if forward_ad.unpack_dual(x).tangent is None else 2))
+        moved = any(forward_ad.unpack_dual(given).tangent is not None for given in (x, t, d))
+        counted.append(len(x) * (2 if moved else 1))
         return torch.zeros_like(x)
 
     if not isinstance(recipe, Recipe):

@@ -61,21 +61,21 @@ def test_truncated_rows_sit_at_noisy_times_and_a_quarter_at_the_boundary() -> No
 
 @pytest.mark.parametrize("cut", [0.0, 0.02, 0.3, 0.9])
 def test_the_first_stage_answers_from_the_boundary_on(cut: float) -> None:
-    rows = TruncatedRows(consistency=1.0, label_dropout=0.0)
+    rows = TruncatedRows(consistency=1.0, label_dropout=0.0, boundary=0.5)
     query, velocity = asked(rows=rows)
     query = query._replace(t=torch.where(query.t > 0.4999, 0.5, query.t))  # what float32 draws is exact there
-    answer = Truncated(flow, Leap("sample", cut))(query, velocity, rows, UNLIKE)
+    answer = Truncated(flow, Leap("sample", cut, weight=-1.0), boundary=0.5)(query, velocity, rows, UNLIKE)
     at = query.t == 0.5
     assert at.sum() == 16
-    torch.testing.assert_close(answer.target[at], flow(*query)[at])
     assert isinstance(answer.weight, Tensor)
-    assert set(answer.weight[at].tolist()) == {0.1}
-    assert set(answer.weight[~at].tolist()) == {1.0}
-    beyond = ~at & (query.t + cut * query.d >= 0.5)
+    others = 1 / cut if cut else 1.0
+    # A quarter of the rows is there: the sum over all is 48 times (the mean over the others + 0.1 that over these).
+    torch.testing.assert_close(answer.weight, torch.where(at, 0.1 * 48 / 16 * others, others))
+    beyond = query.t + cut * query.d >= 0.5
     plain = Leap("sample", cut)
-    for asks, which in ((CONTEXT, beyond), (UNLIKE, ~at & ~beyond)):
+    for asks, which in ((CONTEXT, beyond), (UNLIKE, ~beyond)):
         torch.testing.assert_close(answer.target[which], plain(query, velocity, rows, asks).target[which])
-    assert (beyond.sum() > 4) == (cut >= 0.3)  # a small cut leads beyond it from its vicinity alone
+    assert ((beyond & ~at).sum() > 4) == (cut >= 0.3)  # a small cut leads beyond it from its vicinity alone
 
 
 def test_a_staged_network_of_two_equal_stages_is_either() -> None:
@@ -157,6 +157,30 @@ def test_dual_ends_are_steps_to_the_data_and_from_the_noise() -> None:
     torch.testing.assert_close(answer.target, flow(*query), rtol=1e-10, atol=1e-10)
 
 
+def test_each_end_has_its_own_derivative() -> None:
+    """Of a network that is no flow: by central differences, in the start for steps to the data, else in the end."""
+    recipe = dual_end(flow)
+    query, velocity = asked(n=60, rows=teaching(recipe))
+    target = recipe.target(query, velocity, teaching(recipe), UNLIKE).target
+    h = 1e-5
+
+    def v(x: Tensor, t: Tensor, rows: slice) -> Tensor:
+        return flow(x, t, torch.zeros_like(t), query.w[rows], query.y[rows])
+
+    rows = slice(20, 40)
+    x, t, d, w, y = query.take(rows)
+    step = v(x, t, rows)
+    slope = (unlike(x + h * step, t + h, d - h, w, y) - unlike(x - h * step, t - h, d + h, w, y)) / (2 * h)
+    torch.testing.assert_close(target[rows], step + d[:, None] * slope, rtol=1e-6, atol=1e-6)
+    rows = slice(40, 60)
+    x, t, d, w, y = query.take(rows)
+    slope = (unlike(x, t, d + h, w, y) - unlike(x, t, d - h, w, y)) / (2 * h)
+    end = v(x + d[:, None] * unlike(x, t, d, w, y), d, rows)
+    torch.testing.assert_close(target[rows], end - d[:, None] * slope, rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match=r"rows must be Intervals with to_data \+ from_noise = 1, got Intervals"):
+        replace(recipe, rows=Intervals(consistency=1.0, to_data=0.5))
+
+
 # ---------------------------------------------------------------- any of them
 
 
@@ -181,9 +205,10 @@ def test_a_teachers_passes_count_and_it_is_not_asked() -> None:
 
     # The teacher of all rows; the derivative and the answer of the steps.
     assert passes(facm(never), 16) == Passes(16, 16 + 2 * 8 + 8, 3)
-    assert passes(dual_end(never), 15) == Passes(15, 15 + 2 * 10, 2)
-    # Both stages for what is beyond the cut, and the first one for all rows once more.
-    assert passes(truncated(never), 16) == Passes(16, 16 + 16 + 16, 3)
+    # Where a step from the noise ends, too.
+    assert passes(dual_end(never), 15) == Passes(15, 15 + 2 * 10 + 5, 6)
+    # Both stages for what is beyond the cut.
+    assert passes(truncated(never), 16) == Passes(16, 16 + 16, 2)
 
 
 def test_what_is_no_network_is_refused() -> None:

@@ -75,13 +75,16 @@ def test_every_method_spends_as_much_whatever_is_changed_of_it(name: str, monkey
         assert len(settings) == 7, f"{method}: two changes are one"
 
 
-def test_a_second_stage_begins_with_the_weights_of_the_first(tmp_path: Path) -> None:
+def test_a_student_begins_with_the_weights_of_its_teacher(tmp_path: Path) -> None:
     league = LEAGUE.LEAGUES["checkerboard"]
     save_model(league.run.build(2), tmp_path / "first.safetensors", {})
     first = Trained.at(tmp_path / "first.safetensors")
-    for name, begins in (("tcm", first.copy), ("facm", league.run.net)):
+    for name in ("tcm", "facm", "dual_end"):
         entry = LEAGUE.Entry(name, LEAGUE.AS_IT_IS, seed=0)
-        assert league.trial(entry, 1.0, league.scored, first).run.net == begins
+        run = league.trial(entry, 1.0, league.scored, first).run
+        assert run.net == first.copy
+        teacher = league.teacher(entry, 1.0).run.build(2)
+        assert teacher.config["time_scale"] == run.recipe.rows.time_scale  # its weights are for these times
 
 
 def test_the_best_change_is_chosen_at_the_better_strength_by_the_mean_of_logarithms() -> None:
