@@ -602,9 +602,9 @@ def league_rows(part: pd.DataFrame, metric: str) -> list[list[str]]:
 
 
 def reasons_table() -> list[str]:
-    """What was tried of the two methods that are behind at one call, beside the league's: each seed, lowest first."""
+    """What was tried of the method that is behind at one call, beside the league's: each seed, lowest first."""
     league = sweep.read_table(FOLDER / "league-checkerboard.parquet")
-    league = league[(league.stage == "league") & league.variant.isin(["ism", "ect", "imm", "tcm"])]
+    league = league[(league.stage == "league") & league.variant.isin(["ism", "ect", "tcm"])]
     shown = pd.concat([league, sweep.read_table(FOLDER / "league-reasons.parquet")])
     shown = shown[shown.nfe == 1]
     found = sweep.against(shown, "ism", "w2")

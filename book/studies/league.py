@@ -3,7 +3,7 @@
 `python book/studies/league.py checkerboard` trains and scores points and writes `league-checkerboard.parquet`, `...
 gaussians` the same for another set, `... clothes` for latents of Fashion-MNIST; each has a second division, such as
 `checkerboard-coupled`. `... choices` writes `league-choices.parquet`, what each choice of improved MeanFlow is worth on
-the checkerboard; `... reasons` `league-reasons.parquet`, why two methods are behind; `... raised`
+the checkerboard; `... reasons` `league-reasons.parquet`, why one method is behind; `... raised`
 `league-raised.parquet`, what is tried to raise `ism_plus` on clothes; `... seconds` `league-seconds.csv`. Stopped, the
 same command resumes. What the leagues do:
 
@@ -434,22 +434,13 @@ def choices() -> list[Trial]:
 
 
 def reasons(place: Place) -> pd.DataFrame:
-    """The table of why two methods may be behind: IMM's groups, TCM's first weights, the length of the training."""
-    league = LEAGUES["checkerboard"]
-    base, columns = replace(league.run, recipe=league.run.adapt(RECIPES["ism"])), (("league", league.name),)
-    imm = changed(league.recipe(METHODS["imm"]), METHODS["imm"].own["k = 11"])
-    runs = {
-        f"imm, groups of {size}": equal_passes(base, changed(imm, {"rows.size": size, "distance.size": size}))
-        for size in (4, 16, 64)
-    }
-    once = equal_passes(base, imm)
-    runs["imm, 4 times the passes"] = replace(once, steps=4 * once.steps)
-    trials = [Trial(name, run, seed, league.scored, columns) for seed in SEEDS for name, run in runs.items()]
+    """The table of why one method is behind: TCM's first weights, and the length of the training."""
+    league, trials = LEAGUES["checkerboard"], []
     for times, weights in ((4, "as it is"), (1, "random"), (4, "random")):
         name = "tcm" + ", random weights" * (weights == "random") + f", {times} times the passes" * (times > 1)
-        for trial in league.trials([Entry("tcm", "cut to 1/32", seed) for seed in SEEDS], times, league.scored, place):
+        for trial in league.trials([Entry("tcm", "rate / 2", seed) for seed in SEEDS], times, league.scored, place):
             run = replace(trial.run, net=league.run.net) if weights == "random" else trial.run
-            trials.append(replace(trial, variant=name, run=run, labels=columns))
+            trials.append(replace(trial, variant=name, run=run, labels=(("league", league.name),)))
     return place.run(trials)
 
 

@@ -587,9 +587,8 @@ CLAIMS: dict[str, Claim] = {
         comparisons=16,
     ),
     "C09.ahead": Claim(
-        "Of the others the lowest mean, `ism` without guidance, is below `ism` at one call",
+        "Of the others the lowest mean, dual-end consistency, is below `ism` at one call",
         "kit",
-        verdict="not resolved",
         basis="study",
         trainings=5,
         comparisons=16,
