@@ -125,7 +125,7 @@ class Drift(_Moving):
     samples' means fell from 2.6 to 0.015 in 300 steps in bands, and to 1.3 without.
 
     Attributes:
-        radii: of the kernels, in the mean distance of all pairs (authors' code: 0.02, 0.05, 0.2).
+        radii: of the kernels, in the mean distance of samples and data (authors' code: 0.02, 0.05, 0.2).
         normalised: scale the drift of each radius to a root mean square of 1, as the authors' code does; else it is
             shorter the nearer samples and data are.
         levels: of the wavelet transform in whose bands samples are compared; 0 compares them as they are.
