@@ -592,7 +592,7 @@ def league_rows(part: pd.DataFrame, metric: str) -> list[list[str]]:
     calls = sorted(int(nfe) for nfe in part.nfe.unique())
     rows = [["method", "tuned", *(f"{nfe} call" + "s" * (nfe > 1) for nfe in calls), "over `ism`, 1 call", "Holm"]]
     for variant in means.xs(1, level="nfe").sort_values().index:
-        cells = [f"{means[variant, nfe]:.3g}" if (variant, nfe) in means else "" for nfe in calls]
+        cells = [f"{means[variant, nfe]:#.3g}" if (variant, nfe) in means else "" for nfe in calls]
         row = found.loc[variant] if variant in found.index else None
         compared = (
             ["", ""] if row is None else [f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})", f"{row.holm:.3f}"]
