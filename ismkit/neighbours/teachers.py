@@ -428,8 +428,9 @@ class DualEnds:
     """Targets of dual-end consistency: a derivative in the start for steps to the data, in the end for others.
 
     With the teacher's velocity v, the steps to the data have the limit of a cut, ``v(x, t) + d D``, as in
-    :class:`~ismkit.neighbours.leap.Leap`. Those that begin at the noise ask for the average velocity up to an end that moves: ``d s`` grows there by the
-    velocity at the place that the step reaches, so the target is ``v(x + d s, d) - d ds/dd``.
+    :class:`~ismkit.neighbours.leap.Leap`. Those that begin at the noise ask for the average velocity up to an end that
+    moves: ``d s`` grows there by the velocity at the place that the step reaches, so the target is
+    ``v(x + d s, d) - d ds/dd``.
 
     Attributes:
         teacher: asked for the velocity v.
