@@ -286,7 +286,7 @@ class BakedIn:
     """The shortcut model's targets, with CFG at one scale baked in while half steps are made (SM).
 
     Attributes:
-        cfg_scale: the baked-in scale (SM: 1.5).
+        cfg_scale: the baked-in scale (SM: 1.5); at 1, where the null label has no share, it is not asked.
         every_level: apply CFG again at every doubling of the step, as the iSM paper formalises it: the guidance of one
             step grows to ``cfg_scale ** log2(N)``. False is the released SM code: CFG at the finest doubling only,
             which coarser levels inherit unmultiplied.
@@ -328,6 +328,8 @@ class BakedIn:
         null = torch.full_like(y, context.null)
 
         def guided(x: Tensor, t: Tensor, d: Tensor) -> Tensor:
+            if self.cfg_scale == 1:
+                return context.fast(x, t, d, w, y)
             scale = torch.where((d == 0) | self.every_level, self.cfg_scale, 1.0)
             asked = ((context.fast, Query(x, t, d, w, labels)) for labels in (y, null))
             conditional, unconditional = ask(*asked)

@@ -245,6 +245,8 @@ class Intervals(Blocked):
         to_data: share of the consistency rows that end at the data, ``d = 1 - t``: 1 for consistency models (arXiv
             2406.14548).
         from_noise: share of them that begin at the noise, ``t = 0``; with ``to_data`` 1 at most.
+        noisier: velocity and guidance rows are at the earlier of two times drawn, as in MeanFlow's code, which draws
+            two for every row and sets ``d = 0`` in some afterwards.
 
     Raises:
         ValueError: as :class:`Blocked`, for a deviation that is not positive, or shares that are none.
@@ -267,6 +269,7 @@ class Intervals(Blocked):
     logit: tuple[float, float] | None = None
     to_data: float = 0.0
     from_noise: float = 0.0
+    noisier: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -290,16 +293,22 @@ class Intervals(Blocked):
         self._strengths(w, rows.consistency, False, generator)
         self._strengths(w, rows.guidance, True, generator)
         t[rows.consistency], d[rows.consistency] = self._steps(t[rows.consistency], generator)
+        if self.noisier:
+            still = slice(0, rows.consistency.start)
+            t[still] = torch.minimum(t[still], self._times(still.stop, generator, device))
         return t, d, w
 
-    def _steps(self, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _steps(self, drawn: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Start and length of steps between times drawn, (n,), and others; or to the data, or from the noise."""
-        count, end = len(start), torch.ones_like(start)
+        count, start, end = len(drawn), drawn.clone(), torch.ones_like(drawn)
         to_data, from_noise = (round(share * count) for share in (self.to_data, self.from_noise))
-        end[to_data:] = self._times(count - to_data, generator, start.device)
-        start = start.clone()
         start[to_data : to_data + from_noise] = 0.0
+        end[to_data:] = self._ends(start[to_data:], generator)
         return torch.minimum(start, end), (end - start).abs()
+
+    def _ends(self, start: Tensor, generator: torch.Generator) -> Tensor:
+        """The other times of steps, (n,): of the same law as those drawn."""
+        return self._times(len(start), generator, start.device)
 
     def _times(self, n: int, generator: torch.Generator, device: torch.device) -> Tensor:
         """Times of n rows, (n,)."""

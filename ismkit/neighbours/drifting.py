@@ -17,9 +17,16 @@ from ismkit.neighbours.rows import OneStep
 from ismkit.utils.checks import check_count, check_number, check_tensor
 from ismkit.utils.settings import check_types
 
+FLOOR = 1e-3  #: of the affinity of two samples of a label, as in the authors' code
+
 
 def drift(
-    x: Tensor, attracting: Tensor, repelling: Tensor, radius: float | Tensor, fits: tuple[Tensor, Tensor] | None = None
+    x: Tensor,
+    attracting: Tensor,
+    repelling: Tensor,
+    radius: float | Tensor,
+    fits: tuple[Tensor, Tensor] | None = None,
+    floor: float = 0.0,
 ) -> Tensor:
     """Compute the drift of samples: the mean shift to some points minus that to others (arXiv 2602.04770).
 
@@ -38,13 +45,14 @@ def drift(
         radius: of the kernel, in the unit of the samples; a tensor, such as a mean distance, is not read.
         fits: which pairs there are, (N, P) and (N, Q) of truth values; None for all. A sample without pairs of both
             kinds stays where it is.
+        floor: no pair has less affinity (authors' code: 0.001, by which samples far from all points are still drawn).
 
     Returns:
         The drift, (N, F), in the type of ``x``.
 
     Raises:
         TypeError: if samples or points hold no floating point numbers.
-        ValueError: if they are not (N, F) with as many numbers, or the radius is not positive.
+        ValueError: if they are not (N, F) with as many numbers, the radius is not positive, or the floor negative.
 
     Example:
         A sample between two points of data, and another sample on one of them. The data draws it to both sides alike,
@@ -68,12 +76,13 @@ def drift(
         check_tensor("radius", radius, ("x", x))
         if radius.ndim:
             raise ValueError(f"radius must be one number, got a tensor {tuple(radius.shape)}")
+    check_number("floor", floor, "of at least 0", 0)
     points = torch.cat([attracting, repelling]).double()
     affinity = -torch.cdist(x.double(), points) / radius  # (N, P + Q), logarithmic
     if fits is not None:
         pairs = torch.cat(fits, 1)
         affinity = affinity.masked_fill(~pairs, -1e30)  # finite: a column without any pair would be NaN
-    affinity = ((affinity.log_softmax(0) + affinity.log_softmax(1)) / 2).exp()
+    affinity = ((affinity.log_softmax(0) + affinity.log_softmax(1)) / 2).exp().clamp(min=floor)
     if fits is not None:
         affinity = affinity * pairs
     to, of = affinity.split([len(attracting), len(repelling)], 1)
@@ -125,7 +134,8 @@ class Drift(_Moving):
     samples' means fell from 2.6 to 0.015 in 300 steps in bands, and to 1.3 without.
 
     Attributes:
-        radii: of the kernels, in the mean distance of samples and data (authors' code: 0.02, 0.05, 0.2).
+        radii: of the kernels, in the mean distance of the samples to both each other and the data (authors' code: 0.02,
+            0.05, 0.2).
         normalised: scale the drift of each radius to a root mean square of 1, as the authors' code does; else it is
             shorter the nearer samples and data are.
         levels: of the wavelet transform in whose bands samples are compared; 0 compares them as they are.
@@ -176,10 +186,11 @@ class Drift(_Moving):
         """The drift of all radii, shaped like the samples."""
         x, points = samples.flatten(1), data.flatten(1)
         same = fits[0]
-        unit = (torch.cdist(x.double(), points.double()) * same).sum() / same.sum()  # the mean distance
+        near = sum(torch.cdist(x.double(), others.double()) for others in (x, points))  # a sample's own 0 counts too
+        unit = (near * same).sum() / (2 * same.sum())  # the mean distance
         total = torch.zeros_like(x)
         for radius in self.radii:
-            moved = drift(x, points, x, radius * unit.clamp(min=1e-30), fits)
+            moved = drift(x, points, x, radius * unit.clamp(min=1e-30), fits, FLOOR)
             length = moved.square().mean().sqrt().clamp(min=1e-30) if self.normalised else 1.0
             total = total + moved / length
         return total.view_as(samples)
@@ -192,6 +203,10 @@ class SinkhornDrift(_Moving):
     As :class:`Drift`, but samples move by plans of entropic optimal transport: to the mean of the data that a sample's
     mass goes to, less that of the samples that it would go to among themselves. That is minus the gradient of the
     divergence, and 0 where the samples of each label are its data. The rows of a label are a problem of their own.
+
+    W-Flow takes the second plan to another batch of samples. Eight Gaussians, batches of 256, 800 steps, three seeds:
+    the distance of one step is 0.052 to 0.054 as it is here, 0.061 to 0.064 without the sample itself, and 0.075 to
+    0.081 with a plan between the halves of a batch.
 
     Attributes:
         epsilon: of the entropy, in the mean squared distance of all pairs of a label; this kit's choice.

@@ -304,7 +304,7 @@ class Leap:
             has no noise of the sample.
         weight: the rows' distance is multiplied by ``c`` to this power, where c > 0: their residual is of the order
             of c.
-        clip: bound on the target (alpha-Flow: 4), or None.
+        clip: bound on the target where c > 0 (alpha-Flow: 4), or None.
         guide: guidance, by which the sample's velocity is pushed in all rows; None for none.
         differences: take a central difference with steps of this length in time in place of the derivative, for
             networks that have none in forward mode.
@@ -383,8 +383,10 @@ class Leap:
         if block.stop > block.start:
             share = self._share(query.t[block], context)
             leap = self._leap(query.take(block), velocity[block], share, context.fast)
-            target[block] = (leap if self.clip is None else leap.clamp(-self.clip, self.clip)).to(target.dtype)
-            weight[block] = share**self.weight if isinstance(share, Tensor) or share else 1.0
+            if isinstance(share, Tensor) or share > 0:
+                leap = leap if self.clip is None else leap.clamp(-self.clip, self.clip)
+                weight[block] = share**self.weight
+            target[block] = leap.to(target.dtype)
         return Answer(target, weight)
 
     def _share(self, t: Tensor, context: Context) -> float | Tensor:

@@ -20,13 +20,13 @@ from ismkit.utils.checks import check_number, shown
 
 _ALONE = Coupling(pool=0)  # noise is drawn for each sample: none of these papers couples it
 
-# 2505.13447. The law of the times and the power are those of the authors' code for ImageNet; their constant, 0.01 for
-# a sum over the coordinates, is 1e-3 for the mean here. Of the shares of rows with d > 0 that they tried, 1/4 is the
-# default.
+# 2505.13447. The law of the times, of which rows with d = 0 have the noisier of two, and the power are those of the
+# authors' code for ImageNet; their constant, 0.01 for a sum over the coordinates, is 1e-3 for the mean here. Of the
+# shares of rows with d > 0 that they tried, 1/4 is the default.
 _TIMES = Intervals(consistency=1 / 4, drop_consistency=True, logit=(0.4, 1.0))
 _MEANFLOW = Recipe(
     "meanflow",
-    _TIMES,
+    replace(_TIMES, noisier=True),
     Leap("sample", 0.0),
     weights=(3 / 4, 0.0, 1 / 4),  # one mean over the batch
     coupling=_ALONE,
@@ -37,13 +37,16 @@ _MEANFLOW = Recipe(
 _IMF = replace(
     _MEANFLOW,
     name="imf",
-    rows=replace(_TIMES, consistency=1 / 2),
+    rows=replace(_TIMES, consistency=1 / 2, noisier=True),
     target=Leap("sample", 0.0, tangent="net"),
     weights=(1 / 2, 0.0, 1 / 2),
 )
-# 2510.20771, with the schedule of its B/2, which falls over the whole run.
+# 2510.20771, with the schedule of its B/2, which falls over the whole run. Half of the rows have d = 0.
 _ALPHA_FLOW = replace(
-    _IMF, name="alpha_flow", target=Leap("sample", SigmoidCut(), weight=1.0, clip=4.0), distance=Normalised(l2, 1.0)
+    _IMF,
+    name="alpha_flow",
+    rows=replace(_TIMES, consistency=1 / 2),
+    target=Leap("sample", SigmoidCut(), weight=1.0, clip=4.0),
 )
 # 2507.16884. It does not say how times are drawn, how many rows have d = 0, or which distance; uniform, half and
 # squares are this kit's.
@@ -54,9 +57,8 @@ _SPLIT_MEANFLOW = replace(
     target=Leap("own", "uniform"),
     distance=l2,
 )
-# 2512.15657. Its code has c e^2 / (e^2 + 0.01 c^2), three quarters of the rows with d = 0 and times of two kinds; the
-# distance, the half and the times of improved MeanFlow are this kit's.
-_SOFLOW = replace(_IMF, name="soflow", target=Leap("sample", ExponentialCut()))
+# 2512.15657. Its code has c e^2 / (e^2 + 0.01 c^2) and times of three laws; MeanFlow's distance and law are this kit's.
+_SOFLOW = replace(_MEANFLOW, name="soflow", rows=_TIMES, target=Leap("sample", ExponentialCut()))
 # 2406.14548, on the straight path. Every row ends at the data. The root of the error over the share is what its
 # pseudo-Huber loss over the difference of times is, with a constant that is small beside the residuals of small cuts.
 # This kit's are the time, not the level of the noise (by which a row would weigh t (t + c d) times as much), uniform

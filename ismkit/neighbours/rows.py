@@ -28,6 +28,7 @@ class Groups(Intervals):
         time_scale: by which networks multiply times before they embed them.
         logit: mean and standard deviation of the logit of the times; None for uniform ones.
         to_data, from_noise: shares of the groups whose steps end at the data, or begin at the noise.
+        noisier: of no effect, since no row has ``d = 0``.
         size: rows in a group, M.
 
     Raises:
@@ -72,14 +73,9 @@ class Groups(Intervals):
             raise ValueError(f"a batch must be a multiple of the group's size, {self.size}, got {batch}")
         return super().blocks(batch)
 
-    def _steps(self, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Times drawn, (n,), and lengths of steps to others that are uniform beyond them, as in the paper."""
-        to_data, from_noise = (round(share * len(start)) for share in (self.to_data, self.from_noise))
-        part = torch.ones_like(start)
-        part[to_data:] = torch.rand(len(start) - to_data, generator=generator, device=start.device)
-        start = start.clone()
-        start[to_data : to_data + from_noise] = 0.0
-        return start, (1 - start) * part
+    def _ends(self, start: Tensor, generator: torch.Generator) -> Tensor:
+        """The ends of steps, (n,): uniform beyond their starts, as in the paper."""
+        return start + (1 - start) * torch.rand(len(start), generator=generator, device=start.device)
 
     def _draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         self.blocks(n)

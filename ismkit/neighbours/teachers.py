@@ -124,7 +124,7 @@ class TruncatedRows(Intervals):
     Attributes:
         guidance, consistency, label_dropout, drop_consistency, strengths, grid, time_scale: as in
             :class:`~ismkit.method.rows.Intervals`.
-        logit, to_data, from_noise: as there; ``to_data`` must be 1.
+        logit, to_data, from_noise, noisier: as there; ``to_data`` must be 1.
         boundary: the last time, in (0, 1] (TCM: where noise has twice the deviation of the data, which is 1/3 here).
         at_boundary: share of the consistency rows that sit there (TCM: 1/4).
 
@@ -369,7 +369,8 @@ def anchored_distance(prediction: Tensor, target: Tensor, query: Query | None = 
         query: says which rows have ``d = 0``, and their times.
 
     Returns:
-        Distances, (B,): ``mse + 1 - cos`` at ``d = 0``, and ``cos(pi t / 2) mse / sqrt(sg(mse) + 1e-3)`` at d > 0.
+        Distances, (B,): ``mse + 1 - cos`` at ``d = 0``, where the cosine is that of the channels, the mean over all
+        places; and ``cos(pi t / 2) mse / sqrt(sg(mse) + 1e-3)`` at d > 0.
 
     Raises:
         ValueError: without a query.
@@ -385,7 +386,8 @@ def anchored_distance(prediction: Tensor, target: Tensor, query: Query | None = 
     """
     if not isinstance(query, Query):
         raise ValueError(f"query must be what was asked, a Query, got {shown(query)}")
-    anchor = l2(prediction, target) + 1 - F.cosine_similarity(prediction.flatten(1), target.flatten(1))
+    cosine = F.cosine_similarity(prediction, target, dim=1).reshape(len(prediction), -1).mean(1)
+    anchor = l2(prediction, target) + 1 - cosine
     step = torch.cos(torch.pi / 2 * query.t) * Normalised(l2, 0.5)(prediction, target)
     return torch.where(query.d == 0, anchor, step)
 
@@ -394,7 +396,8 @@ def facm(teacher: Network) -> Recipe:
     """Make FACM of a flow model (arXiv 2507.03738): consistency anchored in the teacher's velocity.
 
     As in its code, let the network begin with the teacher's weights (:meth:`Trained.copy`), and train the teacher with
-    the time scale of these rows, 10. In the paper each sample has both losses; here half of the rows have each.
+    the time scale of these rows, 10. In the paper each sample has both losses; here half of the rows have each. The law
+    of the times is nearly that of its code, where ``tan(pi (1 - t) / 2)`` has a normal logarithm.
 
     Args:
         teacher: a trained flow model, such as one of the recipe ``flow``.
@@ -414,7 +417,7 @@ def facm(teacher: Network) -> Recipe:
     check_network("teacher", teacher)
     return Recipe(
         "facm",
-        Intervals(consistency=1 / 2, drop_consistency=True, to_data=1.0),
+        Intervals(consistency=1 / 2, drop_consistency=True, logit=(1.0, 2.0), to_data=1.0),
         Anchored(teacher),
         weights=(1.0, 0.0, 1.0),
         coupling=Coupling(pool=0),

@@ -360,6 +360,12 @@ def test_baked_in_at_scale_one_is_plain_consistency() -> None:
         target = BakedIn(1.0, every_level, clip=None)(query, v, rows, BOTH).target
         close(target, gaussian(*query), atol=1e-10)
 
+    def labelled(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        assert (y != NULL).all()  # the null label has no share, and nobody pays for it
+        return gaussian(x, t, d, w, y)
+
+    BakedIn(1.0)(query, v, Rows(consistency=1.0), Context(labelled, labelled, NULL))
+
 
 @pytest.mark.parametrize("predicted", [False, True])
 def test_the_gap_comes_from_the_average_named_and_all_else_from_the_fast_one(predicted: bool) -> None:

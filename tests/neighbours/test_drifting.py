@@ -22,12 +22,13 @@ def draw(n: int, *shape: int, seed: int = 0) -> Tensor:
     return torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def loops(x: Tensor, attracting: Tensor, repelling: Tensor, radius: float) -> Tensor:
+def loops(x: Tensor, attracting: Tensor, repelling: Tensor, radius: float, floor: float = 0.0) -> Tensor:
     """The drift, sum by sum."""
     points = [*attracting, *repelling]
     kernel = [[math.exp(-math.dist(a.tolist(), b.tolist()) / radius) for b in points] for a in x]
     affinity = [
-        [k / (sum(row) * sum(other[j] for other in kernel)) ** 0.5 for j, k in enumerate(row)] for row in kernel
+        [max(k / (sum(row) * sum(other[j] for other in kernel)) ** 0.5, floor) for j, k in enumerate(row)]
+        for row in kernel
     ]
     moved = torch.zeros_like(x)
     for i, row in enumerate(affinity):
@@ -41,6 +42,18 @@ def test_the_field_is_that_of_loops() -> None:
     x, attracting, repelling = draw(4, 3), draw(5, 3, seed=1), draw(3, 3, seed=2)
     found = drift(x, attracting, repelling, 0.7)
     torch.testing.assert_close(found, loops(x, attracting, repelling, 0.7), rtol=1e-11, atol=1e-12)
+    raised = drift(x, attracting, repelling, 0.7, floor=0.2)
+    torch.testing.assert_close(raised, loops(x, attracting, repelling, 0.7, 0.2), rtol=1e-11, atol=1e-12)
+    assert not torch.allclose(raised, found, rtol=0.01)
+    with pytest.raises(ValueError, match="floor must be a number of at least 0, got -1"):
+        drift(x, attracting, repelling, 0.7, floor=-1.0)
+
+
+def test_a_floor_draws_samples_that_are_far_from_all_points() -> None:
+    """In units of the radius sample and data are 1000 apart: their affinity is 0 but for the floor."""
+    x, data = torch.tensor([[0.0], [0.1]]), torch.tensor([[1000.0]])
+    alone = torch.ones(2, 1, dtype=torch.bool), ~torch.eye(2, dtype=torch.bool)
+    assert drift(x, data, x, 1.0, alone)[0].abs() < 0.01 * drift(x, data, x, 1.0, alone, floor=1e-3)[0].abs()
 
 
 def test_it_changes_its_sign_with_the_sets_and_is_0_where_they_are_equal() -> None:
@@ -91,12 +104,12 @@ def test_the_rule_adds_up_the_drifts_of_its_radii(normalised: bool) -> None:
     x0, x1, y = draw(8, 2), draw(8, 2, seed=1), torch.arange(8) % 2
     same = y[:, None] == y
     fits, samples = (same, same & ~torch.eye(8, dtype=torch.bool)), 1.5 * x0
-    unit = torch.cdist(samples, x1)[same].mean()
+    unit = torch.cat([torch.cdist(samples, points)[same] for points in (samples, x1)]).mean()
     expected = torch.zeros_like(x0)
-    for radius in (0.2, 1.0):
-        moved = drift(samples, x1, samples, radius * unit, fits)
+    for radius in (0.02, 1.0):
+        moved = drift(samples, x1, samples, radius * unit, fits, floor=1e-3)
         expected += moved / moved.square().mean().sqrt() if normalised else moved
-    found = rule_of(Drift((0.2, 1.0), normalised), x0, x1, y)
+    found = rule_of(Drift((0.02, 1.0), normalised), x0, x1, y)
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-9)
 
 

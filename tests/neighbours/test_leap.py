@@ -348,6 +348,24 @@ def test_times_with_a_normal_logit_have_its_mean_and_deviation() -> None:
     assert abs(logit.std().item() - 1.2) < 4 * 1.2 / (2 * n) ** 0.5
 
 
+def test_rows_without_a_step_may_have_the_noisier_of_two_times() -> None:
+    """Of two uniform times the earlier one has P(t > s) = (1 - s)^2; the steps beside them stay as they are."""
+    n, x = 40_000, torch.zeros(40_000, 1)
+    rows = Intervals(guidance=0.25, consistency=0.25, strengths=Strengths(3.5), noisier=True)
+    queries = [
+        r(x, x, torch.zeros(n).long(), 1, torch.Generator().manual_seed(0))[0]
+        for r in (rows, replace(rows, noisier=False))
+    ]
+    for block in (slice(0, 20_000), slice(20_000, 30_000)):
+        t = queries[0].t[block]
+        for s in (0.1, 0.5, 0.8):
+            p = (1 - s) ** 2
+            assert abs((t > s).double().mean().item() - p) < 4 * (p * (1 - p) / len(t)) ** 0.5
+        assert (t <= queries[1].t[block]).all()
+    for found, before in zip(queries[0], queries[1], strict=True):
+        assert found[30_000:].equal(before[30_000:])
+
+
 def test_dyadic_rows_ask_what_they_always_did() -> None:
     x, rng = torch.zeros(64, 1), torch.Generator().manual_seed(0)
     rows = Rows(guidance=0.25, consistency=0.25, strengths=Strengths(3.5))

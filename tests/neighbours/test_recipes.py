@@ -59,7 +59,7 @@ def test_the_exact_flow_is_a_fixed_point(name: str, progress: float) -> None:
         ("alpha_flow", 0.5, Passes(16, 8, 1)),
         ("alpha_flow", 0.99, Passes(16, 16, 1)),  # MeanFlow at last
         ("split_meanflow", 0.0, Passes(16, 16, 2)),
-        ("soflow", 0.0, Passes(16, 8, 1)),
+        ("soflow", 0.0, Passes(16, 4, 1)),
         ("ect", 0.0, Passes(16, 0, 0)),
         ("ect", 0.5, Passes(16, 16, 1)),
         ("sct", 0.5, Passes(16, 16, 1)),
@@ -105,6 +105,8 @@ def test_the_weight_of_alpha_flow_is_its_share() -> None:
     assert isinstance(answer.weight, Tensor)
     assert answer.weight.tolist() == [1.0, 1.0, 0.5, 0.5]
     assert answer.target.flatten().tolist() == [9.0, 9.0, 4.0, 4.0]  # the velocity rows are not bounded
+    limit = rule(query, torch.full((4, 1), 9.0), Intervals(consistency=0.5), Context(net, net, 1, 0.9))
+    assert limit.target.flatten().tolist() == [9.0] * 4  # nor is the cut 0, as in the authors' code
 
 
 # ---------------------------------------------------------------- fitted to data
