@@ -455,9 +455,9 @@ CLAIMS: dict[str, Claim] = {
         verdict="not resolved",
     ),
     "C08.plus128": _rung(
-        "ism_plus does not lose to ism at 128 steps",
+        "ism_plus loses to ism at 128 steps",
         "kit",
-        verdict="opposite here",
+        verdict="holds here",
     ),
     "C08.emoji_guidance": _rung_of_emoji(
         "On emoji intrinsic guidance lowers the one-step distance, also against the best of four scales",
