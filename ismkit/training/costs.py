@@ -97,7 +97,8 @@ def passes(recipe: Recipe, batch: int, progress: float = 0.0) -> Passes:
     if not isinstance(recipe, Recipe):
         raise TypeError(f"recipe must be a Recipe, such as one of RECIPES, got {shown(recipe)}")
     batch = check_count("batch", batch)
-    x = torch.zeros(batch, 1)
+    side = 2 ** getattr(recipe.target, "levels", 0)  # a rule that compares wavelet bands takes no points
+    x = torch.zeros(batch, 1, side, side)
     query, velocity = recipe.rows(x, x, torch.zeros(batch, dtype=torch.long), 1, torch.Generator().manual_seed(0))
     rng = torch.Generator().manual_seed(0)
     asking(recipe.target, net)(query, velocity, recipe.rows, Context(net, net, 1, progress, rng))

@@ -87,6 +87,17 @@ def test_a_student_begins_with_the_weights_of_its_teacher(tmp_path: Path) -> Non
         assert teacher.config["time_scale"] == run.recipe.rows.time_scale  # its weights are for these times
 
 
+@pytest.mark.parametrize("name", LEAGUE.LEAGUES)
+def test_drifting_compares_the_bands_of_latents_and_points_as_they_are(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ismkit.training.runs.row_cost", counted)
+    league = LEAGUE.LEAGUES[name]
+    for change in [LEAGUE.AS_IT_IS, *LEAGUE.METHODS["drifting"].own]:
+        (run,) = trainings(league, "drifting", change)
+        assert run.recipe.target.levels == (3 if "clothes" in name else 0), change
+
+
 def test_the_best_change_is_chosen_at_the_better_strength_by_the_mean_of_logarithms() -> None:
     columns = ["method", "change", "nfe", "w", "w2"]
     rows = [

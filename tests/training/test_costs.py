@@ -1,6 +1,7 @@
 """What a step costs: FLOPs against PyTorch's own counter, parameters and saved bytes against real networks."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ismkit.method.ema import TwinEMA
 from ismkit.method.recipes import RECIPES, training_step
 from ismkit.models.nets import FREQUENCIES, PRESETS, DiT
+from ismkit.neighbours.drifting import Drift
 from ismkit.neighbours.leap import Leap, SigmoidCut
 from ismkit.neighbours.recipes import NEIGHBOURS
 from ismkit.training.costs import (
@@ -91,6 +93,11 @@ def test_equal_passes_are_equal(name: str) -> None:
     assert spent == pytest.approx(wanted / 2, rel=1 / other.steps)
     assert other.recipe == recipe
     assert other.optim == run.optim
+
+
+def test_drifting_in_bands_costs_what_it_does_without() -> None:
+    recipe = NEIGHBOURS["drifting"]
+    assert row_cost(replace(recipe, target=Drift(levels=4)), 16) == row_cost(recipe, 16) == 4
 
 
 def test_ism_costs_four_thirds_of_a_flow_step() -> None:
