@@ -386,8 +386,8 @@ def anchored_distance(prediction: Tensor, target: Tensor, query: Query | None = 
     """
     if not isinstance(query, Query):
         raise ValueError(f"query must be what was asked, a Query, got {shown(query)}")
-    cosine = F.cosine_similarity(prediction, target, dim=1).reshape(len(prediction), -1).mean(1)
-    anchor = l2(prediction, target) + 1 - cosine
+    error = l2(prediction, target)  # it refuses what is no pair of batches
+    anchor = error + 1 - F.cosine_similarity(prediction, target, dim=1).reshape(len(prediction), -1).mean(1)
     step = torch.cos(torch.pi / 2 * query.t) * Normalised(l2, 0.5)(prediction, target)
     return torch.where(query.d == 0, anchor, step)
 
