@@ -408,6 +408,24 @@ def ladder_table(space: str) -> list[str]:
     return table(rows)
 
 
+def twice_table(space: str) -> list[str]:
+    """The shortcut models at 128 steps: unguided, and guided by a second call, each beside `ism`, paired by seed."""
+    one, two = (sweep.read_table(FOLDER / f"power-{space}{calls}.parquet") for calls in ("", "-two-calls"))
+    guided = sweep.at_best(two, "frechet", (0, 1))
+    plain = one[one.cfg_scale.notna() & (one.nfe == 128) & (one.w == 0) & (one.noise == 1)]
+    reported = ladder.reported(one)
+    ism = reported[(reported.variant == "ism") & (reported.nfe == 128)]
+    found = sweep.against(pd.concat([ism, guided]), "ism", "frechet")
+    rows = [["scale trained with", "unguided", "guided by a second call", "w", "over `ism`", "Holm"]]
+    for variant, part in guided.sort_values("cfg_scale").groupby("variant", sort=False):
+        over = found.loc[variant]
+        cells = [f"{part.cfg_scale.iloc[0]:g}"]
+        cells += [f"{scores.frechet.mean():.2f}" for scores in (plain[plain.variant == variant], part)]
+        cells += [f"{part.w.iloc[0]:g}", f"{over.ratio:.2f} ({over.low:.2f} to {over.high:.2f})", f"{over.holm:.3f}"]
+        rows.append(cells)
+    return table(rows)
+
+
 def unguided(name: str, nfe: int) -> str:
     """A mark for a shortcut model at the finest step: the guidance baked into it begins with the first doubling."""
     return r"\*" if nfe == 128 and name.startswith("shortcut") else ""
@@ -737,6 +755,7 @@ MADE: dict[str, Callable[[], Iterable[str]]] = {
     "headlines": headlines,
     "words": claim_words,
     **{f"ladder of {space}": partial(ladder_table, space) for space in ("clothes", "emoji")},
+    "shortcut models of clothes with two calls": partial(twice_table, "clothes"),
     "sweeps": sweeps_tables,
     "league": league_tables,
     "reasons": reasons_table,

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -180,6 +181,26 @@ def test_ladder_of_the_book_is_bold_where_the_corrected_test_resolves_a_change(
             assert ("**" in cell) == (change.holm < 0.05), (upper, nfe)
             percent = int(re.findall(r"[+\N{MINUS SIGN}]\d+", cell)[0].replace("\N{MINUS SIGN}", "-"))
             assert percent == round(100 * (change.ratio - 1)), (upper, nfe)
+
+
+def test_shortcut_models_guided_by_a_second_call_stand_beside_what_they_are_unguided() -> None:
+    asked = "shortcut models of clothes with two calls"
+    page = builder().with_made(f"Before.\n\n<!-- {asked} -->\n\nAfter.\n")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
+    assert [row[0] for row in rows[2:]] == [f"{scale:g}" for scale in ladder.SCALES]
+    one, two = (sweep.read_table(FOLDER / f"power-clothes{calls}.parquet") for calls in ("", "-two-calls"))
+    one = one[one.nfe == 128]
+    ism = one[one.variant == "ism"].pivot_table("frechet", "seed", ["noise", "w"])
+    best = ism[1][ism[0].mean().idxmin()]
+    for scale, plain, guided, w, ratio, _ in rows[2:]:
+        unguided, scores = (
+            frame[frame.cfg_scale == float(scale)].pivot_table("frechet", "seed", ["noise", "w"])
+            for frame in (one, two)
+        )
+        assert plain == f"{unguided[1][0.0].mean():.2f}"
+        assert float(w) == scores[0].mean().idxmin()
+        assert guided == f"{scores[1][float(w)].mean():.2f}"
+        assert ratio.startswith(f"{np.exp(np.log(scores[1][float(w)] / best).mean()):.2f} (")
 
 
 def test_caption_of_the_readme_is_what_the_card_says() -> None:
