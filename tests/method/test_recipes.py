@@ -361,7 +361,7 @@ def test_baked_in_at_scale_one_is_plain_consistency() -> None:
         close(target, gaussian(*query), atol=1e-10)
 
     def labelled(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
-        assert (y != NULL).all()  # the null label has no share, and nobody pays for it
+        assert (y != NULL).all()  # the null label has no share, and is not asked
         return gaussian(x, t, d, w, y)
 
     BakedIn(1.0)(query, v, Rows(consistency=1.0), Context(labelled, labelled, NULL))
