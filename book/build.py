@@ -115,18 +115,27 @@ RUNGS = {
 
 def build(folder: Path) -> int:
     """Lay out the sources in ``folder/source`` and build ``folder/html``; returns Sphinx's exit status."""
-    for made in ("source", "doctrees", "html", live.MODELS):  # Sphinx does not repeat the warnings of an old page
+    # Sphinx does not repeat the warnings of an old page.
+    for made in ("source", "static", "doctrees", "html", live.MODELS):
         shutil.rmtree(folder / made, ignore_errors=True)
-    source, models = folder / "source", folder / live.MODELS
+    source, models, static = folder / "source", folder / live.MODELS, folder / "html" / "_static"
     lay_out(source, live.export_all(models))
+    write_explorables(folder / "static" / "explore" / "explore.js")
     options = ["-n", "-W", "--keep-going", "-q", "-b", "html", "-c", str(BOOK), "-d", str(folder / "doctrees")]
     status = sphinx_build([*options, str(source), str(folder / "html")])
     if models.is_dir():  # Sphinx knows of no files that only a page's script asks for
         shutil.copytree(models, folder / "html" / live.MODELS)
+    if static.is_dir():
+        (static / "live").rename(folder / "html" / live.SCRIPTS)
     write_decks(folder / "html" / SLIDES)
-    scripts = BOOK / "_static" / "explore"
-    (folder / "html" / "_static" / "explore" / "explore.js").write_text(bundle(scripts, scripts / "page.js"))
     return status
+
+
+def write_explorables(path: Path) -> None:
+    """Write the script of all figures to explore, which Sphinx takes from here (see ``made_static`` in ``conf.py``)."""
+    scripts = BOOK / "_static" / "explore"
+    path.parent.mkdir(parents=True)
+    path.write_text(bundle(scripts, scripts / "page.js"))
 
 
 def lay_out(source: Path, models: list[live.Live]) -> None:
@@ -284,7 +293,6 @@ def frames(stored: dict[str, Any]) -> Iterator[NotebookNode]:
     values = (f"{control['label']}\u00a0=\u00a0{control['values'][control['first']]}" for control in controls)
     given = html.escape(json.dumps({"controls": controls, "first": first}))
     block = f'<div class="frames" data-frames="{given}"><p>Shown for {html.escape(", ".join(values))}.</p></div>'
-    block += '\n<script type="module" src="../_static/frames.js"></script>'
     yield nbformat.v4.new_output("display_data", {"text/html": block, "text/plain": ", ".join(values)})
     for _, frame in sorted(pictures, key=lambda one: one[0] != first):
         metadata = {"image/png": frame["about"]}

@@ -7,12 +7,15 @@ import sys
 import unicodedata
 from base64 import b64decode
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 
 import nbformat
 from docutils import nodes
+from PIL import Image
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.config import Config
 from sphinx.search.en import SearchEnglish
 
 from ismkit import __version__
@@ -131,8 +134,21 @@ def describe_figures(app: Sphinx, doctree: nodes.document) -> None:
         png, about = known.get(Path(image["uri"]).stem, (b"", {}))  # MyST-NB names a figure by its sum
         if "alt" in about:
             image["alt"] = about["alt"]
+        if png:
+            load_late(image, png)
         if "pictures" in about:
             add_dark(app, image, png, about["pictures"])
+
+
+HIGHEST = 336  # pixels of a figure, which fits a screen then with the text about it
+
+
+def load_late(image: nodes.image, png: bytes) -> None:
+    """Let a figure be loaded once it is near and shown, as of two variants one is. What is around it does not move."""
+    width, height = Image.open(BytesIO(png)).size
+    shown = min(int(image.get("width", width)), HIGHEST * width / height)
+    image["width"], image["height"] = str(round(shown)), str(round(shown * height / width))
+    image["loading"] = "lazy"
 
 
 def add_dark(app: Sphinx, image: nodes.image, png: bytes, pictures: list[list[float]]) -> None:
@@ -145,8 +161,15 @@ def add_dark(app: Sphinx, image: nodes.image, png: bytes, pictures: list[list[fl
     image.parent.insert(image.parent.index(image) + 1, variant)
 
 
-def load_explorables(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
-    """Load what draws explorable figures, on the pages that have one."""
+def made_static(app: Sphinx, config: Config) -> None:
+    """Take files that the build made: Sphinx marks the address of each by its sum, so that no old one is kept."""
+    config.html_static_path.append(str(Path(app.outdir).parent / "static"))
+
+
+def load_scripts(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
+    """Load what draws explorable figures and moves stored frames, on the pages that have one."""
+    if 'class="frames"' in context.get("body", ""):
+        app.add_js_file("frames.js", loading_method="defer")
     if 'class="explorable"' in context.get("body", ""):
         app.add_js_file("explore/explore.js", loading_method="defer")
         app.add_css_file("explore/explore.css")
@@ -214,5 +237,6 @@ def setup(app: Sphinx) -> None:
     app.connect("doctree-read", mark_claims)
     app.connect("doctree-read", leave_out_long_values)
     app.connect("doctree-read", describe_figures, priority=400)  # before Sphinx collects the images, at 500
-    app.connect("html-page-context", load_explorables)
+    app.connect("config-inited", made_static)
+    app.connect("html-page-context", load_scripts)
     app.connect("html-page-context", load_filter)

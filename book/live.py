@@ -7,6 +7,7 @@ picture of every field for readers who do not load them. ``_static/live`` brings
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -33,6 +34,10 @@ from ismkit.utils.seeding import stream
 STATIC = Path(__file__).resolve().parent / "_static"
 RUNTIME = ("onnxruntime-web/ort.wasm.bundle.min.js", "onnxruntime-web/ort-wasm-simd-threaded.wasm.gz")
 MODELS = "models"  # the folder beside the pages
+#: The folder of the scripts there, of another name whenever one of them changed: a browser that has read an older book
+#: must not run one of each.
+_SUM = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((STATIC / "live").glob("*.js"))))
+SCRIPTS = f"_static/live-{_SUM.hexdigest()[:12]}"
 CALLS = (1, 2, 4, 8, 16)
 SCALE = 3  # pixels of a picture for one of what is drawn: few browsers' own enlargements are sharp
 START = {"label": 0, "w": 1.0, "nfe": 1}  # what is drawn first
@@ -270,7 +275,7 @@ def filled(text: str, models: list[Live], home: str = "") -> str:
     named = {model.name: model for model in models}
     comments = re.compile(r"^<!-- live (\w+) -->$", re.MULTILINE)
     made = comments.sub(lambda found: raw(element(named[found[1]], home)), text)
-    start = f'<script src="{home}_static/live/start.js" defer></script>'
+    start = f'<script src="{home}{SCRIPTS}/start.js" defer></script>'
     return made if made == text else f"{made.rstrip()}\n\n{raw([start])}\n"
 
 

@@ -5,6 +5,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
+NEXT = "const [done] = arguments; requestAnimationFrame(() => requestAnimationFrame(() => done()))"
+
 
 class Explorable:
     """The figure of this name on the page that is open, once its module has filled the block."""
@@ -15,10 +17,15 @@ class Explorable:
         self.block = WebDriverWait(browser, 20).until(lambda driver: driver.find_element(By.CSS_SELECTOR, css))
         browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant'})", self.block)
 
+    def settle(self) -> None:
+        """Wait for the frame in which what was moved is drawn."""
+        self.browser.execute_async_script(NEXT)
+
     @property
     def number(self) -> str:
-        """The line that is read out."""
-        return self.block.find_element(By.CSS_SELECTOR, "[aria-live]").text
+        """The line below the controls."""
+        self.settle()
+        return self.block.find_element(By.CSS_SELECTOR, ".number").text
 
     @property
     def picture(self) -> WebElement:
@@ -27,12 +34,13 @@ class Explorable:
 
     @property
     def shown(self) -> str:
-        """The line that is read out, and the drawing as its source."""
+        """The line below the controls, and the drawing as its source."""
         return f"{self.number} {self.picture.get_attribute('innerHTML')}"
 
     @property
     def alternative(self) -> str:
         """What stands for the drawing where it is not seen."""
+        self.settle()
         return self.picture.get_attribute("aria-label") or ""
 
     def control(self, label: str) -> WebElement:

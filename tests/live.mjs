@@ -1,12 +1,12 @@
 // Runs the code of the live models in Node, for tests/test_live.py: questions in JSON come in, answers go out.
 //
-// Its argument is a folder of web pages whose JavaScript Node takes for modules.
+// Its arguments are a folder of web pages whose JavaScript Node takes for modules, and where in it the code is.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
-const folder = process.argv[2];
-const part = (name) => import(pathToFileURL(join(folder, "_static", "live", name)));
+const [folder, scripts] = process.argv.slice(2);
+const part = (name) => import(pathToFileURL(join(folder, scripts, name)));
 const { noise, normal } = await part("noise.js");
 const { ask, equal, halving, sample } = await part("sampler.js");
 const { apart, deviation, strength } = await part("measure.js");

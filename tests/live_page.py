@@ -43,6 +43,7 @@ const [root, warm, repeats, done] = arguments;
 def make(folder: Path) -> list[live.Live]:
     """Write ``live.html`` and all that it asks for into a new folder; returns its models."""
     shutil.copytree(STATIC, folder / "_static")
+    (folder / "_static" / "live").rename(folder / live.SCRIPTS)
     models = live.export_all(folder / live.MODELS)
     text = live.filled("\n".join(f"<!-- live {model.name} -->" for model in models), models)
     (folder / "live.html").write_text(PAGE.format(re.sub("^```.*$", "", text, flags=re.MULTILINE)))

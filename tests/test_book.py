@@ -23,7 +23,7 @@ from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from book import figures, folds
+from book import figures, folds, live
 from ismkit.evaluation import expected_bias
 from ismkit.evaluation.tables import PAPER_SETTINGS
 from ismkit.lessons.claims import CLAIMS
@@ -519,7 +519,7 @@ def screen(browser: Chrome, width: int) -> Iterator[None]:
 def loaded_early(seen: dict, home: str) -> dict[str, int]:
     """What of a live model a page loaded before the click, with the bytes: no more than a picture and a script."""
     assert not [name for name, _ in seen["early"] if "onnx" in name or name.endswith("element.js")]
-    return {name.removeprefix(home): size for name, size in seen["early"] if "/live/" in name or "/models/" in name}
+    return {name.removeprefix(home): size for name, size in seen["early"] if "/live-" in name or "/models/" in name}
 
 
 @pytest.mark.parametrize("width", [1400, 390])
@@ -529,11 +529,12 @@ def test_a_model_draws_in_the_page_after_one_click(browser: Chrome, book: Path, 
         browser.get(home + page)
         seen = browser.execute_async_script(OPENED, browser.find_element(By.CLASS_NAME, "live"))
         assert logged(browser, home) == []
+        browser.get("about:blank")  # a page that stays open would ask for pictures of a server that is gone
     assert seen["numbers"] > 50, seen["status"]  # levels of grey: the canvas is not blank
     assert 250 < seen["side"] < 390
     assert seen["width"] <= width
     model = loaded_early(seen, home)
-    assert "_static/live/start.js" in model
+    assert f"{live.SCRIPTS}/start.js" in model
     assert sum(model.values()) < 100_000
 
 
@@ -552,6 +553,7 @@ def test_the_live_models_of_a_notebook_draw_in_its_page(browser: Chrome, book: P
         assert seen["width"] <= PHONE
         assert accessible.violations(browser, within=".live") == []
         assert logged(browser, home) == []
+        browser.get("about:blank")
 
 
 def test_without_javascript_a_picture_stands_for_a_live_model(
@@ -641,6 +643,22 @@ def test_guidance_of_one_step_follows_the_controls(opened: Callable[[str], Explo
     assert "both classes are one" in figure.number
     figure.keys("Standard deviation of class A", Keys.ARROW_RIGHT)
     assert "for class A (above it)" in figure.number
+    said = figure.block.find_element(By.CSS_SELECTOR, "[role=status]")
+    WebDriverWait(figure.browser, 10).until(lambda _: said.get_property("textContent") == figure.number)
+
+
+def test_guidance_below_the_scale_has_an_open_mark(opened: Callable[[str], Explorable]) -> None:
+    figure = opened("guidance")
+    marks = "return arguments[0].querySelectorAll('circle.below').length"
+    assert figure.browser.execute_script(marks, figure.picture) == 0
+    figure.keys("Scale c", Keys.HOME, *[Keys.ARROW_RIGHT] * 20)
+    figure.keys("Finest steps", Keys.HOME, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    figure.keys("Distance", Keys.HOME, *[Keys.ARROW_RIGHT] * 5)
+    figure.keys("Standard deviation of class A", Keys.HOME, *[Keys.ARROW_RIGHT] * 6)
+    figure.keys("Standard deviation of class B", Keys.END)
+    assert "carry -0.0" in figure.number
+    assert figure.number.endswith("Open marks are below the scale.")
+    assert figure.browser.execute_script(marks, figure.picture) > 0
 
 
 def test_weights_of_the_bands_follow_the_controls(opened: Callable[[str], Explorable]) -> None:
@@ -801,7 +819,8 @@ WITH_FRAMES = [
 
 
 @pytest.mark.parametrize("name", WITH_FRAMES)
-def test_every_slider_of_stored_frames_moves_to_another_picture(browser: Chrome, home: str, name: str) -> None:
+def test_every_slider_of_stored_frames_moves_to_another_picture(browser: Chrome, book: Path, name: str) -> None:
+    home = f"{book.as_uri()}/"  # as a file, where browsers run less than from a server
     browser.get(f"{home}notebooks/{name}.html")
     WebDriverWait(browser, 10).until(lambda _: browser.find_elements(By.CSS_SELECTOR, ".scrubbed"))
 
@@ -850,6 +869,9 @@ def test_flow_plays_and_stops(opened: Callable[[str], Explorable]) -> None:
     assert moments == sorted(moments)
     assert stopped == later < 1
     assert press.text == "Play"
+    press.click()
+    figure.keys("Time", Keys.END)  # which its reader takes over
+    assert (press.text, figure.value("Time")) == ("Play", "1.00")
 
 
 def test_flow_goes_from_moment_to_moment_for_those_who_want_no_motion(
@@ -857,8 +879,8 @@ def test_flow_goes_from_moment_to_moment_for_those_who_want_no_motion(
 ) -> None:
     emulated("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]})
     figure = opened("flow")
-    for moment in ("0.10", "0.20"):
-        figure.keys("Play", Keys.ENTER)
+    for moment in ("0.00", "0.10", "0.20"):
+        figure.keys("Next", Keys.ENTER)
         assert figure.value("Time") == moment
 
 
@@ -1086,11 +1108,64 @@ def test_paper_shows_what_is_folded_and_the_page_stays_as_it_was(browser: Chrome
     part = browser.find_element("id", "exercise-03-1")
     WebDriverWait(browser, 10).until(lambda _: part.get_property("open"))
     before = browser.execute_script(FOLDS)
+    ground = "return document.documentElement.dataset.theme"
+    browser.execute_script("document.documentElement.dataset.theme = 'dark'")
     browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
     assert all(browser.execute_script(FOLDS))
+    assert browser.execute_script(ground) == "light"
     browser.execute_script("window.dispatchEvent(new Event('afterprint'))")
     assert browser.execute_script(FOLDS) == before
+    assert browser.execute_script(ground) == "dark"
     assert logged(browser, home) == []
+
+
+#: What of the code of a page paper would not show: parts that fade in, and lines that are cut off.
+UNPRINTED = """
+const code = [...document.querySelectorAll("article :is(div.highlight, div.output) pre")];
+const folded = [...document.querySelectorAll("article details > *")];
+return [
+  folded.filter((part) => getComputedStyle(part).animationName !== "none").length,
+  code.filter((part) => part.scrollWidth > part.clientWidth + 1).length,
+  [...document.querySelectorAll("article .copybtn")].filter((part) => part.checkVisibility()).length,
+];
+"""
+
+
+def test_paper_shows_all_code_and_all_of_its_lines(browser: Chrome, home: str, emulated: Callable[..., object]) -> None:
+    browser.get(home + EXERCISE.partition("#")[0])
+    WebDriverWait(browser, 10).until(lambda _: browser.find_elements(By.CSS_SELECTOR, "article .copybtn"))
+    browser.execute_script(UNFOLD)
+    assert min(browser.execute_script(UNPRINTED)) > 0
+    emulated("Emulation.setEmulatedMedia", {"media": "print"})
+    WebDriverWait(browser, 10).until(lambda _: browser.execute_script(UNPRINTED) == [0, 0, 0])
+    emulated("Emulation.setEmulatedMedia", {"media": "screen"})
+    assert logged(browser, home) == []
+
+
+def test_of_a_figure_one_variant_is_loaded_and_its_place_is_kept(browser: Chrome, home: str, book: Path) -> None:
+    browser.get(f"{home}notebooks/05_wavelet_loss.html")
+    browser.execute_script("document.documentElement.dataset.theme = 'light'")
+    images = browser.find_elements(By.CSS_SELECTOR, "article .cell_output img.only-light, article img.only-dark")
+    assert len(images) > 20
+    for image in images:
+        assert image.get_property("loading") == "lazy"
+        if image.is_displayed():  # as its file is, whether it was loaded by now or not
+            shown = image.size["width"] / image.size["height"]
+            path = unquote(image.get_attribute("src") or "").removeprefix(home)
+            width, height = Image.open(book / path).size
+            assert shown == pytest.approx(width / height, rel=0.01)
+    names = browser.execute_script("return performance.getEntriesByType('resource').map((one) => one.name)")
+    assert not [name for name in names if name.endswith(".dark.png")]
+    assert logged(browser, home) == []
+
+
+def test_scripts_that_changed_have_other_addresses(book: Path) -> None:
+    """A plain server does not say how long a copy is right, and a browser keeps it for days."""
+    page = (book / "notebooks" / "04_intrinsic_guidance.html").read_text()
+    for script in ("explore/explore.js", "frames.js", "reading.js"):
+        assert re.search(rf"_static/{script}\?v=[0-9a-f]+", page), script
+    assert f"{live.SCRIPTS}/start.js" in page
+    assert not (book / "_static" / "live").exists()
 
 
 def test_what_is_folded_is_there_without_javascript_and_on_paper(

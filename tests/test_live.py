@@ -132,7 +132,7 @@ def in_node(site: Site, space: str) -> dict[str, Any]:
         "calls": [1, 2, 8],
         "measured": MEASURED.tolist(),
     }
-    command = [node, str(ROOT / "tests" / "live.mjs"), str(site.folder)]
+    command = [node, str(ROOT / "tests" / "live.mjs"), str(site.folder), live.SCRIPTS]
     run = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
     return json.loads(run.stdout)
@@ -274,7 +274,7 @@ def requested(browser: Chrome) -> list[str]:
 def test_nothing_of_a_model_is_loaded_before_the_click(browser: Chrome, page: str, site: Site) -> None:
     names = [name.removeprefix(page) for name in requested(browser)]
     pictures = {f"models/{name}-{k}.png" for name, model in site.models.items() for k in range(len(model.view.fields))}
-    assert set(names) == {"_static/book.css", "_static/live/start.js"} | pictures
+    assert set(names) == {"_static/book.css", f"{live.SCRIPTS}/start.js"} | pictures
     for root in browser.find_elements(By.CLASS_NAME, "live"):
         assert all(image.is_displayed() for image in root.find_elements(By.TAG_NAME, "img"))
         assert not root.find_element(By.TAG_NAME, "form").is_displayed()
@@ -301,7 +301,7 @@ def test_a_click_draws_and_the_controls_have_names(browser: Chrome, page: str, s
     for control in controls:
         assert browser.execute_script("return arguments[0].labels.length", control) == 1
         assert control.accessible_name
-    assert browser.switch_to.active_element == controls[0]
+    assert browser.switch_to.active_element == root
     assert [each.text for each in root.find_elements(By.CSS_SELECTOR, "[name=label] option")] == [
         *SPACES[space].classes,
         "any class",
@@ -387,6 +387,99 @@ def test_a_table_follows_its_controls(browser: Chrome, page: str, site: Site, na
     assert all("seed 2" in label for label in labels)
 
 
+def test_after_loading_the_focus_is_at_the_model_and_not_at_a_control(browser: Chrome, page: str) -> None:
+    """The arrow keys of a reader who scrolls on meanwhile must change nothing."""
+    root = browser.find_element(By.ID, "live-clothes")
+    root.find_element(By.CLASS_NAME, "live-load").send_keys(Keys.ENTER)
+    until(browser, "return Boolean(arguments[0].live)", root)
+    assert browser.switch_to.active_element == root
+    ActionChains(browser).send_keys(Keys.TAB).perform()
+    assert browser.switch_to.active_element == root.find_element(By.NAME, "label")
+
+
+def test_a_seed_beyond_the_field_is_its_end(browser: Chrome, page: str) -> None:
+    root = open_model(browser, "clothes")
+    field, status = root.find_element(By.NAME, "seed"), root.find_element(By.CSS_SELECTOR, "[role=status]")
+    for typed, drawn in (("-5", 0), ("4294967296", 999_999)):
+        field.clear()
+        field.send_keys(typed, Keys.TAB)
+        shown(browser, root)
+        label = root.find_element(By.TAG_NAME, "canvas").get_attribute("aria-label") or ""
+        assert label.endswith(f"seed {drawn}"), typed
+    field.clear()
+    field.send_keys("999999")
+    root.find_element(By.NAME, "next").click()
+    assert field.get_property("value") == "0"
+    until(browser, "return arguments[0].textContent.endsWith('seed 0.')", status)
+
+
+#: Has the next asks of one kind fail, and then asks for another picture.
+FAILING = """
+const [root, message] = arguments, { live } = root, { ask } = live.remote;
+live.remote.ask = () => Promise.reject(new Error(message));
+live.changed();
+live.restore = () => (live.remote.ask = ask);
+"""
+
+
+def test_a_picture_that_fails_is_said_and_an_older_success_does_not_follow(browser: Chrome, page: str) -> None:
+    root = open_model(browser, "clothes")
+    status = root.find_element(By.CSS_SELECTOR, "[role=status]")
+    browser.execute_script(FAILING, root, "out of memory")  # before the success of the first picture is said
+    until(browser, "return arguments[0].textContent.includes('out of memory')", status)
+    time.sleep(0.6)
+    assert status.text == "The picture could not be drawn: out of memory"
+    browser.execute_script("arguments[0].live.restore(); arguments[0].live.changed()", root)
+    until(browser, "return arguments[0].textContent.includes('pictures in')", status)
+
+
+def test_a_worker_that_is_silent_is_given_up(browser: Chrome, page: str) -> None:
+    """Browsers do not say that they ended a worker for want of memory."""
+    root = open_model(browser, "clothes")
+    browser.execute_script(
+        "const { live } = arguments[0], { setTimeout } = window; live.remote.worker.terminate();"
+        "window.setTimeout = (act, wait) => setTimeout(act, Math.min(wait, 1000)); live.changed()",
+        root,
+    )
+    until(browser, "return arguments[0].textContent.includes('no longer answers')", root)
+    assert not browser.execute_script("return arguments[0].live.busy", root)
+
+
+def test_a_first_picture_that_fails_leaves_the_kits_own(browser: Chrome, page: str) -> None:
+    root = browser.find_element(By.ID, "live-clothes")
+    post = "const { postMessage } = Worker.prototype; Worker.prototype.postMessage = function (given) {"
+    post += "postMessage.call(this, given.kind === 'decode' ? { ...given, z: null } : given); };"
+    browser.execute_script(post)
+    button = root.find_element(By.CLASS_NAME, "live-load")
+    button.click()
+    until(browser, "return arguments[0].textContent.includes('The model could not be loaded')", root)
+    assert button.is_displayed()
+    assert button.get_attribute("aria-disabled") is None
+    assert root.find_element(By.TAG_NAME, "img").is_displayed()
+    assert not root.find_element(By.TAG_NAME, "canvas").is_displayed()
+
+
+def test_numbers_of_an_older_drawing_look_like_it(browser: Chrome, page: str) -> None:
+    script = """
+    const [root, done] = arguments, { live } = root, { drawn } = live, { walk } = live.form.elements;
+    const late = () => root.querySelectorAll(".live-number.late").length;
+    live.drawn = async (x0, asked, stopped) =>
+      asked.nfe > 4 && asked.walk === 0.25 ? null : drawn.call(live, x0, asked, stopped);
+    const ask = (value) => { walk.value = value; walk.dispatchEvent(new Event("input", { bubbles: true })); };
+    const settled = (then) => (live.busy || live.frame || live.wanted ? setTimeout(settled, 20, then) : then());
+    ask(0.25);
+    settled(() => {
+      const found = [late()];
+      ask(0.5);
+      settled(() => done([...found, late()]));
+    });
+    """
+    root = open_model(browser, "ladder")
+    numbers = len(root.find_elements(By.CLASS_NAME, "live-number"))
+    assert browser.execute_async_script(script, root) == [numbers, 0]
+    assert numbers > 3
+
+
 def test_a_newer_wish_ends_a_long_drawing(browser: Chrome, page: str) -> None:
     script = """
     const [root, done] = arguments, { live } = root, { walk } = live.form.elements, drawn = [];
@@ -418,12 +511,12 @@ def test_the_page_draws_what_the_kit_draws(browser: Chrome, page: str, site: Sit
     script = """
     const [root, x0, sets, done] = arguments, { live } = root;
     (async () => {
-      const { normal } = await import("/_static/live/noise.js");
-      const fresh = Array.from({ length: 8 }, (_, k) => [...normal(x0.length, 1_000_000 + k)]);
+      const { normal } = await import("/SCRIPTS/noise.js");
+      const fresh = Array.from({ length: 8 }, (_, k) => [...normal(x0.length, 2_000_000 + k)]);
       const { images } = await live.drawn(x0, { ...live.about.start, ...sets });
       done([[...images], sets.renoise ? fresh : []]);
     })();
-    """
+    """.replace("SCRIPTS", live.SCRIPTS)
     for name, model in site.models.items():
         root, view = open_model(browser, name), model.view
         x0 = torch.randn(view.pictures, *view.space.shape, generator=stream(6, "live", name))
@@ -442,10 +535,10 @@ const [root, asked, about, done] = arguments, { live } = root, { elements } = li
 for (const [name, value] of Object.entries(asked)) if (elements[name]) elements[name].value = value;
 elements.walk.dispatchEvent(new Event("input", { bubbles: true }));
 (async () => {
-  const { noise, normal } = await import("/_static/live/noise.js");
+  const { noise, normal } = await import("/SCRIPTS/noise.js");
   const { seed, walk } = asked, size = about.shape.reduce((product, side) => product * side, 1);
   const x0 = noise({ rows: about.pictures, size, seed, walk });
-  const fresh = Array.from({ length: 8 }, (_, k) => [...normal(x0.length, 1_000_000 + k)]);
+  const fresh = Array.from({ length: 8 }, (_, k) => [...normal(x0.length, 2_000_000 + k)]);
   (function wait() {
     if (live.busy || live.frame || live.wanted) return setTimeout(wait, 20);
     const pixels = live.canvases.map((canvas) => {
@@ -455,7 +548,7 @@ elements.walk.dispatchEvent(new Event("input", { bubbles: true }));
     done([pixels, live.numbers.map((number) => number.textContent), [...x0], fresh]);
   })();
 })();
-"""
+""".replace("SCRIPTS", live.SCRIPTS)
 
 
 def numbers_below(site: Site, name: str, latents: list[Tensor]) -> list[str]:
@@ -513,7 +606,7 @@ def test_a_model_in_a_page_opened_as_a_file_is_refused_with_the_reason(browser: 
     button = root.find_element(By.CLASS_NAME, "live-load")
     button.click()
     until(browser, "return arguments[0].textContent.includes('opened as a file')", root)
-    assert button.is_enabled()
+    assert button.get_attribute("aria-disabled") is None
     assert root.find_element(By.TAG_NAME, "img").is_displayed()
     logged(browser, "file:")  # which says why
 
@@ -526,5 +619,5 @@ def test_a_file_that_is_missing_is_said(browser: Chrome, site: Site, tmp_path: P
         root = browser.find_element(By.ID, "live-clothes")
         root.find_element(By.CLASS_NAME, "live-load").click()
         until(browser, "return arguments[0].textContent.includes('was answered with status 404')", root)
-        assert root.find_element(By.CLASS_NAME, "live-load").is_enabled()
+        assert root.find_element(By.CLASS_NAME, "live-load").get_attribute("aria-disabled") is None
         logged(browser, home)

@@ -65,7 +65,11 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // A link opens what it leads into: not every browser does.
   const reveal = () => {
-    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    let name = location.hash.slice(1);
+    try {
+      name = decodeURIComponent(name);
+    } catch {} // a % that begins no character: the name is taken as it is
+    const target = document.getElementById(name);
     const around = target?.closest("details");
     for (let part = around; part; part = part.parentElement.closest("details")) part.open = true;
     if (around) target.scrollIntoView();
@@ -86,13 +90,17 @@ document.addEventListener("DOMContentLoaded", () => {
     }
   }
 
-  // Paper shows everything; afterwards the page is as it was.
-  let opened = [];
+  // Paper shows everything, on white; afterwards the page is as it was.
+  const { dataset } = document.documentElement;
+  let [opened, theme] = [[], null];
   window.addEventListener("beforeprint", () => {
     opened = [...all("article details:not([open])")];
     for (const part of opened) part.open = true;
+    ({ theme } = dataset);
+    dataset.theme = "light";
   });
   window.addEventListener("afterprint", () => {
     for (const part of opened) part.open = false;
+    dataset.theme = theme;
   });
 });

@@ -1,4 +1,4 @@
-// One slide as large as the window. Without this script the slides stand below each other.
+// One slide as large as the window. Without this script, and in a narrow window, the slides stand below each other.
 const slides = [...document.querySelectorAll("section")];
 const body = document.body;
 let at = 0;
@@ -8,6 +8,12 @@ let other = window.name === "speaker" ? window.opener : null;
 const lens = document.createElement("div");
 lens.className = "lens";
 let part = -1;
+// What a screen reader is told of a slide that is turned to.
+const said = document.createElement("p");
+said.className = "said";
+said.setAttribute("role", "status");
+body.append(said);
+const live = () => body.classList.contains("live");
 
 function tell() {
   other?.postMessage({ slide: at, part }, "*");
@@ -21,6 +27,7 @@ function show(next, remember = true) {
   });
   if (remember) history.replaceState(null, "", `#${at + 1}`);
   document.title = `${at + 1} / ${slides.length} ${slides[at].querySelector("h1, h2").textContent}`;
+  if (remember) said.textContent = document.title;
 }
 
 // The parts of the slide's figures, in the order of reading: each a picture and a box of it, in shares.
@@ -62,6 +69,11 @@ function pointed(event) {
 }
 
 function fit() {
+  const wide = innerWidth >= 700; // on a phone, and where a reader has enlarged the page, text keeps its size
+  if (wide !== live()) {
+    body.classList.toggle("live", wide);
+    if (!wide) slides[at].scrollIntoView();
+  }
   const notes = body.classList.contains("speaker") ? 200 : 0;
   const scale = Math.min(innerWidth / 1280, innerHeight / (720 + notes));
   body.style.setProperty("--scale", scale);
@@ -85,13 +97,13 @@ slides.forEach((slide, i) => {
   slide.append(number);
 });
 addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || !keys[event.key]) return;
+  if (!live() || event.ctrlKey || event.metaKey || event.altKey || !keys[event.key]) return;
   event.preventDefault();
   keys[event.key]();
   tell();
 });
 addEventListener("click", (event) => {
-  if (event.target.closest("a") || String(getSelection())) return;
+  if (!live() || event.target.closest("a") || String(getSelection())) return;
   const chosen = pointed(event);
   if (part >= 0 || chosen >= 0) enlarge(part < 0 ? chosen : -1);
   else show(at + (event.clientX < innerWidth / 3 ? -1 : 1));
@@ -107,7 +119,6 @@ addEventListener("message", (event) => {
   enlarge(event.data.part);
 });
 addEventListener("resize", fit);
-body.classList.add("live");
 body.classList.toggle("speaker", window.name === "speaker");
 fit();
 show(Number(location.hash.slice(1)) - 1 || 0, false);

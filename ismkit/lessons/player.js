@@ -69,6 +69,25 @@
     }
   };
 
+  /**
+   * Show a player again where its looks change: by themes of the book and of JupyterLab, by the wish for no motion, by
+   * pixels of another size once the page is enlarged. A cell that is run again leaves its player behind, which this must
+   * not keep in memory.
+   */
+  const watch = (held) => {
+    const left = new AbortController();
+    const themes = new MutationObserver(() => again());
+    const again = () => {
+      const show = held.deref();
+      if (show) return show();
+      left.abort();
+      themes.disconnect();
+    };
+    for (const part of [document.documentElement, document.body]) themes.observe(part, { attributes: true });
+    still.addEventListener("change", again, { signal: left.signal });
+    window.addEventListener("resize", again, { signal: left.signal });
+  };
+
   const start = (root) => {
     root.dataset.ready = "";
     root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's shortcuts are not for the slider
@@ -102,6 +121,7 @@
     };
     const tick = (now) => {
       if (before === null || !root.isConnected) return;
+      if (still.matches) return stop();
       position = Math.min(last, position + ((now - before) / 1000) * ((last + 1) / SECONDS));
       before = now;
       if (position >= last) stop();
@@ -143,11 +163,9 @@
       make("div", { style: `${line}max-width:680px;margin:0.5em 0` }, button, slider, output),
     );
     show();
-    still.addEventListener("change", stop);
     new ResizeObserver(draw).observe(root);
-    const themes = new MutationObserver(draw); // of the book, of JupyterLab
-    themes.observe(document.documentElement, { attributes: true });
-    themes.observe(document.body, { attributes: true });
+    root.showAgain = show; // lives as long as the element
+    watch(new WeakRef(show));
   };
 
   for (const root of document.querySelectorAll(`[data-animation="${name}"]:not([data-ready])`)) start(root);

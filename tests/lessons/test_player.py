@@ -189,6 +189,38 @@ def test_one_page_may_show_it_twice(opened: Callable[[str], Player]) -> None:
     assert [slider.get_attribute("aria-valuetext") for slider in sliders] == ["t = 1.00", "t = 0.00"]
 
 
+def test_a_player_that_is_replaced_leaves_nothing_in_memory(browser: Chrome, home: str) -> None:
+    """As a cell that is run again does, time after time."""
+    browser.get(f"{home}paths.html")  # no element is asked for: WebDriver would hold it
+    ready = "return Boolean(document.querySelector('[data-ready] canvas'))"
+    WebDriverWait(browser, 20).until(lambda _: browser.execute_script(ready))
+    browser.execute_script(
+        "const root = document.querySelector('[data-ready]'); window.held = new WeakRef(root); root.remove()"
+    )
+
+    def gone(_: Chrome) -> bool:
+        browser.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
+        return browser.execute_script("return window.held.deref() === undefined")
+
+    WebDriverWait(browser, 20).until(gone)
+    browser.execute_script("document.body.dataset.theme = 'dark'")  # what looked after it finds nothing, and ends
+    assert logged(browser, home) == []
+
+
+def test_canvases_are_as_fine_as_the_screen_once_the_page_is_enlarged(
+    browser: Chrome, opened: Callable[[str], Player]
+) -> None:
+    player = opened("paths")
+    shown = "return arguments[0].width / arguments[0].clientWidth"
+    for ratio in (2, 1.5):
+        screen = {"width": round(1400 / ratio), "height": 600, "deviceScaleFactor": ratio, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        WebDriverWait(browser, 10).until(
+            lambda _, ratio=ratio: browser.execute_script(shown, player.canvas) == pytest.approx(ratio, abs=0.02)
+        )
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_without_scripts_the_picture_stays(browser: Chrome, home: str, opened: Callable[[str], Player]) -> None:
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     browser.get(f"{home}paths.html")

@@ -1,4 +1,4 @@
-import { check, mount, range, short } from "./figure.js";
+import { NARROW, check, mount, range, short } from "./figure.js";
 import { follow, lag, rampEnd, variance } from "./averages.math.js";
 import { normal } from "./random.js";
 
@@ -77,7 +77,8 @@ function draw(chart, state, { n }) {
   const narrow = chart.width < 560;
   const half = narrow ? chart.width : chart.width * 0.56;
   chart.legend(4, 14, [["fast", "one"], ["slow", "two"]]);
-  chart.legend(96, 14, [["the weight without noise", "thin dashed"]]);
+  const [right, down] = chart.width < NARROW ? [4, 50] : [96, 14];
+  chart.legend(right, down, [["the weight without noise", "thin dashed"]]);
   drawPaths(chart, [10, 66, half - 30, 210], state, n);
   if (narrow) drawTrade(chart, [44, 360, chart.width - 66, 180], state);
   else drawTrade(chart, [half + 50, 66, chart.width - half - 76, 210], state);

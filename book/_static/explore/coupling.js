@@ -1,4 +1,4 @@
-import { button, check, mount, range, short } from "./figure.js";
+import { NARROW, button, check, mount, range, short } from "./figure.js";
 import { classInformation, classLeak, classMeans, cost, couple, crossings } from "./coupling.math.js";
 import { normal, uniform } from "./random.js";
 
@@ -48,10 +48,12 @@ function draw(chart, { x0, x1, y, means }) {
     chart.line(panel, [[0, 0], mean], { class: `thick ${kind(c)}` });
     chart.dots(panel, [mean], { class: `ringed ${kind(c)}` }, 7);
   });
-  const y0 = chart.height - 26;
+  const narrow = chart.width < NARROW;
+  const y0 = chart.height - below(chart.width) + 18;
+  const [x, y1] = narrow ? [4, y0 + 36] : [chart.width / 2 - 16, y0];
   chart.legend(4, y0, [["class 0, upper", "one"], ["class 1, lower", "two"]]);
-  chart.text(chart.width / 2 - 16, y0, "circles: noise; squares: data");
-  chart.text(chart.width / 2 - 16, y0 + 18, "thick: mean noise of a class");
+  chart.text(x, y1, "circles: noise; squares: data");
+  chart.text(x, y1 + 18, "thick: mean noise of a class");
 }
 
 function tell(state, { pool, aware }) {
@@ -62,7 +64,8 @@ function tell(state, { pool, aware }) {
   return { number: `${leak} ${price}`, alternative: `${PAIRS} pairs of noise and data in the plane, ${how}. ${leak}` };
 }
 
-const height = (width) => Math.min(520, width) + 44;
+const below = (width) => (width < NARROW ? 80 : 44); // for the names
+const height = (width) => Math.min(520, width) + below(width);
 
 export function start(block) {
   let seed = 1;

@@ -41,6 +41,18 @@ export function button(label, act, able = () => true) {
   return { label, kind: "button", act, able };
 }
 
+/** A sentence is read out once it has stood so many milliseconds: not each position of a slider that is moved. */
+const PAUSE = 300;
+
+/** What is slow to make, made again only when `key` is another one. */
+export function remembered(make) {
+  let [key, kept] = [null, null];
+  return (now, ...given) => {
+    if (now !== key) [key, kept] = [now, make(...given)];
+    return kept;
+  };
+}
+
 const motion = matchMedia("(prefers-reduced-motion: reduce)");
 export const still = () => motion.matches;
 
@@ -56,13 +68,16 @@ let figures = 0;
 export function mount(block, { controls, compute, draw, tell, height = (width) => Math.min(360, Math.max(300, 0.75 * width)) }) {
   const prefix = `explore-${(figures += 1)}`;
   const picture = shape("svg", { role: "img", id: `${prefix}-picture` });
-  const number = element("p", { class: "number", role: "status", "aria-live": "polite" });
+  const number = element("p", { class: "number" });
+  const status = element("p", { class: "explore-said", role: "status" });
   const form = element("form", { class: "controls" });
   form.addEventListener("submit", (event) => event.preventDefault());
   const made = {};
+  const inputs = {};
   const buttons = new Map();
   let values = {};
   let state;
+  let [frame, later] = [0, 0];
 
   const read = () => {
     values = Object.fromEntries(Object.entries(made).map(([name, control]) => [name, control.read()]));
@@ -74,8 +89,10 @@ export function mount(block, { controls, compute, draw, tell, height = (width) =
   };
   const say = () => {
     const told = tell(state, values);
-    if (number.textContent !== told.number) number.textContent = told.number;
+    number.textContent = told.number;
     picture.setAttribute("aria-label", told.alternative);
+    clearTimeout(later);
+    later = setTimeout(() => (status.textContent = told.number), PAUSE);
   };
   const update = () => {
     read();
@@ -84,17 +101,26 @@ export function mount(block, { controls, compute, draw, tell, height = (width) =
     say();
     redraw();
   };
+  /** At most once a frame, however many events a dragged slider sends. */
+  const soon = () => {
+    frame ||= requestAnimationFrame(() => {
+      frame = 0;
+      update();
+    });
+  };
 
   for (const [name, control] of Object.entries(controls)) {
-    const { row, read: value, input, reset } = CONTROLS[control.kind](`${prefix}-${name}`, control, () => values, update);
+    const { row, read: value, input, reset } = CONTROLS[control.kind](`${prefix}-${name}`, control, () => values, { update, soon });
     if (control.kind !== "button") form.append(row);
     else (form.querySelector(".buttons") ?? form.appendChild(element("div", { class: "buttons" }))).append(row);
     if (control.kind === "button") buttons.set(control, row);
-    if (value) made[name] = { read: value, input, reset };
+    inputs[name] = input ?? row;
+    if (value) made[name] = { read: value, reset };
   }
-  block.replaceChildren(form, number, picture);
+  block.replaceChildren(form, number, status, picture);
   block.classList.add("ready");
   update();
+  clearTimeout(later); // nothing has changed yet
   let width = block.clientWidth;
   new ResizeObserver(() => {
     if (block.clientWidth !== width) redraw();
@@ -110,12 +136,13 @@ export function mount(block, { controls, compute, draw, tell, height = (width) =
       made[name].reset(position);
       update();
     },
-    position: (name) => Number(made[name].input.value),
+    position: (name) => Number(inputs[name].value),
+    input: (name) => inputs[name],
   };
 }
 
 const CONTROLS = {
-  range(id, control, _, update) {
+  range(id, control, _, { soon }) {
     const { min, max, step, start } = control;
     const input = element("input", { type: "range", id, min, max, step, value: start });
     const output = element("output", { for: id });
@@ -129,27 +156,27 @@ const CONTROLS = {
     };
     input.addEventListener("input", () => {
       show();
-      update();
+      soon();
     });
     show();
     const row = element("div", { class: "control" }, element("label", { for: id }, control.label), input, output);
     return { row, input, reset, read: () => control.value(Number(input.value)) };
   },
-  checkbox(id, control, _, update) {
+  checkbox(id, control, _, { update }) {
     const input = element("input", { type: "checkbox", id });
     input.checked = control.start;
     input.addEventListener("change", update);
     const row = element("div", { class: "control tick" }, input, element("label", { for: id }, control.label));
     return { row, input, read: () => input.checked };
   },
-  select(id, control, _, update) {
+  select(id, control, _, { update }) {
     const options = control.options.map(([value, text]) => element("option", { value }, text));
     const input = element("select", { id }, ...options);
     input.addEventListener("change", update);
     const row = element("div", { class: "control" }, element("label", { for: id }, control.label), input);
     return { row, input, read: () => input.value };
   },
-  button(id, control, values, update) {
+  button(id, control, values, { update }) {
     const input = element("button", { type: "button", id }, control.label);
     input.addEventListener("click", () => {
       control.act(values(), input);
@@ -158,6 +185,9 @@ const CONTROLS = {
     return { row: input };
   },
 };
+
+/** Below this width names stand below each other. */
+export const NARROW = 340;
 
 /** A picture of a given size in CSS pixels, with axes. Text keeps its size on small screens. */
 export class Chart {

@@ -1,4 +1,4 @@
-import { button, check, choice, mount, range, short, still } from "./figure.js";
+import { NARROW, button, check, choice, mount, range, remembered, short, still } from "./figure.js";
 import { SHAPES, curvature, endError, euler, exact, stateAt, velocity } from "./flow.math.js";
 import { normal } from "./random.js";
 
@@ -10,6 +10,8 @@ const NAMES = [["ring", "a ring"], ["moons", "two moons"], ["spiral", "a spiral"
 
 const gauss = normal(3);
 const NOISE = Array.from({ length: 48 }, () => [gauss(), gauss()]);
+
+const below = (width) => (width < NARROW ? 62 : 44); // for the names
 
 const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
 
@@ -49,7 +51,7 @@ function drawSamples(chart, panel, { field, paths, ends }, { t, arrows, chords }
 }
 
 function draw(chart, state, values) {
-  const panel = plane(chart.width, chart.height - 44);
+  const panel = plane(chart.width, chart.height - below(chart.width));
   const frame = { x: panel.left + 1, y: 1, width: panel.side - 2, height: panel.side - 2 };
   chart.add("rect", { ...frame, class: "line thin frame" });
   chart.clipped(Object.values(frame), () => {
@@ -58,9 +60,10 @@ function draw(chart, state, values) {
   for (const [x, y] of state.points) {
     chart.add("rect", { x: panel.x(x) - 3, y: panel.y(y) - 3, width: 6, height: 6, class: "three" });
   }
-  const below = chart.height - 26;
-  chart.legend(4, below, [["samples on their way", "one"], ["chords of one step", "two dashed"]]);
-  chart.text(chart.width / 2 + 8, below, "squares: your data", { class: "three" });
+  const y0 = chart.height - below(chart.width) + 18;
+  const [x, y1] = chart.width < NARROW ? [4, y0 + 36] : [chart.width / 2 + 8, y0];
+  chart.legend(4, y0, [["samples on their way", "one"], ["chords of one step", "two dashed"]]);
+  chart.text(x, y1, "squares: your data", { class: "three" });
 }
 
 function tell({ points, curved, error }, { steps, t }) {
@@ -70,15 +73,6 @@ function tell({ points, curved, error }, { steps, t }) {
   const number = `${points.length} point${points.length > 1 ? "s" : ""}. In ${steps} step${steps > 1 ? "s" : ""} samples end ${error.toFixed(3)} (root mean square) from the ends of the exact paths, whose median curvature is ${short(curved)}.`;
   const alternative = `${NOISE.length} samples on their way from noise to ${points.length} points of data, at time ${t.toFixed(2)}. ${number}`;
   return { number, alternative };
-}
-
-/** Exact paths depend on the data alone: moving the time must not integrate them again. */
-function remembered(make) {
-  let [key, kept] = [null, null];
-  return (name, ...given) => {
-    if (name !== key) [key, kept] = [name, make(...given)];
-    return kept;
-  };
 }
 
 export function start(block) {
@@ -91,6 +85,7 @@ export function start(block) {
     points = [...points, ...more].slice(-MOST);
     drawn += 1;
   };
+  // Exact paths depend on the data alone: moving the time must not integrate them again.
   const exactPaths = remembered((field) => NOISE.map((x) => exact(field, x)));
   const eulerPaths = remembered((field, steps) => NOISE.map((x) => euler(field, x, steps)));
 
@@ -103,17 +98,19 @@ export function start(block) {
     return { points, field, paths, ends: truth.map((states) => states.at(-1)), curved, error: endError(paths, truth) };
   }
 
+  const name = () => (still() ? "Next" : "Play"); // of the button: moment by moment, for those who want no motion
+
   function stop(pressed) {
     cancelAnimationFrame(frame);
     frame = null;
-    pressed.textContent = "Play";
+    pressed.textContent = name();
   }
 
   function play(_, pressed) {
     if (frame !== null) return stop(pressed);
     const now = figure.position("t");
     const from = now >= 1 ? 0 : now;
-    if (still()) return figure.set("t", Math.min(1, from + 0.1)); // moment by moment, for those who want no motion
+    if (still()) return figure.set("t", now >= 1 ? 0 : Math.min(1, now + 0.1));
     let begun = null;
     const move = (time) => {
       begun ??= time;
@@ -133,15 +130,17 @@ export function start(block) {
       points = [];
       drawn += 1;
     }),
-    play: button("Play", play),
+    play: button(name(), play),
     t: range("Time t", { min: 0, max: 1, step: 0.01, start: 1, show: (t) => t.toFixed(2) }),
     steps: range("Steps", { min: 0, max: 7, step: 1, start: 5, value: (k) => 2 ** k }),
     std: range("Width of each point", { min: 0.05, max: 0.5, step: 0.05, start: 0.1, show: (s) => s.toFixed(2) }),
     arrows: check("Field at time t", true),
     chords: check("Chords of one step"),
   };
-  const height = (width) => Math.min(520, width) + 44;
+  const height = (width) => Math.min(520, width) + below(width);
   figure = mount(block, { controls, compute, draw, tell, height });
+  const pressed = figure.input("play");
+  figure.input("t").addEventListener("input", () => frame !== null && stop(pressed)); // the reader moves it now
   drawable(figure, (point) => {
     add([point]);
     figure.update();
@@ -154,7 +153,7 @@ function drawable({ picture }, put) {
   let last = null;
   const at = (event) => {
     const box = picture.getBoundingClientRect();
-    const panel = plane(box.width, box.height - 44);
+    const panel = plane(box.width, box.height - below(box.width));
     const point = panel.point(event.clientX - box.left, event.clientY - box.top);
     return point.every((value) => Math.abs(value) <= REACH) ? point : null;
   };

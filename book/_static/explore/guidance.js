@@ -1,4 +1,4 @@
-import { mount, range, short } from "./figure.js";
+import { NARROW, mount, range, short } from "./figure.js";
 import { carried, law, quantiles, velocity } from "./guidance.math.js";
 
 const PROBES = quantiles(24); // the noise that steps start from
@@ -19,28 +19,38 @@ function compute({ scale, n, apart, wide, narrow }) {
   return { levels, law: levels.map((k) => law(scale, k)), a: of(true, 0), b: of(true, 1), finest: of(false, 0) };
 }
 
-function draw(chart, { levels, law: exact, a, b, finest }, { n }) {
+/** The ends of the scale, on which what is not above 0 has no place. */
+function scaleOf({ law: exact, a, b, finest }) {
   const finite = [...exact, ...a, ...b, ...finest].filter((value) => value > 0);
-  const [low, high] = [Math.min(0.8, ...finite), Math.max(2, ...finite) * 1.15];
-  const y = { from: Math.max(low, 0.05), to: high, log: true, label: "guidance carried by one step" };
+  return { from: Math.max(Math.min(0.8, ...finite), 0.05), to: Math.max(2, ...finite) * 1.15 };
+}
+
+function draw(chart, state, { n }) {
+  const { levels, law: exact, a, b, finest } = state;
+  const y = { ...scaleOf(state), log: true, label: "guidance carried by one step" };
   y.ticks = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000]
     .filter((value, _, all) => value >= y.from && value <= y.to && (y.to / y.from < 60 || all.indexOf(value) % 3 === 0))
     .map((value) => [value, String(value)]);
   const x = { from: -0.15, to: levels.length - 0.85, label: "length of the step, in finest steps" };
   x.ticks = levels.map((k) => [k, String(2 ** k)]);
-  const panel = chart.axes([44, 84, chart.width - 60, chart.height - 130], x, y);
-  const points = (values) => values.map((value, k) => [k, value > 0 ? value : NaN]);
+  const narrow = chart.width < NARROW;
+  const top = narrow ? 118 : 84;
+  const panel = chart.axes([44, top, chart.width - 60, chart.height - top - 46], x, y);
+  const points = (values) => values.map((value, k) => [k, value >= y.from ? value : NaN]);
   chart.line(panel, points(exact), { class: "quiet dashed" });
   for (const [values, kind, radius] of [[finest, "three", 4], [b, "two", 6], [a, "one", 4]]) {
     chart.line(panel, points(values), { class: kind });
     chart.dots(panel, points(values), { class: kind }, radius); // B shows around A where the two are equal
+    const below = values.map((value, k) => [k, value < y.from ? y.from : NaN]);
+    chart.dots(panel, below, { class: `${kind} below` }, radius);
   }
-  const half = chart.width / 2;
+  const [right, down] = narrow ? [4, 50] : [chart.width / 2, 14];
   chart.legend(4, 14, [["law c^k", "quiet dashed"], ["A, every level", "one"]]);
-  chart.legend(half, 14, [["A, first doubling only", "three"], ["B, every level", "two"]]);
+  chart.legend(right, down, [["A, first doubling only", "three"], ["B, every level", "two"]]);
 }
 
-function tell({ law: exact, a, b, finest }, { scale, n }) {
+function tell(state, { scale, n }) {
+  const { law: exact, a, b, finest } = state;
   const last = (values) => values.at(-1);
   const asked = `The law: one step carries ${short(last(exact), 4)} where ${short(scale)} was asked for.`;
   if (Number.isNaN(last(a))) {
@@ -48,7 +58,9 @@ function tell({ law: exact, a, b, finest }, { scale, n }) {
   }
   const side = (value) => (Math.abs(value / last(exact) - 1) < 0.005 ? "the law" : value > last(exact) ? "above it" : "below it");
   const each = [["A", a], ["B", b]].map(([name, values]) => `${short(last(values), 4)} for class ${name} (${side(last(values))})`);
-  const number = `${asked} The exact fields carry ${each.join(" and ")}; guided at the first doubling only, ${short(last(finest), 4)} for A.`;
+  const { from } = scaleOf(state);
+  const below = [...a, ...b, ...finest].some((value) => value < from) ? " Open marks are below the scale." : "";
+  const number = `${asked} The exact fields carry ${each.join(" and ")}; guided at the first doubling only, ${short(last(finest), 4)} for A.${below}`;
   const alternative = `Guidance of one step against its length, 1 to ${n} finest steps. ${number}`;
   return { number, alternative };
 }

@@ -8,7 +8,9 @@ import { paint } from "./picture.js";
 import { sample } from "./sampler.js";
 
 const PATIENCE = 100; // milliseconds that a newer wish waits for the fields of an older one
-const FRESH = 1_000_000; // seed of the noise between jumps: beyond those of the control, so that a walk keeps it
+const SEEDS = 1_000_000; // that the control has; the last one's walk leads to the next number
+const FRESH = 2_000_000; // seed of the noise between jumps: beyond those of the control, so that a walk keeps it
+const SILENCE = 60_000; // milliseconds without a message after which a worker counts as dead: browsers say nothing of it
 const BOOK = new URL("../../", import.meta.url).href; // what the files are named from, whatever page they are for
 
 /** A worker whose messages are answered by promises. */
@@ -17,15 +19,13 @@ class Remote {
     this.worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
     this.waiting = new Map();
     this.worker.addEventListener("message", ({ data }) => {
+      this.listen();
       if (data.received) return received(data.received);
       const [resolve, reject] = this.waiting.get(data.id);
       this.waiting.delete(data.id);
       return data.error === undefined ? resolve(data) : reject(new Error(data.error));
     });
-    this.worker.addEventListener("error", (event) => {
-      for (const [, reject] of this.waiting.values()) reject(new Error(event.message ?? "the worker did not start"));
-      this.waiting.clear();
-    });
+    this.worker.addEventListener("error", (event) => this.fail(event.message ?? "the worker did not start"));
   }
 
   ask(kind, given) {
@@ -33,10 +33,23 @@ class Remote {
     return new Promise((resolve, reject) => {
       this.waiting.set(id, [resolve, reject]);
       this.worker.postMessage({ id, kind, ...given });
+      this.listen();
     });
   }
 
+  /** Wait for the next message, from now on. */
+  listen() {
+    clearTimeout(this.silence);
+    this.silence = setTimeout(() => this.fail("the model no longer answers; load the page again"), SILENCE);
+  }
+
+  fail(message) {
+    for (const [, reject] of this.waiting.values()) reject(new Error(message));
+    this.waiting.clear();
+  }
+
   stop() {
+    clearTimeout(this.silence);
     this.worker.terminate();
   }
 }
@@ -62,7 +75,7 @@ async function load(root, about) {
 /** What the controls ask for; what there is no control for is as at first. */
 function settings({ elements }, start) {
   const number = (name) => (elements[name] ? Number(elements[name].value) : start[name]);
-  const seed = Math.trunc(number("seed")); // an empty field is seed 0
+  const seed = Math.max(0, Math.min(SEEDS - 1, Math.trunc(number("seed")))); // an empty field is seed 0
   return {
     ...start,
     label: elements.label ? number("label") : start.label,
@@ -118,6 +131,7 @@ class Drawing {
     try {
       while (this.wanted) await this.once();
     } catch (error) {
+      clearTimeout(this.later);
       this.status.textContent = `The picture could not be drawn: ${error.message}`;
     }
     this.busy = false;
@@ -142,6 +156,7 @@ class Drawing {
       late.delete(k);
     }
     this.canvases.forEach((canvas, k) => canvas.classList.toggle("late", late.has(k)));
+    for (const number of this.numbers) number.classList.toggle("late", late.size > 0); // they are of the last drawing
     if (!late.size) this.tell(wanted, performance.now() - began);
   }
 
@@ -185,28 +200,36 @@ function show(root, drawing) {
   for (const canvas of drawing.canvases) canvas.hidden = false;
   drawing.form.hidden = false;
   const button = root.querySelector("button.live-load");
-  const had = document.activeElement === button || document.activeElement === document.body;
+  // Without it a keyboard would start at the top again. It is not at the first control, which would take the arrow keys
+  // of a reader who scrolls on meanwhile.
+  root.tabIndex = -1;
+  if (document.activeElement === button) root.focus({ preventScroll: true });
   button.hidden = true;
   root.querySelector(".live-hint").hidden = true;
-  if (had) drawing.form.elements[0].focus({ preventScroll: true }); // else a keyboard would start at the top again
 }
 
 /** Load the model of an element and let its reader draw. */
 export async function start(root) {
   const about = JSON.parse(root.querySelector("script.live-about").textContent);
   root.querySelector("[role=status]").textContent = "Loading the model.";
-  const drawing = new Drawing(root, about, await load(root, about));
+  const remote = await load(root, about);
+  const drawing = new Drawing(root, about, remote);
   const { form } = drawing;
   form.addEventListener("input", () => drawing.changed());
   form.addEventListener("submit", (event) => event.preventDefault()); // Enter in the field of the seed
   form.elements.next.addEventListener("click", () => {
-    form.elements.seed.value = settings(form, about.start).seed + 1;
+    form.elements.seed.value = (settings(form, about.start).seed + 1) % SEEDS;
     form.elements.walk.value = 0; // where the walk to it ended
     drawing.changed();
   });
   drawing.showValues();
   drawing.wanted = settings(form, about.start);
-  await drawing.work();
+  try {
+    await drawing.once();
+  } catch (error) { // the picture of the kit stays, and the button
+    remote.stop();
+    throw error;
+  }
   show(root, drawing);
   root.live = drawing; // the tests' way in
 }

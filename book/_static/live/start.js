@@ -10,12 +10,13 @@
 
   async function load(root) {
     const button = root.querySelector("button.live-load");
-    button.disabled = true;
+    if (button.ariaDisabled === "true") return;
+    button.ariaDisabled = "true"; // a button that is disabled would lose the focus
     try {
       const { start } = await import(new URL("element.js", here));
       await start(root);
     } catch (error) {
-      button.disabled = false;
+      button.ariaDisabled = null;
       say(root, location.protocol === "file:" ? AS_A_FILE : `The model could not be loaded: ${error.message}`);
     }
   }

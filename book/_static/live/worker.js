@@ -5,9 +5,14 @@ import { open } from "./model.js";
 
 let model = null;
 
-/** The bytes of a file; how many have arrived is reported as they do. */
+/**
+ * The bytes of a file; how many have arrived is reported as they do.
+ *
+ * The server is asked whether the browser's copy is still right: a plain one says nothing of how long it is, and the page
+ * may be of a newer release.
+ */
 async function get(url) {
-  const answer = await fetch(url);
+  const answer = await fetch(url, { cache: "no-cache" });
   if (!answer.ok) throw new Error(`${url} was answered with status ${answer.status}`);
   const parts = [];
   const reader = answer.body.getReader();
