@@ -19,6 +19,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,6 +48,9 @@ PROTOCOL = {
     "rounding": "floor of clamp(127.5 x + 128, 0, 255), the nearest of 256 levels (as DiT and SiT)",
 }
 MANIFEST = "manifest.json"
+#: How long a process waits for the others. NCCL's 600 seconds end an evaluation whose processes have unequal shares, or
+#: whose main one does hours of work alone: the sums of a training set. A launcher ends all when one has failed.
+WAIT = timedelta(days=2)
 
 
 class SampleError(Exception):
@@ -267,7 +271,7 @@ def draw(
     setting.check(net)
     check_source(source)
     batch, per_file = check_count("batch", batch), check_count("per_file", per_file)
-    folder, state, shape = Path(folder), PartialState(), latent_shape(net)
+    folder, state, shape = Path(folder), PartialState(timeout=WAIT), latent_shape(net)
     num_classes, size = int(net.num_classes), (3, *(side * vae.factor for side in shape[1:]))  # type: ignore[arg-type]
     wanted = {
         "model": dict(model),

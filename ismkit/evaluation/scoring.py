@@ -18,7 +18,7 @@ from ismkit.evaluation.fidelity import METRICS, ImageJudge, choose
 from ismkit.evaluation.judges import JUDGES, GivenJudge, Setting, as_scores, as_text, make_judge, write_csv
 from ismkit.evaluation.options import ImageOptions
 from ismkit.evaluation.reference import Reference, folder_images, load_reference, make_reference
-from ismkit.evaluation.samples import SampleSet, export_npz, export_png, latent_shape
+from ismkit.evaluation.samples import WAIT, SampleSet, export_npz, export_png, latent_shape
 from ismkit.imagenet.vae import PINNED, ImageVAE
 from ismkit.models.saved import RELEASED, Maker, check_normal, check_space, load_named, load_sampler
 from ismkit.utils.checks import as_tuple, check_form, check_kind
@@ -53,12 +53,14 @@ class Scores(NamedTuple):
 def device_at_hand(name: str | None = None) -> torch.device:
     """The device that ``--device`` names: by default this process's GPU where torch sees one, else the CPU.
 
+    Of several processes this makes one group, if there is none yet; they wait for each other for up to ``WAIT``.
+
     Raises:
         ValueError: for ``cuda`` if there is none.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no CUDA device here; leave the option out to run on the CPU")
-    return PartialState(cpu=name == "cpu" or not torch.cuda.is_available()).device
+    return PartialState(cpu=name == "cpu" or not torch.cuda.is_available(), timeout=WAIT).device
 
 
 def evaluate(

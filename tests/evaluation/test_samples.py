@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import PartialState
 from torch import Tensor
 
 from ismkit.evaluation import samples
@@ -346,3 +347,13 @@ def test_settings_are_refused_before_a_folder_is_made(
     with pytest.raises(ValueError, match=message):
         draw(tiny_dit(), Doubled(), setting, tmp_path / "s", model=MODEL, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_draw_wait_longer_than_nccl_does_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shares are unequal, and its 600 seconds ended a set that others had drawn."""
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(samples, "PartialState", lambda **given: asked.append(given) or PartialState())
+    drawn(tmp_path / "set", 4)
+    assert asked == [{"timeout": samples.WAIT}]
