@@ -11,19 +11,22 @@ import json
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ismkit.data.decoding import PictureError, read_picture
 from ismkit.evaluation.extractors import Extractor
 from ismkit.evaluation.metrics import Gaussian, Moments
-from ismkit.imagenet.pixels import center_crop
+from ismkit.imagenet.pixels import THREADS, center_crop
 from ismkit.utils.checks import check_count, check_kind, shown
 from ismkit.utils.files import DataError, destination, file_sum, replacing
 from ismkit.utils.progress import progress_bar
@@ -194,17 +197,57 @@ def npz_images(path: str | os.PathLike[str], batch: int = 100) -> Iterator[Tenso
 def folder_images(files: Sequence[Path], side: int, batch: int = 100) -> Iterator[Tensor]:
     """Pictures as (b, 3, side, side) uint8 by :func:`ismkit.imagenet.pixels.center_crop`, ADM's.
 
+    They come in the order of the files. Threads decode the next batch while one is used.
+
     Raises:
         DataError: naming the file, for a picture that cannot be read or decoded.
     """
-    for start in range(0, len(files), batch):
-        pictures = []
-        for path in files[start : start + batch]:
-            try:
-                pictures.append(torch.from_numpy(center_crop(read_picture(path), side)))
-            except PictureError as error:
-                raise PictureError(f"{path} is no picture that can be used: {error}") from error
-        yield torch.stack(pictures)
+
+    def pixels(path: Path) -> np.ndarray:
+        try:
+            return center_crop(read_picture(path), side)
+        except PictureError as error:
+            raise PictureError(f"{path} is no picture that can be used: {error}") from error
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        ahead = pool.map(pixels, files[:batch])
+        for start in range(batch, len(files) + batch, batch):
+            here, ahead = ahead, pool.map(pixels, files[start : start + batch])
+            yield torch.from_numpy(np.stack(list(here)))
+
+
+class _Statistics:
+    """Moments by layer of the images of one process, and the features that it keeps, by their place.
+
+    The draw of those that are kept counts the images of the other processes too: however the images are shared, it is
+    the same.
+    """
+
+    def __init__(self, keep: int) -> None:
+        self.moments: dict[str, Moments] = {}
+        self.kept: dict[int, Tensor] = {}
+        self.n, self._keep, self._rng = 0, keep, stream(0, "reference")
+
+    def pass_by(self, count: int) -> list[int]:
+        """Count images, here or elsewhere; the place of each among those kept, if it is below ``keep``."""
+        images = range(self.n, self.n + count)
+        self.n += count
+        # Reservoir sampling (Vitter 1985): image i takes the place of a kept one with probability keep / (i + 1).
+        return [i if i < self._keep else int(torch.randint(i + 1, (), generator=self._rng)) for i in images]
+
+    def add(self, features: Mapping[str, Tensor]) -> None:
+        """Add images by their features (b, F) of each layer."""
+        for layer in features.keys() & set(ADM_LAYERS):
+            self.moments.setdefault(layer, Moments()).update(features[layer])
+        for place, row in zip(self.pass_by(len(features["pool"])), features["pool"], strict=True):
+            if place < self._keep:
+                self.kept[place] = row.clone()
+
+    def merge(self, moments: Mapping[str, Moments], kept: Mapping[int, Tensor]) -> None:
+        """Add the share of a process whose images come after all of these."""
+        for layer, found in moments.items():
+            self.moments.setdefault(layer, Moments()).merge(found)
+        self.kept |= kept
 
 
 def make_reference(
@@ -256,9 +299,67 @@ def make_reference(
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"path must end in .safetensors, got {path}")
     destination(path)
-    moments: dict[str, Moments] = {}
-    kept: list[Tensor] = []
-    n, rng = 0, stream(0, "reference")
+    found = _Statistics(keep)
+    _embed(images, extractor, found, total, progress)
+    _require_two(found.n)
+    return _write(found, found.n, extractor, path, about)
+
+
+def folder_reference(
+    files: Sequence[Path],
+    side: int,
+    extractor: Extractor,
+    path: str | os.PathLike[str],
+    about: Mapping[str, Any],
+    *,
+    keep: int = KEPT,
+    progress: bool | None = None,
+) -> Reference:
+    """Compute the statistics of picture files as :func:`make_reference` does, over all processes.
+
+    Every process calls this with the same files and embeds its share; the first one writes. The features that are kept
+    are those of one process, and the moments are to rounding.
+
+    Args:
+        files: the pictures.
+        side: of the square that is cut out of each, in pixels.
+        extractor: makes the features; on this process's device.
+        path: of the file, which all processes can read.
+        about: as for :func:`make_reference`.
+        keep: as for :func:`make_reference`.
+        progress: show a bar; by default in the first process unless the environment says CI.
+
+    Returns:
+        The statistics.
+
+    Raises:
+        DataError: for fewer than two pictures, or naming the file, for one that cannot be read or decoded.
+    """
+    _require_two(len(files))
+    state = PartialState()
+    low, high = (len(files) * k // state.num_processes for k in (state.process_index, state.process_index + 1))
+    share, whole = _Statistics(keep), _Statistics(keep)
+    share.pass_by(low)
+    show = progress if state.is_main_process else False
+    _embed(folder_images(files[low:high], side), extractor, share, -(-(high - low) // 100), show)
+    for rank in range(state.num_processes):  # one after another: all at once would take memory for each process
+        sent: list[Any] = [(share.moments, share.kept) if rank == state.process_index else None]
+        broadcast_object_list(sent, from_process=rank)
+        whole.merge(*sent[0])
+    if state.is_main_process:
+        _write(whole, len(files), extractor, path, about)
+    state.wait_for_everyone()
+    return load_reference(path)
+
+
+def _require_two(n: int) -> None:
+    if n < 2:
+        raise DataError(f"statistics need at least 2 images, got {n}")
+
+
+def _embed(
+    images: Iterable[Tensor], extractor: Extractor, into: _Statistics, total: int | None, progress: bool | None
+) -> None:
     for batch in progress_bar(images, show=progress, total=total, desc=f"statistics in {extractor.name}", unit="batch"):
         if not isinstance(batch, Tensor) or batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[1] != 3:
             what = f"{tuple(batch.shape)} {batch.dtype}" if isinstance(batch, Tensor) else shown(batch)
@@ -266,21 +367,16 @@ def make_reference(
         if batch.layout != torch.strided or not batch.numel() or batch.is_meta:
             where = f"{tuple(batch.shape)}, {batch.layout} on {batch.device}"
             raise ValueError(f"images must have pixels, dense and not on the device meta, got {where}")
-        # Reservoir sampling (Vitter 1985): image i takes the place of a kept one with probability keep / (i + 1).
-        places = [i if i < keep else int(torch.randint(i + 1, (), generator=rng)) for i in range(n, n + len(batch))]
-        found = extractor(batch)
-        for layer in found.keys() & set(ADM_LAYERS):
-            moments.setdefault(layer, Moments()).update(found[layer])
-        for place, row in zip(places, found["pool"], strict=True):
-            if place < keep:
-                kept[place : place + 1] = [row.clone()]
-        n += len(batch)
-    if n < 2:
-        raise DataError(f"statistics need at least 2 images, got {n}")
-    tensors = {f"mean.{layer}": found.mean for layer, found in moments.items()}
-    tensors |= {f"cov.{layer}": found.cov for layer, found in moments.items()}
-    tensors["features.pool"] = torch.stack(kept)
-    text = {**about, "images": n, "layers": sorted(moments), "extractor": extractor.identity}
+        into.add(extractor(batch))
+
+
+def _write(
+    found: _Statistics, n: int, extractor: Extractor, path: str | os.PathLike[str], about: Mapping[str, Any]
+) -> Reference:
+    tensors = {f"mean.{layer}": moments.mean for layer, moments in found.moments.items()}
+    tensors |= {f"cov.{layer}": moments.cov for layer, moments in found.moments.items()}
+    tensors["features.pool"] = torch.stack([found.kept[place] for place in range(len(found.kept))])
+    text = {**about, "images": n, "layers": sorted(found.moments), "extractor": extractor.identity}
     text[SUM] = contents_sum(text, tensors)
     with replacing(path) as file:
         file.write(to_bytes(tensors, {"ismkit": json.dumps(text, sort_keys=True)}))

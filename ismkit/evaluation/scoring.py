@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
-from ismkit.data.decoding import ENDINGS, PictureError, picture_bytes, picture_files
+from ismkit.data.decoding import ENDINGS, PictureError, PictureFiles, picture_bytes, picture_files
 from ismkit.evaluation import tables
 from ismkit.evaluation.extractors import Extractor, load_extractor
 from ismkit.evaluation.fidelity import METRICS, ImageJudge, choose
 from ismkit.evaluation.judges import JUDGES, GivenJudge, Setting, as_scores, as_text, make_judge, write_csv
 from ismkit.evaluation.options import ImageOptions
-from ismkit.evaluation.reference import Reference, folder_images, load_reference, make_reference
+from ismkit.evaluation.reference import Reference, folder_reference, load_reference
 from ismkit.evaluation.samples import WAIT, SampleSet, export_npz, export_png, latent_shape
+from ismkit.imagenet.pixels import THREADS
 from ismkit.imagenet.vae import PINNED, ImageVAE
 from ismkit.models.saved import RELEASED, Maker, check_normal, check_space, load_named, load_sampler
 from ismkit.utils.checks import as_tuple, check_form, check_kind
@@ -213,9 +216,8 @@ def _images(
         extractors = {name: load_extractor(name, device, download=images.download) for name in names}
     needing = {metric.extractor for metric in metrics.values() if metric.layer != "logits"}
     side = latent_shape(net)[1] * vae.factor
-    with state.main_process_first():  # makes the statistics of a folder, the others find them
-        needed = {name: extractors[name] for name in names if name in needing}
-        references = _references(list(images.reference), needed, side, folder)
+    needed = {name: extractors[name] for name in names if name in needing}
+    references = _references(list(images.reference), needed, side, folder)
     model = {"sha256": digest, "weights": _weights(card)}
     judge = ImageJudge(vae, metrics, extractors, references, folder, model, images.batch)
     rows = judge.table(net, settings)
@@ -259,9 +261,8 @@ def _references(given: list[str], extractors: Mapping[str, Extractor], side: int
     found: dict[str, Reference] = {}
     for text in given:
         if Path(text).is_dir():
-            found |= {
-                name: _of_folder(Path(text), net, side, folder) for name, net in extractors.items() if name not in found
-            }
+            missing = {name: net for name, net in extractors.items() if name not in found}
+            found |= _of_folder(Path(text), missing, side, folder)
         else:
             reference = load_reference(text)
             if reference.extractor in found:
@@ -270,18 +271,46 @@ def _references(given: list[str], extractors: Mapping[str, Extractor], side: int
     return found
 
 
-def _of_folder(pictures: Path, extractor: Extractor, side: int, folder: Path) -> Reference:
+class _Plan(NamedTuple):
+    """The pictures of a folder, the file of each feature network's statistics, and for which it is not there."""
+
+    found: PictureFiles
+    places: dict[str, Path]
+    missing: list[str]
+
+
+def _of_folder(pictures: Path, extractors: Mapping[str, Extractor], side: int, folder: Path) -> dict[str, Reference]:
+    # One process looks, or each would read the training set, or find files that others make; all raise a refusal alike.
+    sent: list[Any] = [None]
+    if PartialState().is_main_process:
+        try:
+            sent = [_planned(pictures, extractors, side, folder)]
+        except DataError as error:
+            sent = [error]
+    (plan,) = broadcast_object_list(sent)
+    if isinstance(plan, DataError):
+        raise plan
+    found = plan.found
+    said = f"{len(found.names)} pictures of the folder {pictures.name}" + (f" ({found.said})" if found.said else "")
+    about = {"source": said, "crop": f"ADM's, {side} pixels"}
+    for name in plan.missing:
+        folder_reference(found.paths, side, extractors[name], plan.places[name], about)
+    return {name: load_reference(path) for name, path in plan.places.items()}
+
+
+def _planned(pictures: Path, extractors: Mapping[str, Extractor], side: int, folder: Path) -> _Plan:
     found = picture_files(pictures)
     if not found.names:
         raise DataError(f"{pictures} holds no pictures ({', '.join(ENDINGS)})")
-    contents = [[name, _content(path)] for name, path in zip(found.names, found.paths, strict=True)]
-    key = json_sum([contents, side, extractor.identity])[:12]
-    path = folder / f"reference-{extractor.name}-{key}.safetensors"
-    if path.is_file():
-        return load_reference(path)
-    said = f"{len(found.names)} pictures of the folder {pictures.name}" + (f" ({found.said})" if found.said else "")
-    about = {"source": said, "crop": f"ADM's, {side} pixels"}
-    return make_reference(folder_images(found.paths, side), extractor, path, about, total=-(-len(found.names) // 100))
+    paths = found.paths
+    sums: list[str] = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, len(paths), 10_000):  # all at once would be a million calls in memory
+            sums += pool.map(_content, paths[start : start + 10_000])
+    contents = [[name, digest] for name, digest in zip(found.names, sums, strict=True)]
+    keys = {name: json_sum([contents, side, net.identity])[:12] for name, net in extractors.items()}
+    places = {name: folder / f"reference-{name}-{key}.safetensors" for name, key in keys.items()}
+    return _Plan(found, places, [name for name, place in places.items() if not place.is_file()])
 
 
 def _content(path: Path) -> str:

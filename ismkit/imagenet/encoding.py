@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from ismkit.imagenet.latents import (
     write_manifest,
 )
 from ismkit.imagenet.latents import PLAN as FORM_OF_PLAN
-from ismkit.imagenet.pixels import Item, decoded
+from ismkit.imagenet.pixels import THREADS, Item, decoded
 from ismkit.imagenet.sources import Source, open_source, read_class_names
 from ismkit.imagenet.vae import ImageVAE
 from ismkit.utils.checks import as_integer, check_count, check_kind, shown
@@ -106,7 +106,7 @@ class Encoding:
     revision: str | None = None
     side: int = 256
     batch_size: int = 32
-    threads: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    threads: int = THREADS
     skip_corrupt: bool = False
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,8 @@ import numpy as np
 
 from ismkit.data.decoding import PictureError, check_pixels, decode_picture
 from ismkit.utils.checks import check_count
+
+THREADS = min(8, os.cpu_count() or 1)  # that read or decode pictures, in each process
 
 
 class Item(NamedTuple):

@@ -1,27 +1,34 @@
 """References: statistics are those of the images, files are refused unless they are whole and free of pickles."""
 
+import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from PIL import Image
 from torch import Tensor
 
 from ismkit.data.decoding import picture_files
-from ismkit.evaluation.extractors import Extractor
+from ismkit.evaluation.extractors import Extractor, load_extractor
 from ismkit.evaluation.metrics import Moments
 from ismkit.evaluation.reference import (
+    _Statistics,
     folder_images,
+    folder_reference,
     load_reference,
     make_reference,
     npz_images,
     real_features,
 )
 from ismkit.utils.files import DataError
+from ismkit.utils.workers import Tell, run_group
 from tests.images import pictures
 
 Arrays = dict[str, Any]
@@ -161,6 +168,21 @@ def test_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
             list(folder_images([tmp_path / f"{name}.png"], 16))
 
 
+def test_pictures_keep_their_order_however_long_each_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow_at_first(path: Path) -> bytes:
+        time.sleep(0.05 * (path.name in ("0", "4")))
+        return path.name.encode()
+
+    monkeypatch.setattr("ismkit.evaluation.reference.read_picture", slow_at_first)
+    crop = "ismkit.evaluation.reference.center_crop"
+    monkeypatch.setattr(crop, lambda data, side: np.full((3, side, side), int(data), np.uint8))
+    for n in (0, 1, 4, 9):
+        batches = list(folder_images([Path(str(i)) for i in range(n)], 2, batch=4))
+        assert [batch[:, 0, 0, 0].tolist() for batch in batches] == [
+            list(range(n))[start : start + 4] for start in range(0, n, 4)
+        ]
+
+
 # ---------------------------------------------------------------- made here
 
 
@@ -193,9 +215,63 @@ def test_kept_features_are_a_uniform_draw_without_repeats(tmp_path: Path, small:
     assert abs(rows.double().mean() - 99.5) < 4 * 8.2
 
 
+@pytest.mark.parametrize("cuts", [(0, 61), (0, 30, 61), (0, 0, 5, 5, 40, 61)])
+def test_shares_are_joined_to_the_statistics_of_all(cuts: tuple[int, ...], tmp_path: Path, small: Extractor) -> None:
+    images = pictures(61)
+    whole = make_reference(images.split(10), small, tmp_path / "r.safetensors", {}, keep=20)
+    joined = _Statistics(20)
+    for low, high in itertools.pairwise(cuts):
+        share = _Statistics(20)
+        share.pass_by(low)
+        if low < high:
+            share.add(small(images[low:high]))
+        joined.merge(share.moments, share.kept)
+    for layer, moments in whole.moments.items():
+        assert joined.moments[layer].n == 61
+        torch.testing.assert_close(joined.moments[layer].mean, moments.mean, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(joined.moments[layer].cov, moments.cov, rtol=1e-4, atol=1e-8)
+    kept = torch.stack([joined.kept[place] for place in range(20)])
+    torch.testing.assert_close(kept, whole.features, rtol=1e-5, atol=1e-6)
+
+
+def reference_share(folder: Path, rank: int, tell: Tell) -> None:
+    assert PartialState(cpu=True).num_processes == 2
+    small, seen = load_extractor("small"), 0
+
+    class Counted(Extractor):
+        def __call__(self, images: Tensor) -> dict[str, Tensor]:
+            nonlocal seen
+            seen += len(images)
+            return super().__call__(images)
+
+    counted = Counted("small", small.net, small.device, small.identity["sha256"])
+    files = picture_files(folder / "real").paths
+    made = folder_reference(files, 16, counted, folder / "two.safetensors", {"source": "tests"}, keep=20)
+    torch.save((seen, made.sha256), folder / f"rank{rank}.pt")
+
+
+def test_two_processes_share_the_pictures_of_a_folder_and_find_what_one_finds(tmp_path: Path, small: Extractor) -> None:
+    """The first one embedded them all while the others waited."""
+    (tmp_path / "real").mkdir()
+    for i, image in enumerate(pictures(61)):
+        Image.fromarray(image.movedim(0, 2).numpy()).save(tmp_path / "real" / f"{i:02}.png")
+    files = picture_files(tmp_path / "real").paths
+    whole = make_reference(folder_images(files, 16), small, tmp_path / "r.safetensors", {"source": "tests"}, keep=20)
+    run_group(partial(reference_share, tmp_path), 2)
+    made = load_reference(tmp_path / "two.safetensors")
+    assert made.about == whole.about
+    for layer, moments in whole.moments.items():
+        torch.testing.assert_close(made.moments[layer].mean, moments.mean, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(made.moments[layer].cov, moments.cov, rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(made.features, whole.features, rtol=1e-5, atol=1e-6)
+    assert [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)] == [(30, made.sha256), (31, made.sha256)]
+
+
 def test_too_few_images(tmp_path: Path, small: Extractor) -> None:
     with pytest.raises(DataError, match="at least 2 images, got 1"):
         make_reference([pictures(1)], small, tmp_path / "r.safetensors", {})
+    with pytest.raises(DataError, match="at least 2 images, got 1"):  # on every process alike, so before any work
+        folder_reference([tmp_path / "0.png"], 16, small, tmp_path / "r.safetensors", {})
     assert list(tmp_path.iterdir()) == []
 
 

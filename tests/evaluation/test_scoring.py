@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ import torch
 from PIL import Image
 
 from ismkit.data.sets import eight_gaussians
+from ismkit.evaluation import scoring
 from ismkit.evaluation.judges import FashionJudge, PointJudge, Setting
 from ismkit.evaluation.options import ImageOptions
-from ismkit.evaluation.samples import SampleSet
+from ismkit.evaluation.samples import WAIT, SampleSet
 from ismkit.evaluation.scoring import evaluate
 from ismkit.imagenet.vae import ImageVAE, write_tiny_vae
 from ismkit.models import saved
 from ismkit.models.nets import DiT, ToyMLP
 from ismkit.models.saved import load_sampler, save_model
+from ismkit.utils.files import DataError
+from ismkit.utils.workers import Tell, run_group
 from tests.commandline import Ismkit, fill
 from tests.images import pictures
 
@@ -113,6 +117,39 @@ def test_missing_reference_and_weights_are_told_in_one_line_before_any_work(
         assert (answer.status, answer.err.count("\n")) == (2, 1)
         assert message in answer.err
     assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------- many processes
+
+
+def evaluated(setting: dict[str, Path], out: Path, real: Path) -> list[dict[str, Any]]:
+    options = ImageOptions(vae=str(setting["vae"]), reference=(str(real),), features="small")
+    return evaluate(setting["model"], nfe=[1], w=[0.5], n=40, device="cpu", out=out, images=options).rows
+
+
+def evaluate_share(setting: dict[str, Path], folder: Path, rank: int, tell: Tell) -> None:
+    read: list[Path] = []
+    content = scoring._content
+    scoring._content = lambda path: read.append(path) or content(path)
+    with pytest.raises(DataError, match="holds no pictures"):
+        evaluated(setting, folder, setting["vae"])
+    group = torch.distributed.distributed_c10d._get_default_group()
+    wait = group._get_backend(torch.device("cpu")).options._timeout
+    torch.save((evaluated(setting, folder, setting["real"]), len(read), wait), folder / f"rank{rank}.pt")
+
+
+def test_one_of_two_processes_reads_a_folder_and_both_score_as_one(setting: dict[str, Path], tmp_path: Path) -> None:
+    """Every process read all of it, and those that waited for the first one gave up after ten minutes."""
+    (row,) = evaluated(setting, tmp_path / "one", setting["real"])
+    (tmp_path / "two").mkdir()
+    run_group(partial(evaluate_share, setting, tmp_path / "two"), 2)
+    (first, read, wait), (second, none, other) = [
+        torch.load(tmp_path / "two" / f"rank{rank}.pt", weights_only=False) for rank in range(2)
+    ]
+    assert (read, none) == (60, 0)
+    assert wait == other == WAIT
+    assert first == second
+    assert first[0] == pytest.approx(row, rel=1e-6)
 
 
 # ---------------------------------------------------------------- how many steps
