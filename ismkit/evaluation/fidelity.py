@@ -155,6 +155,7 @@ class ImageJudge:
         batch: images at one time.
         per_file: samples per file.
         source: the distribution of the noise, that of the model's recipe.
+        tf32: draw with products in TF32, as :func:`ismkit.evaluation.samples.draw` says.
 
     Example:
         A tiny model, scored in the features of the small network, which every figure then names:
@@ -197,6 +198,7 @@ class ImageJudge:
     batch: int = 100
     per_file: int = 500
     source: Source | None = None
+    tf32: bool = False
 
     def check(self, net: nn.Module, settings: Sequence[Setting]) -> None:
         """Refuse, before any work, what cannot be scored with what is here.
@@ -232,13 +234,14 @@ class ImageJudge:
 
     def place(self, setting: Setting) -> Path:
         """The folder of one setting."""
-        return self.folder / f"nfe{setting.nfe}_w{setting.w:g}_n{setting.n}_seed{setting.seed}"
+        products = "_tf32" if self.tf32 else ""
+        return self.folder / f"nfe{setting.nfe}_w{setting.w:g}_n{setting.n}_seed{setting.seed}{products}"
 
     def score(self, net: nn.Module, setting: Setting) -> dict[str, float]:
         """All metrics of one setting. Under several processes each draws and embeds its share, the first one scores."""
         place = self.place(setting)
         options: dict[str, Any] = {"model": self.model, "batch": self.batch, "per_file": self.per_file}
-        samples = draw(net, self.vae, setting, place, source=self.source, **options)
+        samples = draw(net, self.vae, setting, place, source=self.source, tf32=self.tf32, **options)
         used = dict.fromkeys(metric.extractor for metric in self.metrics.values())
         features = {name: embed(samples, self.extractors[name], batch=self.batch) for name in used}
         scores = [self.score_features(features) if PartialState().is_main_process else None]
@@ -285,7 +288,7 @@ class ImageJudge:
         vae = " ".join(f"{key} {value}" for key, value in held["vae"].items() if value is not None)
         text = {
             "labels": f"{held['labels']} ({held['num_classes']})",
-            **{key: held[key] for key in ("sampler", "noise", "source", "rounding") if key in held},
+            **{key: held[key] for key in ("sampler", "noise", "source", "products", "rounding") if key in held},
             "model": f"SHA-256 {held['model']['sha256']}, {held['model'].get('weights', 'weights not described')}",
             "decoder": vae,
             "resolution": " x ".join(map(str, held["images"][1:])),

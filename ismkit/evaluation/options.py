@@ -16,6 +16,8 @@ class ImageOptions:
         metrics: fid, sfid, is, precision, recall, fd_dinov2 (default: all).
         features: small: read a small random network instead, to try things out; comparable with nothing published.
         batch: images at one time.
+        tf32: draw with matrix products in TF32 where the GPU has it, as SiT's and DiT's code do. Such samples have a
+            folder of their own, and the protocol names it.
         npz: write the samples as ADM's .npz too.
         png: write the samples as PNG files too.
         download: fetch missing weights of feature networks.
@@ -31,6 +33,7 @@ class ImageOptions:
     metrics: tuple[str, ...] = ()
     features: str | None = None
     batch: int = 100
+    tf32: bool = False
     npz: bool = False
     png: bool = False
     download: bool = False

@@ -19,6 +19,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,6 +48,7 @@ PROTOCOL = {
     "sampler": "Euler, one network call per step",
     "rounding": "floor of clamp(127.5 x + 128, 0, 255), the nearest of 256 levels (as DiT and SiT)",
 }
+TF32 = "TF32 where a GPU has it, as SiT and DiT"  # stands in a manifest only if it was asked for
 MANIFEST = "manifest.json"
 #: How long a process waits for the others. NCCL's 600 seconds end an evaluation whose processes have unequal shares, or
 #: whose main one does hours of work alone: the sums of a training set. A launcher ends all when one has failed.
@@ -224,6 +226,7 @@ def draw(
     batch: int = 100,
     per_file: int = 500,
     source: Source | None = None,
+    tf32: bool = False,
     progress: bool | None = None,
 ) -> SampleSet:
     """Draw a complete set of samples, or resume one; under several processes every one of them calls this.
@@ -237,6 +240,7 @@ def draw(
         batch: samples at one time.
         per_file: samples per file.
         source: the distribution of the noise, that of the network's recipe.
+        tf32: let matrix products on a GPU round to TF32, 10 bits of the 23; the manifest says so.
         progress: show a bar; by default in the first process unless the environment says CI.
 
     Returns:
@@ -281,6 +285,8 @@ def draw(
         "n": setting.n,
     }
     wanted |= {"seed": setting.seed, "num_classes": num_classes, "latents": shape, "images": size, "per_file": per_file}
+    if tf32:  # else nothing is added: sets on disk stay those that they were
+        wanted["products"] = TF32
     wanted = json.loads(json.dumps(wanted | protocol(net, setting.nfe, source)))
     count, store = math.ceil(setting.n / per_file), _files(folder, wanted)
     # One process looks, or the others might see the first new files; a refusal is raised by all of them alike.
@@ -291,7 +297,10 @@ def draw(
     mine = plan[0][state.process_index :: state.num_processes]
     total = sum(min(setting.n, (k + 1) * per_file) - k * per_file for k in mine)
     show = progress if state.is_main_process else False
-    with progress_bar(total=total, show=show, desc=f"{setting.nfe} NFE, w = {setting.w:g}", unit="image") as bar:
+    with (
+        progress_bar(total=total, show=show, desc=f"{setting.nfe} NFE, w = {setting.w:g}", unit="image") as bar,
+        _products(tf32),
+    ):
         for k in mine:
             start, stop = k * per_file, min(setting.n, (k + 1) * per_file)
             images = []
@@ -313,6 +322,20 @@ def draw(
         _manifest(folder).write(MANIFEST, {"set": wanted, "files": files, "made": made})
     state.wait_for_everyone()
     return SampleSet.open(folder)
+
+
+@contextmanager
+def _products(tf32: bool) -> Iterator[None]:
+    """Let products round to TF32 within the block, or leave them as the caller has them."""
+    if not tf32:
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @torch.no_grad()

@@ -219,7 +219,7 @@ def _images(
     needed = {name: extractors[name] for name in names if name in needing}
     references = _references(list(images.reference), needed, side, folder)
     model = {"sha256": digest, "weights": _weights(card)}
-    judge = ImageJudge(vae, metrics, extractors, references, folder, model, images.batch)
+    judge = ImageJudge(vae, metrics, extractors, references, folder, model, images.batch, tf32=images.tf32)
     rows = judge.table(net, settings)
     if not state.is_main_process:
         return Scores(rows, "", [])

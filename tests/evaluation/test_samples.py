@@ -357,3 +357,20 @@ def test_processes_that_draw_wait_longer_than_nccl_does_by_default(
     monkeypatch.setattr(samples, "PartialState", lambda **given: asked.append(given) or PartialState())
     drawn(tmp_path / "set", 4)
     assert asked == [{"timeout": samples.WAIT}]
+
+
+def test_products_in_tf32_are_another_set_and_end_with_it(tmp_path: Path) -> None:
+    class Noting(Doubled):
+        def decode(self, latents: Tensor) -> Tensor:
+            seen.append(torch.get_float32_matmul_precision())
+            return super().decode(latents)
+
+    seen: list[str] = []
+    with_it, without = drawn(tmp_path / "a", 10, vae=Noting(), tf32=True), drawn(tmp_path / "b", 10, vae=Noting())
+    assert seen == ["high", "highest"]
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert with_it.manifest["set"] == without.manifest["set"] | {"products": samples.TF32}
+    with pytest.raises(SampleError, match=r"holds other samples: products is TF32 .* there and None now"):
+        drawn(tmp_path / "a", 10)
+    with pytest.raises(SampleError, match="products is None there and TF32 "):
+        drawn(tmp_path / "b", 10, tf32=True)

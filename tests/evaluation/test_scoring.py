@@ -119,6 +119,19 @@ def test_missing_reference_and_weights_are_told_in_one_line_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
+def test_scores_of_products_in_tf32_say_so(setting: dict[str, Path], ismkit_: Ismkit, tmp_path: Path) -> None:
+    options = ["--vae", setting["vae"], "--features", "small", "--metrics", "is", "-n", 40, "--nfe", 1, "--w", 0.5]
+    for extra in ([], ["--tf32"]):
+        answer = ismkit_("evaluate", setting["model"], *options, "-o", tmp_path / "out", *extra)
+        assert answer.status == 0, answer.err
+        assert ("products: TF32" in answer.out) == bool(extra)
+    assert sorted(path.name for path in (tmp_path / "out").glob("nfe*")) == [
+        "nfe1_w0.5_n40_seed0",
+        "nfe1_w0.5_n40_seed0_tf32",
+    ]
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["protocol"]["products"].startswith("TF32")
+
+
 # ---------------------------------------------------------------- many processes
 
 
