@@ -6,11 +6,13 @@ process; :func:`launch_processes` starts such processes from a notebook.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +33,7 @@ from ismkit.utils.weights import PathLike
 from ismkit.utils.workers import PATIENCE, Tell, run_group
 
 SAVE_EVERY = 5000  # steps between checkpoints, and at most so many
+MODEL_EVERY = 50_000  # steps between the models of ImageNet runs that stay: 16 of the paper's run, 2.7 GB each for XL/2
 LOG_EVERY = 100
 SAMPLED = (207, 360, 387, 974, 88, 979, 417, 279)  # classes of the sample grids: as in DiT's figures
 
@@ -90,7 +93,8 @@ def launch(
         latents: folder of the latents of an ImageNet run, see :func:`ismkit.training.runs.imagenet_latents`.
         engine: processes, precision, compilation, memory, micro-batches.
         saving: ``folder`` is by default ``run.folder(seed)``, ``save_every`` at most 5000; the model goes into the
-            folder as ``model.safetensors``.
+            folder as ``model.safetensors``, and every ``model_every`` steps as ``model-STEP.safetensors``, which no
+            later step deletes.
         logging: losses, throughput and samples, to TensorBoard or another tracker.
         trackers: opens trackers in its place, see :class:`ismkit.training.tracking.Tracking`.
         hooks: further hooks of :func:`ismkit.training.loop.fit`.
@@ -122,7 +126,9 @@ def launch(
         raise TypeError(f"trackers must be a function of the step, got {shown(trackers)}")
     folder = saving.folder or run.folder(seed)
     saving = replace(saving, folder=folder, save_every=saving.save_every or min(SAVE_EVERY, run.steps))
-    logging = _windows(logging, saving.save_every or 1)
+    if saving.model_every is None and run.takes_latents and run.steps > MODEL_EVERY:
+        saving = replace(saving, model_every=MODEL_EVERY - MODEL_EVERY % (logging.log_every or 1))
+    logging = _windows(logging, saving)
     load = partial(run.load, latents) if latents else run.load
     accelerator = distributed.accelerator(engine.mode, engine.precision, cpu=not torch.cuda.is_available())
     with distributed.alone_in(folder, accelerator):
@@ -140,13 +146,20 @@ def _launch(
     hooks: Sequence[Hook],
     accelerator: Accelerator,
 ) -> TrainState:
-    """The training, its logs and its model, when no other writes into the folder."""
+    """The training, its logs and its models, when no other writes into the folder."""
     folder = saving.folder
     assert folder is not None
-    card = {"run": describe(run)}  # what cannot be described is refused before the training
+    # What cannot be described is refused before the training.
+    card = {"run": describe(run), "steps": run.steps, "seed": seed, "licence": "Apache-2.0"}
     if accelerator.num_processes > 1:  # the main process first, for it may have to make them
         distributed.on_main_process(accelerator, lambda: len(load()))
     data = admit(load())
+    if (shape := getattr(data, "shape", None)) is not None:
+        card["shape"] = list(shape)  # of what this model draws
+    if isinstance(data, Latents):
+        card["vae"] = data.manifest["vae"]  # that decodes what this model draws
+    write = partial(_write_model, folder, card, accelerator)
+    hooks = [_Models(saving.model_every or 0, write), *hooks]
     engine = with_micro_batches(engine, saving, accelerator)
     options: dict[str, Any] = {"data": data, "engine": engine, "saving": saving, "accelerator": accelerator}
     options["check"] = check_saveable
@@ -157,26 +170,46 @@ def _launch(
     else:
         with _tracking(trackers, run, data, logging, accelerator) as hook:
             state = train_run(run, seed, hooks=[hook, *hooks], **options)
-    net = distributed.unsharded(state.ema.slow)
-    if accelerator.is_main_process:
-        card |= {"steps": state.step, "seed": seed, "licence": "Apache-2.0"}
-        if (shape := getattr(data, "shape", None)) is not None:
-            card["shape"] = list(shape)  # of what this model draws
-        if isinstance(data, Latents):
-            card["vae"] = data.manifest["vae"]  # that decodes what this model draws
-        digest = save_model(net, folder / "model.safetensors", card)
-        print(f"model: {folder / 'model.safetensors'} (SHA-256 {digest})")
+    write(state, "model.safetensors")
     accelerator.end_training()  # else every process warns that its group was not taken down
     return state
 
 
-def _windows(logging: Logging, save_every: int) -> Logging:
+def _write_model(folder: Path, card: dict[str, Any], accelerator: Accelerator, state: TrainState, name: str) -> None:
+    """Write the slow average with its card; every process calls this, and all get the main one's error."""
+    net, path = distributed.unsharded(state.ema.slow), folder / name
+    digest = distributed.on_main_process(accelerator, lambda: save_model(net, path, card | {"steps": state.step}))
+    if accelerator.is_main_process:
+        print(f"model: {path} (SHA-256 {digest})")
+
+
+@dataclass(frozen=True)
+class _Models:
+    """A hook that writes a model every so many steps (0: none), under a name that no other step has."""
+
+    every: int
+    write: Callable[[TrainState, str], None]
+    everywhere = True  # a sharded average is gathered by all
+
+    def __call__(self, state: TrainState, report: StepReport) -> None:
+        self.resumed(state)
+
+    def resumed(self, state: TrainState) -> None:
+        """Also where a run is resumed: a kill may have come between this step's checkpoint and its model."""
+        if self.every and state.step % self.every == 0:
+            self.write(state, f"model-{state.step:08d}.safetensors")
+
+
+def _windows(logging: Logging, saving: Saving) -> Logging:
     """The logging with its intervals: a window of the logs must end where a checkpoint is saved."""
-    every = logging.log_every or max(k for k in range(1, LOG_EVERY + 1) if save_every % k == 0)
-    if save_every % every:
-        why = "else a killed run leaves a gap in its logs"
-        raise ValueError(f"save_every must be a multiple of log_every={every}, got {save_every}: {why}")
-    return replace(logging, log_every=every, samples_every=logging.samples_every or save_every)
+    intervals = {"save_every": saving.save_every or 0, "model_every": saving.model_every or 0}
+    shared = math.gcd(*intervals.values())
+    every = logging.log_every or max(k for k in range(1, LOG_EVERY + 1) if shared % k == 0)
+    for name, interval in intervals.items():
+        if interval % every:
+            why = "else a killed run leaves a gap in its logs"
+            raise ValueError(f"{name} must be a multiple of log_every={every}, got {interval}: {why}")
+    return replace(logging, log_every=every, samples_every=logging.samples_every or saving.save_every)
 
 
 def _tracking(

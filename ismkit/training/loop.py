@@ -223,8 +223,8 @@ def check_folder(
 ) -> None:
     """Raise ValueError, on every process, unless ``saving`` fits the checkpoints that its folder holds."""
     if (folder := saving.folder) is None:
-        if saving.resume or saving.save_every is not None:
-            raise ValueError("resume and save_every need a folder, that of the checkpoints")
+        if saving.resume or saving.save_every is not None or saving.model_every:
+            raise ValueError("resume, save_every and model_every need a folder, that of the checkpoints")
     elif not saving.resume and (done := on_main_process(accelerator, lambda: checkpoint.saved_steps(folder))):
         raise ValueError(f"{folder} holds checkpoints up to step {done[-1]}: resume, or take another folder")
     else:
@@ -424,7 +424,8 @@ def fit(
         engine: processes, precision, compilation, memory, micro-batches; by default one process in float32.
         saving: folder and interval of the checkpoints, and whether to resume; by default nothing is written.
         hooks: called after each step with (state, report), on the main process; one that has the attribute
-            ``everywhere``, true, on every process, as it must be if it runs a network that is sharded.
+            ``everywhere``, true, on every process, as it must be if it runs a network that is sharded. One that has
+            a method ``resumed(state)`` has it called where a run is resumed, before its next step.
         progress: show a progress bar; by default unless the environment says CI.
         accelerator: Accelerate's, where there is one already; by default made for ``engine``.
 
@@ -476,10 +477,13 @@ def _fit(
     state = _prepare(recipe, net, optim, engine, accelerator)
     if saving.folder is not None and saving.resume:
         state.step = resume_run(saving.folder, saving.from_step, state, settings, accelerator)
+    called = [hook for hook in hooks if accelerator.is_main_process or getattr(hook, "everywhere", False)]
+    for hook in called if state.step else []:
+        getattr(hook, "resumed", lambda state: None)(state)
     if (start := state.step) >= steps:
         return state
+    intervals = [every for every in (saving.save_every, saving.model_every) if every]
     micro = _MicroBatches(recipe, state, batches, seed, steps, engine, accelerator)
-    called = [hook for hook in hooks if accelerator.is_main_process or getattr(hook, "everywhere", False)]
     recent: list[Tensor] = []
     show = progress if accelerator.is_main_process else False
     with micro, ExitStack() as at_end:
@@ -494,7 +498,8 @@ def _fit(
 
             loss, ending = vote(loss, asked_to_end())
             recent.append(torch.stack([loss, grad_norm.to(loss)]))
-            save = saves and (state.step % (saving.save_every or steps) == 0 or state.step == steps or ending)
+            due = state.step == steps or any(state.step % every == 0 for every in intervals)
+            save = saves and (due or ending)
             if len(recent) == FLUSH_EVERY or save or state.step == steps:
                 state.losses += finite_losses(recent, state.step, saving.folder)
                 bar.set_postfix(loss=f"{state.losses[-1]:.4f}", refresh=False)

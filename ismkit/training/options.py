@@ -60,9 +60,12 @@ class Saving:
         resume: start from the newest checkpoint in the folder (from the beginning, if there is none); without it a
             folder that has checkpoints is refused.
         from_step: resume from the checkpoint of this step instead; later ones are deleted.
+        model_every: optimiser steps between models that stay: a checkpoint is saved, and ``launch`` and ``ismkit
+            train`` write the slow average beside it, ``model-STEP.safetensors``; 0 for one at the end alone. By default
+            50 000 for longer runs of ImageNet, 0 for others.
 
     Raises:
-        ValueError: for intervals below 1, or ``from_step`` without ``resume``.
+        ValueError: for a ``save_every`` below 1, a ``model_every`` below 0, or ``from_step`` without ``resume``.
 
     Example:
         >>> from ismkit import Saving
@@ -74,6 +77,7 @@ class Saving:
     save_every: int | None = None
     resume: bool = False
     from_step: int | None = None
+    model_every: int | None = None
 
     def __post_init__(self) -> None:
         if type(self.resume) is not bool:
@@ -81,9 +85,9 @@ class Saving:
         check_types(self)
         if self.folder is not None:
             object.__setattr__(self, "folder", expanded(self.folder))
-        for name in ("save_every", "from_step"):
+        for name, least in (("save_every", 1), ("model_every", 0), ("from_step", 1)):
             if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, check_count(name, value))
+                object.__setattr__(self, name, check_count(name, value, least))
         if self.from_step is not None and not self.resume:
             raise ValueError("from_step goes with resume=True")
 

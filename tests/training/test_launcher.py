@@ -30,8 +30,9 @@ from ismkit.models.nets import DiT, ToyMLP
 from ismkit.models.saved import load_model
 from ismkit.training import checkpoint, costs, distributed, launcher
 from ismkit.training.distributed import REQUEUE, Preempted
-from ismkit.training.launcher import KillAt
-from ismkit.training.options import Logging
+from ismkit.training.launcher import KillAt, launch_processes
+from ismkit.training.loop import DivergenceError, StepReport, TrainState
+from ismkit.training.options import Engine, Logging, Saving
 from ismkit.training.runs import RUNS, Run
 from ismkit.training.tracking import scalars
 from ismkit.utils.files import locked
@@ -74,9 +75,13 @@ def toy(**settings: Any) -> Run:
     return replace(run, **{"steps": 12, "batch_size": 32, **small, **settings})
 
 
+def flat(net: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
 def weights(folder: Path) -> torch.Tensor:
     net, _ = load_model(folder / "model.safetensors")
-    return torch.cat([p.flatten() for p in net.parameters()])
+    return flat(net)
 
 
 # ---------------------------------------------------------------- one process
@@ -96,6 +101,78 @@ def test_a_signal_ends_with_a_checkpoint_and_a_kill_without_and_both_are_made_go
     assert [step for step, _ in log] == [2, 4, 6, 7, 8, 10, 12]  # the window that was cut, in two
     assert dict(log) | {7: 0, 8: 0} == dict(expected) | {7: 0, 8: 0}
     assert (dict(log)[7] + dict(log)[8]) / 2 == pytest.approx(dict(expected)[8], rel=1e-6)
+
+
+def test_models_stay_with_the_averages_of_their_steps_where_checkpoints_go(tmp_path: Path) -> None:
+    seen: dict[int, torch.Tensor] = {}
+
+    def look(state: TrainState, report: StepReport) -> None:
+        seen[report.step] = flat(state.ema.slow)
+
+    launch(toy(), folder=tmp_path, save_every=6, model_every=4, hooks=[look])
+    assert checkpoint.saved_steps(tmp_path) == [8, 12]  # of 4, 6, 8 and 12
+    assert sorted(path.name for path in tmp_path.glob("model*")) == [
+        "model-00000004.safetensors", "model-00000008.safetensors", "model-00000012.safetensors", "model.safetensors"
+    ]  # fmt: skip
+    for step in (4, 8, 12):
+        net, card = load_model(tmp_path / f"model-{step:08d}.safetensors")
+        assert card["steps"] == step
+        assert torch.equal(flat(net), seen[step])
+    assert card == load_model(tmp_path / "model.safetensors")[1]
+
+
+def test_a_model_that_a_kill_prevented_is_written_when_the_run_is_resumed(tmp_path: Path) -> None:
+    """After the checkpoint of its step was complete: no later step has this average."""
+    launch(toy(), folder=tmp_path, save_every=4, model_every=4)
+    written = {step: tmp_path / f"model-{step:08d}.safetensors" for step in (4, 8, 12)}
+    before = {step: path.read_bytes() for step, path in written.items()}
+    for step, options in ((8, {"from_step": 8}), (12, {})):
+        written[step].unlink()
+        launch(toy(), folder=tmp_path, save_every=4, model_every=4, resume=True, **options)
+        assert {step: path.read_bytes() for step, path in written.items()} == before
+
+
+def test_no_model_is_written_of_a_step_whose_losses_are_not_finite(tmp_path: Path) -> None:
+    def spoil(state: TrainState, report: StepReport) -> None:
+        if report.step == 5:
+            nn.init.constant_(next(state.net.parameters()), math.nan)
+
+    with pytest.raises(DivergenceError, match=r"^step 6: loss nan.*the last good checkpoint is of step 4"):
+        launch(toy(), folder=tmp_path, model_every=4, hooks=[spoil])
+    assert [path.name for path in tmp_path.glob("model*")] == ["model-00000004.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("gaussians", {}, (None, 2000, 100)),
+        ("gaussians", {"model_every": 30}, (30, 2000, 10)),
+        ("imagenet-smoke", {}, (None, 30, 30)),
+        ("imagenet256-b2", {}, (50_000, 5000, 100)),
+        ("imagenet256-b2", {"model_every": 0}, (0, 5000, 100)),
+        ("imagenet256-b2", {"save_every": 3000, "log_every": 30}, (49_980, 3000, 30)),
+    ],
+)
+def test_long_runs_of_imagenet_keep_models_by_default(
+    name: str, options: dict[str, int], expected: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planned(run: Run, seed: int, load: Any, engine: Any, saving: Saving, logging: Logging, *_: Any) -> Any:
+        return saving.model_every, saving.save_every, logging.log_every
+
+    monkeypatch.setattr(launcher, "_launch", planned)
+    assert launch(RUNS[name], folder=tmp_path / "run", **options) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_several_processes_write_the_models_that_one_writes(mode: Any, tmp_path: Path) -> None:
+    launch(toy(steps=4), folder=tmp_path / "one", model_every=2, micro_batches=2)
+    saving = Saving(tmp_path / mode, model_every=2)
+    launch_processes(toy(steps=4), processes=2, engine=Engine(mode=mode, micro_batches=2), saving=saving)
+    for name in ("model-00000002.safetensors", "model-00000004.safetensors", "model.safetensors"):
+        (one, card), (two, other) = (load_model(tmp_path / folder / name) for folder in ("one", mode))
+        assert card == other
+        torch.testing.assert_close(flat(two), flat(one), rtol=0, atol=1e-6)
 
 
 def test_micro_batches_stay_when_a_run_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,6 +201,7 @@ def test_a_damaged_checkpoint_is_told_by_fit(damage: str, tmp_path: Path) -> Non
     ("options", "message"),
     [
         ({"save_every": 4, "log_every": 3}, "save_every must be a multiple of log_every=3, got 4"),
+        ({"model_every": 5, "log_every": 3}, "model_every must be a multiple of log_every=3, got 5"),
         ({"micro_batches": 5}, "batch_size must be a multiple of the 5 micro-batches of a step, got 32"),
         ({"micro_batches": 16}, "a batch of 2 gives no"),
         ({"mode": "zero"}, "mode must be one of ddp, fsdp, got 'zero'"),
