@@ -203,6 +203,29 @@ def test_resumed_training_makes_the_same_file(ismkit_: Ismkit, monkeypatch: pyte
     assert "was trained with other settings" in answer.err
 
 
+def test_a_resumed_run_that_starts_at_step_0_says_so_and_what_else_is_there(tmp_path: Path, ismkit_: Ismkit) -> None:
+    """A forgotten -p began a second run in another folder without a word."""
+    toy = ["train", "gaussians", "--steps", "2", "--batch-size", "32", "--resume"]
+    answer = ismkit_(*toy, "-p", "recipe.coupling.pool", "3")
+    assert answer.status == 0, answer.err
+    (first,) = (tmp_path / "out" / "runs").iterdir()
+    starts = "no checkpoint in {}: the run starts at step 0\n"
+    assert answer.out.startswith(starts.format(first))
+    answer = ismkit_(*toy)
+    (second,) = {*(tmp_path / "out" / "runs").iterdir()} - {first}
+    pool = runs.RUNS["gaussians"].recipe.coupling.pool
+    told = f"{first} holds checkpoints up to step 2 of other settings: recipe.coupling.pool is 3 there, {pool} here\n"
+    assert answer.out.startswith(told + starts.format(second))
+    for options in ([], ["-p", "recipe.coupling.pool", "3"]):  # both are there now
+        assert "starts at step 0" not in ismkit_(*toy, *options).out
+    out = ismkit_(*toy, "-p", "net.width", "8", "--seed", "1").out
+    assert "holds checkpoints" not in out  # another seed is another run
+    out = ismkit_(*toy, "-p", "net.width", "8").out
+    assert f"{second} holds checkpoints up to step 2 of other settings: its network, data or batch size\n{first}" in out
+    assert ismkit_(*toy, "--folder", "own").out.startswith(starts.format("own"))  # not where the others are
+    assert "starts at step 0" not in ismkit_(*toy, "--folder", "none", "--from-step", "1").out
+
+
 def test_resuming_with_more_steps_names_the_folder_with_fewer(tmp_path: Path, ismkit_: Ismkit) -> None:
     """faults A10: it began at step 0 in another folder without a word."""
     toy = ["train", "gaussians", "--batch-size", "32", "-p", "optim.cooldown", "0", "--resume"]
@@ -216,7 +239,9 @@ def test_resuming_with_more_steps_names_the_folder_with_fewer(tmp_path: Path, is
         f"--folder {first} --resume\n"
     ) in answer.out
     assert "to lengthen" not in ismkit_(*toy, "--steps", "4").out  # its own folder holds checkpoints now
-    assert "to lengthen" not in ismkit_(*toy, "--steps", "3", "--lr", "0.5").out  # another run altogether
+    out = ismkit_(*toy, "--steps", "3", "--lr", "0.5").out  # another run altogether
+    assert "to lengthen" not in out
+    assert f"{first} holds checkpoints up to step 2 of other settings: optim.lr is 0.002 there, 0.5 here; steps" in out
     assert ismkit_(*toy, "--steps", "4", "--folder", first).status == 0
     assert saved_steps(first)[-1] == 4
     answer = ismkit_(*toy, "--steps", "3", "--folder", first)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from ismkit.cli import UsageError
 from ismkit.training.options import Engine, Logging, Saving
+
+if TYPE_CHECKING:
+    from ismkit.training.runs import Run
 
 EXAMPLES = (
     "ismkit train gaussians",
@@ -86,16 +89,39 @@ def command(
     folder = saving.folder or preset.folder(seed)
     if not saving.resume and (done := saved_steps(folder)):
         raise UsageError(f"{folder} holds checkpoints up to step {done[-1]}: add --resume, or take another --folder")
-    others = preset.other_lengths(seed) if saving.resume and not saving.folder and not saved_steps(folder) else {}
+    fresh = saving.resume and not saving.from_step and not saved_steps(folder)
+    others = _others(preset, seed) if fresh and not saving.folder else []
     folder.mkdir(parents=True, exist_ok=True)
     if os.environ.get("RANK", "0") == "0":  # of the processes that a launcher has started
-        for steps, other in others.items():
-            print(
-                f"{other} holds this run with {steps} steps. With {preset.steps} it is another run and begins at step "
-                f"0; to lengthen that one: --folder {other} --resume"
-            )
+        for line in others:
+            print(line)
+        if fresh:
+            print(f"no checkpoint in {folder}: the run starts at step 0")
         print(f"{preset.name}: recipe {preset.recipe.name}, {preset.steps} steps of {preset.batch_size}; in {folder}")
     if logging.tracker is None and preset.takes_latents:
         logging = replace(logging, tracker="tensorboard")
     launch(preset, seed, latents=latents, engine=engine, saving=replace(saving, folder=folder), logging=logging)
     return 0
+
+
+SHOWN = 4  # other folders, and settings of each: more hide the forgotten option
+
+
+def _others(run: Run, seed: int) -> list[str]:
+    """A line for each other folder of a run, for those that forgot an option of it."""
+    from ismkit.training.checkpoint import saved_steps
+
+    lines = []
+    for other, changes in [*run.other_folders(seed).items()][:SHOWN]:
+        told = [f"{name} is {there} there, {here} here" for name, (there, here) in changes.items()]
+        more = [f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
+        what = "; ".join([*told[:SHOWN], *more]) or "its network, data or batch size"
+        line = f"{other} holds checkpoints up to step {saved_steps(other)[-1]} of other settings: {what}"
+        steps, _ = changes.get("steps", (None, None))
+        if isinstance(steps, int) and steps > 0 and replace(run, steps=steps).folder(seed) == other:
+            line = (
+                f"{other} holds this run with {steps} steps. With {run.steps} it is another run and begins at step 0; "
+                f"to lengthen that one: --folder {other} --resume"
+            )
+        lines.append(line)
+    return lines

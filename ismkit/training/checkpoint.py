@@ -69,13 +69,18 @@ def saved_steps(run_dir: PathLike) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def saved_setting(run_dir: PathLike, step: int | None, name: str) -> Any:
-    """A setting that the checkpoint of ``step`` (the newest, if None) was saved with; None where it cannot be read."""
+def saved_settings(run_dir: PathLike, step: int | None = None) -> dict[str, Any]:
+    """What the checkpoint of ``step`` (the newest, if None) was saved with, by name; {} where it cannot be read."""
     found = saved_steps(run_dir)
     try:
-        return _store(run_dir).value(_name(found[-1] if step is None else step))["settings"][name]
-    except (CheckpointError, IndexError, KeyError, TypeError):
-        return None  # `load` says what is wrong with this checkpoint
+        return dict(_store(run_dir).value(_name(found[-1] if step is None else step))["settings"])
+    except (CheckpointError, IndexError, KeyError, TypeError, ValueError):
+        return {}  # `load` says what is wrong with this checkpoint
+
+
+def saved_setting(run_dir: PathLike, step: int | None, name: str) -> Any:
+    """One of :func:`saved_settings`; None where it cannot be read."""
+    return saved_settings(run_dir, step).get(name)
 
 
 def rewind(run_dir: PathLike, step: int) -> None:

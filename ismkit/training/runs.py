@@ -32,7 +32,7 @@ from ismkit.models.nets import PRESETS, DiT, ToyMLP
 from ismkit.neighbours.leap import Leap
 from ismkit.neighbours.recipes import NAMED
 from ismkit.training import distributed
-from ismkit.training.checkpoint import saved_setting
+from ismkit.training.checkpoint import saved_settings, saved_steps
 from ismkit.training.costs import row_cost
 from ismkit.training.loop import Hook, Optim, TrainState, check_options, check_parts, fit, with_micro_batches
 from ismkit.training.options import Engine, Saving
@@ -196,9 +196,9 @@ class Run:
         >>> len({run.folder(seed=0), run.folder(seed=1), longer.folder(seed=0)})
         3
 
-        Its network is built for the classes of the data; no run of another length has been trained here:
+        Its network is built for the classes of the data; this run has not been trained here with other settings:
 
-        >>> run.build(num_classes=2).num_classes, run.other_lengths()
+        >>> run.build(num_classes=2).num_classes, run.other_folders()
         (2, {})
     """
 
@@ -261,15 +261,24 @@ class Run:
         """
         return out_dir() / "runs" / f"{self.name}-{as_integer(seed)}-{identity_sum(self)[:8]}"
 
-    def other_lengths(self, seed: int = 0) -> dict[int, Path]:
-        """The folders in ``out/runs`` of this run with another number of steps, by that number."""
-        found: dict[int, Path] = {}
+    def other_folders(self, seed: int = 0) -> dict[Path, dict[str, tuple[Any, Any]]]:
+        """The other folders in ``out/runs`` of this name and seed with checkpoints, those with fewest changes first.
+
+        Each has its settings of recipe, optimiser and length that are others here: (there, here), None for no such
+        setting. Those of network and data are not compared.
+        """
+        here = {**identity({"recipe": self.recipe, "optim": self.optim}), "steps": self.steps}
+        found: dict[Path, dict[str, tuple[Any, Any]]] = {}
         for folder in sorted((out_dir() / "runs").glob(f"{glob.escape(self.name)}-{as_integer(seed)}-*")):
-            steps = saved_setting(folder, None, "steps")
-            if isinstance(steps, int) and steps not in (0, self.steps):
-                other = dataclasses.replace(self, steps=steps).folder(seed)
-                found |= {steps: folder} if other == folder else {}
-        return found
+            if folder != self.folder(seed) and saved_steps(folder):
+                there = saved_settings(folder)
+                pairs = {name: (there.get(name), here.get(name)) for name in {**here, **there}}
+                found[folder] = {
+                    name: (a, b)
+                    for name, (a, b) in pairs.items()
+                    if a != b and name.partition(".")[0] in ("recipe", "optim", "steps")
+                }
+        return dict(sorted(found.items(), key=lambda item: len(item[1])))
 
 
 _GAUSSIANS = Run(
