@@ -365,6 +365,7 @@ def test_mistakes_end_with_one_line(name: str, ismkit_: Ismkit, monkeypatch: pyt
 
 SRUN = """#!/bin/bash
 # Two processes, as Slurm would start them; SIGUSR1 to each when the first checkpoint is there.
+echo "$SRUN_CPUS_PER_TASK" > "$RUN/cpus.txt"
 for rank in 0 1; do SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" & pids="$pids $!"; done
 if [ -n "$SIGNALLED" ]; then
   until ls -d "$RUN"/step_* >/dev/null 2>&1 || ! kill -0 $pids 2>/dev/null; do sleep 0.1; done
@@ -393,13 +394,20 @@ def test_slurm_job_is_queued_again_and_goes_on_with_other_processes(latents: Pat
         (tools / name).chmod(0o755)
     run.mkdir()
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "RUN": str(run), "PYTHONPATH": str(ROOT)}
-    job = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "here", "SIGNALLED": "yes"}
+    job = {
+        "SLURM_NTASKS": "2",
+        "SLURM_JOB_ID": "7",
+        "SLURM_CPUS_PER_TASK": "8",
+        "SLURM_JOB_NODELIST": "here",
+        "SIGNALLED": "yes",
+    }
     options = ["imagenet-smoke", "--latents", latents, "--folder", run, "--batch-size", "8", "--save-every", "2"]
     command = ["bash", str(ROOT / "examples" / "slurm.sbatch"), *map(str, options), "--steps", "100000"]
     port = {"MASTER_PORT": str(20_000 + os.getpid() % 20_000)}
     done = subprocess.run(command, env=environment | job | port, capture_output=True, text=True, timeout=200)
     assert done.returncode == REQUEUE, done.stderr[-2000:]
     assert (run / "scontrol.txt").read_text() == "requeue 7\n"
+    assert (run / "cpus.txt").read_text() == "8\n"
     step = checkpoint.saved_steps(run)[-1]
     assert f"ended by a signal at step {step}" in done.stderr
     assert checkpoint.saved_setting(run, step, "micro_batches") == 2
