@@ -163,6 +163,17 @@ def test_long_runs_of_imagenet_keep_models_by_default(
     assert launch(RUNS[name], folder=tmp_path / "run", **options) == expected
 
 
+@pytest.mark.parametrize(("processes", "steps", "expected"), [(1, 9000, 5000), (8, 90_000, 40_000), (8, 9000, 9000)])
+def test_checkpoints_are_as_far_apart_in_time_on_any_number_of_processes(
+    processes: int, steps: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accelerator = SimpleNamespace(num_processes=processes, is_main_process=False)
+    monkeypatch.setattr(distributed, "accelerator", lambda *_, **__: accelerator)
+    monkeypatch.setattr(distributed, "on_main_process", lambda accelerator, work: None)
+    monkeypatch.setattr(launcher, "_launch", lambda run, seed, load, engine, saving, *_: saving.save_every)
+    assert launch(toy(steps=steps), folder=tmp_path / "run") == expected
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
 def test_several_processes_write_the_models_that_one_writes(mode: Any, tmp_path: Path) -> None:
