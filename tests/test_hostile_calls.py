@@ -691,7 +691,7 @@ CALLS: dict[str, Call] = {
     ),
     "Saving": Call(
         training.Saving,
-        {"folder": "out", "save_every": 2, "resume": True, "from_step": 2, "model_every": 4},
+        {"folder": "out", "save_every": 2, "resume": True, "from_step": 2, "model_every": 4, "accept": ("optim.lr",)},
         lambda found, given: found.save_every == given["save_every"],
     ),
     "named_run": Call(training.named_run, {"name": "gaussians"}, names=("run",)),

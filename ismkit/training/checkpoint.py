@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 
 from ismkit.method.ema import unwrapped
 from ismkit.training.distributed import distribute, full_tensor, on_main_process, reshard
+from ismkit.training.options import Saving
 from ismkit.utils.checks import check_form
 from ismkit.utils.store import Store
 from ismkit.utils.weights import CheckpointError, PathLike, Tensors, check_fit
@@ -240,6 +241,7 @@ class Trained(Protocol):
     """What is saved of a training: :class:`ismkit.training.loop.TrainState`."""
 
     step: int
+    changes: list[dict[str, Any]]
 
     @property
     def net(self) -> nn.Module:
@@ -262,49 +264,76 @@ def save_run(run_dir: PathLike, state: Trained, settings: Mapping[str, Any], acc
     modules = {"ema": state.ema}
     tensors, scalars = collect(state.net, state.optimizer, modules, keep=accelerator.is_main_process)
     tensors |= {RANDOM + name: value for name, value in random_state().items()}
-    meta = {"settings": settings, "scalars": scalars}
+    meta = {"settings": settings, "scalars": scalars, "changes": state.changes}
     on_main_process(accelerator, lambda: save(run_dir, state.step, tensors, meta))
 
 
-def resume_run(
-    run_dir: PathLike, step: int | None, state: Trained, settings: Mapping[str, Any], accelerator: Accelerator
-) -> int:
-    """Resume from the checkpoint of ``step`` (None: the newest); later ones are deleted. Every process calls this.
+def resume_run(saving: Saving, state: Trained, settings: Mapping[str, Any], accelerator: Accelerator) -> int:
+    """Resume from the checkpoint that ``saving`` names; later ones are deleted. Every process calls this.
 
     Returns:
-        Its step; 0, with nothing changed, if ``step`` is None and there is no checkpoint.
+        Its step; 0, with nothing changed, if none is named and there is no checkpoint.
 
     Raises:
-        ValueError: if the run was saved with other settings; the message names them.
+        ValueError: if the run was saved with other settings than ``saving`` accepts; the message names them.
         CheckpointError: if the checkpoint is missing, damaged, or does not fit.
     """
-    tensors: dict[str, Tensor] = {}
-    scalars: State = {}
+    assert saving.folder is not None
+    run_dir, tensors, scalars = saving.folder, {}, {}
 
-    def read() -> int | None:
-        if step is None and not saved_steps(run_dir):
+    def read() -> tuple[int, list[dict[str, Any]]] | None:
+        if saving.from_step is None and not saved_steps(run_dir):
             return None
-        saved = load(run_dir, step)
+        saved = load(run_dir, saving.from_step)
         try:
-            check_form(f"the JSON of step {saved.step} in {run_dir}", saved.meta, {"settings": dict, "scalars": dict})
+            meta = {"changes": [], **saved.meta}  # older checkpoints have none
+            form = {"settings": dict, "scalars": dict, "changes": [dict]}
+            check_form(f"the JSON of step {saved.step} in {run_dir}", meta, form)
         except ValueError as error:
             raise CheckpointError(f"{error}: it cannot be used") from error
-        old = saved.meta["settings"]
-        if changed := [key for key in settings if old.get(key) != settings[key]]:
-            lines = "; ".join(f"{key}: saved {old.get(key)}, now {settings[key]}" for key in changed)
-            raise ValueError(f"{run_dir} was trained with other settings; use them, or another folder. {lines}")
+        changes = _accepted(saved, settings, saving)
         tensors.update(saved.tensors)
         scalars.update(saved.meta["scalars"])
-        return saved.step
+        if any(change["setting"].startswith("optim.") for change in changes):
+            scalars.update(_hyperparameters(state.optimizer))
+        return saved.step, [*meta["changes"], *changes]
 
-    if (start := on_main_process(accelerator, read)) is None:
+    if (found := on_main_process(accelerator, read)) is None:
         return 0
+    start, state.changes = found
     streams = {name.removeprefix(RANDOM): tensors.pop(name) for name in list(tensors) if name.startswith(RANDOM)}
     restore(tensors, scalars, state.net, state.optimizer, {"ema": state.ema}, accelerator)
     on_main_process(accelerator, lambda: set_random_state(streams))
     # The steps after this one are trained again.
     on_main_process(accelerator, lambda: rewind(run_dir, start))
     return start
+
+
+FEW = 4  # settings that are named for being accepted: more are another run
+
+
+def _accepted(saved: Checkpoint, settings: Mapping[str, Any], saving: Saving) -> list[dict[str, Any]]:
+    """The settings that are others than the checkpoint's; ValueError for those that ``saving`` does not accept."""
+    old = saved.meta["settings"]
+    changed = [key for key in settings if old.get(key) != settings[key]]
+    if unknown := [name for name in saving.accept if name not in settings]:
+        raise ValueError(f"accept must name settings of this run, such as optim.lr, got {unknown[0]!r}")
+    if refused := [key for key in changed if key not in saving.accept]:
+        names = " ".join([*saving.accept, *refused]) if len(refused) <= FEW else "NAME ..."
+        lines = "; ".join(f"{key}: saved {old.get(key)}, now {settings[key]}" for key in refused)
+        raise ValueError(
+            f"{saving.folder} was trained with other settings; use them, or another folder, or change them from here "
+            f"on by --accept {names}, in Python Saving(accept=...). {lines}"
+        )
+    return [{"step": saved.step, "setting": key, "saved": old.get(key), "now": settings[key]} for key in changed]
+
+
+def _hyperparameters(optimizer: Optimizer) -> State:
+    """The settings of the optimiser, by the names that they have in a checkpoint."""
+    groups = enumerate(optimizer.param_groups)
+    return {
+        f"optimizer.group.{i}.{key}": value for i, group in groups for key, value in group.items() if key != "params"
+    }
 
 
 def _layout(net: nn.Module, optimizer: Optimizer, extra_modules: Modules) -> tuple[State, State]:
@@ -315,7 +344,6 @@ def _layout(net: nn.Module, optimizer: Optimizer, extra_modules: Modules) -> tup
     for prefix, module in extra_modules.items():
         reshard(module)
         state |= {f"extra.{prefix}.{name}": value for name, value in module.state_dict().items()}
-    for i, group in enumerate(optimizer.param_groups):
-        state |= {f"optimizer.group.{i}.{key}": value for key, value in group.items() if key != "params"}
+    state |= _hyperparameters(optimizer)
     names = {p: name for name, p in net.named_parameters()}
     return state, {names[p]: p for group in optimizer.param_groups for p in group["params"]}

@@ -181,7 +181,8 @@ def _launch(
 def _write_model(folder: Path, card: dict[str, Any], accelerator: Accelerator, state: TrainState, name: str) -> None:
     """Write the slow average with its card; every process calls this, and all get the main one's error."""
     net, path = distributed.unsharded(state.ema.slow), folder / name
-    digest = distributed.on_main_process(accelerator, lambda: save_model(net, path, card | {"steps": state.step}))
+    card = card | {"steps": state.step} | ({"changes": state.changes} if state.changes else {})
+    digest = distributed.on_main_process(accelerator, lambda: save_model(net, path, card))
     if accelerator.is_main_process:
         print(f"model: {path} (SHA-256 {digest})")
 

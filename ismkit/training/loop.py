@@ -309,9 +309,10 @@ def finite_losses(recent: list[Tensor], step: int, folder: Path | None) -> list[
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             saved = checkpoint.saved_steps(folder) if folder is not None else []
             kept = f"the last good checkpoint is of step {saved[-1]} in {folder}" if saved else "no checkpoint exists"
+            how = f". From there: --folder {folder} --resume --accept optim.lr, or optim.clip" if saved else ""
             raise DivergenceError(
                 f"step {step - len(rows) + i + 1}: loss {loss}, gradient norm {grad_norm}; {kept}. "
-                "A lower learning rate or a bound on the gradient (Optim.clip) is the usual cure."
+                f"A lower learning rate or a bound on the gradient (Optim.clip) is the usual cure{how}."
             )
     return [loss for loss, _ in rows]
 
@@ -330,6 +331,8 @@ class TrainState:
         optimizer: AdamW.
         step: optimiser steps done.
         losses: the loss of every step done in this call, the mean over all processes.
+        changes: settings that were changed on the way, see ``Saving.accept``: of each the step from which on, its name,
+            and what was saved and is now, as texts.
 
     Example:
         >>> import torch
@@ -349,6 +352,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     step: int = 0
     losses: list[float] = field(default_factory=list)
+    changes: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -476,7 +480,7 @@ def _fit(
     settings = settings_of(recipe, net, batches, optim, seed, engine, accelerator) if saves else {}
     state = _prepare(recipe, net, optim, engine, accelerator)
     if saving.folder is not None and saving.resume:
-        state.step = resume_run(saving.folder, saving.from_step, state, settings, accelerator)
+        state.step = resume_run(saving, state, settings, accelerator)
     called = [hook for hook in hooks if accelerator.is_main_process or getattr(hook, "everywhere", False)]
     for hook in called if state.step else []:
         getattr(hook, "resumed", lambda state: None)(state)

@@ -64,8 +64,12 @@ class Saving:
             train`` write the slow average beside it, ``model-STEP.safetensors``; 0 for one at the end alone. By default
             50 000 for longer runs of ImageNet, 0 for others.
 
+        accept: settings that may be others than the checkpoint's, by the names that the refusal gives, such as
+            ``optim.lr``: from there on they are those of now. Their changes are kept in checkpoints and cards.
+
     Raises:
-        ValueError: for a ``save_every`` below 1, a ``model_every`` below 0, or ``from_step`` without ``resume``.
+        ValueError: for a ``save_every`` below 1, a ``model_every`` below 0, or ``from_step`` or ``accept``
+            without ``resume``.
 
     Example:
         >>> from ismkit import Saving
@@ -78,6 +82,7 @@ class Saving:
     resume: bool = False
     from_step: int | None = None
     model_every: int | None = None
+    accept: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if type(self.resume) is not bool:
@@ -88,8 +93,9 @@ class Saving:
         for name, least in (("save_every", 1), ("model_every", 0), ("from_step", 1)):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, check_count(name, value, least))
-        if self.from_step is not None and not self.resume:
-            raise ValueError("from_step goes with resume=True")
+        for name in ("from_step", "accept"):
+            if getattr(self, name) and not self.resume:
+                raise ValueError(f"{name} goes with resume=True")
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,35 @@ def test_a_model_that_a_kill_prevented_is_written_when_the_run_is_resumed(tmp_pa
         assert {step: path.read_bytes() for step, path in written.items()} == before
 
 
+def test_a_diverged_run_is_resumed_with_another_rate_as_its_card_says(tmp_path: Path, ismkit_: Ismkit) -> None:
+    run = tmp_path / "run"
+    argv = [
+        "train",
+        "gaussians",
+        "--batch-size",
+        "32",
+        "-p",
+        "optim.cooldown",
+        "0",
+        "--folder",
+        "run",
+        "--save-every",
+        "2",
+    ]
+    assert ismkit_(*argv, "--steps", "2").status == 0
+    argv += ["--steps", "4", "--resume", "--lr", "1e-3"]
+    answer = ismkit_(*argv)
+    assert answer.status == 2
+    accepted = ["--accept", "optim.lr"]
+    told = f"{' '.join(accepted)}, in Python Saving(accept=...). optim.lr: saved 0.002, now 0.001"
+    assert told in answer.err
+    assert "changes" not in load_model(run / "model.safetensors")[1]
+    assert ismkit_(*argv, *accepted).status == 0
+    _, card = load_model(run / "model.safetensors")
+    assert card["changes"] == [{"step": 2, "setting": "optim.lr", "saved": "0.002", "now": "0.001"}]
+    assert (card["steps"], card["run"]["optim"]["lr"]) == (4, 0.001)
+
+
 def test_no_model_is_written_of_a_step_whose_losses_are_not_finite(tmp_path: Path) -> None:
     def spoil(state: TrainState, report: StepReport) -> None:
         if report.step == 5:

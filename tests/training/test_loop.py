@@ -440,6 +440,46 @@ def test_other_settings_are_refused_and_named(
     assert_same(checkpoint.load(tmp_path).tensors, before)
 
 
+def test_accepted_settings_hold_from_the_checkpoint_on_and_are_recorded(tmp_path: Path) -> None:
+    other = replace(OPTIM, lr=OPTIM.lr / 2, betas=(0.9, 0.99))
+    train("toy", 2, folder=tmp_path)
+    options: dict[str, Any] = {"optim": other, "folder": tmp_path, "resume": True}
+    refused = (
+        r"change them from here on by --accept optim\.lr optim\.betas\[1\], in Python .*\. optim\.betas\[1\]: saved"
+    )
+    with pytest.raises(ValueError, match=refused):
+        train("toy", 4, **options, accept=("optim.lr",))
+    state = train("toy", 4, **options, accept=("optim.lr", "optim.betas[1]"))
+    changes = [
+        {"step": 2, "setting": "optim.lr", "saved": "0.003", "now": "0.0015"},
+        {"step": 2, "setting": "optim.betas[1]", "saved": "0.999", "now": "0.99"},
+    ]
+    assert state.changes == checkpoint.load(tmp_path).meta["changes"] == changes
+    assert state.optimizer.param_groups[0]["betas"] == (0.9, 0.99)
+    # The changed run is resumed without a word, and changes once more.
+    again = train("toy", 5, **options)
+    assert again.changes == changes
+    back = train("toy", 6, folder=tmp_path, resume=True, accept=("optim.lr", "optim.betas[1]", "seed"))
+    assert [change["step"] for change in back.changes] == [2, 2, 5, 5]
+    assert back.optimizer.param_groups[0]["betas"] == OPTIM.betas
+
+
+def test_a_run_with_an_accepted_rate_is_the_one_that_had_it(tmp_path: Path) -> None:
+    """Step 0 of a warm-up of one is the same at half the rate of twice the warm-up: then the two are one run."""
+    slow, fast = Optim(lr=1e-3), Optim(lr=2e-3, warmup=1)
+    train("toy", 1, optim=fast, folder=tmp_path)
+    state = train("toy", 4, optim=slow, folder=tmp_path, resume=True, accept=("optim.lr", "optim.warmup"))
+    assert_same(contents(state), contents(train("toy", 4, optim=slow)))
+
+
+def test_accepted_are_settings_of_the_run(tmp_path: Path) -> None:
+    train("toy", 2, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"accept must name settings of this run, such as optim\.lr, got 'lr'"):
+        train("toy", 4, folder=tmp_path, resume=True, accept=("lr",))
+    with pytest.raises(ValueError, match="accept goes with resume=True"):
+        train("toy", 4, folder=tmp_path, accept=("optim.lr",))
+
+
 # ---------------------------------------------------------------- kill -9
 
 
@@ -507,7 +547,8 @@ def test_divergence_names_its_step_and_keeps_the_last_good_checkpoint(
     recipe = replace(recipe, distance=Poisoned(step, poison))
     loss = "nan" if poison is nan_loss else r"\d+\.\d+"
     good = (step - 1) // 3 * 3  # the last multiple of save_every before it
-    kept = f"the last good checkpoint is of step {good} in" if good else "no checkpoint exists"
+    cure = rf".*cure\. From there: --folder {tmp_path} --resume --accept optim\.lr, or optim\.clip\.$"
+    kept = f"the last good checkpoint is of step {good} in{cure}" if good else r"no checkpoint exists\..*cure\.$"
     with pytest.raises(DivergenceError, match=rf"^step {step}: loss {loss}, gradient norm (nan|inf); {kept}"):
         fit(recipe, net, batches, steps=40, folder=tmp_path, save_every=3, progress=False)
     assert checkpoint.saved_steps(tmp_path)[-1:] == ([good] if good else [])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ismkit.method.ema import TwinEMA
 from ismkit.training import checkpoint
+from ismkit.training.options import Saving
 from ismkit.utils.weights import CheckpointError
 from tests.training.test_checkpoint import Net, assert_equal
 
@@ -214,7 +215,14 @@ def test_settings_of_the_optimiser_are_compared_by_value(name: str, value: Any) 
 
 
 @pytest.mark.parametrize(
-    "meta", [{}, {"settings": {}}, {"settings": 3, "scalars": {}}, {"settings": {}, "scalars": []}]
+    "meta",
+    [
+        {},
+        {"settings": {}},
+        {"settings": 3, "scalars": {}},
+        {"settings": {}, "scalars": []},
+        {"settings": {}, "scalars": {}, "changes": [3]},
+    ],
 )
 def test_a_checkpoints_json_of_another_form_is_refused(meta: dict[str, Any], tmp_path: Path) -> None:
     """faults D11: KeyError, without the file's name."""
@@ -222,7 +230,7 @@ def test_a_checkpoints_json_of_another_form_is_refused(meta: dict[str, Any], tmp
     checkpoint.save(tmp_path, 3, run.collect()[0], meta)
     run.step = 0  # type: ignore[attr-defined]
     with pytest.raises(CheckpointError, match=rf"the JSON of step 3 in {tmp_path}.*: it cannot be used"):
-        checkpoint.resume_run(tmp_path, None, run, {}, Accelerator(cpu=True))  # type: ignore[arg-type]
+        checkpoint.resume_run(Saving(tmp_path, resume=True), run, {}, Accelerator(cpu=True))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["python", "numpy", "torch"])
