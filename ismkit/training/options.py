@@ -65,7 +65,7 @@ class Saving:
             50 000 for longer runs of ImageNet, 0 for others.
 
         accept: settings that may be others than the checkpoint's, by the names that the refusal gives, such as
-            ``optim.lr``: from there on they are those of now. Their changes are kept in checkpoints and cards.
+            ``optim.lr``: from there on the new ones count. Their changes are kept in checkpoints and cards.
 
     Raises:
         ValueError: for a ``save_every`` below 1, a ``model_every`` below 0, or ``from_step`` or ``accept``
