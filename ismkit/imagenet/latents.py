@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from ismkit.utils.store import Store
 FORMAT, VERSION = "ismkit latents", 3
 MANIFEST = "manifest.json"
 LARGEST = 65504.0  # in float16
+_VERIFYING = threading.Lock()
 REMEDY = "delete it and give the command that made the folder again, which makes the missing files again"
 #: Forms of a file's entry, of a VAE's identity, of the plan and of the manifest, for ``Store.read``.
 FILE = {"name": str, "rows": int, "bytes": int, "sha256": str}
@@ -336,8 +338,11 @@ class Latents(Dataset[tuple[Tensor, Tensor]]):
         files = np.searchsorted(self._ends, rows, side="right")
         offsets = rows - (self._ends[files] - [len(self._maps[k]) for k in files])
         for k in np.unique(files).tolist():
-            if (file := self.manifest["files"][k])["name"] not in self._verified:
-                self._verify(file)
+            file = self.manifest["files"][k]
+            if file["name"] not in self._verified:
+                with _VERIFYING:  # the threads of several micro-batches would read 42 GB each
+                    if file["name"] not in self._verified:
+                        self._verify(file)
         out = np.empty((len(rows), 2, *self.shape), dtype=np.float16)
         for i, (k, offset) in enumerate(zip(files.tolist(), offsets.tolist(), strict=True)):
             out[i] = self._maps[k][offset]

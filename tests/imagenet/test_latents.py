@@ -5,6 +5,8 @@ import hashlib
 import json
 import math
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +309,19 @@ def test_each_file_is_verified_once_and_not_again_in_another_process(
     assert sums == [f"latents-{k:05d}.arrow" for k in range(3)]
     pickle.loads(pickle.dumps(data)).moments(torch.arange(14))
     assert len(sums) == 3
+
+
+def test_threads_of_several_micro_batches_verify_a_file_once(
+    held: tuple[Path, np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sums: list[str] = []
+
+    def verify(path: Path, *_: Any) -> None:
+        time.sleep(0.05)
+        sums.append(path.name)
+
+    monkeypatch.setattr(latents, "verify_sha256", verify)
+    data = Latents(held[0])
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(data.moments, [torch.arange(14)] * 4))
+    assert sums == [f"latents-{k:05d}.arrow" for k in range(3)]
