@@ -124,6 +124,9 @@ class TargetRule(Protocol):
 class Term(Protocol):
     """The signature of a term: a loss with a gradient of its own, beside the distance to a target.
 
+    Where passes are counted (:func:`~ismkit.training.costs.passes`), it is called on random samples, unless it says by
+    an attribute ``asks = False`` that it asks no network.
+
     Example:
         A term is a function, or a dataclass with ``__call__``. This one keeps steps short:
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -127,6 +127,7 @@ class RepaTerm:
         True
     """
 
+    asks: ClassVar[bool] = False  # the head answered with the network
     encoder: Callable[[Tensor], Tensor]
     weight: float = 0.5
 

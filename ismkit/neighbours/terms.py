@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -101,6 +101,7 @@ class FrechetTerm:
         [0.0, 9.0]
     """
 
+    asks: ClassVar[bool] = False  # a map of samples is no network
     mean: Tensor
     cov: Tensor
     features: Map | None = None
@@ -287,6 +288,7 @@ class RewardTerm:
         tensor(-2.)
     """
 
+    asks: ClassVar[bool] = False  # a map of samples is no network
     reward: Callable[[Tensor, Tensor], Tensor]
     weight: float = 1.0
 
