@@ -21,6 +21,7 @@ from ismkit.training.costs import (
     latent_bytes,
     parameters,
     passes,
+    sample_shape,
     step_flops,
 )
 
@@ -175,14 +176,15 @@ def step(
     """
     rows = micro_batch(config, recipe, batch, cluster, mode, checkpointing)
     micro, P, depth = batch // cluster.gpus // rows, parameters(config), config["depth"]
-    count = passes(recipe, rows)
+    count = passes(recipe, rows, shape=sample_shape(config))
     row = forward_flops(config) / depth / (cluster.mfu * cluster.flops)
 
     def one(rows: float) -> float:
         return max(rows * row, cluster.launch)
 
     target = [one(count.target / max(count.calls, 1))] * (depth * count.calls)
-    forward, backward = [one(rows)] * depth, [(3 if checkpointing else 2) * one(rows)] * depth
+    forward = [one(count.online)] * depth
+    backward = [(3 if checkpointing else 2) * one(count.online)] * depth
     compute = micro * (sum(target) + sum(forward) + sum(backward))
     if cluster.gpus == 1:
         exposed, sent = 0.0, 0.0

@@ -6,17 +6,17 @@ of matrices and convolutions are counted: norms, activations and the distance ar
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from ismkit.method.path import Network
+from ismkit.method.path import Query
 from ismkit.method.recipes import Context, Recipe
 from ismkit.models.nets import FREQUENCIES
+from ismkit.training.standing import StandIn, networks_answer, with_stand_ins
 from ismkit.utils.checks import check_count, shown
 
 
@@ -45,31 +45,50 @@ def forward_flops(config: Mapping[str, Any]) -> float:
 
 
 class Passes(NamedTuple):
-    """What goes through networks in one step: rows with gradient, rows that make targets, and calls for these."""
+    """What goes through networks in one step: rows with gradient, rows without, and calls for these."""
 
     online: int
     target: int
     calls: int
 
 
-def passes(recipe: Recipe, batch: int, progress: float = 0.0) -> Passes:
-    """Network passes of one training step of any recipe, counted by making its targets with a network that counts.
+POINT = (1, 1, 1)  # the smallest sample: most recipes make their targets of any shape
+
+
+def passes(
+    recipe: Recipe, batch: int, progress: float = 0.0, shape: tuple[int, ...] = POINT, num_classes: int = 1
+) -> Passes:
+    """Network passes of one training step of any recipe, counted by making the step with networks that count.
 
     iSM: every row once with gradient; guidance rows twice for the gap, consistency rows once per half step. The gap and
     the first half step are one call, the second half step another.
+
+    The target rule and the terms are called on random samples. Counted is each call of a network, which is one of five
+    tensors as :class:`~ismkit.method.path.Network` has it: of the trained network, of its averages, and of any module,
+    wherever the rule or the term has it from. A module that holds such networks, as
+    :class:`~ismkit.neighbours.negative.NegativeClass`, is asked, and what it asks is counted; no other one is. A
+    network that is no module is seen where it is a field of a dataclass, such as a teacher from a file.
+
+    Not seen is a network without a module in any other place, such as a closure, and one that is called by its method
+    ``forward``. Not counted are the distance, maps of samples alone (encoders, decoders, classifiers), terms with
+    ``asks = False``, and derivatives that a term takes itself by ``torch.autograd``.
 
     Args:
         recipe: the method.
         batch: rows of one micro-batch.
         progress: the share of the run that is done, for recipes that change on the way.
+        shape: of a sample, for recipes that need one, such as (2,) in the plane.
+        num_classes: of the data; this number is the null label.
 
     Returns:
-        The number of rows with gradient, of rows that make targets, and of calls for these. A row of which a
-        derivative is taken in forward mode counts twice, one of a teacher as one.
+        The number of rows with gradient, of rows without, for targets or in terms, and of calls for these. A row of
+        which a derivative is taken in forward mode counts twice, one of a teacher as one; as two where a gradient goes
+        through a frozen network to what enters it.
 
     Raises:
         TypeError: if ``recipe`` is none.
-        ValueError: if the batch cannot be divided as the recipe's ``Rows`` say.
+        ValueError: if the batch cannot be divided as the recipe's ``Rows`` say, or the recipe makes no step with
+            samples of this shape.
 
     Example:
         An iSM step makes targets from as many rows as it trains; flow matching needs no network for its targets:
@@ -86,54 +105,107 @@ def passes(recipe: Recipe, batch: int, progress: float = 0.0) -> Passes:
         >>> from ismkit.neighbours import NEIGHBOURS
         >>> passes(NEIGHBOURS["meanflow"], batch=256)
         Passes(online=256, target=128, calls=1)
+
+        A term that asks the network once more, with gradient:
+
+        >>> from dataclasses import replace
+        >>> def smooth(net, prediction, query, velocity, context):
+        ...     return (net(query.x + 0.01, *query[1:]) - prediction).square().mean()
+        >>> passes(replace(RECIPES["flow"], name="smooth", terms=(smooth,)), batch=256)
+        Passes(online=512, target=0, calls=0)
     """
-    counted: list[int] = []
-
-    def net(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
-        moved = any(forward_ad.unpack_dual(given).tangent is not None for given in (x, t, d))
-        counted.append(len(x) * (2 if moved else 1))
-        return torch.zeros_like(x)
-
     if not isinstance(recipe, Recipe):
         raise TypeError(f"recipe must be a Recipe, such as one of RECIPES, got {shown(recipe)}")
-    batch = check_count("batch", batch)
-    side = 2 ** getattr(recipe.target, "levels", 0)  # a rule that compares wavelet bands takes no points
-    x = torch.zeros(batch, 1, side, side)
-    query, velocity = recipe.rows(x, x, torch.zeros(batch, dtype=torch.long), 1, torch.Generator().manual_seed(0))
+    batch, null = check_count("batch", batch), check_count("num_classes", num_classes)
+    if not isinstance(shape, tuple) or not shape:
+        raise ValueError(f"shape must be that of a sample, such as (2,) in the plane, got {shown(shape)}")
+    shape = tuple(check_count("each part of shape", count) for count in shape)
+    x0, x1 = torch.randn(2, batch, *shape, generator=torch.Generator().manual_seed(1))
     rng = torch.Generator().manual_seed(0)
-    asking(recipe.target, net)(query, velocity, recipe.rows, Context(net, net, 1, progress, rng))
-    return Passes(batch, sum(counted), len(counted))
+    pair = recipe.rows(x0, x1, torch.arange(batch) % null, null, rng)
+    tally = _Tally()
+    fast, slow = (StandIn(tally.answer).requires_grad_(False) for _ in range(2))
+    slow = fast if recipe.fast == recipe.slow else slow  # as TwinEMA has them
+    context = Context(fast, slow, null, progress, torch.Generator().manual_seed(0))
+    try:
+        _make_step(recipe, pair, context, tally)
+    except Exception as error:  # it may be code of anyone
+        raise ValueError(
+            f"shape must be that of samples which {recipe.name} can be trained on, got {shape}: "
+            f"{type(error).__name__}, {' '.join(str(error).split())}"
+        ) from error
+    return tally.total()
 
 
-def asking(rule: Any, net: Network) -> Any:
-    """The rule with another network for each that it holds, such as a teacher."""
-    if not dataclasses.is_dataclass(rule) or isinstance(rule, type):
-        return rule
-    changes: dict[str, Any] = {}
-    for name, kind in get_type_hints(type(rule)).items():
-        held = getattr(rule, name)
-        if callable(held) and Network in (kind, *get_args(kind)):
-            changes[name] = net
-        elif (inner := asking(held, net)) is not held:
-            changes[name] = inner
-    return dataclasses.replace(rule, **changes) if changes else rule
+def _make_step(recipe: Recipe, pair: tuple[Query, Tensor], context: Context, tally: _Tally) -> None:
+    """Make a step as ``training_step`` does, with stand-ins for all networks and without the distance."""
+    query, velocity = pair
+    net = StandIn(tally.answer)
+    with networks_answer(tally.answer), torch.enable_grad():
+        with torch.no_grad():
+            with_stand_ins(recipe.target, tally.answer)(query, velocity, recipe.rows, context)
+        prediction = net(*query)
+        terms = [with_stand_ins(term, tally.answer) for term in recipe.terms if getattr(term, "asks", True)]
+        loss = sum((term(net, prediction, query, velocity, context) for term in terms), prediction.sum())
+        tally.go_back(loss)
 
 
-def row_cost(recipe: Recipe, batch: int) -> float:
+class _Asked(NamedTuple):
+    """One call of a network: its rows, passes of a backward pass, and what has a gradient if there is one."""
+
+    rows: int
+    backward: int
+    mark: Tensor
+
+
+class _Tally:
+    """Counts the calls of networks, and answers 0 for them."""
+
+    def __init__(self) -> None:
+        self.asked: list[_Asked] = []
+
+    def answer(self, net: nn.Module, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        """Zeros shaped like ``x``, with gradients where those of ``net`` would have some."""
+        moved = any(forward_ad.unpack_dual(given).tangent is not None for given in (x, t, d, w))
+        rows = len(x) * (2 if moved else 1)
+        weights = [p for p in net.parameters() if p.requires_grad]
+        followed = torch.is_grad_enabled() and (bool(weights) or x.requires_grad)
+        mark = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=followed)
+        self.asked.append(_Asked(rows, 2 if weights else 1, mark))
+        return x * sum((0 * p.sum().to(x) for p in weights), mark) if followed else torch.zeros_like(x)
+
+    def go_back(self, loss: Tensor) -> None:
+        """Drop the backward passes that the loss does not need; no network gets a gradient of it."""
+        followed = [k for k, one in enumerate(self.asked) if one.mark.requires_grad]
+        needed = torch.autograd.grad(loss, [self.asked[k].mark for k in followed], allow_unused=True)
+        through = {k for k, slope in zip(followed, needed, strict=True) if slope is not None}
+        self.asked = [one if k in through else one._replace(backward=0) for k, one in enumerate(self.asked)]
+
+    def total(self) -> Passes:
+        """All that was counted."""
+        others = [one.rows * (1 + one.backward) for one in self.asked if one.backward < 2]
+        return Passes(sum(one.rows for one in self.asked if one.backward == 2), sum(others), len(others))
+
+
+def row_cost(recipe: Recipe, batch: int, shape: tuple[int, ...] = POINT, num_classes: int = 1) -> float:
     """Cost of one row of a training step in forward passes, the mean over a run.
 
     A backward pass counts as two forward ones, a derivative in forward mode as one more, a pass of a teacher as one.
+    :func:`passes` says which calls are counted: those of terms and teachers too.
 
     Args:
         recipe: the method.
         batch: rows of one micro-batch.
+        shape: of a sample, for recipes that need one, such as (2,) in the plane.
+        num_classes: of the data.
 
     Returns:
         Forward passes for each row: 3 for flow matching, which needs none for its targets.
 
     Raises:
         TypeError: if ``recipe`` is none.
-        ValueError: if the batch cannot be divided as the recipe's ``Rows`` say.
+        ValueError: if the batch cannot be divided as the recipe's ``Rows`` say, or the recipe makes no step with
+            samples of this shape.
 
     Example:
         >>> from ismkit import RECIPES
@@ -144,11 +216,16 @@ def row_cost(recipe: Recipe, batch: int) -> float:
         >>> row_cost(NEIGHBOURS["meanflow"], batch=256)
         3.5
     """
-    counts = [passes(recipe, batch, (k + 0.5) / _MOMENTS) for k in range(_MOMENTS)]
+    counts = [passes(recipe, batch, (k + 0.5) / _MOMENTS, shape, num_classes) for k in range(_MOMENTS)]
     return sum(3 * count.online + count.target for count in counts) / _MOMENTS / batch
 
 
 _MOMENTS = 50  # of a run at which passes are counted: recipes that change do so in stages or slowly
+
+
+def sample_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """The shape of the samples of a ``DiT``, by its shape as ``DiT.config`` holds it."""
+    return config["channels"], config["size"], config["size"]
 
 
 def step_flops(config: Mapping[str, Any], recipe: Recipe, batch: int) -> float:
@@ -179,8 +256,9 @@ def step_flops(config: Mapping[str, Any], recipe: Recipe, batch: int) -> float:
         >>> round(flow / 1e12, 1), round(ism / 1e12, 1), round(ism / flow, 2)
         (182.2, 242.9, 1.33)
     """
-    count = passes(recipe, batch)
-    return forward_flops(config) * (3 * count.online + count.target)
+    flops = forward_flops(config)
+    count = passes(recipe, batch, shape=sample_shape(config))
+    return flops * (3 * count.online + count.target)
 
 
 def parameters(config: Mapping[str, Any]) -> int:

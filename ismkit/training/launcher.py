@@ -21,12 +21,11 @@ from torch import Tensor
 
 from ismkit.data.doors import admit
 from ismkit.imagenet.latents import Latents, check_vae
-from ismkit.models.nets import DiT
 from ismkit.models.saved import check_saveable, save_model
 from ismkit.training import costs, distributed, tracking
 from ismkit.training.loop import Hook, StepReport, TrainState, check_options, with_micro_batches
 from ismkit.training.options import Engine, Logging, Saving
-from ismkit.training.runs import Run, train_run
+from ismkit.training.runs import Run, train_run, transformer_config
 from ismkit.utils.checks import check_kind, shown
 from ismkit.utils.settings import describe
 from ismkit.utils.weights import PathLike
@@ -275,11 +274,8 @@ def launch_processes(
 
 def _flops(run: Run, num_classes: int) -> float | None:
     """Model FLOPs of one optimiser step, of a transformer; None for other networks."""
-    if getattr(run.net, "func", run.net) is not DiT:
-        return None
-    with torch.device("meta"):
-        net = run.net(num_classes=num_classes)
-    return costs.step_flops(net.config, run.recipe, run.batch_size) if isinstance(net, DiT) else None
+    config = transformer_config(run, num_classes)
+    return None if config is None else costs.step_flops(config, run.recipe, run.batch_size)
 
 
 def _samples(run: Run, vae: str, data: Any, accelerator: Accelerator) -> tracking.SampleGrid:

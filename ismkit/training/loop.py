@@ -29,9 +29,9 @@ from ismkit.method.path import Query, grid_of
 from ismkit.method.recipes import Context, Recipe, training_step
 from ismkit.training import checkpoint, distributed
 from ismkit.training.checkpoint import resume_run, save_run
-from ismkit.training.costs import asking
 from ismkit.training.distributed import is_wrapped, on_main_process
 from ismkit.training.options import Engine, Saving
+from ismkit.training.standing import StandIn, networks_answer, with_stand_ins
 from ismkit.utils.checks import as_integer, check_count, check_kind, shown
 from ismkit.utils.keys import identity
 from ismkit.utils.progress import progress_bar
@@ -262,16 +262,16 @@ def _changes(recipe: Recipe, batches: Batches, planned: int, steps: int) -> bool
     x = x * torch.linspace(-1, 1, 64).reshape(-1, *[1] * x.ndim)
     query, velocity = recipe.rows(x, x.flip(0) ** 2, torch.zeros(64, dtype=torch.long), 1, rng)
 
-    def net(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+    def wave(net: nn.Module, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
         return torch.sin(x + (t + 2 * d + 3 * w + y).reshape(-1, *[1] * (x.ndim - 1)))
 
-    rule = asking(recipe.target, net)
+    rule, net = with_stand_ins(recipe.target, wave), StandIn(wave)
 
+    @torch.no_grad()
     def answer(progress: float) -> list[Tensor]:
-        rng = torch.Generator().manual_seed(0)
-        return [
-            torch.as_tensor(part) for part in rule(query, velocity, recipe.rows, Context(net, net, 1, progress, rng))
-        ]
+        context = Context(net, net, 1, progress, torch.Generator().manual_seed(0))
+        with networks_answer(wave):
+            return [torch.as_tensor(part) for part in rule(query, velocity, recipe.rows, context)]
 
     shares = [step / 16 for step in range(16)]
     return any(

@@ -33,7 +33,7 @@ from ismkit.neighbours.leap import Leap
 from ismkit.neighbours.recipes import NAMED
 from ismkit.training import distributed
 from ismkit.training.checkpoint import saved_settings, saved_steps
-from ismkit.training.costs import row_cost
+from ismkit.training.costs import row_cost, sample_shape
 from ismkit.training.loop import Hook, Optim, TrainState, check_options, check_parts, fit, with_micro_batches
 from ismkit.training.options import Engine, Saving
 from ismkit.utils.checks import as_integer, check_count, check_kind, check_name, check_number, shown
@@ -488,9 +488,10 @@ def change_run(run: Run, path: str, value: Any) -> Run:
 def equal_passes(run: Run, recipe: Recipe, share: float = 1.0) -> Run:
     """A run with another recipe, and as many steps as cost what the run's own do.
 
-    The cost is that of :func:`~ismkit.training.costs.row_cost`: so methods are compared at equal network passes,
-    derivatives and teachers included. What a step does besides, such as an assignment, is not counted: report seconds
-    too.
+    The cost is that of :func:`~ismkit.training.costs.row_cost` for samples of the run's shape: so methods are compared
+    at equal network passes, derivatives, terms and teachers included. What a step does besides, such as an assignment,
+    is not counted: report seconds too. The shape is that of the run's ``space``, or of its network if this is a
+    ``DiT``; of another run the data are loaded for it.
 
     Args:
         run: the run to be equalled.
@@ -502,7 +503,7 @@ def equal_passes(run: Run, recipe: Recipe, share: float = 1.0) -> Run:
 
     Raises:
         TypeError: if ``run`` or ``recipe`` is none.
-        ValueError: if ``share`` is not above 0.
+        ValueError: if ``share`` is not above 0, or one of the recipes makes no step with the run's samples.
 
     Example:
         Flow matching makes four steps where iSM makes three:
@@ -514,8 +515,30 @@ def equal_passes(run: Run, recipe: Recipe, share: float = 1.0) -> Run:
     """
     check_kind("run", run, Run)
     check_number("share", share, "above 0", 1e-300)
-    ratio = row_cost(run.recipe, run.batch_size) / row_cost(recipe, run.batch_size)
-    return dataclasses.replace(run, recipe=recipe, steps=max(1, round(share * ratio * run.steps)))
+    check_kind("recipe", recipe, Recipe)
+    samples = shape_and_classes(run)
+    own, other = (row_cost(method, run.batch_size, *samples) for method in (run.recipe, recipe))
+    return dataclasses.replace(run, recipe=recipe, steps=max(1, round(share * own / other * run.steps)))
+
+
+def shape_and_classes(run: Run) -> tuple[tuple[int, ...], int]:
+    """The shape of a run's samples, and how many classes they have: without its data where the run says it."""
+    if run.space is not None:
+        return spaces.SPACES[run.space].shape, spaces.SPACES[run.space].num_classes
+    if (config := transformer_config(run, 1)) is not None:  # its data may be on another machine
+        return sample_shape(config), 1
+    batches = Batches(_loaded(run), 1, 0)
+    x, _ = next(batches.stream())
+    return tuple(x.shape[1:]), batches.num_classes or 1
+
+
+def transformer_config(run: Run, num_classes: int) -> dict[str, Any] | None:
+    """The shape of the run's network if that is a ``DiT``, without building it; None for other networks."""
+    if getattr(run.net, "func", run.net) is not DiT:
+        return None
+    with torch.device("meta"):
+        net = run.net(num_classes=num_classes)
+    return net.config if isinstance(net, DiT) else None
 
 
 def train_run(

@@ -217,7 +217,7 @@ def test_a_step_trains_the_network_and_not_its_teacher(make: object) -> None:
 
 
 def test_a_teachers_passes_count_and_it_is_not_asked() -> None:
-    def never(*_: Tensor) -> Tensor:
+    def never(*query: Tensor) -> Tensor:
         raise AssertionError("a teacher of any shape")
 
     # The teacher of all rows; the derivative and the answer of the steps.

@@ -18,6 +18,7 @@ from ismkit.neighbours import Trained
 from ismkit.sweeps.studies import FOLDER
 from ismkit.sweeps.sweep import read_table
 from ismkit.training.costs import row_cost
+from ismkit.training.runs import shape_and_classes
 
 
 def script() -> ModuleType:
@@ -46,15 +47,20 @@ def trainings(league: Any, name: str, change: str) -> list[Any]:
     return [trial.run, *([league.teacher(entry, 1.0).run] if taught else [])]
 
 
-COUNTED: dict[tuple[str, int], float] = {}
+COUNTED: dict[Any, float] = {}
 
 
-def counted(recipe: Any, batch: int) -> float:
+def counted(recipe: Any, *of: Any) -> float:
     """The cost of a row, counted once: leagues share most of their recipes, and a coupling asks no network."""
-    key = repr(replace(recipe, coupling=Coupling())), batch
+    key = repr(replace(recipe, coupling=Coupling())), *of
     if key not in COUNTED:
-        COUNTED[key] = row_cost(recipe, batch)
+        COUNTED[key] = row_cost(recipe, *of)
     return COUNTED[key]
+
+
+def spent_by(run: Any) -> float:
+    """The passes of a training, for each row of its batch."""
+    return run.steps * counted(run.recipe, run.batch_size, *shape_and_classes(run))
 
 
 @pytest.mark.parametrize("name", LEAGUE.LEAGUES)
@@ -62,14 +68,14 @@ def test_every_method_spends_as_much_whatever_is_changed_of_it(name: str, monkey
     monkeypatch.setattr("ismkit.training.runs.row_cost", counted)
     league = LEAGUE.LEAGUES[name]
     (ism,) = trainings(league, "ism", LEAGUE.AS_IT_IS)
-    spent = ism.steps * counted(ism.recipe, ism.batch_size)
+    spent = spent_by(ism)
     for method in league.methods:
         changes = [LEAGUE.AS_IT_IS, *LEAGUE.RATES, *LEAGUE.METHODS[method].own]
         assert len(changes) == 7, "an equal budget of tuning"
         settings = set()
         for change in changes:
             runs = trainings(league, method, change)
-            passes = sum(run.steps * counted(run.recipe, run.batch_size) for run in runs)
+            passes = sum(map(spent_by, runs))
             assert passes == pytest.approx(spent, rel=0.01), (method, change)
             settings.add(repr((runs[0].recipe, runs[0].optim)))
         assert len(settings) == 7, f"{method}: two changes are one"

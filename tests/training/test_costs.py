@@ -1,19 +1,31 @@
 """What a step costs: FLOPs against PyTorch's own counter, parameters and saved bytes against real networks."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import Thread
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import DataParallel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ismkit.method.ema import TwinEMA
-from ismkit.method.recipes import RECIPES, training_step
-from ismkit.models.nets import FREQUENCIES, PRESETS, DiT
+from ismkit.method.path import Query
+from ismkit.method.recipes import RECIPES, Answer, Context, training_step
+from ismkit.models.nets import FREQUENCIES, PRESETS, DiT, ToyMLP
+from ismkit.neighbours import (
+    Brightness,
+    FrechetTerm,
+    NegativeClass,
+    RepaTerm,
+    RewardTerm,
+    reward_tuning,
+)
 from ismkit.neighbours.drifting import Drift
 from ismkit.neighbours.leap import Leap, SigmoidCut
 from ismkit.neighbours.recipes import NEIGHBOURS
@@ -28,7 +40,7 @@ from ismkit.training.costs import (
     row_cost,
     step_flops,
 )
-from ismkit.training.runs import RUNS, equal_passes, for_points, for_side
+from ismkit.training.runs import RUNS, equal_passes, for_points, for_side, shape_and_classes
 
 
 def config(name: str, size: int = 32) -> dict[str, Any]:
@@ -89,7 +101,7 @@ def test_the_cost_of_a_row_is_the_mean_over_a_run_that_changes() -> None:
 def test_equal_passes_are_equal(name: str) -> None:
     recipe, run = for_points({**RECIPES, **NEIGHBOURS}[name]), RUNS["gaussians"]
     other = equal_passes(run, recipe, share=0.5)
-    spent, wanted = (row_cost(r.recipe, r.batch_size) * r.steps * r.batch_size for r in (other, run))
+    spent, wanted = (row_cost(r.recipe, r.batch_size, (2,), 8) * r.steps * r.batch_size for r in (other, run))
     assert spent == pytest.approx(wanted / 2, rel=1 / other.steps)
     assert other.recipe == recipe
     assert other.optim == run.optim
@@ -97,7 +109,179 @@ def test_equal_passes_are_equal(name: str) -> None:
 
 def test_drifting_in_bands_costs_what_it_does_without() -> None:
     recipe = NEIGHBOURS["drifting"]
-    assert row_cost(replace(recipe, target=Drift(levels=4)), 16) == row_cost(recipe, 16) == 4
+    assert row_cost(replace(recipe, target=Drift(levels=4)), 16, (1, 16, 16)) == row_cost(recipe, 16) == 4
+
+
+# ---------------------------------------------------------------- your own rules and terms
+
+
+class Half(nn.Module):
+    """A network that is frozen, for three numbers alone."""
+
+    def forward(self, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        raise AssertionError("a network that is counted is not asked")
+
+
+def half(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+    raise AssertionError("a network that is counted is not asked")
+
+
+HALF = Half()
+
+
+@dataclass(frozen=True)
+class Taught:
+    """All rows are a teacher's, whatever holds it; nothing says which field it is."""
+
+    teacher: Any
+
+    def __call__(self, query: Query, velocity: Tensor, rows: Any, context: Context) -> Answer:
+        return Answer(self.teacher(*query))
+
+
+@dataclass(frozen=True)
+class Once:
+    """A term that asks once more; ``by`` says for what."""
+
+    by: Any
+
+    def __call__(self, net: nn.Module, prediction: Tensor, query: Query, velocity: Tensor, context: Context) -> Tensor:
+        return (self.by(net, prediction, query, context) - prediction).square().mean()
+
+
+def of_module(query: Query, velocity: Tensor, rows: Any, context: Context) -> Answer:
+    return Answer(HALF(*query))
+
+
+def of_closure(teacher: nn.Module) -> Any:
+    return lambda query, velocity, rows, context: Answer(teacher(**query._asdict()))
+
+
+def of_argument(teacher: nn.Module, query: Query, velocity: Tensor, rows: Any, context: Context) -> Answer:
+    return Answer(teacher(*query))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *(Taught(Half()), Taught(half), Taught(partial(half)), Taught(DataParallel(Half()))),
+        *(of_module, of_closure(Half()), partial(of_argument, Half())),
+    ],
+)
+def test_a_teacher_is_counted_wherever_it_is_and_not_asked(target: Any) -> None:
+    recipe = replace(RECIPES["flow"], name="taught", target=target)
+    assert passes(recipe, 16) == Passes(16, 16, 1)
+    assert passes(recipe, 16, shape=(2,), num_classes=8) == Passes(16, 16, 1)
+
+
+@pytest.mark.parametrize("inner", [half, Half()])
+def test_a_network_that_asks_others_costs_what_these_do(inner: Any) -> None:
+    away = NegativeClass(inner, label=0, null=1, beta=1.0)  # three questions, of one call
+    assert passes(replace(RECIPES["flow"], name="away", target=Taught(away)), 16) == Passes(16, 3 * 16, 1)
+
+
+@pytest.mark.parametrize(
+    ("by", "further"),
+    [
+        (lambda net, prediction, query, context: net(*query), (16, 0, 0)),
+        (lambda net, prediction, query, context: net(*query.take(slice(4))), (4, 0, 0)),
+        (lambda net, prediction, query, context: net(*query).detach(), (0, 16, 1)),
+        (lambda net, prediction, query, context: context.slow(*query), (0, 16, 1)),
+        (lambda net, prediction, query, context: HALF(*query), (0, 16, 1)),
+        # There and back again, since what enters needs a gradient and no weight does.
+        (lambda net, prediction, query, context: HALF(prediction, *query[1:]), (0, 2 * 16, 1)),
+        (lambda net, prediction, query, context: context.fast(prediction, *query[1:]), (0, 2 * 16, 1)),
+    ],
+)
+def test_passes_of_a_term_are_counted(by: Any, further: tuple[int, int, int]) -> None:
+    def term(net: nn.Module, prediction: Tensor, query: Query, velocity: Tensor, context: Context) -> Tensor:
+        return prediction.square().mean() + by(net, prediction, query, context).square().mean()
+
+    recipe = replace(RECIPES["flow"], name="once more", terms=(term,))
+    online, target, calls = further
+    assert passes(recipe, 16) == Passes(16 + online, target, calls)
+    assert row_cost(recipe, 16) == 3 + (3 * online + target) / 16
+    # Beside the rule's own, and for samples of another shape.
+    assert passes(replace(recipe, target=RECIPES["ism"].target, rows=RECIPES["ism"].rows), 16, shape=(3, 4, 4)) == (
+        Passes(16 + online, 16 + target, 2 + calls)
+    )
+
+
+def test_a_term_leaves_no_gradient_in_a_teacher() -> None:
+    teacher = ToyMLP(width=8, depth=1, num_classes=2)
+    term = Once(lambda net, prediction, query, context: teacher(*query))
+    recipe = replace(RECIPES["flow"], name="taught", terms=(term,))
+    assert passes(recipe, 16) == Passes(32, 0, 0)  # its weights are not frozen
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_the_terms_of_the_kit_ask_no_network() -> None:
+    mean, cov = torch.zeros(2), torch.eye(2)
+    terms = (RepaTerm(lambda x: x), FrechetTerm(mean, cov), RewardTerm(Brightness()))
+    assert passes(replace(RECIPES["ism"], name="terms", terms=terms), 16) == passes(RECIPES["ism"], 16)
+    assert passes(reward_tuning(half, Brightness(), beta=1.0), 16) == Passes(16, 16, 1)
+
+
+def turned(query: Query, velocity: Tensor, rows: Any, context: Context) -> Answer:
+    assert context.null == 8
+    scale = sum(p.sum() for _, p in context.fast.named_parameters())  # type: ignore[attr-defined]
+    return Answer(context.fast(*query) + scale * velocity[:, [1, 0]])
+
+
+def test_a_rule_for_the_plane_is_counted_in_the_plane() -> None:
+    run, recipe = RUNS["gaussians"], replace(RECIPES["flow"], name="turned", target=turned)
+    assert row_cost(recipe, 16, (2,), num_classes=8) == 4
+    assert equal_passes(run, recipe).steps == run.steps
+    with pytest.raises(
+        ValueError, match=r"shape must be that of samples which turned can be trained on, got \(1, 1, 1\)"
+    ):
+        row_cost(recipe, 16, num_classes=8)
+    with pytest.raises(ValueError, match=r"shape must be that of a sample, such as \(2,\) in the plane, got 2"):
+        row_cost(recipe, 16, 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("gaussians", ((2,), 8)), ("emoji", ((8, 8, 8), 99)), ("imagenet256-xl2", ((4, 32, 32), 1))],
+)
+def test_the_shape_of_a_run_needs_no_data_that_may_be_elsewhere(name: str, expected: Any) -> None:
+    assert shape_and_classes(RUNS[name]) == expected
+
+
+def test_annotations_of_a_rule_are_not_read() -> None:
+    @dataclass(frozen=True)
+    class Shrunk:
+        scale: "NowhereDefined"  # type: ignore[name-defined]  # noqa: F821
+
+        def __call__(self, query: Query, velocity: Tensor, rows: Any, context: Context) -> Answer:
+            return Answer(self.scale * velocity)
+
+    assert row_cost(replace(RECIPES["flow"], name="shrunk", target=Shrunk(0.9)), 16) == 3
+
+
+def test_modules_are_called_as_ever_beside_a_count_and_after_it() -> None:
+    net, call = ToyMLP(width=8, depth=1, num_classes=2), nn.Module.__call__
+    zero = torch.zeros(3)
+    found: list[Tensor] = []
+
+    def beside(query: Query, velocity: Tensor, rows: Any, context: Context) -> Answer:
+        thread = Thread(target=lambda: found.append(net(torch.zeros(3, 2) + 1, zero, zero, zero, zero.long())))
+        thread.start()
+        thread.join()
+        return Answer(velocity)
+
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.fill_(0.1)
+    assert passes(replace(RECIPES["flow"], name="beside", target=beside), 16) == Passes(16, 0, 0)
+    assert found[0].abs().min() > 0
+    with pytest.raises(ValueError, match="AssertionError"):
+        passes(replace(RECIPES["flow"], name="broken", target=half_of_it), 16)
+    assert nn.Module.__call__ is call
+
+
+def half_of_it(query: Query, velocity: Tensor, rows: Any, context: Context) -> Answer:
+    raise AssertionError
 
 
 def test_ism_costs_four_thirds_of_a_flow_step() -> None:
