@@ -166,7 +166,8 @@ def check_nfe(net: Network, nfe: int, grid: StepGrid | None = None, *, renoise: 
         try:
             (grid or grid_of(net) or StepGrid()).check_nfe(nfe)
         except ValueError as error:
-            raise ValueError(f"{error}, those of net: for others give times, (0, 0.3, 1), to sample") from error
+            others = "train on rows of Intervals for others; sample and trajectory also take times, (0, 0.3, 1)"
+            raise ValueError(f"{error}, those of net: {others}") from error
         if renoise and nfe > 2:
             why = (
                 "net was trained on steps of the dyadic grid; renoise with times=(0, 1/2, 3/4, 1) asks for those alone"

@@ -297,7 +297,10 @@ def test_two_pass_cfg_asks_for_the_velocity_and_so_makes_any_number_of_steps() -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"nfe": 3}, "got 3, those of net: for others give times, (0, 0.3, 1)"),
+        (
+            {"nfe": 3},
+            "got 3, those of net: train on rows of Intervals for others; sample and trajectory also take times",
+        ),
         ({"nfe": 3, "times": (0, 0.5, 1)}, "nfe must be left out beside times, which have 2 steps, got 3"),
         ({"times": (0.5, 1)}, "times must begin at 0, grow, and end at 1, such as (0, 0.3, 1), got (0.5, 1)"),
         ({"times": (0, 0.5)}, "end at 1"),
