@@ -38,6 +38,8 @@ COLUMNS = (
     *("scored_device", "scored_torch", "scored_python"),
     *("steps", "seconds_per_step", "device", "torch", "python", "key"),
 )
+#: Columns that tell the rows of one trial apart, and the sweeps of one table.
+PROTOCOL = ("sweep", "nfe", "w", "n", "noise")
 #: The form of a trial's file.
 _RESULT = {"settings": [{"setting": [float], "scores": dict, "scored": dict}], "trained": dict}
 
@@ -390,7 +392,7 @@ def _check_columns(frame: pd.DataFrame, metric: str, *columns: str) -> None:
 
 
 def summary(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Write mean and standard deviation of a metric over the seeds, as text.
+    """Write mean and standard deviation of a metric over the seeds, as text, to two digits of the deviation.
 
     Args:
         frame: of :func:`table`.
@@ -405,12 +407,22 @@ def summary(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
         >>> columns = {"variant": ["flow", "flow", "ism", "ism"], "seed": [0, 1, 0, 1], "nfe": 1, "w": 1.0}
         >>> frame = pd.DataFrame(columns | {"frechet": [6, 8, 2, 3]})
         >>> summary(frame, "frechet")[1, 1.0].to_dict()
-        {'flow': '7 ± 1.4', 'ism': '2.5 ± 0.71'}
+        {'flow': '7.0 ± 1.4', 'ism': '2.50 ± 0.71'}
     """
     _check_columns(frame, metric, "variant", "nfe", "w")
     grouped = frame.groupby(["variant", "nfe", "w"], sort=False)[metric]
-    text = grouped.agg(lambda values: f"{values.mean():.3g}" + (f" ± {values.std():.2g}" if len(values) > 1 else ""))
-    return text.unstack(["nfe", "w"])
+    return grouped.agg(lambda values: _mean_and_deviation(values.mean(), values.std())).unstack(["nfe", "w"])
+
+
+def _mean_and_deviation(mean: float, deviation: float) -> str:
+    """Both to the second digit of the deviation; the mean to three digits where that is NaN, of one value, or 0."""
+    if math.isnan(deviation):
+        return f"{mean:.3g}"
+    if not deviation:
+        return f"{mean:.3g} ± 0"
+    places = 1 - int(f"{deviation:.1e}".partition("e")[2])  # of the rounded one: 0.0996 is 0.10
+    digits = max(places, 0)
+    return f"{round(mean, places):.{digits}f} ± {round(deviation, places):.{digits}f}"
 
 
 def paired(frame: pd.DataFrame, variants: Sequence[str], metric: str, **where: Any) -> pd.DataFrame:
@@ -442,15 +454,55 @@ def paired(frame: pd.DataFrame, variants: Sequence[str], metric: str, **where: A
     _check_columns(frame, metric, "variant", "seed", *where)
     if not isinstance(variants, list | tuple) or not all(isinstance(name, str) for name in variants):
         raise TypeError(f"variants must be a list of names, got {shown(variants)}")
-    chosen = frame[frame.variant.isin(variants)]
-    for column, value in where.items():
-        chosen = chosen[chosen[column] == value]
-    if chosen.duplicated(["variant", "seed"]).any():
-        raise ValueError(f"frame has several values per variant and seed where {where}: name more columns")
+    return _paired(frame, variants, metric, where)
+
+
+def _paired(frame: pd.DataFrame, variants: Sequence[str], metric: str, where: Mapping[str, Any]) -> pd.DataFrame:
+    """What :func:`paired` returns."""
+    if not variants:
+        raise ValueError("variants must be one or more, got none")
+    known = list(dict.fromkeys(frame.variant))
+    if unknown := [name for name in variants if name not in known]:
+        raise ValueError(f"frame must have a variant {unknown[0]!r}, it has {', '.join(map(str, known))}")
+    rows = _rows_where(frame, where)
+    chosen = rows[rows.variant.isin(variants)]
+    if (twice := chosen.duplicated(["variant", "seed"])).any():
+        raise _several(chosen, chosen[twice].iloc[0])
     wide = chosen.pivot(index="seed", columns="variant", values=metric).reindex(columns=list(variants))
-    if wide.empty or wide.isna().any(axis=None):
-        raise ValueError(f"{metric} of {', '.join(variants)} is not there for every seed where {where}")
+    gaps = (f"{name}, seed {seed}" for name, held in wide.items() for seed in held.index[held.isna()])
+    if (lacking := next(gaps, ", ".join(variants) if wide.empty else None)) is not None:
+        there = f" where {_said(where)}" if where else ""
+        raise ValueError(f"frame must have {metric} of every variant for every seed{there}, it has none of {lacking}")
     return wide
+
+
+def _rows_where(frame: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows with these values of columns; ValueError if there are none."""
+    chosen = frame
+    for column, value in where.items():
+        there = chosen[column]
+        chosen = chosen[there == value]
+        if chosen.empty:
+            values = ", ".join(map(str, dict.fromkeys(there)))
+            raise ValueError(f"frame must have a row where {_said(where)}, its {column} is {values}")
+    return chosen
+
+
+def _said(where: Mapping[str, Any]) -> str:
+    return ", ".join(f"{column} = {shown(value)}" for column, value in where.items())
+
+
+def _several(frame: pd.DataFrame, row: Any) -> ValueError:
+    """What is said where a variant and a seed have several rows: which columns of the protocol tell them apart."""
+    alike = frame[(frame.variant == row.variant) & (frame.seed == row.seed)]
+    found = f"frame must have one row for each variant and seed, it has {len(alike)} of {row.variant}, seed {row.seed}"
+    held = {name: alike[name].unique().tolist() for name in PROTOCOL if name in alike}
+    apart = {name: values for name, values in held.items() if len(values) > 1}
+    if not apart:
+        return ValueError(found)
+    differ = " and ".join(f"{name} ({', '.join(map(str, values))})" for name, values in apart.items())
+    one = " & ".join(f"(frame[{name!r}] == {values[0]!r})" for name, values in apart.items())
+    return ValueError(f"{found}, which differ in {differ}: choose among them first, such as frame[{one}]")
 
 
 def change_in_percent(
@@ -519,9 +571,7 @@ def against(frame: pd.DataFrame, reference: str, metric: str, **where: Any) -> p
         {'a': True, 'b': False}
     """
     _check_columns(frame, metric, "variant", "seed", *where)
-    chosen = frame
-    for column, value in where.items():
-        chosen = chosen[chosen[column] == value]
+    chosen = _rows_where(frame, where)
     names = list(dict.fromkeys(chosen.variant))
     if reference not in names or len(names) < 2:
         raise ValueError(f"reference must be one of the variants, beside others, got {shown(reference)}, of {names}")
@@ -572,15 +622,20 @@ def compare_pairs(
     from scipy import stats
 
     _check_columns(frame, metric, "variant", "seed", *([] if within is None else [within]))
-    if not isinstance(pairs, list | tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+    if not isinstance(pairs, list | tuple) or not all(
+        isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in pairs
+    ):
         raise TypeError(f"pairs must be a list of (variant, reference), got {shown(pairs)}")
     if not pairs:
         raise ValueError("pairs must hold one comparison or more, got none")
-    parts = [((), frame)] if within is None else [((value,), part) for value, part in frame.groupby(within)]
+    parts: list[dict[str, Any]] = (
+        [{}] if within is None else [{within: value} for value in frame.groupby(within).groups]
+    )
     differences = {}
-    for key, part in parts:
+    for part in parts:
+        key = tuple(part.values())
         for pair in pairs:
-            wide = paired(part, list(pair), metric)
+            wide = _paired(frame, pair, metric, part)
             where = ", ".join(map(str, (*key, *pair)))
             if len(wide) < 2:
                 raise ValueError(f"frame must hold two seeds or more of {where}, got {len(wide)}")

@@ -158,7 +158,24 @@ def test_summary_is_mean_and_deviation_over_seeds_in_order() -> None:
     frame = pd.DataFrame([{"variant": v, "seed": s, "nfe": 1, "w": 0.5, "frechet": x} for v, s, x in rows])
     text = summary(frame, "frechet")
     assert list(text.index) == ["b", "a"]
-    assert text[1, 0.5].tolist() == ["2 ± 1.4", "5"]
+    assert text[1, 0.5].tolist() == ["2.0 ± 1.4", "5"]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([37.94, 37.982], "37.961 ± 0.030"),
+        ([1.0, 1.0], "1 ± 0"),
+        ([0.0, 0.14], "0.070 ± 0.099"),
+        ([0.0, 0.141], "0.07 ± 0.10"),
+        ([4000.0, 4300.0], "4150 ± 210"),
+        ([5.0], "5"),
+    ],
+)
+def test_a_mean_has_the_digits_of_its_deviation(values: list[float], text: str) -> None:
+    """They were rounded apart: 38 ± 0.029."""
+    frame = pd.DataFrame({"variant": "a", "nfe": 1, "w": 0.0, "w2": values})
+    assert summary(frame, "w2").to_numpy().tolist() == [[text]]
 
 
 @pytest.mark.parametrize("name", ["noise", "seed", "w", "scored_torch"])
@@ -274,16 +291,38 @@ def test_pairs_that_are_none_are_refused() -> None:
     for pairs in ("ab", ["ab"], [("a", "b", "c")]):
         with pytest.raises(TypeError, match="pairs must be a list of"):
             compare_pairs(frame, pairs, "frechet", within="nfe")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="several values per variant and seed"):
-        compare_pairs(frame, [("a", "b")], "frechet")  # at several nfe
+    several = (
+        r"it has 2 of a, seed 0, which differ in nfe \(1, 4\): choose .*, such as frame\[\(frame\['nfe'\] == 1\)\]$"
+    )
+    with pytest.raises(ValueError, match=several):
+        compare_pairs(frame, [("a", "b")], "frechet")
+    with pytest.raises(ValueError, match=r"frame must have a variant 'rmap', it has a, b$"):
+        compare_pairs(frame, [("a", "rmap")], "frechet", within="nfe")
+    gap = frame.drop(frame.index[(frame.variant == "b") & (frame.nfe == 4) & (frame.seed == 1)])
+    with pytest.raises(ValueError, match=r"for every seed where nfe = 4, it has none of b, seed 1$"):
+        compare_pairs(gap, [("a", "b")], "frechet", within="nfe")
 
 
 def test_what_does_not_pair_is_refused() -> None:
     frame = by_seed({"a": [1.0, 2.0], "b": [1.0]})
-    with pytest.raises(ValueError, match=r"frechet of a, b is not there for every seed where \{'nfe': 1\}"):
+    with pytest.raises(
+        ValueError, match=r"frechet of every variant for every seed where nfe = 1, it has none of b, seed 1"
+    ):
         paired(frame, ["a", "b"], "frechet", nfe=1)
-    with pytest.raises(ValueError, match=r"several values per variant and seed where \{\}: name more columns"):
+    with pytest.raises(ValueError, match=r"frechet of every variant for every seed, it has none of b, seed 1"):
+        paired(frame[frame.nfe == 1], ["a", "b"], "frechet")
+    with pytest.raises(ValueError, match=r"for every seed where nfe = 4, it has none of b$"):
+        paired(frame[(frame.variant == "a") | (frame.nfe == 1)], ["b"], "frechet", nfe=4)
+    with pytest.raises(
+        ValueError, match=r"it has 2 of a, seed 0, which differ in nfe \(1, 4\): choose among them first"
+    ):
         paired(frame, ["a"], "frechet")
+    with pytest.raises(ValueError, match=r"it has 2 of a, seed 0$"):
+        paired(pd.concat([frame[frame.nfe == 1]] * 2), ["a"], "frechet")
+    with pytest.raises(ValueError, match=r"frame must have a row where nfe = 2, its nfe is 1, 4$"):
+        against(frame, "a", "frechet", nfe=2)
+    with pytest.raises(ValueError, match="variants must be one or more, got none"):
+        paired(frame, [], "frechet")
 
 
 def test_the_best_strength_is_chosen_by_the_mean_for_each_variant_and_nfe() -> None:
