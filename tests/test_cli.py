@@ -265,8 +265,13 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
         "w, the guidance strength, must be finite and at least 0, got -1.0",
     ),
     "sweep over few samples": (
-        ["sweep", "gaussians", "-n", "99"],
-        "n, the samples per setting, must be at least 100, got 99",
+        ["sweep", "gaussians", "-n", "7"],
+        "n must be at least 8 samples, one of each class, got 7",
+    ),
+    "sweep over few clothes": (["sweep", "fashion-smoke", "-n", "99"], "n must be 100 .. 10000 samples"),
+    "table of another kind": (
+        ["sweep", "gaussians", "--table", "a.csv"],
+        "table must be a Parquet file, NAME.parquet, got a.csv",
     ),
     "sweep over no seeds": (["sweep", "gaussians", "--seeds", "0"], "seeds must be an integer of at least 1, got 0"),
     "sweep without workers": (

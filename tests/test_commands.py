@@ -34,7 +34,7 @@ from ismkit.models.drawing import draw_clothes
 from ismkit.models.nets import ToyMLP
 from ismkit.models.saved import load_model, save_model
 from ismkit.sweeps import ladder
-from ismkit.sweeps.sweep import Trial, read_table, summary
+from ismkit.sweeps.sweep import Trial, read_table, summary, write_table
 from ismkit.training import runs
 from ismkit.training.checkpoint import saved_steps
 from ismkit.training.loop import TrainState, fit
@@ -352,6 +352,47 @@ def test_a_sweep_of_a_value_that_does_not_fit_ends_in_one_line(
     assert (answer.status, answer.err.count("\n")) == (2, 1)
     assert answer.err.startswith(f"ismkit sweep: {message}")
     assert not (tmp_path / "out" / "sweeps").exists()
+
+
+def test_a_table_of_other_trials_is_not_replaced(
+    tmp_path: Path, ismkit_: Ismkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of two sweeps of one name replaced the table of the first."""
+    import pandas as pd
+
+    begun = []
+
+    def run(trials: list[Trial], folder: Path, **_: Any) -> pd.DataFrame:
+        begun.append(len(trials))
+        rows = [(t.variant, "gaussians", t.seed, *s, 2.0, t.key) for t in trials for s in t.settings]
+        return pd.DataFrame(rows, columns=["variant", "sweep", "seed", "nfe", "w", "n", "noise", "w2", "key"])
+
+    monkeypatch.setattr("ismkit.sweeps.runner.run_trials", run)
+    short = ["--nfe", "1", "--w", "0", "--seeds", "2"]
+    assert ismkit_("sweep", "gaussians", "--recipe", "ism", *short).status == 0
+    assert ismkit_("sweep", "gaussians", "--recipe", "ism", "flow", "--nfe", "1", "4", *short[2:]).status == 0
+    path = tmp_path / "out" / "sweeps" / "gaussians.parquet"
+    before, trained = path.read_bytes(), len(begun)
+    for argv, lost in (
+        (
+            ["--recipe", "flow", "--nfe", "1", "4", *short[2:]],
+            f"{path} has 4 rows .*, such as variant ism, seed 0, nfe 1, w 0.0,",
+        ),
+        (
+            ["--recipe", "ism", "flow", *short],
+            f"{path} has 4 rows .*, such as variant ism, seed 0, nfe 4, w 0.0, n 1000: name",
+        ),
+    ):
+        answer = ismkit_("sweep", "gaussians", *argv)
+        assert (answer.status, answer.err.count("\n")) == (2, 1)
+        assert re.search(lost, answer.err), answer.err
+        assert path.read_bytes() == before
+        assert ismkit_("sweep", "gaussians", *argv, "--table", f"{len(begun)}.parquet").status == 0
+    path.write_bytes(b"mine")
+    assert "is no Parquet file, truncated or altered" in ismkit_("sweep", "gaussians", *short).err
+    write_table(pd.DataFrame({"mine": [1]}), path)
+    assert f"table {path} is not of a sweep, it has no column key: name another" in ismkit_("sweep", "gaussians").err
+    assert len(begun) == trained + 2
 
 
 def test_sweep_takes_a_judge_for_all_its_trials(swept: list[Any], ismkit_: Ismkit) -> None:

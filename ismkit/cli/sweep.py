@@ -57,14 +57,14 @@ def command(
         nfe: network evaluations per sample: 1, 2, 4 ... 128, or any number for recipes that train steps of any length
             (default: its own; a run: 1 4).
         w: guidance strengths (default: its own; a run: 0 1).
-        n: samples per setting (default: its own; a run: 1000).
+        n: samples per setting, as many as the judge can score (default: its own; a run: 1000).
         judge: module:attribute of your own, an object with score(net, setting), or a function that makes one for a
             device (default: its own; of points, clothes and emoji the kit's).
         workers: trials at one time (default: one per core).
         gpus: share of a GPU for each trial: 0.125 trains eight on one (default: 0, the CPU).
         address: of a Ray cluster, HOST:PORT (default: this machine alone).
         out: folder of results (default: out/sweeps); in a cluster a shared one.
-        table: Parquet file of the table (default: NAME.parquet in that folder).
+        table: Parquet file of the table (default: NAME.parquet in that folder); one with other trials is not replaced.
     """
     from ismkit.sweeps.ladder import named_sweep
     from ismkit.sweeps.runner import run_sweeps

@@ -647,6 +647,19 @@ class SpaceJudge:
                 "None for points, and give a judge of your own for other images"
             )
 
+    @classmethod
+    def check(cls, setting: Setting) -> None:
+        """Refuse a setting that cannot be scored.
+
+        Args:
+            setting: of the sampler.
+
+        Raises:
+            ValueError: unless n is 100 .. 10 000.
+        """
+        if not LEAST <= setting.n <= MOST:
+            raise ValueError(f"n must be {LEAST} .. {MOST} samples, as many as they are compared with, got {setting.n}")
+
     def draw(self, net: Network, y: Tensor, *, w: float, nfe: int, seed: int = 0, batch: int = 500) -> Tensor:
         """Draw images.
 
@@ -743,20 +756,19 @@ class SpaceJudge:
         Raises:
             ValueError: before any work, unless n is 100 .. 10 000 and the network can do every NFE and strength.
         """
-        if not 100 <= n <= MOST:
-            raise ValueError(f"n must be 100 .. {MOST} samples, as many as they are compared with, got {n}")
         strengths = [float(strength) for strength in w]
         settings = [Setting(evaluations, strength, n, seed) for evaluations in nfe for strength in strengths]
         for setting in settings:
             setting.check(net)
+            self.check(setting)
         return [
             Score(nfe=setting.nfe, w=setting.w, n=n, **self.score(net, setting))  # type: ignore[typeddict-item]
             for setting in progress_bar(settings, show=progress, desc="scoring", unit="setting")
         ]
 
 
-#: Samples that a :class:`SpaceJudge` scores at most: about as many as there are images to compare them with.
-MOST = 10_000
+#: Samples that a :class:`SpaceJudge` scores; at most about as many as there are images to compare them with.
+LEAST, MOST = 100, 10_000
 
 
 def _test_images() -> Tensor:

@@ -88,8 +88,8 @@ def evaluate(
         nfe: network evaluations per sample: powers of two in 1 .. 128, or any of a network that was trained on steps
             of any length.
         w: guidance strengths, >= 0.
-        n: samples per setting; of clothes and emoji 100 .. 10 000 (default: 2000), of images any number (default:
-            50 000).
+        n: samples per setting; of clothes and emoji 100 .. 10 000 (default: 2000), of images 10 or more (default:
+            50 000), with a judge of your own as many as it scores (default: 2000).
         seed: of the noise.
         network: the class of a network of your own, or its ``module:attribute``, as for
             :func:`ismkit.models.saved.load_model`.
@@ -120,7 +120,7 @@ def evaluate(
     for setting in settings:
         setting.check()
     settings = [setting._replace(w=float(setting.w)) for setting in settings]
-    if n is not None and n < 10:
+    if judge is None and n is not None and n < 10:
         raise ValueError(f"n, the samples per setting, must be at least 10, got {n}")
     choose(list(images.metrics) or list(METRICS), images.features)
     if judge is not None:

@@ -284,15 +284,14 @@ def named_sweep(
         seeds: their number: 0 .. seeds - 1; by default those of the sweep, of a run 3.
         nfe: network evaluations per sample.
         w: guidance strengths.
-        n: samples per setting. Where one of these three is given, the others are by default 1 and 4 NFE, w = 0 and 1,
-            and 1000 samples; without them the sweep has settings of its own.
+        n: samples per setting, as many as the judge can score. Where one of these three is given, the others are by
+            default 1 and 4 NFE, w = 0 and 1, and 1000 samples; without them the sweep has settings of its own.
 
     Returns:
         The sweep.
 
     Raises:
-        ValueError: for a name that is neither, recipes with a prepared sweep, values that are refused, no seed, or
-            fewer than 100 samples.
+        ValueError: for a name that is neither, recipes with a prepared sweep, values that are refused, or no seed.
 
     Example:
         >>> from ismkit import named_sweep
@@ -315,8 +314,6 @@ def named_sweep(
     found = _found(name, recipes)
     if values:
         found = found.vary(values)
-    if n is not None and n < 100:
-        raise ValueError(f"n, the samples per setting, must be at least 100, got {n}")
     if nfe or w or n:
         found = replace(found, settings=settings(nfe or (1, 4), w or (0.0, 1.0), n or 1000))
     return replace(found, seeds=tuple(range(seeds))) if seeds else found

@@ -37,7 +37,6 @@ from torch import nn
 from ismkit.data.doors import admit
 from ismkit.evaluation.judges import (
     JUDGES,
-    MOST,
     GivenJudge,
     Judge,
     PointJudge,
@@ -50,9 +49,9 @@ from ismkit.method.guidance import TwoPassCFG
 from ismkit.method.recipes import velocity_target
 from ismkit.models.saved import NETWORKS, check_saveable, load_sampler, save_model
 from ismkit.sweeps import cluster, processes
-from ismkit.sweeps.sweep import COLUMNS, Sweep, Trial, summary, table, write_table
+from ismkit.sweeps.sweep import COLUMNS, Sweep, Trial, check_name, check_replaced, summary, table, write_table
 from ismkit.training.options import Saving
-from ismkit.training.runs import Run, check_memory, check_run, train_run
+from ismkit.training.runs import Run, check_memory, check_run, in_one_line, train_run
 from ismkit.utils.checks import as_tuple, check_count, check_kind, shown
 from ismkit.utils.files import destination, expanded, locked, out_dir
 from ismkit.utils.keys import identity_sum
@@ -94,8 +93,7 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
     folder = Path(folder)
     model = _model(trial, folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    done = {Setting(*setting["setting"]) for setting in _results(trial, folder)["settings"]}
-    left = [setting for setting in trial.settings if setting not in done]
+    left = _left(trial, folder)
     training = trial.cost - sum(setting.cost for setting in trial.settings)
     here = {"device": device, "torch": torch.__version__.partition("+")[0], "python": platform.python_version()}
     runs = folder / "runs" / trial.key
@@ -163,8 +161,13 @@ def _check_judged(trial: Trial, data: Any) -> None:
         judge.check(setting)
 
 
-def _check_trainings(trials: Iterable[Trial], folder: Path) -> dict[str, str]:
-    """Refuse what would fail once per trial: each data set is loaded once, and each run that is left tried once.
+def _check_trainings(trials: Iterable[Trial], folder: Path, device: str = "cpu") -> dict[str, str]:
+    """Refuse what would fail once per trial: each data set is loaded once, each run and judge that is left tried once.
+
+    Args:
+        trials: of all sweeps.
+        folder: of the sweeps.
+        device: of judges of your own.
 
     Returns:
         A checksum of each data set, by that of what loads it.
@@ -183,8 +186,42 @@ def _check_trainings(trials: Iterable[Trial], folder: Path) -> dict[str, str]:
                 tried.add(id(trial.run))
             if trial.judge is None:
                 _check_judged(trial, data)
-        sums[key] = identity_sum(admit(together[0].run.load()) if data is None else data, "data")
+        data = admit(together[0].run.load()) if data is None else data
+        _try_judges(together, folder, data.num_classes, device)
+        sums[key] = identity_sum(data, "data")
     return sums
+
+
+def _try_judges(trials: list[Trial], folder: Path, num_classes: int, device: str) -> None:
+    """Try each judge of your own that has something left to score, once; ValueError where it fails.
+
+    ``trials``: of one data set.
+    """
+    by_judge: dict[str, list[Trial]] = {}
+    for trial in trials:
+        if trial.judge is not None and (left := _left(trial, folder)):
+            by_judge.setdefault(str(trial.judged_by), []).append(dataclasses.replace(trial, settings=tuple(left)))
+    for first, *others in by_judge.values():
+        wanted = [setting for trial in (first, *others) for setting in trial.settings]
+        in_one_line(f"judge cannot score {first.variant}", _try_judge, first, wanted, num_classes, device)
+
+
+FEW = 16  # samples that a judge is tried with
+
+
+def _try_judge(trial: Trial, wanted: list[Setting], num_classes: int, device: str) -> None:
+    """Make the judge for all settings that are wanted, and let it score what an untrained network draws in one."""
+    judge = make_judge(trial.judge, torch.device(device), wanted)
+    net = _as_sampled(trial.run, trial.run.build(num_classes), num_classes).to(device).eval()
+    cheapest = min(trial.settings, key=lambda setting: setting.cost)
+    with torch.random.fork_rng(devices=[]):  # a judge may draw from the global generator
+        for n in sorted({min(FEW, cheapest.n), cheapest.n}):
+            try:
+                _scores(trial, judge, net, cheapest._replace(n=n))
+                break
+            except Exception:
+                if n == cheapest.n:  # fewer may not do, of many neighbours or classes
+                    raise
 
 
 def _check_data(folder: Path, sums: dict[str, str]) -> None:
@@ -217,10 +254,7 @@ def _score(
     for setting in trial.settings:
         if setting in left:
             began = time.perf_counter()
-            scores = judge.score(net, setting)
-            if trial.judge is not None:
-                before = next((entry["scores"] for entry in result["settings"]), None)
-                scores = as_scores(scores, [*COLUMNS, *dict(trial.labels)], before)
+            scores = _scores(trial, judge, net, setting, next((e["scores"] for e in result["settings"]), None))
             if bad := next((name for name, value in scores.items() if not math.isfinite(value)), None):
                 raise ValueError(f"what judge calls {bad} must be finite to be kept, got {scores[bad]}")
             seconds = time.perf_counter() - began
@@ -231,6 +265,20 @@ def _score(
             about = {name: card[name] for name in ("run", "seed", "trained")}
             store.write(trial.result_name, {**about, **result})
         report(setting.cost)
+
+
+def _scores(
+    trial: Trial, judge: Judge, net: nn.Module, setting: Setting, before: dict[str, float] | None = None
+) -> dict[str, float]:
+    """What a judge says in one setting, read if it is your own; ``before`` is what it said in another."""
+    found = judge.score(net, setting)
+    return found if trial.judge is None else as_scores(found, [*COLUMNS, *dict(trial.labels)], before)
+
+
+def _left(trial: Trial, folder: Path) -> list[Setting]:
+    """The settings that are not scored yet."""
+    done = {Setting(*entry["setting"]) for entry in _results(trial, folder)["settings"]}
+    return [setting for setting in trial.settings if setting not in done]
 
 
 def _results(trial: Trial, folder: Path) -> dict[str, Any]:
@@ -275,10 +323,10 @@ def _environments(workers: int, gpus: float) -> list[dict[str, str]]:
     return [{"CUDA_VISIBLE_DEVICES": device} for device in processes.share_devices(devices, gpus, workers)]
 
 
-def _as_sampled(run: Run, net: nn.Module) -> nn.Module:
+def _as_sampled(run: Run, net: nn.Module, num_classes: int) -> nn.Module:
     """A network as :func:`ismkit.models.saved.load_sampler` will give it, which says what steps it makes."""
     net.step_lengths = run.recipe.rows.step_lengths  # type: ignore[assignment]  # as `fit` does
-    return TwoPassCFG(net, 1) if run.recipe.target is velocity_target else net
+    return TwoPassCFG(net, num_classes) if run.recipe.target is velocity_target else net
 
 
 def _merged(trials: list[Trial]) -> dict[str, Trial]:
@@ -287,11 +335,11 @@ def _merged(trials: list[Trial]) -> dict[str, Trial]:
         trial.run.recipe.rows.blocks(trial.run.batch_size)
         check_memory(trial.run, 1, not torch.cuda.is_available())
         check_saveable(net := trial.run.build(1))  # a network that cannot be is refused here, not once per trial
-        sampler = _as_sampled(trial.run, net)
+        sampler = _as_sampled(trial.run, net, 1)
         for setting in trial.settings:
             setting.check(sampler)
-            if trial.run.space and trial.judge is None and setting.n > MOST:
-                raise ValueError(f"n must be at most {MOST}, as many as they are compared with, got {setting.n}")
+            if trial.run.space and trial.judge is None:
+                JUDGES[trial.run.space].check(setting)
     merged: dict[str, Trial] = {}
     for trial in trials:
         same = merged.get(trial.key, trial)
@@ -337,7 +385,7 @@ def run_trials(
         trials: of a sweep.
         folder: of results, models and checkpoints.
         judge: what scores all trials, as for :func:`ismkit.evaluation.scoring.evaluate`, instead of the judge of each;
-            a function that makes it is called in each worker.
+            a function that makes it is called once for a try before the first trial, and in each worker.
         workers: trials at one time on this machine, by default one per core; each computes on one thread.
         gpus: of one trial: 1/8 trains eight on one GPU, which small networks leave idle otherwise.
         address: of a Ray cluster that this machine belongs to (``HOST:6379``, or ``auto``), where all machines see
@@ -348,9 +396,10 @@ def run_trials(
         :func:`ismkit.sweeps.sweep.table` of the trials.
 
     Raises:
-        ValueError: if a trial or an argument cannot be, such as a judge that cannot be told from others, a recipe that
-            does not fit the data (see :func:`ismkit.training.runs.check_run`), data that are no longer those of the
-            trials in the folder, or another sweep that works in it, before any work.
+        ValueError: if a trial or an argument cannot be, such as a judge that cannot be told from others, or that fails
+            with a few samples of an untrained network, a recipe that does not fit the data (see
+            :func:`ismkit.training.runs.check_run`), data that are no longer those of the trials in the folder, or
+            another sweep that works in it, before any work.
         CheckpointError: for a network that no model file can hold, before any work.
         ClusterError: if there is no Ray, or no cluster at the address.
         SweepError: when all others are done, if trials failed; their messages in its text.
@@ -380,7 +429,8 @@ def run_trials(
         trials = [dataclasses.replace(trial, judge=judge) for trial in trials]
     merged = _merged(trials)
     with _engine(workers, gpus, address, len(merged)) as engine:  # its processes import torch during the checks
-        sums = _check_trainings(merged.values(), folder)
+        device = "cuda" if gpus and torch.cuda.is_available() else "cpu"
+        sums = _check_trainings(merged.values(), folder, device)
         with locked(folder, "sweep"):
             _check_data(folder, sums)
             failures = _all_done(merged, folder, engine, gpus, progress)
@@ -433,7 +483,8 @@ def run_sweeps(
     Args:
         sweeps: one or several, as :func:`ismkit.sweeps.ladder.named_sweep` gives them, or your own.
         folder: of results, models and checkpoints; by default ``out/sweeps``.
-        path: of the table, a Parquet file; by default ``NAME.parquet`` in that folder.
+        path: of the table, a Parquet file; by default ``NAME.parquet`` in that folder. One that is there is replaced
+            if all of its rows are among those of these sweeps.
         judge: what scores all trials, instead of the judge of each sweep.
         report: called with a line on each sweep before its trials.
         options: those of :func:`run_trials`: ``workers``, ``gpus``, ``address`` and ``progress``.
@@ -442,7 +493,8 @@ def run_sweeps(
         The table, as text and in its file.
 
     Raises:
-        ValueError: before any work, as :func:`run_trials`; also for points and pictures at once, or two judges.
+        ValueError: before any work, as :func:`run_trials`; also for points and pictures at once, or two judges, for a
+            table of another name than ``NAME.parquet``, or one that has other trials.
         CheckpointError, ClusterError, SweepError: as :func:`run_trials`.
         OSError: if the table cannot be written there, before any work.
 
@@ -472,6 +524,8 @@ def run_sweeps(
     folder = sweeps_folder() if folder is None else expanded(folder)
     path = folder / f"{'_'.join(plan.name for plan in plans)}.parquet" if path is None else expanded(path)
     destination(path)  # what cannot be written is refused before any work
+    check_name(path)
+    check_replaced(path, trials)
     for plan in plans:
         report(f"{plan.name}: {len(plan.runs)} variants, {len(plan.seeds)} seeds; in {folder}")
     frame = run_trials(trials, folder, **options)

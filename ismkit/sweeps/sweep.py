@@ -296,6 +296,7 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
         The path.
 
     Raises:
+        ValueError: unless it ends in ``.parquet``.
         OSError: if the file cannot be written.
 
     Example:
@@ -310,6 +311,7 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     import pandas as pd
 
     check_kind("frame", frame, pd.DataFrame)
+    check_name(path)
     written = io.BytesIO()
     frame.to_parquet(written, index=False)
     stated = frame.copy(deep=False)
@@ -317,6 +319,71 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     with replacing(path) as file:
         stated.to_parquet(file, index=False)
     return Path(path)
+
+
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Refuse a name that says something else than what :func:`write_table` writes.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ValueError: unless it ends in ``.parquet``.
+
+    Example:
+        >>> from ismkit.sweeps.sweep import check_name
+        >>> check_name("scores.csv")
+        Traceback (most recent call last):
+        ValueError: table must be a Parquet file, NAME.parquet, got scores.csv
+    """
+    if Path(path).suffix.lower() != ".parquet":
+        raise ValueError(f"table must be a Parquet file, NAME.parquet, got {path}")
+
+
+def check_replaced(path: str | os.PathLike[str], trials: Iterable[Trial]) -> None:
+    """Refuse to replace a table by one that lacks some of its rows: for callers that train first.
+
+    A row is a training in a setting, whatever it is called, so that a larger protocol may replace a smaller one.
+
+    Args:
+        path: of the file, which may be missing.
+        trials: of which the new table will be.
+
+    Raises:
+        ValueError: for a table of other trainings or settings, or a file that is no table of a sweep.
+
+    Example:
+        >>> import tempfile
+        >>> import pandas as pd
+        >>> from ismkit import SWEEPS
+        >>> from ismkit.sweeps import write_table
+        >>> from ismkit.sweeps.sweep import check_replaced
+        >>> trials = SWEEPS["ladder-smoke"].trials()
+        >>> rows = [{"key": trials[0].key, **setting._asdict()} for setting in trials[0].settings]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write_table(pd.DataFrame(rows).rename(columns={"seed": "noise"}), f"{folder}/t.parquet")
+        ...     check_replaced(path, trials)
+        ...     check_replaced(path, trials[1:])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        ValueError: table .../t.parquet has 2 rows that this sweep does not make, such as nfe 1, w 1.0, n 100: ...
+    """
+    if not Path(path).exists():
+        return
+    remedy = "name another file (--table), or delete this one; what is trained and scored stays in its folder"
+    columns = ["key", "nfe", "w", "n", "noise"]
+    try:
+        frame = read_table(path)
+    except DataError as error:
+        raise ValueError(f"{error}; to make another table, {remedy}") from error
+    if lacking := [name for name in columns if name not in frame]:
+        raise ValueError(f"table {path} is not of a sweep, it has no column {lacking[0]}: {remedy}")
+    made = {(key, *setting) for trial in trials for key in [trial.key] for setting in trial.settings}
+    lost = frame[[row not in made for row in frame[columns].itertuples(index=False, name=None)]]
+    if len(lost):
+        first = lost.iloc[0]
+        what = ", ".join(f"{name} {first[name]}" for name in ("variant", "seed", "nfe", "w", "n") if name in frame)
+        raise ValueError(f"table {path} has {len(lost)} rows that this sweep does not make, such as {what}: {remedy}")
 
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:

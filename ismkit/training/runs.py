@@ -773,20 +773,40 @@ def _try_step(recipe: Recipe, net: nn.Module, x1: Tensor, y: Tensor) -> None:
     """Make one step without an update; ValueError where one of its parts fails."""
     null, rng = cast(int, net.num_classes), stream(0, "tried")
     net.step_lengths = recipe.rows.step_lengths  # type: ignore[assignment]  # as `fit` does
-    x0 = _tried("recipe.source fails", draw_noise, recipe.source, tuple(x1.shape), rng)
-    x0 = _tried("recipe.coupling fails", recipe.coupling.couple, x0, x1, y)
-    query, _ = _tried("recipe.rows fails", recipe.rows, x0, x1, y, null, rng)
+    x0 = in_one_line("recipe.source fails", draw_noise, recipe.source, tuple(x1.shape), rng)
+    x0 = in_one_line("recipe.coupling fails", recipe.coupling.couple, x0, x1, y)
+    query, _ = in_one_line("recipe.rows fails", recipe.rows, x0, x1, y, null, rng)
     samples = f"samples {tuple(x1.shape[1:])}, as the data has"
     with torch.no_grad():
-        answer = _tried(f"net must take {samples}", net.eval(), *query)
+        answer = in_one_line(f"net must take {samples}", net.eval(), *query)
     if getattr(answer, "shape", None) != x1.shape:
         raise ValueError(f"net must return {samples}, one for each row, got {shown(answer)}")
     ema = TwinEMA(net, recipe.fast, recipe.slow)
-    _tried(f"the recipe {recipe.name} fails in its first step", training_step, recipe, net, ema, (x0, x1, y), null, rng)
+    in_one_line(
+        f"the recipe {recipe.name} fails in its first step", training_step, recipe, net, ema, (x0, x1, y), null, rng
+    )
 
 
-def _tried(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function returns; ValueError of one line for whatever it raises: it may be code of anyone."""
+def in_one_line(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function that may be code of anyone.
+
+    Args:
+        what: fails, for the message.
+        function: to be called.
+        arguments: of it.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        ValueError: of one line, for whatever it raises.
+
+    Example:
+        >>> from ismkit.training.runs import in_one_line
+        >>> in_one_line("judge fails", int, "two")
+        Traceback (most recent call last):
+        ValueError: judge fails: invalid literal for int() with base 10: 'two'
+    """
     try:
         return function(*arguments)
     except Exception as error:

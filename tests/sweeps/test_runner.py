@@ -41,6 +41,7 @@ from ismkit.sweeps import runner
 from ismkit.sweeps.sweep import Sweep, Trial, table
 from ismkit.training.runs import RUNS, Run, change_run, check_run, for_points
 from ismkit.utils.files import DataError, locked
+from ismkit.utils.keys import UNKEYED
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.seeding import stream
 from ismkit.utils.weights import CheckpointError
@@ -203,8 +204,9 @@ def test_bad_plans_are_refused_before_any_work(tmp_path: Path) -> None:
         runner.run_trials([Trial("ism", replace(tiny(), recipe=small), 0, (Setting(16, 0.0, 64),))], tmp_path / "a")
     with pytest.raises(ValueError, match="width must be"):
         runner.run_trials([Trial("ism", tiny(net=partial(ToyMLP, width=0)), 0, SETTINGS)], tmp_path / "a")
-    with pytest.raises(ValueError, match="n must be at most 10000, as many as they are compared with, got 20000"):
-        runner.run_trials([Trial("ism", tiny(space="clothes"), 0, (Setting(1, 0.0, 20_000),))], tmp_path / "a")
+    for n in (99, 20_000):
+        with pytest.raises(ValueError, match=rf"n must be 100 \.\. 10000 samples, as many as .*, got {n}"):
+            runner.run_trials([Trial("ism", tiny(space="clothes"), 0, (Setting(1, 0.0, n),))], tmp_path / "a")
     trials = [Trial("ism", tiny(), 0, SETTINGS)]
     for gpus in (-0.5, 1.5):
         with pytest.raises(ValueError, match=f"gpus must be 0, or the share of a GPU .* up to 1, got {gpus}"):
@@ -276,7 +278,7 @@ def test_a_value_that_does_not_fit_is_refused_before_any_trial(
     run = tiny()
     if path == "recipe.coupling.classes":
         run = change_run(run, "recipe.coupling.pool", 40)
-    trials = [Trial("ism", each, 0, SETTINGS) for each in (run, change_run(run, path, value))]
+    trials = [Trial("ism", each, 0, (Setting(1, 0.0, 100),)) for each in (run, change_run(run, path, value))]
     with pytest.raises(ValueError, match=message) as error:
         runner.run_trials(trials if path != "recipe.coupling.classes" else trials[1:], tmp_path / "new")
     assert "\n" not in str(error.value)
@@ -289,7 +291,7 @@ def test_workers_start_before_the_checks_and_a_refusal_ends_them(
     """They import torch meanwhile; more than there are trials are not started."""
     before, begun = set(psutil.Process().children()), []
 
-    def check(trials: Any, folder: Path) -> None:
+    def check(trials: Any, folder: Path, device: str) -> None:
         begun.extend(set(psutil.Process().children()) - before)
         raise ValueError("refused")
 
@@ -484,6 +486,10 @@ def quarters(x: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
 
 
+def seven_of(device: torch.device) -> int:
+    return 7
+
+
 def by_quarters(device: torch.device) -> FeatureJudge:
     return FeatureJudge(greys(), quarters, device)
 
@@ -618,6 +624,84 @@ def test_a_judge_of_ones_own_refuses_before_the_training(tmp_path: Path, monkeyp
     monkeypatch.setattr(runner, "train_run", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(ValueError, match=r"n must be 4 \.\. 64 samples"):
         runner.work(Trial("grey", pictures(), 0, (Setting(1, 0.0, 65),), judge=by_quarters), tmp_path)
+
+
+def of_large_pictures(device: torch.device) -> FeatureJudge:
+    return FeatureJudge(torch.rand(64, 1, 16, 16, generator=stream(0, "large")), quarters, device)
+
+
+def broken(device: torch.device) -> FeatureJudge:
+    raise RuntimeError("no\nsuch file")
+
+
+def says_good(net: Any, setting: Setting) -> Any:
+    return "good"
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A judge that is a function, told from others by it; it notes how many samples it is asked for."""
+
+    of: Callable[[Any, Setting], Any]
+    asked: list[int] = field(default_factory=list, metadata=UNKEYED)
+
+    def score(self, net: Any, setting: Setting) -> Any:
+        self.asked.append(setting.n)
+        return self.of(net, setting)
+
+
+def of_forty(net: Any, setting: Setting) -> dict[str, float]:
+    """Scores 40 samples or more."""
+    if setting.n < 40:
+        raise RuntimeError("too few")
+    torch.rand(1)
+    return {"a": float(net.num_classes)}
+
+
+@pytest.mark.parametrize(
+    ("judge", "n", "message"),
+    [
+        (by_quarters, 65, r"n must be 4 \.\. 64 samples, the rows of the data, got 65"),
+        (of_large_pictures, 64, "x must have 64 numbers per sample, got shape "),
+        (broken, 64, "RuntimeError, no such file"),
+        (seven_of, 64, r"judge must have a method score\(net, setting\), or make what has"),
+        (Scoring(says_good), 64, "judge must return numbers by their names, got 'good'"),
+        (Scaled(1, "seed"), 64, "judge must call no number seed: the table has a column of that name"),
+        (Scoring(of_forty), 39, "RuntimeError, too few"),
+    ],
+)
+def test_a_judge_that_fails_is_refused_before_any_trial(
+    judge: Any, n: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainings were made first, or each trial began."""
+    monkeypatch.setattr(runner.processes, "started", lambda *_, **__: nullcontext([]))
+    monkeypatch.setattr(runner.processes, "run", lambda *_, **__: pytest.fail("begun"))
+    trials = [Trial("grey", pictures(), seed, (Setting(1, 0.0, n),)) for seed in (0, 1)]
+    with pytest.raises(ValueError, match=f"^judge cannot score grey: {message}") as error:
+        runner.run_trials(trials, tmp_path / "new", judge=judge)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("recipe", ["ism", "flow"])
+def test_a_judge_is_tried_once_with_few_samples_or_else_with_those_of_the_cheapest_setting(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_OWN", {})
+    judge = Scoring(of_forty)
+    trials = [Trial("grey", pictures(), seed, (*SETTINGS, Setting(128, 0.0, 64)), judge=judge) for seed in (0, 1)]
+    trials += [Trial(recipe, replace(tiny(recipe), steps=2), 0, SETTINGS)]  # the kit's own judge is not tried
+    before = torch.random.get_rng_state()
+    runner._check_trainings(trials, tmp_path)
+    assert judge.asked == [16, 64]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    judge.asked.clear()
+    done = replace(trials[0], settings=SETTINGS)
+    runner.work(done, tmp_path)
+    assert judge.asked == [64, 64]
+    judge.asked.clear()
+    runner._check_trainings([done], tmp_path)  # nothing is left to score
+    assert judge.asked == []
 
 
 @pytest.mark.slow
