@@ -304,3 +304,54 @@ def test_an_own_network_is_trained_drawn_and_loaded_by_its_name(tmp_path: Path, 
     scored = ismkit_("evaluate", "net/model.safetensors", *options)
     assert scored.status == 0, scored.err
     assert scored.out.split()[:5] == ["NFE", "w", "n", "w2", "curvature"]
+
+
+REFUSED = {
+    "network": (
+        ("train", "gaussians", "--network", "my_parts:Pixels"),
+        "net must take samples (2,), as the data has: RuntimeError",
+    ),
+    "rule": (
+        ("train", "gaussians", "--recipe", "my_parts:bare"),
+        "target must return Answer(target, weight), bare_rule",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_part_of_your_own_that_does_not_fit_is_refused_in_a_line_and_leaves_no_folder(
+    name: str, ismkit_: Ismkit, tmp_path: Path
+) -> None:
+    """A sweep said so; `ismkit train` ended with a traceback, and an empty folder."""
+    (tmp_path / "my_parts.py").write_text(PIXELS)
+    arguments, message = REFUSED[name]
+    answer = ismkit_(*arguments)
+    assert answer.status == 2
+    assert message in answer.err
+    assert len(answer.err.splitlines()) == 1
+    assert not [*tmp_path.glob("out/runs/*")]
+
+
+PIXELS = """
+from dataclasses import replace
+
+from torch import nn
+
+from ismkit import RECIPES
+
+
+class Pixels(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.num_classes, self.layer = num_classes, nn.Conv2d(3, 3, 1)
+
+    def forward(self, x, t, d, w, y):
+        return self.layer(x)
+
+
+def bare_rule(query, velocity, rows, context):
+    return velocity
+
+
+bare = replace(RECIPES["flow"], name="bare", target=bare_rule)
+"""

@@ -91,7 +91,6 @@ def command(
         raise UsageError(f"{folder} holds checkpoints up to step {done[-1]}: add --resume, or take another --folder")
     fresh = saving.resume and not saving.from_step and not saved_steps(folder)
     others = _others(preset, seed) if fresh and not saving.folder else []
-    folder.mkdir(parents=True, exist_ok=True)
     if os.environ.get("RANK", "0") == "0":  # of the processes that a launcher has started
         for line in others:
             print(line)

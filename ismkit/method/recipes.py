@@ -37,7 +37,7 @@ from ismkit.method.guidance import Strengths, cfg, intrinsic_velocity
 from ismkit.method.path import Network, Query, Source, StepGrid, check_source, expand_as
 from ismkit.method.rows import Blocked, Rows
 from ismkit.method.wavelet import Distance, WaveletDistance, geometric_weights, l2, unit_weights
-from ismkit.utils.checks import check_number, check_tensor, shown
+from ismkit.utils.checks import check_number, check_takes, check_tensor, shown
 from ismkit.utils.keys import UNKEYED
 from ismkit.utils.settings import check_types
 
@@ -430,8 +430,8 @@ class Recipe:
 
     Raises:
         TypeError: if ``source`` is not a function.
-        ValueError: if ``target``, ``distance`` or a term is not a function, a weight is negative or not finite, a decay
-            outside [0, 1), or by the rule, if it is not valid in this recipe.
+        ValueError: if ``target``, ``distance`` or a term is not a function or takes other arguments, a weight is
+            negative or not finite, a decay outside [0, 1), or by the rule, if it is not valid in this recipe.
 
     Example:
         An ablation of the paper's full method, without scaling OT, and how the loss weighs the rows of its three
@@ -464,10 +464,16 @@ class Recipe:
     def __post_init__(self) -> None:
         check_types(self)
         check_source(self.source)
-        parts = [("target", self.target), ("distance", self.distance), *(("each of the terms", t) for t in self.terms)]
-        for name, part in parts:
+        asked = ("net", "prediction", "query", "velocity", "context")
+        parts = [
+            ("target", self.target, ("query", "velocity", "rows", "context")),
+            ("distance", self.distance, ("prediction", "target", "query")),
+            *(("each of the terms", term, asked) for term in self.terms),
+        ]
+        for name, part, arguments in parts:
             if not callable(part) or isinstance(part, type):
                 raise ValueError(f"{name} must be a function, such as those of RECIPES, got {shown(part)}")
+            check_takes(name, part, arguments)
         for weight in self.weights:
             check_number("each of the weights", weight, "of at least 0", 0)
         check_decay("fast decay", self.fast)  # which of them is larger, TwinEMA says: they change one by one

@@ -31,6 +31,7 @@ from ismkit.training import checkpoint, distributed
 from ismkit.training.checkpoint import resume_run, save_run
 from ismkit.training.distributed import is_wrapped, on_main_process
 from ismkit.training.options import Engine, Saving
+from ismkit.training.parts import checked
 from ismkit.training.standing import StandIn, networks_answer, with_stand_ins
 from ismkit.utils.checks import as_integer, check_count, check_kind, shown
 from ismkit.utils.keys import identity
@@ -582,7 +583,8 @@ class _MicroBatches:
         engine: Engine,
         accelerator: Accelerator,
     ) -> None:
-        self.recipe, self.state, self.seed, self.steps, self.accelerator = recipe, state, seed, steps, accelerator
+        self.recipe, self.state, self.seed, self.steps = checked(recipe), state, seed, steps
+        self.accelerator = accelerator
         self.null: int = state.net.num_classes  # type: ignore[assignment]
         self.net: nn.Module = state.net
         self.optimizer: Any = state.optimizer

@@ -23,7 +23,7 @@ from ismkit.data.batches import Batches, ClassGroups
 from ismkit.data.doors import admit
 from ismkit.data.sets import Labelled
 from ismkit.method.ema import TwinEMA
-from ismkit.method.path import draw_noise
+from ismkit.method.path import Query, draw_noise
 from ismkit.method.recipes import RECIPES, Recipe, training_step
 from ismkit.method.rows import Intervals
 from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, l2
@@ -36,7 +36,8 @@ from ismkit.training.checkpoint import saved_settings, saved_steps
 from ismkit.training.costs import row_cost, sample_shape
 from ismkit.training.loop import Hook, Optim, TrainState, check_options, check_parts, fit, with_micro_batches
 from ismkit.training.options import Engine, Saving
-from ismkit.utils.checks import as_integer, check_count, check_kind, check_name, check_number, shown
+from ismkit.training.parts import checked
+from ismkit.utils.checks import as_integer, check_count, check_kind, check_name, check_number, named, shown
 from ismkit.utils.files import expanded, out_dir
 from ismkit.utils.keys import UNKEYED, identity, identity_sum
 from ismkit.utils.seeding import stream
@@ -239,7 +240,7 @@ class Run:
         try:
             signature.bind(num_classes=num_classes, **of_rows)
         except TypeError as error:
-            name = f"{getattr(self.net, '__qualname__', shown(self.net))}{signature}"
+            name = f"{named(self.net)}{signature}"
             raise ValueError(
                 f"net must be built from {' and '.join(('num_classes', *of_rows))} alone, {name} cannot: {error}; give "
                 "what else it needs by functools.partial, or as settings net.NAME"
@@ -574,7 +575,8 @@ def train_run(
         TypeError: for data of no kind that is admitted, and an argument of another type.
         ValueError: if the rows of a step cannot be split so, or the data cannot be trained on or does not say how many
             classes it has, or memory cannot hold the training (:func:`check_memory`), before the network is built; for
-            settings that cannot be told from others, see :func:`ismkit.utils.keys.identity`, before data are loaded.
+            a network that does not take the samples, before step 1; for settings that cannot be told from others, see
+            :func:`ismkit.utils.keys.identity`, before data are loaded.
 
     Example:
         >>> import dataclasses, tempfile
@@ -592,6 +594,9 @@ def train_run(
     engine = with_micro_batches(engine, saving, accelerator)
     net, batches = _parts(run, seed, data, engine.micro_batches or 1, _together(engine, accelerator))
     check(net)
+    if not distributed.is_sharding(accelerator):  # there may be no room for all of it on one device
+        takes = partial(_check_takes_samples, run.recipe, net, batches, accelerator)
+        distributed.on_main_process(accelerator, takes)
     return fit(
         run.recipe,
         net,
@@ -776,15 +781,30 @@ def _try_step(recipe: Recipe, net: nn.Module, x1: Tensor, y: Tensor) -> None:
     x0 = in_one_line("recipe.source fails", draw_noise, recipe.source, tuple(x1.shape), rng)
     x0 = in_one_line("recipe.coupling fails", recipe.coupling.couple, x0, x1, y)
     query, _ = in_one_line("recipe.rows fails", recipe.rows, x0, x1, y, null, rng)
-    samples = f"samples {tuple(x1.shape[1:])}, as the data has"
+    _try_network(net, query)
+    ema = TwinEMA(net, recipe.fast, recipe.slow)
+    first = f"the recipe {recipe.name} fails in its first step"
+    in_one_line(first, training_step, checked(recipe), net, ema, (x0, x1, y), null, rng)
+
+
+def _try_network(net: nn.Module, query: Query) -> None:
+    """Ask a network; ValueError if it does not take the samples or does not answer as many."""
+    samples = f"samples {tuple(query.x.shape[1:])}, as the data has"
     with torch.no_grad():
         answer = in_one_line(f"net must take {samples}", net.eval(), *query)
-    if getattr(answer, "shape", None) != x1.shape:
+    if getattr(answer, "shape", None) != query.x.shape:
         raise ValueError(f"net must return {samples}, one for each row, got {shown(answer)}")
-    ema = TwinEMA(net, recipe.fast, recipe.slow)
-    in_one_line(
-        f"the recipe {recipe.name} fails in its first step", training_step, recipe, net, ema, (x0, x1, y), null, rng
-    )
+
+
+def _check_takes_samples(recipe: Recipe, net: nn.Module, batches: Batches, accelerator: Accelerator) -> None:
+    """Refuse a network that does not take the samples: asked of a few rows, where and how it will compute."""
+    check_parts(recipe, net, batches, accelerator.mixed_precision, warn=False)
+    null, device = cast(int, net.num_classes), accelerator.device
+    drawn = [device] if device.type == "cuda" else []  # whose global generators layers may draw from
+    with torch.random.fork_rng(devices=drawn), accelerator.autocast():
+        x1, y = (part.to(device) for part in next(batches.stream(classes=null)))
+        query, _ = recipe.rows(torch.zeros_like(x1), x1, y, null, stream(0, "tried", device=device))
+        _try_network(net.to(device), query.take(slice(FEW)))
 
 
 def in_one_line(what: str, function: Callable[..., Any], *arguments: Any) -> Any:

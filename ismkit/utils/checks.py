@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,54 @@ def shown(value: Any) -> str:
         return f"{type(value).__name__} {tuple(shape)} {getattr(value, 'dtype', '')}".rstrip()
     text = " ".join((f"{value}" if isinstance(value, Exception) else repr(value)).split())
     return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def named(function: Any) -> str:
+    """Name a function, a class, or a value that is called like one, for a message.
+
+    Args:
+        function: of any kind.
+
+    Returns:
+        Its name; of what has none, as :func:`shown` writes it.
+
+    Example:
+        >>> from functools import partial
+        >>> from ismkit.utils.checks import named
+        >>> named(named), named(partial(print, 1))
+        ('named', 'functools.partial(<built-in function print>, 1)')
+    """
+    return getattr(function, "__qualname__", None) or shown(function)
+
+
+def check_takes(name: str, function: Any, arguments: Sequence[str]) -> None:
+    """Refuse a function that cannot be called with some arguments in turn; it is not called.
+
+    Args:
+        name: of the argument, for the message.
+        function: the argument; one that does not say what it takes, as some of C do not, is let through.
+        arguments: what it will be called with, by their names.
+
+    Raises:
+        ValueError: if it takes fewer or needs more.
+
+    Example:
+        >>> from ismkit.utils.checks import check_takes
+        >>> def mine(prediction, target):
+        ...     return (prediction - target).square()
+        >>> check_takes("distance", mine, ("prediction", "target", "query"))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: distance must take (prediction, target, query), got mine(prediction, target): too many ... arguments
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        wanted = f"({', '.join(arguments)})"
+        raise ValueError(f"{name} must take {wanted}, got {named(function)}{signature}: {error}") from error
 
 
 def check_tensor(name: str, x: Any, beside: tuple[str, Any] | None = None) -> None:

@@ -523,3 +523,17 @@ def test_a_term_is_added_to_the_loss_and_sees_the_clean_data() -> None:
 def test_a_term_that_is_no_function_is_refused() -> None:
     with pytest.raises(ValueError, match="each of the terms must be a function, such as those of RECIPES, got 3"):
         replace(RECIPES["flow"], terms=(3,))
+
+
+OTHERS = {
+    "target": (lambda query, velocity: velocity, r"target must take \(query, velocity, rows, context\), got .*lambda"),
+    "distance": (lambda prediction, target: target, r"distance must take \(prediction, target, query\), got"),
+    "terms": ((lambda net, x: 0.0,), r"each of the terms must take \(net, prediction, query, velocity, context\), got"),
+}
+
+
+@pytest.mark.parametrize("part", OTHERS)
+def test_a_part_that_takes_other_arguments_is_refused_when_the_recipe_is_made(part: str) -> None:
+    given, message = OTHERS[part]
+    with pytest.raises(ValueError, match=message):
+        replace(RECIPES["ism"], **{part: given})
