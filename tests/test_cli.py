@@ -202,7 +202,7 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
     "too many images": (["sample", "-n", "2000"], "images must be 10000 or fewer, got 10 classes x 2000"),
     "points by clothes": (
         ["evaluate", toy_model],
-        "holds a ToyMLP that draws no clothes or emoji: use a model of fashion-",
+        "models of anything else are scored by a judge of your own, --judge",
     ),
     "no power of two": (["sample", "--nfe", "3"], "nfe must be one of [1, 2, 4, 8, 16, 32, 64, 128]"),
     "no step": (["sample", "m.safetensors", "--nfe", "0"], "nfe must be an integer of at least 1, got 0"),

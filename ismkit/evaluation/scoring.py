@@ -23,7 +23,16 @@ from ismkit.evaluation.reference import Reference, folder_reference, load_refere
 from ismkit.evaluation.samples import WAIT, SampleSet, export_npz, export_png, latent_shape
 from ismkit.imagenet.pixels import THREADS
 from ismkit.imagenet.vae import PINNED, ImageVAE
-from ismkit.models.saved import RELEASED, Maker, check_normal, check_space, load_named, load_sampler
+from ismkit.models.saved import (
+    RELEASED,
+    Maker,
+    check_model,
+    check_normal,
+    check_space,
+    load_named,
+    load_sampler,
+    warn_of_strength,
+)
 from ismkit.utils.checks import as_tuple, check_form, check_kind
 from ismkit.utils.files import DataError, destination, expanded, file_sum, json_sum, out_dir
 
@@ -106,6 +115,7 @@ def evaluate(
         ValueError: for settings that do not fit, before any work; for a number of evaluations that the network was
             not trained on, before anything is drawn; for what is no judge, or does not return numbers.
         CheckpointError: if the model cannot be read.
+        UserWarning: a warning, for a ``w`` far beyond those that the model was trained on.
 
     Example:
         >>> from ismkit import evaluate
@@ -126,12 +136,14 @@ def evaluate(
     if judge is not None:
         settings = [setting._replace(n=n or 2000) for setting in settings]
         return _judged(model, settings, network, judge, device_at_hand(device), out, images)
+    check_model(model)
     if model in RELEASED and not images.vae:
         return _pictures(model, None, settings, n or 2000, device, out, images)
     net, card = load_sampler(model, network=network)
     if not isinstance(card, dict):  # a card is any JSON
         card = {}
     check_normal(card, model)
+    warn_of_strength(card, max(setting.w for setting in settings), model)
     if card.get("vae"):
         check_form(f"the card of {model}", card, {"vae": dict})
     for setting in settings:
@@ -162,7 +174,8 @@ def _judged(
     if out:
         destination(out := expanded(out))
     mine = make_judge(judge, device, settings)
-    net, _ = load_named(model, network=network)
+    net, card = load_named(model, network=network)
+    warn_of_strength(card, max(setting.w for setting in settings), model)
     for setting in settings:
         setting.check(net)
     net = net.to(device)
@@ -189,8 +202,12 @@ def _pictures(
     if out:
         destination(out := expanded(out))  # what cannot be written is refused before anything is drawn
     if net is None:
-        net, _ = load_named(model)
-    space, where = check_space(net, model), device_at_hand(device)
+        net, card = load_named(model)
+        warn_of_strength(card, max(setting.w for setting in settings), model)
+    try:
+        space, where = check_space(net, model), device_at_hand(device)
+    except ValueError as error:
+        raise ValueError(f"{error}; models of anything else are scored by a judge of your own, --judge") from error
     judge, net = JUDGES[space].load(where), net.to(where)
     nfe, w = (list(dict.fromkeys(values)) for values in zip(*((s.nfe, s.w) for s in settings), strict=True))
     rows = judge.table(net, nfe=nfe, w=w, n=n, seed=settings[0].seed)

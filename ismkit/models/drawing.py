@@ -16,7 +16,16 @@ from ismkit.data.values import as_tensor
 from ismkit.method.path import Network, Source, draw_noise
 from ismkit.method.sampling import sample, trajectory
 from ismkit.models.autoencoder import SmallAutoencoder, in_batches
-from ismkit.models.saved import Maker, check_normal, check_space, load_generator, load_named, sample_shape, space_of
+from ismkit.models.saved import (
+    Maker,
+    check_normal,
+    check_space,
+    load_generator,
+    load_named,
+    sample_shape,
+    space_of,
+    warn_of_strength,
+)
 from ismkit.models.spaces import SPACES
 from ismkit.utils.checks import check_count, check_name, shown
 from ismkit.utils.seeding import stream
@@ -85,6 +94,7 @@ def draw_model(
 
     Raises:
         CheckpointError: if the model cannot be read.
+        UserWarning: a warning, for a ``w`` far beyond those that the model was trained on.
         ValueError: for classes that the model does not know, more samples than a picture shows, a model of other
             samples, what :func:`ismkit.method.sampling.sample` refuses, or a network that draws NaN or infinity.
 
@@ -123,6 +133,7 @@ def draw_model(
         samples = draw_samples(y.to(device), net, shape, **options)[0].clamp(-1, 1)
     else:
         samples = draw_samples(y.to(device), net, shape, batch=len(y), **options)[0]
+    warn_of_strength(card, w, model)
     return Drawn(samples, y, columns, f"{nfe if times is None else len(times) - 1} NFE, w = {w:g}")
 
 

@@ -9,9 +9,12 @@ the caller names the class again: a file alone never has anything imported.
 from __future__ import annotations
 
 import copy
+import difflib
 import inspect
 import json
 import os
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -175,6 +178,12 @@ def _arguments(net: nn.Module) -> dict[str, Any]:
                     f"net cannot be saved, the argument {name} of {kind.__name__} is not known: have its constructor "
                     f"say `self.{name} = {name}`, or keep all in a dict `self.config`"
                 )
+            if given and name not in given and isinstance(value, nn.Module | Tensor):  # what was made of the argument
+                raise CheckpointError(
+                    f"net cannot be saved, config of {kind.__name__} lacks {name!r}, and its attribute {name} is no "
+                    f"setting but a {type(value).__name__}: have its constructor keep in `self.config` what it was "
+                    f"given as {name}, a number, a text or None"
+                )
             found[name] = _as_setting(kind, name, value)
     return found
 
@@ -246,6 +255,7 @@ def load_model(
         True
     """
     tensors, metadata = read_weights(path, sha256)
+    _refuse_checkpoint(path, metadata)
     try:
         config, card = json.loads(metadata["net"]), json.loads(metadata["card"])
         dtype, kind = getattr(torch, metadata["dtype"]), config["class"] if isinstance(config, dict) else None
@@ -263,6 +273,14 @@ def load_model(
     load_weights(net, path)
     net.step_lengths = lengths
     return net.float().eval().requires_grad_(False), card
+
+
+def _refuse_checkpoint(path: str | os.PathLike[str], metadata: Mapping[str, Any]) -> None:
+    """Raise CheckpointError, with where the model is, for a file that a training resumes from."""
+    if "store" in metadata and re.fullmatch(r"step_\d{8,}", Path(path).stem):
+        model = Path(path).parent / "model.safetensors"
+        where = f"{model} is" if model.exists() else f"`ismkit train ... --resume` ends with {model},"
+        raise CheckpointError(f"{path} is a checkpoint, from which a training is resumed: {where} the model")
 
 
 def _build(config: dict[str, Any], dtype: torch.dtype, path: str, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -383,6 +401,39 @@ def check_normal(card: Any, model: str | os.PathLike[str]) -> None:
         raise ValueError(f"{model} was trained from the source {name}: draw x0 from it, and call `sample`")
 
 
+def warn_of_strength(card: Any, w: float, model: str | os.PathLike[str]) -> None:
+    """Warn of a guidance strength far beyond those that a network was trained on, as its card says them.
+
+    One that was trained without strengths, and with two calls for each step, has no range.
+
+    Args:
+        card: of the model.
+        w: guidance strength.
+        model: its name, for the message.
+
+    Raises:
+        UserWarning: a warning, above twice the largest strength.
+
+    Example:
+        >>> import warnings
+        >>> from ismkit.models.saved import warn_of_strength
+        >>> card = {"run": {"recipe": {"rows": {"strengths": {"w_max": 3.5}}}}}
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     warn_of_strength(card, 2.0, "model.safetensors")
+        ...     warn_of_strength(card, 50.0, "model.safetensors")
+        >>> [str(warning.message) for warning in caught]
+        ['model.safetensors was trained on w from 0 to 3.5: what it draws at w = 50 means little']
+    """
+    rows = _of_recipe(card, "rows")
+    strengths = rows.get("strengths") if isinstance(rows, dict) else None
+    largest = strengths.get("w_max") if isinstance(strengths, dict) else None
+    if isinstance(largest, int | float) and w > 2 * largest > 0:
+        warnings.warn(
+            f"{model} was trained on w from 0 to {largest:g}: what it draws at w = {w:g} means little", stacklevel=3
+        )
+
+
 _FILES = {recipe: f"fashion_{recipe}" for recipe in ("shortcut_finest_level", "ism", "ism_plus")}
 _FILES["emoji"] = "emoji_ism_plus"
 #: The released generators: SHA-256 of the file of each. Those of clothes differ in the recipe that each is named after.
@@ -452,7 +503,30 @@ def load_gaussians() -> tuple[nn.Module, dict[str, Any]]:
 
 def load_named(model: str | os.PathLike[str], *, network: Maker | None = None) -> tuple[nn.Module, dict[str, Any]]:
     """Load a released generator by its name, or a network from a file; both as :func:`load_sampler` does."""
+    check_model(model)
     return released(str(model)) if model in RELEASED else load_sampler(model, network=network)
+
+
+def check_model(model: str | os.PathLike[str]) -> None:
+    """Refuse a text that is neither the name of a released model nor that of a file.
+
+    Args:
+        model: as it is given to a command.
+
+    Raises:
+        ValueError: for such a text; the message has the names, the nearest first.
+
+    Example:
+        >>> from ismkit.models.saved import check_model
+        >>> check_model("model.safetensors")
+        >>> check_model("ism_pluss")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: model must be one of ism_plus, ism, ..., or a .safetensors file, got 'ism_pluss'
+    """
+    if not isinstance(model, str) or model in RELEASED or Path(model).suffix or os.sep in model or Path(model).exists():
+        return
+    near = difflib.get_close_matches(model, RELEASED, len(RELEASED), 0)
+    raise ValueError(f"model must be one of {', '.join(near)}, or a .safetensors file, got {shown(model)}")
 
 
 def sample_shape(net: nn.Module, card: Any = None) -> tuple[int, ...]:

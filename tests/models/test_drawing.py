@@ -1,5 +1,6 @@
 """Clothes and emoji in two lines: what is drawn is the sampler's, decoded; no data set is read."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ismkit.data.colour import EMOJI
+from ismkit.evaluation.scoring import evaluate
 from ismkit.method.sampling import sample
-from ismkit.models.drawing import draw_clothes, draw_emoji, draw_pictures, draw_samples
+from ismkit.models.drawing import draw_clothes, draw_emoji, draw_model, draw_pictures, draw_samples
 from ismkit.models.nets import ToyMLP
-from ismkit.models.saved import released
+from ismkit.models.saved import load_generator, released
 from ismkit.models.spaces import SHAPE, SPACES, load_autoencoder, load_emoji_autoencoder
 from ismkit.utils.seeding import stream
 
@@ -107,3 +109,21 @@ def test_what_is_not_finite_is_no_blank_sheet(bad: float) -> None:
 def test_a_strength_that_overflows_is_refused() -> None:
     with pytest.raises(ValueError, match=r"net draws NaN or infinity in 10 of 10 images at w = 1e\+38"):
         draw_clothes(range(10), w=1e38)
+
+
+def test_a_strength_far_beyond_those_of_the_training_is_warned_of_once() -> None:
+    """Only the card knows the range."""
+    with pytest.warns(
+        UserWarning, match=r"ism_plus was trained on w from 0 to 3\.5: what it draws at w = 50"
+    ) as warned:
+        draw_model("ism_plus", ["Bag"], n=2, w=50.0)
+    assert len(warned) == 1
+    for model, w in (("ism_plus", 3.5), ("ism_plus", 5.0), ("shortcut_finest_level", 8.0)):
+        assert draw_model(model, ["Bag"], n=1, w=w).samples.isfinite().all()
+
+
+@pytest.mark.parametrize("call", [draw_model, evaluate, load_generator])
+def test_a_mistyped_model_is_answered_with_the_names_the_nearest_first(call: Callable[[str], Any]) -> None:
+    """It was "no .safetensors file"."""
+    with pytest.raises(ValueError, match=r"model must be one of ism_plus, ism, .*, or a .* file, got 'ism_pl"):
+        call("ism_pluss")

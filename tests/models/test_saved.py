@@ -210,6 +210,12 @@ class Scaling(Kept):
         self.scale = 2 * scale
 
 
+class Renaming(Kept):
+    def __init__(self, num_classes: int, body: str | None = None) -> None:
+        super().__init__(num_classes)
+        self.config = {"num_classes": num_classes}  # and `body` is the name of a part
+
+
 class Fixed(Kept):
     def __init__(self, num_classes: int, name: str = "a") -> None:
         super().__init__(num_classes)
@@ -223,6 +229,7 @@ class Fixed(Kept):
     [
         (lambda: Doubling(3), r"does not fit in 3 names: body\.0\.weight is torch\.float32 \[8, 8\], expected .* \[16"),
         (lambda: Scaling(3), r"has scale = 16\.0 instead of 8\.0\. Keep each argument of its constructor in an attrib"),
+        (lambda: Renaming(3), r"config of Renaming lacks 'body', and its attribute body is no setting but a Seq"),
         (lambda: Fixed(3), r"built again from .*\"name\": \"b\"} fails: KeyError: 'b'"),
         (lambda: Kept(3, shape=(torch.zeros(2),)), r"its shape is .*, which is no JSON"),  # type: ignore[arg-type]
         (lambda: type("Hidden", (Kept,), {"__init__": lambda self, num_classes, depth=1: Kept.__init__(self, 3)})(3),
@@ -339,6 +346,17 @@ def test_foreign_truncated_altered_and_missing_files(tmp_path: Path) -> None:
         load_model(tmp_path / "none.safetensors")
     with pytest.raises(CheckpointError, match="pickle files can run code"):
         load_model(tmp_path / "model.pt")
+
+
+def test_a_checkpoint_is_named_with_the_place_of_the_model(tmp_path: Path) -> None:
+    """It "names no network of this kit (KeyError('net'))"."""
+    fit(RECIPES["flow"], ToyMLP(width=8, depth=1), Batches(eight_gaussians(256, 0), 32, 0), steps=1, folder=tmp_path)
+    path, model = tmp_path / "step_00000001.safetensors", tmp_path / "model.safetensors"
+    with pytest.raises(CheckpointError, match=rf"is a checkpoint.*--resume` ends with {model}, the model"):
+        load_model(path)
+    save_model(mlp(), model, {})
+    with pytest.raises(CheckpointError, match=rf"1\.safetensors is a checkpoint.*resumed: {model} is the model"):
+        load_model(path)
 
 
 @pytest.mark.parametrize("lengths", ["dyadic", "any", "to data"])
