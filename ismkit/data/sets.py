@@ -126,6 +126,8 @@ class Labelled(Dataset[tuple[Tensor, Tensor]]):
         y = as_labels(y, len(x)).to(x.device)
         if names is None:
             count = int(y.max()) + 1
+            if count < 1:
+                raise ValueError(f"y must number the classes from 0 on, got no label above {count - 1}")
             if count > max(len(y), 100_000):
                 raise ValueError(
                     f"y must number the classes from 0 on, or names be given, got labels up to {count - 1}"

@@ -31,7 +31,7 @@ from ismkit.utils.checks import check_count, check_name, shown
 from ismkit.utils.seeding import stream
 
 #: Which classes to draw: their numbers, or their names.
-Labels = Tensor | Sequence[int] | Sequence[str]
+Labels = Tensor | Sequence[int] | Sequence[str] | str
 
 _LARGEST = {"images": 10_000, "points": 1_000_000}  # in one picture
 _EACH = {"images": 8, "points": 250}  # of a class, by default; where the classes are many, one image
@@ -274,7 +274,7 @@ def asked_labels(y: Labels, classes: Sequence[str]) -> Tensor:
     """Read the labels that samples are asked for.
 
     Args:
-        y: whole numbers in 0 .. the number of classes, or names of classes, (n,).
+        y: whole numbers in 0 .. the number of classes, or names of classes, (n,); or one name.
         classes: of the network, by their names.
 
     Returns:
@@ -289,6 +289,7 @@ def asked_labels(y: Labels, classes: Sequence[str]) -> Tensor:
         >>> asked_labels([7, 8, 10], CLOTHES), asked_labels(["Bag", "Coat"], CLOTHES)
         (tensor([ 7,  8, 10]), tensor([8, 4]))
     """
+    y = [y] if isinstance(y, str) else y
     if isinstance(y, list | tuple) and y and all(isinstance(name, str) for name in y):
         for name in y:
             check_name("y", name, classes)

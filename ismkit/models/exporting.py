@@ -181,7 +181,10 @@ def _export(argument: str, call: _Call, path: str | os.PathLike[str], format: An
     """Write one call of a module and compare it; ``argument`` is what the caller calls the module."""
     check_name("format", format, FORMATS)
     if not isinstance(path, str | os.PathLike) or Path(path).suffix != FORMATS[format]:
-        raise ValueError(f"path must end in {FORMATS[format]} for the format {format}, got {shown(path)}")
+        other = [name for name, ending in FORMATS.items() if str(path).endswith(ending)]
+        remedy = f": give the format {other[0]}, --format {other[0]}" if other else ""
+        given = f"{os.fspath(path)!r}" if isinstance(path, os.PathLike) else shown(path)
+        raise ValueError(f"path must end in {FORMATS[format]} for the format {format}, got {given}{remedy}")
     if not isinstance(half, bool):
         raise TypeError(f"half must be True or False, got {shown(half)}")
     if half and format != "onnx":

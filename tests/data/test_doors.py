@@ -334,3 +334,9 @@ def test_any_rows_are_read_or_refused_by_the_kit(rows: list[Tensor], label: int)
     if batches is not REFUSED:
         read = outcome(lambda: next(batches.stream()), "data", "x")
         assert read is REFUSED or read[0].shape == (len(rows), *rows[0].shape)
+
+
+def test_negative_labels_are_named() -> None:
+    """It was "num_classes must be an integer of at least 1, got 0"."""
+    with pytest.raises(ValueError, match="y must number the classes from 0 on, got no label above -1"):
+        Labelled.of(torch.zeros(4, 2), -torch.ones(4).long())

@@ -127,3 +127,10 @@ def test_a_mistyped_model_is_answered_with_the_names_the_nearest_first(call: Cal
     """It was "no .safetensors file"."""
     with pytest.raises(ValueError, match=r"model must be one of ism_plus, ism, .*, or a .* file, got 'ism_pl"):
         call("ism_pluss")
+
+
+def test_one_name_is_one_picture() -> None:
+    """It was "y must be numbers in a tensor"."""
+    assert draw_clothes("Bag").equal(draw_clothes(["Bag"]))
+    with pytest.raises(ValueError, match=r"y must be one of .*Bag.*, got 'Bagg'"):
+        draw_clothes("Bagg")

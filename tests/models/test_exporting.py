@@ -281,3 +281,9 @@ def test_a_missing_extra_is_one_line_with_the_remedy(ismkit_: Ismkit, monkeypatc
     answer = ismkit_("export", "ism_plus")
     assert (answer.status, answer.err.count("\n")) == (2, 1)
     assert "--format onnx needs no_such_package: pip install 'ismkit[export]'" in answer.err
+
+
+def test_the_ending_of_the_other_format_is_answered_with_that_format(tmp_path: Path) -> None:
+    """A message with PosixPath, and without a remedy."""
+    with pytest.raises(ValueError, match=r"got '[^']*x\.pt2': give the format torch, --format torch"):
+        export(ToyMLP(width=8, depth=1).eval(), tmp_path / "x.pt2", (2,))
