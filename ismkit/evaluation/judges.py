@@ -589,6 +589,13 @@ class SpaceJudge:
         >>> from ismkit.evaluation.judges import JUDGES
         >>> {space: judge.__name__ for space, judge in JUDGES.items()}
         {'clothes': 'FashionJudge', 'emoji': 'EmojiJudge'}
+
+        Scores need enough samples:
+
+        >>> from ismkit.evaluation.judges import Setting
+        >>> JUDGES["clothes"].check(Setting(nfe=1, w=1.0, n=20))
+        Traceback (most recent call last):
+        ValueError: n must be 100 .. 10000 samples, as many as they are compared with, got 20
     """
 
     classifier: FeatureNet

@@ -26,13 +26,12 @@ from ismkit.data.batches import Batches
 from ismkit.method.coupling import Coupling
 from ismkit.method.ema import TwinEMA
 from ismkit.method.path import Query, grid_of
-from ismkit.method.recipes import Context, Recipe, training_step
+from ismkit.method.recipes import Context, Recipe, checked, training_step
 from ismkit.training import checkpoint, distributed
 from ismkit.training.checkpoint import resume_run, save_run
+from ismkit.training.costs import StandIn, networks_answer, with_stand_ins
 from ismkit.training.distributed import is_wrapped, on_main_process
 from ismkit.training.options import Engine, Saving
-from ismkit.training.parts import checked
-from ismkit.training.standing import StandIn, networks_answer, with_stand_ins
 from ismkit.utils.checks import as_integer, check_count, check_kind, shown
 from ismkit.utils.keys import identity
 from ismkit.utils.progress import progress_bar

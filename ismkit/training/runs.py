@@ -24,7 +24,7 @@ from ismkit.data.doors import admit
 from ismkit.data.sets import Labelled
 from ismkit.method.ema import TwinEMA
 from ismkit.method.path import Query, draw_noise
-from ismkit.method.recipes import RECIPES, Recipe, training_step
+from ismkit.method.recipes import RECIPES, Recipe, checked, training_step
 from ismkit.method.rows import Intervals
 from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, l2
 from ismkit.models import spaces
@@ -36,7 +36,6 @@ from ismkit.training.checkpoint import saved_settings, saved_steps
 from ismkit.training.costs import row_cost, sample_shape
 from ismkit.training.loop import Hook, Optim, TrainState, check_options, check_parts, fit, with_micro_batches
 from ismkit.training.options import Engine, Saving
-from ismkit.training.parts import checked
 from ismkit.utils.checks import as_integer, check_count, check_kind, check_name, check_number, named, shown
 from ismkit.utils.files import expanded, out_dir
 from ismkit.utils.keys import UNKEYED, identity, identity_sum

@@ -11,10 +11,9 @@ from torch import Tensor
 from ismkit.data.batches import Batches
 from ismkit.data.sets import eight_gaussians
 from ismkit.method.ema import TwinEMA
-from ismkit.method.recipes import RECIPES, Answer, Recipe, training_step
+from ismkit.method.recipes import RECIPES, Answer, Recipe, checked, training_step
 from ismkit.models.nets import ToyMLP
 from ismkit.training.loop import fit
-from ismkit.training.parts import checked
 from ismkit.training.runs import RUNS, check_run
 
 ISM = RUNS["gaussians"].recipe
