@@ -1152,7 +1152,8 @@ def test_of_a_figure_one_variant_is_loaded_and_its_place_is_kept(browser: Chrome
         if image.is_displayed():  # as its file is, whether it was loaded by now or not
             shown = image.size["width"] / image.size["height"]
             path = unquote(image.get_attribute("src") or "").removeprefix(home)
-            width, height = Image.open(book / path).size
+            with Image.open(book / path) as picture:
+                width, height = picture.size
             assert shown == pytest.approx(width / height, rel=0.01)
     names = browser.execute_script("return performance.getEntriesByType('resource').map((one) => one.name)")
     assert not [name for name in names if name.endswith(".dark.png")]
@@ -1161,10 +1162,11 @@ def test_of_a_figure_one_variant_is_loaded_and_its_place_is_kept(browser: Chrome
 
 def test_scripts_that_changed_have_other_addresses(book: Path) -> None:
     """A plain server does not say how long a copy is right, and a browser keeps it for days."""
-    page = (book / "notebooks" / "04_intrinsic_guidance.html").read_text()
-    for script in ("explore/explore.js", "frames.js", "reading.js"):
-        assert re.search(rf"_static/{script}\?v=[0-9a-f]+", page), script
-    assert f"{live.SCRIPTS}/start.js" in page
+    text = {name: (book / f"{name}.html").read_text() for name in ("explore", "notebooks/04_intrinsic_guidance")}
+    scripts = {"explore/explore.js": "explore", "frames.js": "notebooks/04_intrinsic_guidance", "reading.js": "explore"}
+    for script, page in scripts.items():
+        assert re.search(rf"_static/{script}\?v=[0-9a-f]+", text[page]), script
+    assert f"{live.SCRIPTS}/start.js" in text["notebooks/04_intrinsic_guidance"]
     assert not (book / "_static" / "live").exists()
 
 

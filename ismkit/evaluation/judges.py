@@ -586,16 +586,10 @@ class SpaceJudge:
         reference: reads the images that samples are compared with, (n, C, H, H) in [-1, 1].
 
     Example:
-        >>> from ismkit.evaluation.judges import JUDGES
+        >>> from ismkit.evaluation.judges import JUDGES, Setting
         >>> {space: judge.__name__ for space, judge in JUDGES.items()}
         {'clothes': 'FashionJudge', 'emoji': 'EmojiJudge'}
-
-        Scores need enough samples:
-
-        >>> from ismkit.evaluation.judges import Setting
-        >>> JUDGES["clothes"].check(Setting(nfe=1, w=1.0, n=20))
-        Traceback (most recent call last):
-        ValueError: n must be 100 .. 10000 samples, as many as they are compared with, got 20
+        >>> JUDGES["clothes"].check(Setting(nfe=1, w=1.0, n=1000))
     """
 
     classifier: FeatureNet
@@ -656,16 +650,9 @@ class SpaceJudge:
 
     @classmethod
     def check(cls, setting: Setting) -> None:
-        """Refuse a setting that cannot be scored.
-
-        Args:
-            setting: of the sampler.
-
-        Raises:
-            ValueError: unless n is 100 .. 10 000.
-        """
-        if not LEAST <= setting.n <= MOST:
-            raise ValueError(f"n must be {LEAST} .. {MOST} samples, as many as they are compared with, got {setting.n}")
+        """Refuse a setting that cannot be scored: ValueError unless n is 100 .. 10 000."""
+        if not _LEAST <= setting.n <= _MOST:
+            raise ValueError(f"n must be {_LEAST} .. {_MOST} samples, as many as they are compared with, got {setting.n}")
 
     def draw(self, net: Network, y: Tensor, *, w: float, nfe: int, seed: int = 0, batch: int = 500) -> Tensor:
         """Draw images.
@@ -774,8 +761,8 @@ class SpaceJudge:
         ]
 
 
-#: Samples that a :class:`SpaceJudge` scores; at most about as many as there are images to compare them with.
-LEAST, MOST = 100, 10_000
+# Samples that a SpaceJudge scores; at most about as many as there are images to compare them with.
+_LEAST, _MOST = 100, 10_000
 
 
 def _test_images() -> Tensor:
