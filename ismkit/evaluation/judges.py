@@ -652,7 +652,9 @@ class SpaceJudge:
     def check(cls, setting: Setting) -> None:
         """Refuse a setting that cannot be scored: ValueError unless n is 100 .. 10 000."""
         if not _LEAST <= setting.n <= _MOST:
-            raise ValueError(f"n must be {_LEAST} .. {_MOST} samples, as many as they are compared with, got {setting.n}")
+            raise ValueError(
+                f"n must be {_LEAST} .. {_MOST} samples, as many as they are compared with, got {setting.n}"
+            )
 
     def draw(self, net: Network, y: Tensor, *, w: float, nfe: int, seed: int = 0, batch: int = 500) -> Tensor:
         """Draw images.
