@@ -163,7 +163,8 @@ def add_dark(app: Sphinx, image: nodes.image, png: bytes, pictures: list[list[fl
 
 def made_static(app: Sphinx, config: Config) -> None:
     """Take files that the build made: Sphinx marks the address of each by its sum, so that no old one is kept."""
-    config.html_static_path.append(str(Path(app.outdir).parent / "static"))
+    if (made := Path(app.outdir).parent / "static").is_dir():
+        config.html_static_path.append(str(made))
 
 
 def load_scripts(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
