@@ -184,6 +184,8 @@ def test_every_option_is_read_or_refused_in_one_line(
 
 @pytest.mark.parametrize("command", [command for command in GIVEN if command != "lab"])
 def test_these_options_are_those_of_the_help(command: str, quick: Ismkit) -> None:
-    listed = re.findall(r"^[│|]? *(?:-\w [^,]*, |-\w, )?(--[a-z][a-z0-9-]*)", quick(command, "--help").out, re.MULTILINE)
+    listed = re.findall(
+        r"^[│|]? *(?:-\w [^,]*, |-\w, )?(--[a-z][a-z0-9-]*)", quick(command, "--help").out, re.MULTILINE
+    )
     known = [option for option in options(command) if not option.isupper() and option not in EXTRA.get(command, [])]
     assert sorted(listed) == sorted([*known, "--help"])
