@@ -325,8 +325,6 @@ def checkpoint_bytes(config: Mapping[str, Any]) -> int:
 
 # ---------------------------------------------------------------- stand-ins: what is asked is answered by a function
 
-Answer = Callable[..., Tensor]  # of the network, and of its query
-
 _ONE_AT_A_TIME = threading.RLock()  # the call of all modules is replaced
 
 
@@ -338,7 +336,7 @@ class StandIn(nn.Module):
         function: what it stands for, if that is no network of the training.
     """
 
-    def __init__(self, answer: Answer, function: Callable[..., Any] | None = None) -> None:
+    def __init__(self, answer: Callable[..., Tensor], function: Callable[..., Any] | None = None) -> None:
         super().__init__()
         self.answer, self.function = answer, function
         if function is None:
@@ -353,7 +351,7 @@ class StandIn(nn.Module):
 
 
 @contextmanager
-def networks_answer(answer: Answer) -> Iterator[None]:
+def networks_answer(answer: Callable[..., Tensor]) -> Iterator[None]:
     """Within it, the calls that this thread makes of networks are answered by a function; other modules are called.
 
     A network is a module that is called with samples (B, ...) and four times (B,), and that holds no other network: one
@@ -381,7 +379,7 @@ def networks_answer(answer: Answer) -> Iterator[None]:
             nn.Module.__call__ = call  # type: ignore[method-assign]
 
 
-def with_stand_ins(part: Any, answer: Answer) -> Any:
+def with_stand_ins(part: Any, answer: Callable[..., Tensor]) -> Any:
     """A rule or a term with stand-ins for the networks in its fields that are no modules, such as a teacher's file.
 
     Args:
@@ -433,7 +431,7 @@ def _holds_networks(module: nn.Module) -> bool:
     return known or any(map(_takes_query, inner)) or any(map(_takes_query, vars(module).values()))
 
 
-def _with_functions_standing(module: nn.Module, answer: Answer) -> nn.Module:
+def _with_functions_standing(module: nn.Module, answer: Callable[..., Tensor]) -> nn.Module:
     """The module, or if it asks functions as networks, a copy with stand-ins for them and the same weights."""
     functions = {name: StandIn(answer, held) for name, held in vars(module).items() if _takes_query(held)}
     if not functions:
