@@ -630,7 +630,16 @@ CALLS: dict[str, Call] = {
     ),
     "draw_model": Call(
         models.draw_model,
-        {"model": "ism_plus", "classes": [0, "Bag"], "n": 2, "w": 1.0, "nfe": 1, "times": None, "seed": 0},
+        {
+            "model": "ism_plus",
+            "classes": [0, "Bag"],
+            "n": 2,
+            "w": 1.0,
+            "nfe": 1,
+            "times": None,
+            "seed": 0,
+            "decoder": None,
+        },
         lambda found, given: found.samples.shape[1:] == (1, 28, 28) and len(found.samples) == len(found.y),
     ),
     "export": Call(

@@ -14,6 +14,7 @@ EXAMPLES = (
     "ismkit sample emoji --classes cat-face heart food-fruit -n 6",
     "ismkit sample out/runs/NAME/model.safetensors --nfe 4 --w 1 --classes 5 7 9 -o shoes.png",
     "ismkit sample --times 0 0.5 0.75 1 --renoise",
+    "ismkit sample out/runs/NAME/model.safetensors --vae sd-vae-ft-mse --classes 88 207 -n 4   # image latents",
     "ismkit sample points.safetensors --network my_nets:Own -n 500   # points of a network of your own",
 )
 
@@ -35,6 +36,7 @@ def command(
     classes: tuple[str, ...] = (),
     seed: int = 0,
     network: str | None = None,
+    vae: str | None = None,
     device: Literal["cpu", "cuda"] | None = None,
     out: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None,
 ) -> int:
@@ -52,6 +54,7 @@ def command(
         classes: labels, or names of clothes (as Bag) or of Unicode's subgroups (as cat-face) (default: all).
         seed: of the noise.
         network: module:attribute of the class, if the model is a network of your own: its code is run.
+        vae: for a model of image latents: sd-vae-ft-mse, sd-vae-ft-ema or a folder.
         device: cpu or cuda (default: a GPU where there is one).
         out: PNG file to write (default: out/samples.png).
     """
@@ -72,8 +75,13 @@ def command(
         raise UsageError(f"--nfe is what --times are, less one: give one of them, got {nfe} and {len(times)} times")
     nfe = 1 if nfe is None else nfe
     Setting(nfe, w, n or 1, seed).check()  # whether the network makes so many steps, the sampler says
+    where, decoder = device_at_hand(device), None
+    if vae is not None:
+        from ismkit.imagenet.vae import ImageVAE
+
+        decoder = ImageVAE.load(vae).to(where)
     steps: dict[str, Any] = {"nfe": nfe, "times": times or None, "renoise": renoise}
-    drawn = draw_model(model, classes, n=n, w=w, seed=seed, network=network, device=device_at_hand(device), **steps)
+    drawn = draw_model(model, classes, n=n, w=w, seed=seed, network=network, decoder=decoder, device=where, **steps)
     if drawn.samples.ndim == 4:
         kind, written = "images", write_png(drawn.samples, path, drawn.columns)
     else:

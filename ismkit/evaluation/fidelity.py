@@ -23,8 +23,9 @@ from ismkit.evaluation.extractors import Extractor
 from ismkit.evaluation.judges import Setting
 from ismkit.evaluation.metrics import Moments, frechet, precision_recall
 from ismkit.evaluation.reference import Reference, real_features
-from ismkit.evaluation.samples import Decoder, SampleError, SampleSet, draw
+from ismkit.evaluation.samples import SampleError, SampleSet, draw
 from ismkit.method.path import Source
+from ismkit.models.drawing import Decoder
 from ismkit.utils.checks import as_tuple
 from ismkit.utils.files import json_sum
 from ismkit.utils.progress import progress_bar

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from ismkit.evaluation.judges import Setting
 from ismkit.method.path import Source, check_source, draw_noise
 from ismkit.method.sampling import renoises, sample
+from ismkit.models.drawing import Decoder
 from ismkit.utils.checks import check_count, check_kind
 from ismkit.utils.files import replacing
 from ismkit.utils.keys import identity
@@ -57,17 +58,6 @@ WAIT = timedelta(days=2)
 
 class SampleError(Exception):
     """Samples on disk that cannot be used, or drawn ones that are no images; the message names the file or sample."""
-
-
-class Decoder(Protocol):
-    """What turns latents into images, such as :class:`ismkit.imagenet.vae.ImageVAE`."""
-
-    identity: dict[str, Any]
-    factor: int
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] of scaled latents (B, C, h, w)."""
-        ...
 
 
 def noise(

@@ -23,6 +23,7 @@ from ismkit.evaluation.reference import Reference, folder_reference, load_refere
 from ismkit.evaluation.samples import WAIT, SampleSet, export_npz, export_png, latent_shape
 from ismkit.imagenet.pixels import THREADS
 from ismkit.imagenet.vae import PINNED, ImageVAE
+from ismkit.models.drawing import check_decoder
 from ismkit.models.saved import (
     RELEASED,
     Maker,
@@ -227,7 +228,7 @@ def _images(
     digest, state = file_sum(path), PartialState()
     folder = expanded(out or out_dir() / "evaluation" / f"{path.stem}-{digest[:8]}")
     device = next(net.parameters()).device
-    vae = _vae(images.vae, card).to(device)
+    vae = _vae(images.vae, card, path).to(device)
     names = dict.fromkeys(metric.extractor for metric in metrics.values())
     with state.local_main_process_first():  # downloads once per machine
         extractors = {name: load_extractor(name, device, download=images.download) for name in names}
@@ -251,17 +252,14 @@ def _images(
     return Scores(rows, tables.as_text(rows, metrics, protocol), files)
 
 
-def _vae(given: str | None, card: Mapping[str, Any]) -> ImageVAE:
+def _vae(given: str | None, card: Mapping[str, Any], model: Path) -> ImageVAE:
     """The VAE of ``--vae`` or of the card; ValueError if the two differ in weights or scale."""
     trained = card.get("vae") or {}
     name = given or (trained["name"] if trained.get("name") in PINNED else None)
     if name is None:
         raise ValueError(f"--vae: give the folder of the VAE of this model's latents, {trained.get('name')}")
     vae = ImageVAE.load(name)
-    for key in ("sha256", "scaling_factor"):
-        if trained.get(key) not in (None, vae.identity[key]):
-            difference = f"its {key} is {trained[key]}, that of {name} is {vae.identity[key]}"
-            raise ValueError(f"--vae: the model was trained on latents of another VAE: {difference}")
+    check_decoder(card, vae, model)
     return vae
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,55 @@ Labels = Tensor | Sequence[int] | Sequence[str] | str
 _LARGEST = {"images": 10_000, "points": 1_000_000}  # in one picture
 _EACH = {"images": 8, "points": 250}  # of a class, by default; where the classes are many, one image
 _IN_A_ROW = 16
+_OF_LATENTS = 16  # at a time: a VAE takes 1 GB of memory for 8 pictures of 256 pixels
+
+
+class Decoder(Protocol):
+    """What turns latents into images, such as :class:`ismkit.imagenet.vae.ImageVAE`."""
+
+    identity: dict[str, Any]
+    factor: int
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] of scaled latents (B, C, h, w)."""
+        ...
+
+
+def check_decoder(card: Any, decoder: Decoder, model: str | os.PathLike[str]) -> None:
+    """Refuse a VAE that is not the one of the latents that a model was trained on.
+
+    Args:
+        card: of the model's file; where it names no VAE, any is right.
+        decoder: has an ``identity`` with ``name``, ``sha256`` and ``scaling_factor``.
+        model: its name, for the message.
+
+    Raises:
+        TypeError: if ``decoder`` is none.
+        ValueError: if the two differ in weights or scale.
+
+    Example:
+        >>> import tempfile
+        >>> from ismkit import ImageVAE, write_tiny_vae
+        >>> from ismkit.models.drawing import check_decoder
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     vae = ImageVAE.load(write_tiny_vae(f"{folder}/mine"))
+        >>> check_decoder({"vae": {"scaling_factor": 4.0}}, vae, "a.safetensors")
+        Traceback (most recent call last):
+        ValueError: a.safetensors was trained on latents of another VAE: its scaling_factor is 4.0, that of mine is 5.0
+    """
+    if not callable(getattr(decoder, "decode", None)) or not isinstance(getattr(decoder, "identity", None), Mapping):
+        raise TypeError(f"decoder must be an ImageVAE, or have its identity and decode, got {shown(decoder)}")
+    trained = _vae_of(card)
+    for key in ("sha256", "scaling_factor"):
+        if trained.get(key) not in (None, decoder.identity[key]):
+            difference = f"its {key} is {trained[key]}, that of {decoder.identity['name']} is {decoder.identity[key]}"
+            raise ValueError(f"{model} was trained on latents of another VAE: {difference}")
+
+
+def _vae_of(card: Any) -> Mapping[str, Any]:
+    """What a card, which may be any JSON, says of the VAE of a model's latents."""
+    found = card.get("vae") if isinstance(card, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 class Drawn(NamedTuple):
@@ -72,6 +121,7 @@ def draw_model(
     renoise: bool = False,
     seed: int = 0,
     network: Maker | None = None,
+    decoder: Decoder | None = None,
     device: torch.device | str = "cpu",
 ) -> Drawn:
     """Draw with a trained model, of clothes, emoji, pictures of your own or points in the plane: ``ismkit sample``.
@@ -87,6 +137,7 @@ def draw_model(
         renoise: jump to the data in each step, and go back by fresh noise.
         seed: of the noise: equal arguments give equal samples.
         network: the class of a network of your own, as for :func:`ismkit.models.saved.load_model`.
+        decoder: of a model of a VAE's latents, :class:`ismkit.imagenet.vae.ImageVAE`, on the device.
         device: where all of this runs.
 
     Returns:
@@ -94,9 +145,11 @@ def draw_model(
 
     Raises:
         CheckpointError: if the model cannot be read.
+        TypeError: if ``decoder`` is none.
         UserWarning: a warning, for a ``w`` far beyond those that the model was trained on.
         ValueError: for classes that the model does not know, more samples than a picture shows, a model of other
-            samples, what :func:`ismkit.method.sampling.sample` refuses, or a network that draws NaN or infinity.
+            samples, or of latents without their decoder or with another, what :func:`ismkit.method.sampling.sample`
+            refuses, or a network that draws NaN or infinity.
 
     Example:
         Two pictures of each of two classes, in one step; then the points of a model of your own as a scatter plot:
@@ -117,7 +170,8 @@ def draw_model(
         n = check_count("n", n)
     net, card = load_named(model, network=network)
     check_normal(card, model)
-    space = space_of(net)
+    _check_latents(card, decoder, model)
+    space = space_of(net) if decoder is None else None
     shape = () if space else sample_shape(net, card)
     kind = "points" if shape == (2,) else "images"
     if kind == "images" and len(shape) != 3:
@@ -129,12 +183,26 @@ def draw_model(
     options: dict[str, Any] = {"w": w, "nfe": nfe, "times": times, "renoise": renoise, "seed": seed}
     if space is not None:
         samples = draw_pictures(space, y, net, device=device, **options)
+    elif kind == "images" and decoder is not None:
+        latents, _ = draw_samples(y.to(device), net, shape, batch=_OF_LATENTS, **options)
+        samples = in_batches(decoder.decode, latents, batch=_OF_LATENTS)
     elif kind == "images":
         samples = draw_samples(y.to(device), net, shape, **options)[0].clamp(-1, 1)
     else:
         samples = draw_samples(y.to(device), net, shape, batch=len(y), **options)[0]
     warn_of_strength(card, w, model)
     return Drawn(samples, y, columns, f"{nfe if times is None else len(times) - 1} NFE, w = {w:g}")
+
+
+def _check_latents(card: Any, decoder: Decoder | None, model: str | os.PathLike[str]) -> None:
+    """Raise ValueError unless a model of a VAE's latents comes with that VAE."""
+    if decoder is not None:
+        check_decoder(card, decoder, model)
+    elif trained := _vae_of(card):
+        raise ValueError(
+            f"decoder must be the VAE of the latents that {model} draws, {trained.get('name')}, got none: "
+            "ImageVAE.load(...), or --vae, with its name or its folder"
+        )
 
 
 def _chosen(classes: Sequence[int | str], num_classes: int, space: str | None) -> list[int]:

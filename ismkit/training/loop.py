@@ -126,6 +126,7 @@ def check_parts(recipe: Recipe, net: nn.Module, batches: Batches, precision: str
         )
     if not isinstance(getattr(net, "num_classes", None), int):
         raise ValueError(f"net must have the attribute num_classes (int), {type(net).__name__} has none")
+    _check_weights(net)
     if (classes := batches.num_classes or 0) > net.num_classes:  # type: ignore[operator]
         raise ValueError(f"net knows {net.num_classes} classes, but the data has {classes}")
     recipe.rows.blocks(batches.batch_size)
@@ -143,6 +144,37 @@ def check_parts(recipe: Recipe, net: nn.Module, batches: Batches, precision: str
     if shape is not None and fits is not None:
         fits((batches.batch_size, *shape))
     _check_assignments(recipe.coupling, batches, warn)
+    if warn:
+        _warn_of_scale(batches)
+
+
+def _check_weights(net: nn.Module) -> None:
+    """Raise ValueError unless there are weights to train, in the type of the data."""
+    wanted, weights = torch.get_default_dtype(), list(net.parameters())
+    trained = [weight for weight in weights if weight.requires_grad]
+    if not trained:
+        remedy = ": all are frozen, net.requires_grad_(True) trains them" if weights else ""
+        raise ValueError(f"net must have weights to train, {type(net).__name__} has none{remedy}")
+    if other := [weight.dtype for weight in trained if weight.dtype != wanted]:
+        raise ValueError(
+            f"net must have its weights in {wanted}, got {other[0]}: net.to({wanted}). To compute in half of the bits, "
+            "Engine(precision='bf16')"
+        )
+
+
+def _warn_of_scale(batches: Batches) -> None:
+    """Warn of samples in memory that are far larger or smaller than the noise they are mixed with."""
+    x = getattr(batches.data, "x", None)
+    if not isinstance(x, Tensor) or x.is_meta:
+        return
+    size = x[:SOME].float().square().mean().sqrt().item()
+    if size > UNLIKE or 0 < size < 1 / UNLIKE:
+        remedy = ": pictures of 0 .. 255 are scaled by x / 127.5 - 1" if size > UNLIKE else ""
+        warnings.warn(
+            f"the data has a root mean square of {size:.2g}, the noise one of 1: the recipes' times and weights are for "
+            f"data of about the size of the noise{remedy}",
+            stacklevel=5,
+        )
 
 
 def needs_float32(recipe: Recipe) -> bool:
@@ -165,6 +197,8 @@ def check_options(
 
 ALIKE = 2  # rows of a class in a pool, below which most of them have no other to be exchanged with
 PAPERS = 8  # rows of a class in the paper's pool of 8192, if classes are as many and as even as ImageNet's
+SOME = 1000  # rows that the size of the data is taken from
+UNLIKE = 10  # times the noise, or a tenth of it: no recipe is meant for such data
 LARGE = 4096  # rows in one assignment, above which exact ones take longer than the steps that they serve
 MOST = 65_536  # rows in one assignment, above which the products of all pairs take more than 17 GB
 

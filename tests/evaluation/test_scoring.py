@@ -12,17 +12,20 @@ import pytest
 import torch
 from PIL import Image
 
+from ismkit.data.pictures import write_png
 from ismkit.data.sets import eight_gaussians
 from ismkit.evaluation import scoring
 from ismkit.evaluation.judges import FashionJudge, PointJudge, Setting
 from ismkit.evaluation.options import ImageOptions
-from ismkit.evaluation.samples import WAIT, SampleSet
+from ismkit.evaluation.samples import WAIT, SampleSet, latent_shape
 from ismkit.evaluation.scoring import evaluate
 from ismkit.imagenet.vae import ImageVAE, write_tiny_vae
+from ismkit.method.sampling import sample
 from ismkit.models import saved
 from ismkit.models.nets import DiT, ToyMLP
-from ismkit.models.saved import load_sampler, save_model
+from ismkit.models.saved import load_model, load_sampler, save_model
 from ismkit.utils.files import DataError
+from ismkit.utils.seeding import stream
 from ismkit.utils.workers import Tell, run_group
 from tests.commandline import Ismkit, fill
 from tests.images import pictures
@@ -97,8 +100,30 @@ def test_model_is_not_decoded_by_another_vae(setting: dict[str, Path], ismkit_: 
     answer = ismkit_("evaluate", setting["model"], "--vae", other, "--features", "small")
     assert answer.status == 2
     assert re.search(
-        r"the model was trained on latents of another VAE: its sha256 is \w+, that of .*other is", answer.err
+        r"model.safetensors was trained on latents of another VAE: its sha256 is \w+, that of .*other is", answer.err
     )
+
+
+def test_a_model_of_image_latents_draws_with_its_vae_and_with_no_other(
+    setting: dict[str, Path], ismkit_: Ismkit, tmp_path: Path
+) -> None:
+    answer = ismkit_("sample", setting["model"], "-o", tmp_path / "none.png")
+    assert answer.status == 2
+    assert re.search(r"decoder must be the VAE of the latents that \S+ draws, vae, got none: .*--vae", answer.err)
+    other = write_tiny_vae(tmp_path / "other", seed=1)
+    answer = ismkit_("sample", setting["model"], "--vae", other, "-o", tmp_path / "none.png")
+    assert answer.status == 2
+    assert "was trained on latents of another VAE" in answer.err
+    assert not (tmp_path / "none.png").exists()
+    options = ["--vae", setting["vae"], "-n", 3, "--w", 0.5, "--seed", 4]
+    answer = ismkit_("sample", setting["model"], *options, "-o", tmp_path / "some.png")
+    assert answer.status == 0, answer.err
+    net, _ = load_model(setting["model"])
+    vae, classes = ImageVAE.load(setting["vae"]), int(net.num_classes)  # type: ignore[arg-type]
+    y = torch.arange(classes).repeat(3)
+    x0 = torch.randn(len(y), *latent_shape(net), generator=stream(4, "samples"))
+    write_png(vae.decode(sample(net, x0, y, w=0.5)), tmp_path / "expected.png", classes)
+    assert (tmp_path / "some.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
 
 
 def test_missing_reference_and_weights_are_told_in_one_line_before_any_work(

@@ -1221,6 +1221,9 @@ class NoClasses(nn.Module):
         ({"seed": "a"}, "seed must be an integer, got 'a'"),
         ({"net": NoClasses()}, r"net must have the attribute num_classes \(int\), NoClasses has none"),
         ({"net": ToyMLP(width=8, num_classes=5)}, "net knows 5 classes, but the data has 8"),
+        ({"net": ToyMLP(width=8).half()}, r"net must have its weights in torch\.float32, got torch\.float16: .*'bf16'"),
+        ({"net": ToyMLP(width=8).double()}, r"got torch\.float64: net\.to\(torch\.float32\)"),
+        ({"net": ToyMLP(width=8).requires_grad_(False)}, "ToyMLP has none: all are frozen, net.requires_grad_"),
         ({"batch_size": 3}, "a batch of 3 gives no guidance row at fraction 0.25: use a batch of at least 4"),
         (
             {"recipe": replace(POINTS, fast=0.99, slow=0.9)},
@@ -1259,6 +1262,19 @@ def test_settings_are_refused_before_any_work(
     with pytest.raises(ValueError, match=message):
         fit(recipe, net, batches, progress=False, **{"steps": 4} | options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("scale", "said"), [(120.0, "of 1.2e+02, .* x / 127.5 - 1"), (0.01, "of 0.01, "), (3.0, "")])
+def test_data_of_another_size_than_the_noise_are_told(scale: float, said: str) -> None:
+    data = Labelled.of(scale * torch.randn(64, 2).sign())
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        fit(replace(POINTS, coupling=Coupling()), ToyMLP(width=8), Batches(data, 16, 0), steps=1, progress=False)
+    told = [warning for warning in found if "root mean square" in str(warning.message)]
+    assert len(told) == bool(said)
+    for warning in told:
+        assert re.search(said.replace("+", r"\+"), str(warning.message))
+        assert Path(warning.filename).name == "test_loop.py"
 
 
 @pytest.mark.parametrize("batches", [DataLoader(eight_gaussians(64, 0), 16), eight_gaussians(64, 0)])
