@@ -171,8 +171,8 @@ def _warn_of_scale(batches: Batches) -> None:
     if size > UNLIKE or 0 < size < 1 / UNLIKE:
         remedy = ": pictures of 0 .. 255 are scaled by x / 127.5 - 1" if size > UNLIKE else ""
         warnings.warn(
-            f"the data has a root mean square of {size:.2g}, the noise one of 1: the recipes' times and weights are for "
-            f"data of about the size of the noise{remedy}",
+            f"the data has a root mean square of {size:.2g}, the noise one of 1: the recipes' times and weights are "
+            f"for data of about the size of the noise{remedy}",
             stacklevel=5,
         )
 
