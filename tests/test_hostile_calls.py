@@ -644,7 +644,7 @@ CALLS: dict[str, Call] = {
     ),
     "export": Call(
         lambda **options: models.export(path="net.pt2", **options),
-        {"net": EXPORTED, "shape": (3,), "format": "torch", "half": False},
+        {"net": EXPORTED, "shape": (3,), "format": "torch", "half": False, "card": {"licence": "mine"}},
         lambda found, _: found.difference == 0,
     ),
     "export_decoder": Call(

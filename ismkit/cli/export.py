@@ -30,7 +30,7 @@ def command(
     decoder: bool = False,
     out: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None,
 ) -> int:
-    """Export a model.
+    """Export a model; its card goes into the file.
 
     Args:
         model: a model.safetensors that `ismkit train` wrote, or the name of a released one.
@@ -56,7 +56,7 @@ def command(
         raise UsageError(f"--decoder needs a model that draws latents of the kit's spaces, {spaces}; {model} does not")
     shape = SPACES[space].shape if space else sample_shape(net, card)
     path = out or out_dir() / f"{Path(model).stem}{FORMATS[format]}"
-    found = export(net, path, shape, format, half=half)
+    found = export(net, path, shape, format, half=half, card=card if isinstance(card, dict) else {})
     report(found, "net(x, t, d, w, y) -> s for x", shape, "network")
     if space and decoder:
         autoencoder = SPACES[space].load()

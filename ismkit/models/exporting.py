@@ -8,10 +8,11 @@ the decoder, which makes pictures of what the loop ends with.
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -31,6 +32,8 @@ FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 BATCHES = (1, 2, 7)  # sizes that are compared; it is traced with another
 MOST = 63  # rows of a decoder: from 64 on, diffusers asks for another layout in memory, for the same numbers
 TOLERANCE = 1e-4  # the largest difference allowed, as a share of the largest answer: 100 times what float32 rounds
+#: Under this name the card stands in an ONNX file's metadata; in a program of torch it is the file ``ismkit.json``.
+CARD = "ismkit"
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -67,6 +70,7 @@ def export(
     format: Literal["onnx", "torch"] = "onnx",
     *,
     half: bool = False,
+    card: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Write a network as a file that other programs run, once its answers are known to be the network's.
 
@@ -81,35 +85,41 @@ def export(
         format: ``onnx``, or ``torch`` for ``torch.export``.
         half: store in half precision what it holds without loss, such as the released weights: the file is half as
             long, and computes in float32 all the same. For ``onnx`` alone.
+        card: what is known of the model, JSON. It is kept in the file under :data:`CARD`, beside ``shape`` and, where
+            the network has them, ``num_classes`` and the ``levels`` of its grid: ONNX Runtime gives it by
+            ``get_modelmeta().custom_metadata_map``, ``torch.export.load`` by ``extra_files``.
 
     Returns:
         The path, the checksum of the file and the largest difference.
 
     Raises:
-        TypeError: if ``net`` is not a module.
+        TypeError: if ``net`` is not a module, or the card no JSON.
         ValueError: for another format, ending or shape; for a network in training mode or on another device; for
             ``half`` with ``torch``.
         ImportError: for ``onnx`` without the extra ``export``.
         ExportError: if the network cannot be exported, or its export answers otherwise. What was there stays.
 
     Example:
-        >>> import tempfile
+        >>> import json, tempfile
         >>> import torch
         >>> from ismkit import ToyMLP
         >>> from ismkit.models import export
         >>> net = ToyMLP(dim=2, width=8, depth=1, num_classes=3).eval()
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     found = export(net, f"{folder}/net.pt2", (2,), "torch")
-        ...     again = torch.export.load(found.path).module()
+        ...     found = export(net, f"{folder}/net.pt2", (2,), "torch", card={"licence": "mine"})
+        ...     again = torch.export.load(found.path, extra_files=(kept := {"ismkit.json": ""})).module()
         >>> found.difference
         0.0
         >>> again(torch.zeros(5, 2), *torch.zeros(3, 5), torch.zeros(5).long()).shape
         torch.Size([5, 2])
+        >>> json.loads(kept["ismkit.json"])
+        {'shape': [2], 'num_classes': 3, 'levels': 7, 'card': {'licence': 'mine'}}
     """
     check_kind("net", net, nn.Module)
     if not isinstance(shape, Sequence) or not shape or not all(type(side) is int and side > 0 for side in shape):
         raise ValueError(f"shape must be the sizes of one sample, such as (4, 8, 8), got {shown(shape)}")
-    call = _Call(net, lambda rows: _query(net, rows, tuple(shape)), Query._fields, "s")
+    about = _about(net, tuple(shape), card)
+    call = _Call(net, lambda rows: _query(net, rows, tuple(shape)), Query._fields, "s", about=about)
     return _export("net", call, path, format, half)
 
 
@@ -156,6 +166,18 @@ def export_decoder(
     return _export("autoencoder", call, path, format, half)
 
 
+def _about(net: nn.Module, shape: tuple[int, ...], card: Mapping[str, Any] | None) -> str:
+    """What is kept in the file of a network: JSON, empty without a card."""
+    if card is None:
+        return ""
+    check_kind("card", card, Mapping)
+    known = {"num_classes": getattr(net, "num_classes", None), "levels": getattr(grid_of(net), "levels", None)}
+    try:
+        return json.dumps({"shape": shape, **{k: v for k, v in known.items() if v is not None}, "card": dict(card)})
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"card must be JSON, got {shown(card)}: {error}") from error
+
+
 class _Decoder(nn.Module):
     """The one call of an autoencoder that what draws needs."""
 
@@ -168,13 +190,14 @@ class _Decoder(nn.Module):
 
 
 class _Call(NamedTuple):
-    """What is exported: a module, random inputs for a number of rows, the names in the file, and the most rows."""
+    """What is exported: a module, random inputs for a number of rows, the names in the file, the most rows, its card."""
 
     module: nn.Module
     inputs: Callable[[int], tuple[Tensor, ...]]
     names: tuple[str, ...]
     output: str
     most: int | None = None
+    about: str = ""
 
 
 def _export(argument: str, call: _Call, path: str | os.PathLike[str], format: Any, half: bool) -> Exported:
@@ -242,7 +265,7 @@ Run = Callable[[tuple[Tensor, ...]], Tensor]
 
 def _write_torch(call: _Call, path: Path, half: bool) -> Run:
     with path.open("wb") as file:
-        torch.export.save(_program(call), file)
+        torch.export.save(_program(call), file, extra_files={f"{CARD}.json": call.about} if call.about else None)
     with path.open("rb") as file:
         module = torch.export.load(file).module()
     return lambda inputs: module(*inputs)
@@ -261,7 +284,7 @@ def _write_onnx(call: _Call, path: Path, half: bool) -> Run:
         output_names=[call.output],
         verbose=False,
     )
-    _tidy(path, half)
+    _tidy(path, half, call.about)
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
 
     def run(inputs: tuple[Tensor, ...]) -> Tensor:
@@ -271,8 +294,8 @@ def _write_onnx(call: _Call, path: Path, half: bool) -> Run:
     return run
 
 
-def _tidy(path: Path, half: bool) -> None:
-    """Remove from an ONNX file what the exporter notes of this machine's source files, and halve its numbers if asked.
+def _tidy(path: Path, half: bool, about: str) -> None:
+    """Replace what the exporter notes of this machine's source files by the card, and halve the numbers if asked.
 
     ONNX Runtime casts them back once, when it loads the file. Numbers that half precision would change stay.
     """
@@ -286,6 +309,8 @@ def _tidy(path: Path, half: bool) -> None:
         nodes = [*casts, *model.graph.node]  # in the order of their use
         del model.graph.node[:]
         model.graph.node.extend(nodes)
+    if about:
+        model.metadata_props.add(key=CARD, value=about)
     onnx.save(model, path)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -85,9 +86,11 @@ def test_onnx_answers_as_the_network_for_any_batch(
 
     make, shape = NETS[name]
     net, path = make(), tmp_path / "net.onnx"
-    found = export(net, path, shape)
+    found = export(net, path, shape, card={"licence": "mine"})
     assert found.difference <= 1e-5 * found.largest
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    kept = json.loads(session.get_modelmeta().custom_metadata_map["ismkit"])
+    assert (kept["shape"], kept["num_classes"], kept["card"]) == (list(shape), net.num_classes, {"licence": "mine"})
     assert [each.name for each in session.get_inputs()] == ["x", "t", "d", "w", "y"]
     for rows in (1, 3, 11):
         query = asked(rows, shape)
@@ -95,6 +98,12 @@ def test_onnx_answers_as_the_network_for_any_batch(
         torch.testing.assert_close(torch.from_numpy(answer), net(*query), rtol=1e-4, atol=1e-5)
     assert capfd.readouterr() == ("", "")
     assert [each.name for each in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_card_that_is_no_json_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"card must be JSON, got \{'net': "):
+        export(mlp(), tmp_path / "net.pt2", (2,), "torch", card={"net": object()})
+    assert not list(tmp_path.iterdir())
 
 
 def small() -> SmallAutoencoder:
@@ -197,7 +206,7 @@ def test_only_an_autoencoder_that_is_ready_has_its_decoder_exported(tmp_path: Pa
 
 
 def test_the_command_exports_a_model(tmp_path: Path, ismkit_: Ismkit) -> None:
-    save_model(mlp(), tmp_path / "points.safetensors", {})
+    save_model(mlp(), tmp_path / "points.safetensors", {"steps": 5})
     answer = ismkit_("export", "points.safetensors", "--format", "torch")
     assert answer.status == 0, answer.err
     path = tmp_path / "out" / "points.pt2"
@@ -205,6 +214,8 @@ def test_the_command_exports_a_model(tmp_path: Path, ismkit_: Ismkit) -> None:
     first, second = answer.out.splitlines()
     assert first == f"{path} (SHA-256 {digest}): net(x, t, d, w, y) -> s for x of (B, 2)"
     assert second.startswith("largest difference from the network 0, largest answer ")
+    torch.export.load(path, extra_files=(kept := {"ismkit.json": ""}))
+    assert json.loads(kept["ismkit.json"]) == {"shape": [2], "num_classes": 3, "levels": 7, "card": {"steps": 5}}
     answer = ismkit_("export", "points.safetensors", "--format", "torch", "-o", "points.onnx")
     assert (answer.status, answer.err.count("\n")) == (2, 1)
     save_model(fill(Own(3)), tmp_path / "own.safetensors", {})
