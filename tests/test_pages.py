@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import numpy as np
@@ -29,6 +30,7 @@ from ismkit.method import recipes
 from ismkit.sweeps import ladder, sweep
 from ismkit.sweeps.studies import FOLDER
 from ismkit.training import RUNS, budget
+from ismkit.training.costs import row_cost
 from tests.building import builder
 from tests.colours import contrast
 from tests.commandline import parses
@@ -243,6 +245,16 @@ def test_code_of_the_page_on_your_own_runs(tmp_path: Path, monkeypatch: pytest.M
         exec(block, scope)
     assert scope["drawn"].shape == (4, 3, 32, 32)  # type: ignore[attr-defined]
     assert scope["state"].step == 3  # type: ignore[attr-defined]
+
+
+def test_the_sweep_of_the_page_of_comparisons_spends_the_same_on_each() -> None:
+    scope: dict[str, Any] = {"__name__": "comparing"}
+    (block,) = blocks(PAGES[ROOT / "book" / "comparing.md"], "python")
+    exec(block, scope)
+    trials = scope["mine"].trials()
+    assert len(trials) == 9
+    passes = [trial.run.steps * row_cost(trial.run.recipe, trial.run.batch_size, (2,), 8) for trial in trials]
+    assert passes == pytest.approx([passes[0]] * 9, rel=1e-3)
 
 
 def test_every_guarantee_names_a_test_that_is_there() -> None:

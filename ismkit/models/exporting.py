@@ -190,7 +190,7 @@ class _Decoder(nn.Module):
 
 
 class _Call(NamedTuple):
-    """What is exported: a module, random inputs for a number of rows, the names in the file, the most rows, its card."""
+    """What is exported: a module, random inputs of a number of rows, the names in the file, the most rows, a card."""
 
     module: nn.Module
     inputs: Callable[[int], tuple[Tensor, ...]]
