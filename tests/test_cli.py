@@ -239,7 +239,7 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
         "a VAE is sd-vae-ft-mse, sd-vae-ft-ema, a folder or OWNER",
     ),
     "unpinned VAE": (["latents", class_folder, "--vae", "owner/vae"], "of the hub, its revision is needed"),
-    "folder of no images": (["latents", "--vae", "x", "notebooks"], "notebooks holds no class folders with images"),
+    "folder of no images": (["latents", "--vae", "x", "notebooks"], "notebooks holds no images, in class folders or"),
     "no workers": (["latents", "photos", "--workers", "0"], "workers must be an integer of at least 1, got 0"),
     "no latents": (["latents", "--verify", "nowhere"], "nowhere/manifest.json is missing"),
     "few samples": (["evaluate", "m.safetensors", "-n", "5"], "n, the samples per setting, must be at least 10, got 5"),

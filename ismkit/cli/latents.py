@@ -37,7 +37,7 @@ def command(
     """Encode or verify.
 
     Args:
-        source: a folder of class folders, .tar files (or their folder), or OWNER/NAME on the hub.
+        source: a folder of class folders or of images, .tar files (or their folder), or OWNER/NAME on the hub.
         out: folder of the latents (default: $ISMKIT_LATENTS, or out/latents/imagenetSIDE).
         vae: sd-vae-ft-mse, sd-vae-ft-ema, a folder, or OWNER/NAME on the hub.
         vae_revision: commit of the VAE on the hub (default: the pinned one).

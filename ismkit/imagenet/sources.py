@@ -290,8 +290,8 @@ def open_source(
     """Open a set of images: a folder, tar files, or a data set on the hub.
 
     Args:
-        names: one folder (of class folders, or of .tar files), one or more .tar files, or one name OWNER/NAME on the
-            hub.
+        names: one folder (of class folders, of images without classes, or of .tar files), one or more .tar files, or
+            one name OWNER/NAME on the hub.
         revision: commit of the hub, 40 hexadecimal digits.
         split: of the hub.
         class_names: one name per class, in the order of the labels; for tar files only, where labels are numbers.
@@ -385,11 +385,12 @@ def read_class_names(path: str | os.PathLike[str]) -> list[str]:
 class ImageFolder:
     """Folders of images, one for each class; classes and files in order of their names.
 
-    A class has the name of its folder. Images may lie in folders further down. Hidden folders are no classes, and files
+    A class has the name of its folder. Images may lie in folders further down. A folder that holds images and no
+    folders is one class, ``all``. Hidden folders are no classes, and files
     with other endings than ``ENDINGS`` are left alone: :func:`ismkit.data.decoding.picture_files` finds the images.
 
     Args:
-        folder: that holds the class folders.
+        folder: that holds the class folders, or images without classes.
         per_unit: images in a unit, which is read, encoded and written in one go.
 
     Attributes:
@@ -403,7 +404,7 @@ class ImageFolder:
         left_alone: name and reason of the files that are no pictures of a class, and of linked folders in a class.
 
     Raises:
-        DataError: if there are no class folders, one holds no images, or one cannot be read.
+        DataError: if there are no images, a class folder holds none, or one cannot be read.
 
     Example:
         >>> import tempfile
@@ -420,27 +421,27 @@ class ImageFolder:
         self.files: list[str] = []
         self.labels: list[int] = []
         found = picture_files(self.folder)
-        of_classes = [name for name in found.names if os.sep in name]
-        beside = [(name, "outside of the class folders") for name in found.names if os.sep not in name]
-        self.left_alone: LeftAlone = tuple(sorted([*found.left_alone, *beside]))
         linked = {name for name, _ in found.left_alone}  # the folder itself, say, which is no class
         names = sorted(
             name
             for name in os.listdir(self.folder)
             if not is_hidden(name) and name not in linked and (self.folder / name).is_dir()
         )
-        by_class: dict[str, list[str]] = {name: [] for name in names}
-        for file in of_classes:
-            by_class[file.partition(os.sep)[0]].append(file)
+        by_class: dict[str, list[str]] = {name: [] for name in names} if names else {"all": list(found.names)}
+        for file in found.names if names else ():
+            if os.sep in file:
+                by_class[file.partition(os.sep)[0]].append(file)
+        beside = [(name, "outside of the class folders") for name in found.names if names and os.sep not in name]
+        self.left_alone: LeftAlone = tuple(sorted([*found.left_alone, *beside]))
         for label, (name, files) in enumerate(by_class.items()):
-            if not files:
+            if not files and names:
                 raise DataError(f"{self.folder / name} holds no images ({', '.join(ENDINGS)}): remove it, or fill it")
             self.files += sorted(files)
             self.labels += [label] * len(files)
         if not self.files:
             told = f"; {in_one_line(self.left_alone)}" if self.left_alone else ""
-            raise DataError(f"{self.folder} holds no class folders with images, and no .tar files{told}")
-        self.class_names: tuple[str, ...] | None = tuple(names)
+            raise DataError(f"{self.folder} holds no images, in class folders or without, and no .tar files{told}")
+        self.class_names: tuple[str, ...] | None = tuple(by_class)
         self.images: int | None = len(self.files)
         self.units = -(-len(self.files) // per_unit)
         listing = bytes_sum(os.fsencode("\n".join(self.files)))

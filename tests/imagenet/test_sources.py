@@ -59,10 +59,25 @@ def test_folders_without_images_are_refused(folder: Path, tmp_path: Path) -> Non
     with pytest.raises(DataError, match=r"empty holds no images \(\.jpeg"):
         ImageFolder(folder)
     (tmp_path / "bare").mkdir()
-    with pytest.raises(DataError, match="holds no class folders"):
+    with pytest.raises(DataError, match="holds no images, in class folders or without"):
         open_source([tmp_path / "bare"])
     with pytest.raises(ValueError, match="class names are for tar files"):
         open_source([folder], class_names=["a"])
+
+
+def test_a_folder_without_folders_is_one_class(tmp_path: Path) -> None:
+    for k in range(3):
+        (tmp_path / f"{k}.png").write_bytes(content(k))
+    (tmp_path / "notes.txt").touch()
+    source = ImageFolder(tmp_path, per_unit=2)
+    assert (source.class_names, source.images, source.units) == (("all",), 3, 2)
+    assert [(item.name, item.label, item.data) for unit in range(2) for item in source.read(unit)] == [
+        (f"{k}.png", 0, content(k)) for k in range(3)
+    ]
+    assert source.left_alone == (("notes.txt", "no picture by its ending"),)
+    (tmp_path / "cat").mkdir()  # now the pictures beside it are of no class
+    with pytest.raises(DataError, match="cat holds no images"):
+        open_source([tmp_path])
 
 
 def test_the_hub_gives_its_files_as_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
