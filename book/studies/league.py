@@ -46,6 +46,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -503,19 +504,32 @@ RAISED: dict[str, Changes] = {
 
 
 def raised(seeds: Iterable[int], labels: Iterable[str], length: float = 1.0) -> list[Trial]:
-    """Trials of `ism_plus` and what is tried to raise it, at the passes of `ism`."""
+    """Trials of `ism_plus` and what is tried to raise it, several changes joined by " + ", at the passes of `ism`."""
     league = LEAGUES["clothes-coupled"]
     base = replace(league.run, recipe=league.run.adapt(RECIPES["ism"]), steps=round(length * league.run.steps))
     trials = []
-    for seed in seeds:
-        for label in labels:
-            run = equal_passes(base, changed(league.run.adapt(RECIPES["ism_plus"]), RAISED[label]))
-            run = replace(run, optim=replace(run.optim, lr=RATES.get(label, 1.0) * run.optim.lr))
-            columns = {"league": "raised", "division": "coupled", "method": "ism_plus", "change": label}
-            trials.append(
-                Trial(label, run, seed, league.scored if length == 1 else league.tuned, tuple(columns.items()))
-            )
+    for seed, label in product(seeds, labels):
+        recipe, rate = league.run.adapt(RECIPES["ism_plus"]), 1.0
+        for part in label.split(" + "):
+            recipe, rate = changed(recipe, RAISED[part]), rate * RATES.get(part, 1.0)
+        run = equal_passes(base, recipe)
+        run = replace(run, optim=replace(run.optim, lr=rate * run.optim.lr))
+        columns = {"league": "raised", "division": "coupled", "method": "ism_plus raised", "change": label}
+        settings = league.scored if length == 1 else league.tuned
+        trials.append(Trial("ism_plus raised", run, seed, settings, tuple(columns.items())))
     return trials
+
+
+def raising(place: Place) -> pd.DataFrame:
+    """The table of two rounds, one change and then several, and of what was best beside methods of the league."""
+    league, rounds = LEAGUES["clothes-coupled"], []
+    for name, labels in (("one change", tuple(RAISED)), ("several", TOGETHER)):
+        rounds.append(place.run(raised((TUNING_SEED,), labels, 0.5)).assign(stage=name))
+    best = best_changes(pd.concat(rounds), league.metric)["ism_plus raised"]
+    chosen = best_changes(league.tuning(place), league.metric)
+    entries = [Entry(name, chosen[name], seed) for seed in FRESH for name in BESIDE]
+    trials = [*league.trials(entries, 1.0, league.scored, place), *raised(FRESH, [best])]
+    return pd.concat([*rounds, place.run(trials).assign(stage="league")], ignore_index=True)
 
 
 def seconds(rounds: int = 7, steps: int = 10) -> pd.DataFrame:
@@ -572,7 +586,7 @@ def main(arguments: list[str] | None = None) -> None:
         elif name == "reasons":
             found = reasons(place)
         elif name == "raised":
-            found = place.run(raised((TUNING_SEED,), RAISED, 0.5)).assign(stage="tuning")
+            found = raising(place)
         else:
             league = LEAGUES[name]
             tuning = league.tuning(place)
