@@ -451,7 +451,8 @@ def posterior_velocity(query: Query, velocity: Tensor, null: int) -> Tensor:
     exponent = (t * (x.flatten(1) @ data.T) - t.square() / 2 * data.square().sum(1)) / left.square()
     fits = (query.y[:, None] == query.y) | (query.y == null)[:, None]
     weights = exponent.masked_fill(~fits, -math.inf).softmax(1)  # (B, B)
-    return ((weights @ data - x.flatten(1)) / left).reshape(x.shape).to(velocity.dtype)
+    # From the row's own velocity on: the quotient (mean - x) / (1 - t) is 0/0 at the data.
+    return (velocity + ((weights @ data - data) / left).reshape(x.shape)).to(velocity.dtype)
 
 
 def derivative(

@@ -296,6 +296,16 @@ def test_with_many_data_it_is_the_marginal_velocity() -> None:
     assert ((found.mean(0) - exact).abs() < 4 * found.std(0) / 20**0.5).all()
 
 
+def test_at_the_data_the_mean_of_the_posterior_is_the_rows_own_velocity() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x0, x1 = torch.randn(2, 12, 2, generator=rng, dtype=torch.float64)
+    for left in (1e-5, 2.0**-24, 0.0):  # 2^-24 is the least that uniform float32 times leave
+        t = torch.full((12,), 1 - left)
+        x, velocity = interpolate(x0, x1, t)
+        found = posterior_velocity(Query(x, t, t, t, torch.zeros(12).long()), velocity, NULL)
+        torch.testing.assert_close(found, velocity, rtol=1e-9, atol=1e-9)
+
+
 def test_the_posterior_is_refused_where_noise_is_coupled() -> None:
     with pytest.raises(ValueError, match="first='posterior' is the mean for independent noise: use Coupling"):
         replace(NEIGHBOURS["sct"], coupling=Coupling(pool=8))
