@@ -104,16 +104,19 @@ def test_the_bias_of_a_batch_is_that_of_the_docstring(dims: int, n: int) -> None
     assert found == pytest.approx((dims + dims * (dims + 1) / 4) / n, rel=0.1)
 
 
-def test_its_minimum_has_less_spread_than_the_data() -> None:
-    """Samples ``scale * x0`` of many batches: the mean gradient in the scale is positive at 1."""
-    term, slopes = FrechetTerm(torch.zeros(2), torch.eye(2)), []
+@pytest.mark.parametrize(("dims", "n"), [(2, 64), (16, 128)])
+def test_its_minimum_has_less_spread_than_the_data(dims: int, n: int) -> None:
+    """Samples ``scale * x0`` of many batches: the mean gradient at 1 is the curvature times the docstring's share."""
+    term, slopes = FrechetTerm(torch.zeros(dims), torch.eye(dims)), []
     for k in range(400):
-        x0, scale = draw(16, 2, seed=k), torch.ones((), requires_grad=True)
+        x0, scale = draw(n, dims, seed=k), torch.ones((), requires_grad=True)
         distance(term, (scale - 1) * x0, one_step(x0)).backward()
         slopes.append(scale.grad.item())  # type: ignore[union-attr]
     mean = torch.tensor(slopes).mean().item()
     error = torch.tensor(slopes).std().item() / 20
+    share, curvature = (dims + 9) / (8 * n), 2 * dims
     assert mean > 4 * error
+    assert mean == pytest.approx(curvature * share, abs=4 * error, rel=0.1)
 
 
 @pytest.mark.parametrize(
