@@ -307,7 +307,8 @@ class Leap:
         clip: bound on the target where c > 0 (alpha-Flow: 4), or None.
         guide: guidance, by which the sample's velocity is pushed in all rows; None for none.
         differences: take a central difference with steps of this length in time in place of the derivative, for
-            networks that have none in forward mode.
+            networks that have none in forward mode. Near the ends it asks for times and sizes up to so far below 0 or
+            above 1.
 
     Raises:
         ValueError: for other values of ``first``, ``cut`` or ``tangent``, a share outside [0, 1], or a clip or
