@@ -263,18 +263,30 @@ def _check_condition(own: ModuleType) -> str | None:
         return f"condition must return features (B, F): one row per time, got {tuple(features.shape)} for 8 times"
     if not torch.isfinite(features).all():
         return "condition is not finite at d = 0: log2(0) is -inf, so bound N d from below by 1"
-    if not torch.allclose(features[:1], own.condition(half[:1], d[:1], zero[:1])):
+    each = [own.condition(half[:1], d[k : k + 1], zero[:1]) for k in range(8)]
+    if any(row.shape != features[:1].shape for row in each) or not torch.allclose(features, torch.cat(each)):
         return "the features of a row change with the other rows: each row must depend on its own numbers alone"
-    if torch.equal(own.condition(half, zero, zero), own.condition(0.75 * half, zero, zero)):
+    times = torch.linspace(0, 1, 9)
+    of_times = own.condition(times, torch.zeros(9), torch.zeros(9))
+    if torch.equal(of_times, of_times[:1].expand_as(of_times)):
         return "condition does not see t: states at different times would be alike"
-    apart = features.diff(dim=0).norm(dim=1)
-    if apart.max() == 0:
+    if alike := _alike(of_times, 0.01):
+        return f"t = {times[alike[0]]:g} and {times[alike[1]]:g} look almost alike: a sine needs a longer period"
+    if torch.equal(features, features[:1].expand_as(features)):
         return "condition does not see d: the network could not know how far it may go"
-    if apart.min() < 0.1 * apart.max():
-        k = int(apart.argmin())
-        names = [f"{value:g}" for value in d.tolist()]
-        return f"d = {names[k]} and {names[k + 1]} look almost alike: use the level, log2(N d), not d itself"
+    if alike := _alike(features, 0.1):
+        cure = "use the level, log2(N d), not d itself" if alike[1] == alike[0] + 1 else "a sine needs a longer period"
+        return f"d = {d[alike[0]]:g} and {d[alike[1]]:g} look almost alike: {cure}"
     return None
+
+
+def _alike(features: Tensor, share: float) -> tuple[int, int] | None:
+    """The two rows (B, F) that differ least, if by less than this share of the most that neighbours differ by."""
+    apart = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+    largest = apart.diagonal(1).max()
+    apart.fill_diagonal_(math.inf)
+    first, second = divmod(int(apart.argmin()), len(features))
+    return (first, second) if apart.min() < share * largest else None
 
 
 def _check_net(own: ModuleType) -> str | None:
@@ -290,12 +302,10 @@ def _check_net(own: ModuleType) -> str | None:
         return "forward returned nothing: is its `return` missing?"
     if answer.shape != x.shape:
         return f"the answer must have the shape of x, {tuple(x.shape)}, got {tuple(answer.shape)}"
-    image = _drawn(4, 2, 3, 3).float()
-    answered = own.Net(dim=18, width=16, classes=3)(image, zero[:4], zero[:4], zero[:4], y[:4])
-    if answered.shape != image.shape:
-        return f"states may be images, {tuple(image.shape)}: flatten x at the start, and give its shape back at the end"
-    if complaint := _check_more_features(own, x, zero, y):
+    if complaint := _check_images(own, zero, y) or _check_more_features(own, x, zero, y):
         return complaint
+    if unseen := [name for name, value in vars(net).items() if name[0] != "_" and _holds_layers(value)]:
+        return f"the layers in self.{unseen[0]} are never trained: a plain list hides them, use nn.ModuleList"
     sum(parameter.sum() for parameter in net.parameters()).backward()
     net.zero_grad()
     with torch.no_grad():  # a network may begin with zeros in its last layer
@@ -311,15 +321,43 @@ def _check_net(own: ModuleType) -> str | None:
     for name, other in others.items():
         if torch.allclose(answer, other):
             return f"the answer does not change with {name}: is it among the inputs of the first layer?"
+    low, middle, high = (net(x + shift, zero, zero, zero, y) for shift in (-8, 0, 8))
+    if torch.allclose(low + high, 2 * middle, rtol=1e-4, atol=1e-4):
+        return "the answer is linear in x: put a nonlinearity, such as nn.functional.silu, between the layers"
     return None
+
+
+def _holds_layers(value: Any) -> bool:
+    """Whether an attribute of a module is a list, tuple or dictionary of layers, which PyTorch does not look into."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return any(isinstance(item, nn.Module) for item in items)
+
+
+def _check_images(own: ModuleType, zero: Tensor, y: Tensor) -> str | None:
+    image = _drawn(4, 2, 3, 3).float()
+    said = f"states may be images, {tuple(image.shape)}: flatten x at the start, and give its shape back at the end"
+    try:
+        answered = own.Net(dim=18, width=16, classes=3)(image, zero[:4], zero[:4], zero[:4], y[:4])
+    except RuntimeError:
+        return said
+    return said if answered.shape != image.shape else None
 
 
 def _check_more_features(own: ModuleType, x: Tensor, zero: Tensor, y: Tensor) -> str | None:
     """Notebook 04 adds features of w: a network that has their number written into it would crash there."""
-    condition = own.condition
-    own.condition = lambda t, d, w: torch.cat([condition(t, d, w), w[:, None]], 1)  # type: ignore[attr-defined]
+    condition, asked = own.condition, []
+
+    def more(t: Tensor, d: Tensor, w: Tensor) -> Tensor:
+        asked.append(len(t))
+        return torch.cat([condition(t, d, w), w[:, None]], 1)
+
+    own.condition = more  # type: ignore[attr-defined]
     try:
-        own.Net(dim=2, width=16, classes=3)(x, zero, zero, zero, y)
+        net = own.Net(dim=2, width=16, classes=3)
+        asked.clear()
+        net(x, zero, zero, zero, y)
+        if not asked:
+            return "forward does not call condition(t, d, w): its features are what the network reads of t, d and w"
     except RuntimeError:
         return (
             "the number of features is fixed, and condition gets more of them in notebook 04: ask for it, "
@@ -364,9 +402,16 @@ def _check_times(own: ModuleType, t: Tensor, start: Tensor, step: Tensor) -> str
         return "times of consistency rows are off the grid 0, d, ..., 1 - d: the sampler never starts a step there"
     if t[:840].min() < 0 or t[:840].max() >= 1 or abs(t[:840].mean() - 0.5) > 0.05 or t[:840].std() < 0.25:
         return "times of flow rows must be uniform in [0, 1)"
-    again = own.rows(1120, torch.Generator().manual_seed(1))
-    if torch.equal(t, again[0]):
+    again, other = (own.rows(1120, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    if torch.equal(t, other[0]):
         return "the same times come for every seed: draw from the generator"
+    if not torch.equal(t, again[0]) or not torch.equal(start + step, again[0][-280:] + again[1][-280:]):
+        return "one seed gives different rows: draw all random numbers from the generator"
+    t, d = (part[-2800:] for part in own.rows(11200, torch.Generator().manual_seed(0)))
+    for size in (2.0**k / N for k in range(1, 7)):
+        mean = (t[d == size] / (1 - size)).mean().item()  # of 400 rows: five times the deviation at d = 1/2
+        if not abs(mean - 0.5) < 0.125:
+            return f"steps of {size:g} must start at 0, d, ..., 1 - d equally often: the mean is {mean:.2f} (1 - d)"
     return None
 
 
@@ -396,6 +441,12 @@ HALF_STEP_SLIPS: tuple[Slip, ...] = (
 )
 
 
+def _of_shapes(error: RuntimeError, shape: tuple[int, ...]) -> str:
+    """What PyTorch says, and its usual cause if two shapes do not fit."""
+    cause = f"; does a (B,) tensor multiply a {shape} one? Give it the shape (B, 1, ...)"
+    return f"at states {shape}: {error}" + cause * ("must match the size" in str(error))
+
+
 def _check_half_steps(own: ModuleType) -> str | None:
     grid = StepGrid(N)
     for shape in ((14, 2), (14, 2, 4, 4)):
@@ -412,11 +463,11 @@ def _check_half_steps(own: ModuleType) -> str | None:
         try:
             found = own.half_steps(net, x, t, d, w, y)
         except RuntimeError as error:
-            return (
-                f"at states {shape}: {error}; does a (B,) tensor multiply a {shape} one? Give it the shape (B, 1, ...)"
-            )
+            return _of_shapes(error, shape)
         if complaint := _compare(found, want, "the target", HALF_STEP_SLIPS, given):
             return complaint
+        if not torch.equal(x, _drawn(*shape)):
+            return "the states x themselves were changed: += writes into them, x = x + ... does not"
     return None
 
 
@@ -443,7 +494,17 @@ def _check_averaged(own: ModuleType) -> str | None:
 
 
 def _check_velocity_target(own: ModuleType) -> str | None:
-    x, v, y = _drawn(8, 2), _drawn(8, 2, seed=1), torch.arange(8) % 3  # the label 2 is the last, 3 is null
+    for shape in ((8, 2), (8, 2, 4, 4)):
+        try:
+            if complaint := _check_guided(own, shape):
+                return complaint
+        except RuntimeError as error:
+            return _of_shapes(error, shape)
+    return None
+
+
+def _check_guided(own: ModuleType, shape: tuple[int, ...]) -> str | None:
+    x, v, y = _drawn(*shape), _drawn(*shape, seed=1), torch.arange(8) % 3  # the label 2 is the last, 3 is null
     t = torch.tensor([0.1, 0.2, 0.3, 0.5, 0.6, 0.8, 0.9, 0.95], dtype=torch.float64)
     w = torch.tensor([0, 0.5, 1, 2, 0, 3.5, 1, 2], dtype=torch.float64)
 
@@ -476,22 +537,34 @@ def _check_velocity_target(own: ModuleType) -> str | None:
 
 
 def _check_strengths(own: ModuleType) -> str | None:
-    w = own.strengths(4000, torch.Generator().manual_seed(0))
-    if not isinstance(w, Tensor) or w.shape != (4000,):
+    w = own.strengths(40_000, torch.Generator().manual_seed(0))
+    if not isinstance(w, Tensor) or w.shape != (40_000,):
         return f"strengths must return a tensor (n,), got {shown(w)}"
     if w.min() < 0 or w.max() > 3.5 or not torch.allclose(4 * w, (4 * w).round(), atol=1e-4):
         return "strengths must be 0, 0.25, ..., 3.5"
-    if not 0.4 < (w == 0).float().mean() < 0.6:
-        return f"half of the rows must be unguided, w = 0, got a share of {(w == 0).float().mean():.2f}"
-    if len(w.unique()) != 15:
+    share = (w == 0).float().mean().item()
+    if not 0.485 < share < 0.515:  # six times the deviation
+        return f"half of the rows must be unguided, w = 0, got a share of {share:.2f}"
+    counts = torch.bincount((4 * w).round().long(), minlength=15)[1:]
+    if (counts == 0).any():
         return f"all of 0, 0.25, ..., 3.5 must be drawn, got {len(w.unique())} values of 15"
+    if counts.max() > 1.3 * counts.min():  # each is about 1430, with a deviation of 37
+        return f"the strengths above 0 must be equally frequent, got {counts.tolist()} of 0.25, 0.5, ..., 3.5"
+    last = (w[-10_000:] == 0).float().mean().item()
+    if not 0.45 < last < 0.55:
+        return f"rows must be unguided at random: of the last quarter, the consistency rows, a share of {last:.2f} is"
+    if not torch.equal(w, own.strengths(40_000, torch.Generator().manual_seed(0))):
+        return "one seed gives different strengths: draw all random numbers from the generator"
     return None
 
 
 def _check_strong_condition(own: ModuleType) -> str | None:
-    zero = torch.zeros(4)
-    if torch.equal(own.condition(zero, zero, zero), own.condition(zero, zero, zero + 0.25)):
+    zero, w = torch.zeros(15), torch.arange(15) / 4
+    features = own.condition(zero, zero, w)
+    if torch.equal(features, own.condition(zero, zero, zero)):
         return "condition does not see w: the network could not know how strong the guidance is to be"
+    if alike := _alike(features, 0.01):
+        return f"w = {w[alike[0]]:g} and {w[alike[1]]:g} look almost alike: a sine needs a longer period"
     return _check_condition(own)
 
 
@@ -558,7 +631,16 @@ def _check_couple(own: ModuleType) -> str | None:
             cost, least = ((a - x1).square().sum().item() for a in (found, want))
             worse = f"the squared distance is {cost:.1f}, and {least:.1f} is possible"
             return f"classes are kept, but {worse}: is the assignment inverted?"
-    return _compare(found, want, "the noise", slips)
+    return _compare(found, want, "the noise", slips) or _check_coupled_images(own, x0, x1, y, want)
+
+
+def _check_coupled_images(own: ModuleType, x0: Tensor, x1: Tensor, y: Tensor, want: Tensor) -> str | None:
+    shape = (len(x0), 2, 1, 1)
+    try:
+        found = own.couple(x0.view(shape), x1.view(shape), y)
+    except (IndexError, RuntimeError, ValueError) as error:
+        return f"states may be images, {shape}: {error}; flatten(1) them for the distances"
+    return _compare(found, want.view(shape), "the noise of images")
 
 
 def _check_averages(own: ModuleType) -> str | None:
@@ -576,74 +658,120 @@ def _check_averages(own: ModuleType) -> str | None:
     return None
 
 
+class _Toy(nn.Module):
+    """A network of one weight."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight, self.null = nn.Parameter(torch.tensor(weight, dtype=torch.float64)), 3
+
+    def forward(self, *asked: Tensor) -> Tensor:
+        return self.weight * _field(*asked)
+
+
+def _of_teacher(teacher: nn.Module, x: Tensor, t: Tensor, w: Tensor, y: Tensor, v: Tensor) -> Tensor:
+    """In place of velocity_target: constants that depend on everything it is given."""
+    with torch.no_grad():
+        return v + 0.1 * teacher(x, t, torch.zeros_like(t), w, y)
+
+
+def _fourth_power(prediction: Tensor, target: Tensor) -> Tensor:
+    """In place of distance."""
+    return (prediction - target).square().square().flatten(1).mean(1)
+
+
 def _check_loss(own: ModuleType) -> str | None:
+    own.velocity_target, own.distance = _of_teacher, _fourth_power  # type: ignore[attr-defined]
+    for shape in ((16, 2), (16, 2, 4, 4)):
+        try:
+            if complaint := _check_loss_of(own, shape):
+                return complaint
+        except RuntimeError as error:
+            return _of_shapes(error, shape)
+    return None
+
+
+def _check_loss_of(own: ModuleType, shape: tuple[int, ...]) -> str | None:
     d = torch.tensor([0.0] * 12 + [2 / N, 0.125, 0.5, 1.0], dtype=torch.float64)
-    t, w, y = 0.4 * (1 - d), torch.zeros(16, dtype=torch.float64), torch.arange(16) % 3
-    x0, x1 = _drawn(16, 2), _drawn(16, 2, seed=1)
-    weights = [nn.Parameter(torch.tensor(value, dtype=torch.float64)) for value in (1.0, 0.7)]
+    t, w, y = 0.4 * (1 - d), torch.linspace(0, 3, 16, dtype=torch.float64).flip(0), torch.arange(16) % 3
+    x0, x1 = _drawn(*shape), _drawn(*shape, seed=1)
+    net, teacher = _Toy(1.0), _Toy(0.7)
 
-    class Toy(nn.Module):
-        def __init__(self, weight: nn.Parameter) -> None:
-            super().__init__()
-            self.weight, self.null = weight, 3  # the reader's velocity_target may be that of notebook 04
-
-        def forward(self, *asked: Tensor) -> Tensor:
-            return self.weight * _field(*asked)
-
-    net, teacher = (Toy(weight) for weight in weights)
-
-    def value(answer: nn.Module, tutor: nn.Module, forward: bool = True, split: bool = True) -> Tensor:
-        x = torch.lerp(x0, x1, t[:, None]) if forward else torch.lerp(x1, x0, t[:, None])
-        target, step = x1 - x0, d > 0
+    def value(
+        answer: nn.Module = net,
+        tutor: nn.Module = teacher,
+        forward: bool = True,
+        split: bool = True,
+        rule: Callable[..., Tensor] = _of_teacher,
+        measure: Callable[..., Tensor] = _fourth_power,
+    ) -> Tensor:
+        at = (t if forward else 1 - t).view(-1, *[1] * (len(shape) - 1))
+        x, step = torch.lerp(x0, x1, at), d > 0
+        target = rule(teacher, x, t, w, y, x1 - x0)
         target[step] = half_steps(tutor, x[step], t[step], d[step], w[step], y[step])
-        error = (answer(x, t, d, w, y) - target).square().mean(1)
+        error = measure(answer(x, t, d, w, y), target)
         return error[~step].mean() + error[step].mean() if split else error.mean()
 
     slips: tuple[Slip, ...] = (
-        (
-            "the path runs backwards: x_t = (1 - t) x0 + t x1, noise at t = 0",
-            lambda: value(net, teacher, forward=False),
-        ),
+        ("the path runs backwards: x_t = (1 - t) x0 + t x1, noise at t = 0", lambda: value(forward=False)),
         (
             "one mean over all rows: the mean of the flow rows and that of the consistency rows are added",
-            lambda: value(net, teacher, split=False),
+            lambda: value(split=False),
         ),
-        ("net makes its own targets: half_steps must ask the teacher", lambda: value(net, net)),
-        ("the teacher answers: it only makes targets, net is what is trained", lambda: value(teacher, teacher)),
+        ("net makes its own targets: half_steps must ask the teacher", lambda: value(tutor=net)),
+        (
+            "net makes its own targets: velocity_target must ask the teacher",
+            lambda: value(rule=lambda _, *rest: _of_teacher(net, *rest)),
+        ),
+        ("the teacher answers: it only makes targets, net is what is trained", lambda: value(teacher)),
+        (
+            "velocity_target(...) must make the targets of the flow rows: notebook 04 changes it",
+            lambda: value(rule=velocity_target),
+        ),
+        ("distance(...) must measure the error: notebook 05 changes it", lambda: value(measure=distance)),
     )
     found = own.loss(net, teacher, x0, x1, t, d, w, y)
     if isinstance(found, Tensor) and not found.requires_grad:
         return "the loss has no gradient: only targets belong under torch.no_grad()"
-    if complaint := _compare(found, value(net, teacher), "the loss", slips):
+    if complaint := _compare(found, value(), "the loss", slips):
         return complaint
     found.backward()
-    if weights[1].grad is not None:
+    if teacher.weight.grad is not None:
         return "the loss has a gradient through its target: targets are constants, make them under torch.no_grad()"
     return None
 
 
 def _check_train(own: ModuleType) -> str | None:
-    calls: list[tuple[Any, Any, Tensor]] = []
+    calls: list[tuple[Any, Any, Tensor, Tensor]] = []
+    twin: list[nn.Module] = []
+    updates: set[int] = set()
+    averaged = own.averaged
 
     def counted(net: nn.Module, teacher: nn.Module, *batch: Tensor) -> Tensor:
-        calls.append((net, teacher, batch[0]))
+        calls.append((net, teacher, batch[0], next(net.parameters()).detach().clone()))
         return sum((parameter.sum() for parameter in net.parameters()), torch.zeros(()))
 
-    own.loss = counted  # type: ignore[attr-defined]
+    def averages(net: nn.Module) -> list[tuple[nn.Module, float]]:
+        twin.extend(copy.deepcopy(net) for _ in range(2))
+        return [(twin[-2], 0.5), (twin[-1], 0.9)]
+
+    def update(old: Tensor, new: Tensor, decay: float, count: int) -> Any:
+        updates.add(count)
+        return averaged(old, new, decay, count)
+
+    own.loss, own.averages, own.averaged = counted, averages, update  # type: ignore[attr-defined]
     torch.manual_seed(0)
     net = own.Net(width=8)
     before = copy.deepcopy(net)
     x, y = _drawn(64, 2).float(), torch.arange(64) % 2
-    seen: list[int] = []
-    average = own.train(net, x, y, steps=5, batch=16, watch=lambda step, average: seen.append(step))
+    seen: list[tuple[int, Any]] = []
+    average = own.train(net, x, y, steps=20, batch=16, lr=0.01, watch=lambda *told: seen.append(told))
     if average is None:
         return "train returned None: return the average that samples, the last of averages(net)"
-    if len(calls) != 5:
-        return f"5 steps must make 5 losses, got {len(calls)}"
+    if len(calls) != 20:
+        return f"20 steps must make 20 losses, got {len(calls)}"
     if any(call[0] is not net for call in calls):
         return "net must be trained itself: the optimiser has its parameters"
-    if any(call[1] is net for call in calls):
-        return "net is its own teacher: the teacher is the first of averages(net)"
     if torch.equal(calls[0][2], calls[1][2]):
         return "every step sees the same batch: take the next one of pairs(...) each time"
     if all(torch.equal(a, b) for a, b in zip(net.parameters(), before.parameters(), strict=True)):
@@ -651,13 +779,46 @@ def _check_train(own: ModuleType) -> str | None:
     gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
     if any((gradient.abs() > 1.5).any() for gradient in gradients):
         return "gradients add up from step to step: call optimiser.zero_grad() before each backward()"
-    if average is net:
+    if [step for step, _ in seen] != list(range(1, 21)):
+        return f"watch must be called with steps 1 to 20, got {[step for step, _ in seen]}"
+    return (
+        _check_twin(net, twin, before, {call[1] for call in calls}, [average, *(one for _, one in seen)])
+        or _check_rate(torch.stack([call[3] for call in calls]), net, updates)
+        or _check_dropped(own)
+    )
+
+
+def _check_twin(
+    net: nn.Module, twin: list[nn.Module], before: nn.Module, teachers: set[Any], sampling: list[Any]
+) -> str | None:
+    """Notebook 07 adds a second average: the first is the only teacher, the last one is watched and returned."""
+    if net in teachers:
+        return "net is its own teacher: the teacher is the first of averages(net)"
+    if sampling[0] is net:
         return "train returned the network itself: return the average that samples"
-    if all(torch.equal(a, b) for a, b in zip(average.parameters(), before.parameters(), strict=True)):
-        return "the average stayed as it was: update each of averages(net) after optimiser.step()"
-    if seen != [1, 2, 3, 4, 5]:
-        return f"watch must be called with steps 1 to 5, got {seen}"
-    return _check_dropped(own)
+    if len(twin) != 2:
+        return f"averages(net) must be called once, before the first step, got {len(twin) // 2} calls"
+    if teachers != {twin[0]}:
+        return "of averages(net), the first must be the teacher in each step: notebook 07 has two"
+    if any(shown is not twin[1] for shown in sampling):
+        return "of averages(net), the last must be watched and returned: notebook 07 has two"
+    for average in twin:
+        if all(torch.equal(a, b) for a, b in zip(average.parameters(), before.parameters(), strict=True)):
+            return "the average stayed as it was: update each of averages(net) after optimiser.step()"
+    return None
+
+
+def _check_rate(weights: Tensor, net: nn.Module, updates: set[int]) -> str | None:
+    """Adam moves each weight by its rate where all gradients are 1: weights before each step are (20, ...)."""
+    moved = torch.cat([weights, next(net.parameters()).detach()[None]]).diff(dim=0).abs().flatten(1).mean(1) / 0.01
+    k = int((moved[:10] - 1).abs().argmax())
+    if abs(moved[k] - 1) > 0.15:
+        return f"the rate must be lr in the first half of the run, got {moved[k]:.2f} lr in step {k + 1} of 20"
+    if moved[-1] > 0.3:
+        return f"the rate must fall to 0 over the second half of the run, got {moved[-1]:.2f} lr in step 20 of 20"
+    if updates and updates != set(range(20)):
+        return f"updates of the average must be counted from 0, got {min(updates)} to {max(updates)} in 20 steps"
+    return None
 
 
 def _check_dropped(own: ModuleType) -> str | None:
@@ -720,11 +881,25 @@ def _check_sampler(own: ModuleType) -> str | None:
             _sampled(finest=False),
         ),
     )
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    strange: list[Any] = []
+
+    def net(x: Tensor, *asked: Any) -> Tensor:
+        strange.extend(one for one in asked if not isinstance(one, Tensor) or one.shape != (6,))
+        return scale * _field(x, *(torch.as_tensor(one).expand(6) for one in asked))
+
     for nfe in (1, 2, 4, N):
         given = (_field, x0, y, w, nfe)
         want = sample(_field, x0, y, w=w, nfe=nfe)
-        if complaint := _compare(own.sampler(*given), want, f"the sample of {nfe} steps", slips, given):
+        found = own.sampler(net, x0, y, w, nfe)
+        if strange:
+            return f"the network is asked {shown(strange[0])}: every input has one number per row, (B,)"
+        if isinstance(found, Tensor) and found.requires_grad:
+            return "the sample has a gradient: call the network under torch.no_grad()"
+        if complaint := _compare(found, want, f"the sample of {nfe} steps", slips, given):
             return complaint
+        if not torch.equal(x0, _drawn(6, 2)):
+            return "the noise x0 itself was changed: += writes into it, x = x + ... does not"
     return None
 
 
@@ -803,7 +978,7 @@ class Workbook:
             return
         together = self._own() | written  # what the reader wrote earlier must fit, not the kit's in its place
         for called in written:
-            test = _check_strong_condition if called == "condition" and "strengths" in written else CHECKS[called]
+            test = _check_strong_condition if called == "condition" and "strengths" in together else CHECKS[called]
             try:
                 complaint = test(self._module(together))
             except Exception as error:

@@ -110,15 +110,26 @@ def test_a_right_piece_is_kept(name: str, mine: Workbook, capsys: pytest.Capture
     assert mine.lines() == len([line for line in RIGHT[name].splitlines() if line.strip()])
 
 
+UNASKED = "t.new_zeros(len(t), self.first.in_features - x[0].numel() - 16)"
+UNEVEN = "(1 + 14 * torch.rand(n, generator=generator) ** 2).floor()"
+SQUARE = "(net(x, t, d, w, y) - target).square().flatten(1).mean(1)"
+HIDDEN = "[nn.Linear(width, width) for _ in range(3)]"
 # Each: a piece, a change to the right one, and what must be said.
 MISTAKES = {
     "raw d": ("condition", "torch.log2((N * d).clamp(min=1)) / 7", "d", "d = 0 and 0.015625 look almost alike"),
+    "time aliased": ("condition", "[0.5, 1.0, 2.0, 4.0]", "[2.0, 4.0]", "t = 0 and 1 look almost alike"),
+    "level aliased": ("condition", "(min=1)) / 7", "(min=1)) * 4 / 7", "d = 0 and 1 look almost alike: a sine"),
+    "of the batch": ("condition", "/ 7", "/ torch.log2((N * d).max().clamp(min=2))", "change with the other rows"),
     "log of 0": ("condition", "(N * d).clamp(min=1)", "N * d", r"not finite at d = 0: log2\(0\)"),
     "no time": ("condition", "[t, level", "[0 * t, level", "does not see t"),
     "no d": ("condition", "[t, level", "[t, 0 * level", "does not see d"),
     "no label": ("Net", "self.label(y)]", "0 * self.label(y)]", "does not change with y"),
     "no state": ("Net", "x.flatten(1), cond", "0 * x.flatten(1), cond", "does not change with x"),
     "flat": ("Net", ".view_as(x)", "", "states may be images"),
+    "not flattened": ("Net", "x.flatten(1), cond", "x, cond", "states may be images"),
+    "own features": ("Net", "condition(t, d, w)", UNASKED, "does not call condition"),
+    "hidden layers": ("Net", "nn.ModuleList(nn.Linear(width, width) for _ in range(3))", HIDDEN, "use nn.ModuleList"),
+    "linear": ("Net", "nn.functional.silu(h)", "h", "the answer is linear in x"),
     "fixed features": ("Net", "condition(*torch.zeros(3, 1)).shape[1]", "16", "the number of features is fixed"),
     "no null": ("Net", "self.null = classes", "pass", "self.null = classes"),
     "forward returns nothing": ("Net", "return self.last", "self.last", "is its `return` missing"),
@@ -126,6 +137,8 @@ MISTAKES = {
     "a level left out": ("rows", "% 7)", "% 6)", "steps of 1 get no rows"),
     "no grid": ("rows", "(t[first:] / d[first:]).floor() * d[first:]", "t[first:] * (1 - d[first:])", "off the grid"),
     "beyond the end": ("rows", "(t[first:] / d[first:]).floor()", "(t[first:] / d[first:]).ceil()", "end after t = 1"),
+    "always from 0": ("rows", "(t[first:] / d[first:]).floor()", "0", r"equally often: the mean is 0\.00"),
+    "any generator": ("rows", "torch.rand(n, generator=generator)", "torch.rand(n)", "one seed gives different rows"),
     "share": ("rows", "n - n // 4, n // 4", "n - n // 2, n // 2", "three quarters of the rows"),
     "from x": ("half_steps", "x + length * first", "x", "the second half step is taken from x"),
     "same time": ("half_steps", "t + half", "t", "the second half step is asked at time t"),
@@ -135,6 +148,12 @@ MISTAKES = {
     "sum": ("half_steps", "(first + second) / 2", "first + second", "the two answers were added"),
     "asked 1/128": ("half_steps", "torch.where(half > 1 / N, half, 0.0)", "half", "must be asked for as d = 0"),
     "gradient": ("half_steps", "torch.no_grad()", "torch.enable_grad()", "has a gradient: targets are constants"),
+    "in place": (
+        "half_steps",
+        "second = net(x + length * first",
+        "second = net(x.add_(length * first)",
+        "x themselves were changed",
+    ),
     "no return": ("half_steps", "return (first", "(first", "returned None: is its `return` missing"),
     "shape": ("half_steps", "return (first + second) / 2", "return first.sum(1)", r"must have shape \(14, 2\), got"),
     "broadcast": ("half_steps", "half.view(-1, *[1] * (x.ndim - 1))", "half", "does a .B,. tensor multiply"),
@@ -143,6 +162,10 @@ MISTAKES = {
     "backwards": ("loss", "(1 - at) * x0 + at * x1", "at * x0 + (1 - at) * x1", "the path runs backwards"),
     "one mean": ("loss", "error[flow].mean() + error[step].mean()", "error.mean()", "one mean over all rows"),
     "own teacher": ("loss", "half_steps(teacher", "half_steps(net", "net makes its own targets"),
+    "own gap": ("loss", "velocity_target(teacher", "velocity_target(net", "velocity_target must ask the teacher"),
+    "no rule": ("loss", "target[flow] = vel", "_ = vel", "must make the targets of the flow rows"),
+    "own distance": ("loss", "distance(net(x, t, d, w, y), target)", SQUARE, "must measure the error"),
+    "points": ("loss", "t.view(-1, *[1] * (x0.ndim - 1))", "t[:, None]", r"at states \(16, 2, 4, 4\)"),
     "teacher answers": ("loss", "distance(net(", "distance(teacher(", "the teacher answers"),
     "dead loss": ("loss", "distance(net(x, t, d, w, y), target)", "distance(target, target)", "has no gradient"),
     "adds up": ("train", "        optimiser.zero_grad()\n", "", "gradients add up"),
@@ -150,7 +173,15 @@ MISTAKES = {
     "no step": ("train", "        optimiser.step()\n", "", "the weights did not change"),
     "stale": ("train", "old.data = averaged(", "_ = averaged(", "the average stayed as it was"),
     "returns net": ("train", "return kept[-1][0]", "return net", "returned the network itself"),
-    "unwatched": ("train", "watch(step + 1,", "watch(step,", "watch must be called with steps 1 to 5"),
+    "unwatched": ("train", "watch(step + 1,", "watch(step,", "watch must be called with steps 1 to 20"),
+    "slow teacher": ("train", "loss(net, kept[0][0]", "loss(net, kept[-1][0]", "the first must be the teacher"),
+    "returns fast": ("train", "return kept[-1][0]", "return kept[0][0]", "the last must be watched and returned"),
+    "watches net": ("train", "watch(step + 1, kept[-1][0])", "watch(step + 1, net)", "the last must be watched"),
+    "one updated": ("train", "in kept:", "in kept[:1]:", "the average stayed as it was"),
+    "averages again": ("train", "loss(net, kept[0][0]", "loss(net, averages(net)[0][0]", "must be called once"),
+    "no decay": ("train", " * min(1, 2 * (1 - step / steps))", "", "the rate must fall to 0"),
+    "decays early": ("train", "min(1, 2 * (1 - step / steps))", "(1 - step / steps)", "lr in step 10 of 20"),
+    "counted from 1": ("train", "decay, step)", "decay, step + 1)", "counted from 0, got 1 to 20"),
     "nothing dropped": ("train", "< 0.1)", "< 0)", "no label is dropped: in a random tenth"),
     "all dropped": ("train", "< 0.1)", "< 1)", r"must lose their labels, got a share of 1\.00"),
     "a fifth dropped": ("train", "< 0.1)", "< 0.2)", r"must lose their labels, got a share of 0\.[12]\d\."),
@@ -168,12 +199,31 @@ MISTAKES = {
     "asked 1/128 in 128 steps": ("sampler", "0.0 if nfe == N else 1 / nfe", "1 / nfe", "steps of 1/128 must be asked"),
     "late": ("sampler", "ones * k / nfe", "ones * (k + 1) / nfe", "the time is that of the end"),
     "long": ("sampler", "w, y) / nfe", "w, y)", "multiply it by the step size"),
+    "noise changed": ("sampler", "x = x + net", "x += net", "the noise x0 itself was changed"),
+    "gradient kept": ("sampler", "torch.no_grad()", "torch.enable_grad()", "the sample has a gradient"),
+    "numbers": ("sampler", "ones * k / nfe", "k / nfe", r"asked 0\.0: every input has one number per row"),
+    "guided points": ("velocity_target", ".view(-1, *[1] * (x.ndim - 1))", "[:, None]", r"at states \(8, 2, 4, 4\)"),
     "unguided": ("velocity_target", "w * (t", "0 * w * (t", "there is no guidance yet"),
     "everywhere": ("velocity_target", "(t >= 0.3)", "(t >= 0)", "the interval is missing"),
     "gap at w": ("velocity_target", "zero, zero,", "zero, w,", "the gap must be asked at w = 0"),
     "sign": ("velocity_target", "v + (w", "v - (w", "wrong sign"),
     "scale": ("velocity_target", "(w * (t", "((1 + w) * (t", "the factor is w, not 1"),
     "never 0": ("strengths", "< 0.5", "< 0.1", "half of the rows must be unguided"),
+    "0 twice": ("strengths", "randint(1, 15", "randint(0, 15", r"must be unguided, w = 0, got a share of 0\.5"),
+    "uneven": ("strengths", "torch.randint(1, 15, (n,), generator=generator)", UNEVEN, "must be equally frequent"),
+    "in order": (
+        "strengths",
+        "torch.rand(n, generator=generator) < 0.5",
+        "torch.arange(n) < n / 2",
+        "at random",
+    ),
+    "of no seed": (
+        "strengths",
+        "torch.rand(n, generator=generator)",
+        "torch.rand(n)",
+        "one seed gives different",
+    ),
+    "coupled points": ("couple", "x1[rows].flatten(1), x0[rows].flatten(1)", "x1[rows], x0[rows]", "may be images"),
     "plain": ("distance", "x.ndim < 4", "x.ndim < 9", "this is the plain mean square"),
     "order": ("distance", "(1.0, 0.5, 0.25)", "(0.25, 0.5, 1.0)", "the wrong order"),
     "not orthonormal": ("distance", " / 2", " / 4", "must be orthonormal"),
@@ -233,8 +283,12 @@ def test_pieces_of_one_exercise_are_kept_together_or_not_at_all(
     rest = [defined(LATER[name], name) for name in names[1:]]
     assert not solves(mine, "04.your", blind, *rest)
     assert "condition does not see w" in capsys.readouterr().out
+    aliased = defined(LATER["condition"].replace("w / 3.5", "2 * w"), "condition")
+    assert not solves(mine, "04.your", aliased, *rest)
+    assert "w = 0.25 and 2.25 look almost alike" in capsys.readouterr().out
     assert not mine.path.exists()
     assert solves(mine, "04.your", *(defined(LATER[name], name) for name in names))
+    assert not solves(mine, "01b.1", blind)  # notebook 01b, run again, does not take the strength away
     assert mine.path.read_text().count(": yours\n") == 3
     assert mine.has(*names)
     assert not mine.has("strengths", "distance")
