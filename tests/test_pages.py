@@ -422,7 +422,7 @@ def test_glossary_is_in_order_and_names_no_thing_twice() -> None:
 
 def test_every_entry_of_the_glossary_leads_to_a_notebook_that_uses_the_word() -> None:
     for names, meaning in entries():
-        links = re.findall(r"\[(\d\d)\]\(\.\./notebooks/([\w.]+)\)", meaning)
+        links = re.findall(r"\[(\d\d[a-z]?)\]\(\.\./notebooks/([\w.]+)\)", meaning)
         assert len(links) == 1, names
         number, file = links[0]
         assert file.startswith(f"{number}_"), names
