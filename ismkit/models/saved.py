@@ -76,14 +76,24 @@ def save_model(
         raise TypeError(f"dtype must be a floating point type, such as torch.float16, got {shown(dtype)}")
     if (lengths := step_lengths_of(net)) != "dyadic":
         config["step_lengths"] = lengths
-    stored = copy.deepcopy(net).to(dtype)
-    numbers = stored.state_dict()
-    for name, value in net.state_dict().items():
-        if value.isfinite().all() and not numbers[name].isfinite().all():
-            largest = f"{value.abs().max():g}, and {dtype} ends at {torch.finfo(dtype).max:g}"
-            raise CheckpointError(f"{path} is not written: {name} holds {largest}. Store it in torch.float32.")
+    _check_range(f"{path} is not written", net, dtype, "Store it in torch.float32.")
     metadata = {"net": json.dumps(config), "dtype": str(dtype).removeprefix("torch."), "card": _as_json(card)}
-    return save_weights(stored, path, metadata)
+    return save_weights(_cast(copy.deepcopy(net), dtype), path, metadata)
+
+
+def _cast(net: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The network with its floating point numbers in ``dtype``; ``net.to`` would make complex ones real as well."""
+    return net._apply(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+
+
+def _check_range(what: str, net: nn.Module, dtype: torch.dtype, remedy: str) -> None:
+    """Raise CheckpointError, beginning with ``what``, for finite numbers that ``dtype`` is too small for."""
+    for name, value in net.state_dict().items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            continue
+        if value.isfinite().all() and not value.to(dtype).isfinite().all():
+            largest = f"{value.abs().max():g}, and {dtype} ends at {torch.finfo(dtype).max:g}"
+            raise CheckpointError(f"{what}: {name} holds {largest}. {remedy}")
 
 
 def _as_json(card: dict[str, Any]) -> str:
@@ -93,7 +103,7 @@ def _as_json(card: dict[str, Any]) -> str:
         raise TypeError(f"card must be JSON, got {shown(card)}: {error}") from error
 
 
-def check_saveable(net: nn.Module) -> None:
+def check_saveable(net: nn.Module, dtype: torch.dtype = torch.float32) -> None:
     """Refuse a network that :func:`save_model` cannot write, because it could not be built again.
 
     A file has the class of a network and the arguments of its constructor, which must be numbers, texts, truth values,
@@ -107,10 +117,12 @@ def check_saveable(net: nn.Module) -> None:
 
     Args:
         net: a network, trained or not.
+        dtype: in which its numbers will be stored.
 
     Raises:
         TypeError: if it is not a module.
-        CheckpointError: if an argument is not found, is of another kind, or builds another network.
+        CheckpointError: if an argument is not found, is of another kind, or builds another network; or if a number is
+            too large for ``dtype``.
 
     Example:
         >>> from torch import nn
@@ -132,6 +144,8 @@ def check_saveable(net: nn.Module) -> None:
         >>> check_saveable(Own(num_classes=3))
     """
     _description(net)
+    remedy = "Scale it down, or where the constructor makes it, register it with persistent=False."
+    _check_range("net cannot be saved", net, dtype, remedy)
 
 
 def _description(net: nn.Module) -> dict[str, Any]:
@@ -170,7 +184,8 @@ def _arguments(net: nn.Module) -> dict[str, Any]:
     parameters = inspect.signature(kind).parameters
     for name, parameter in parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            found |= {key: _as_setting(kind, key, given[key]) for key in given.keys() - parameters.keys()}
+            others = sorted(given.keys() - parameters.keys(), key=str)  # a set has another order in each process
+            found |= {key: _as_setting(kind, key, given[key]) for key in others}
         elif parameter.kind is not parameter.VAR_POSITIONAL:
             value = given[name] if name in given else getattr(net, name, missing)
             if value is missing:
@@ -332,9 +347,9 @@ def _build_own(
             f"{type(error).__name__}: {error}"
         ) from error
     remedy = f"Name the class that was saved, {named}, as it was then; got {name}."
-    check_fit(path, tensors, planned.to(dtype).state_dict(), remedy)
+    check_fit(path, tensors, _cast(planned, dtype).state_dict(), remedy)
     with torch.random.fork_rng(devices=[]):
-        return kind(**_decoded(config["settings"])).to(dtype)
+        return _cast(kind(**_decoded(config["settings"])), dtype)
 
 
 def load_sampler(

@@ -22,7 +22,7 @@ from ismkit.method.path import StepGrid, step_lengths_of
 from ismkit.method.recipes import RECIPES, Recipe
 from ismkit.method.sampling import sample
 from ismkit.models.nets import DiT, ToyMLP
-from ismkit.models.saved import NETWORKS, load_generator, load_model, load_sampler, save_model
+from ismkit.models.saved import NETWORKS, check_saveable, load_generator, load_model, load_sampler, save_model
 from ismkit.training import checkpoint
 from ismkit.training.loop import StepReport, TrainState
 from ismkit.training.runs import RUNS, Run
@@ -150,11 +150,26 @@ class Looks(Kept):
         assert torch.ones(3).sum().item() == 3
 
 
+class Turns(Kept):
+    """It has complex numbers, of which one is in the file."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        turns = torch.polar(torch.ones(2), torch.tensor([0.3, 1.2]))
+        self.register_buffer("kept", turns)
+        self.register_buffer("made", turns.clone(), persistent=False)
+
+    def forward(self, x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        turned = super().forward(x, t, d, w, y) * self.kept * self.made
+        return turned.real + turned.imag
+
+
 OWN: dict[str, Callable[[], nn.Module]] = {
     "attributes": lambda: Kept(3, shape=(2, 2), grid=StepGrid(16)),
     "config": lambda: Configured(3, size=2, more=5),
     "hub": lambda: Noted(3, half=4),
     "looks": lambda: Looks(3),
+    "complex": lambda: Turns(3),
     "a local class": lambda: type("Local", (Kept,), {})(3, 4),
     "a child of the kit's": lambda: type("Child", (ToyMLP,), {})(width=8, depth=1, num_classes=3, grid=StepGrid(16)),
 }
@@ -181,6 +196,14 @@ def test_own_networks_come_back_bit_for_bit_by_their_class(name: str, tmp_path: 
     save_model(net, tmp_path / "half.safetensors", CARD, torch.float16)
     half, _ = load_model(tmp_path / "half.safetensors", network=type(net))
     assert half.state_dict().keys() == net.state_dict().keys()
+
+
+def test_arguments_stand_in_the_file_in_one_order_in_all_processes(tmp_path: Path) -> None:
+    """The order of a set of texts is another in each process: equal networks were files of other checksums."""
+    names = ["delta", "alpha", "gamma", "beta", "epsilon", "eta", "zeta", "theta"]
+    save_model(Configured(3, 2, **dict.fromkeys(names, 1)), tmp_path / "model.safetensors", CARD)
+    _, metadata = read_weights(tmp_path / "model.safetensors")
+    assert [*json.loads(metadata["net"])["settings"]] == ["num_classes", "size", *sorted(names)]
 
 
 def test_a_file_alone_has_nothing_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -533,6 +556,9 @@ def test_a_weight_too_large_for_the_type_it_is_stored_in_is_named(tmp_path: Path
     ):
         save_model(_with_weight(1e6), path, {}, torch.float16)
     assert not path.exists()
+    with pytest.raises(CheckpointError, match=r"net cannot be saved: embed\.weight holds 1e\+06, .* Scale it down, or"):
+        check_saveable(_with_weight(1e6), torch.float16)
+    check_saveable(_with_weight(1e6))
     save_model(_with_weight(1e6), path, {}, torch.bfloat16)
     assert load_model(path)[0].embed.weight[0, 0].item() == pytest.approx(1e6, rel=1e-2)
 
