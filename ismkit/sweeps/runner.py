@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CHECKPOINTS = 10  # per training: a kill costs at most a tenth of one
+STORED = torch.float16  # the numbers of trained networks
 REPORT_SECONDS = 0.2  # between two reports of a trial: a step of a small network takes a millisecond
 RESTARTS = 3  # of a trial whose worker dies: out of memory today may not be so tomorrow, a crash in a library will
 
@@ -114,14 +115,14 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
 
         every = max(1, trial.run.steps // CHECKPOINTS)
         saving = Saving(runs, save_every=every, resume=True)
-        options: dict[str, Any] = {"saving": saving, "hooks": [tick], "check": check_saveable, "progress": False}
+        options: dict[str, Any] = {"saving": saving, "hooks": [tick], "check": _check_saveable, "progress": False}
         state = train_run(trial.run, trial.seed, data=data, **options)
         seconds = (time.perf_counter() - began) / len(state.losses) if state.losses else None
         card = {"run": describe(trial.run), "seed": trial.seed, "licence": "Apache-2.0"}
         if (shape := getattr(admit(data), "shape", None)) is not None:
             card["shape"] = list(shape)  # of what this model draws
         trained = {"steps": state.step, "seconds_per_step": seconds, **here}
-        save_model(state.ema.slow, model, card | {"trained": trained}, torch.float16)
+        save_model(state.ema.slow, model, card | {"trained": trained}, STORED)
     else:
         report(training)
     if runs.exists():  # also what a kill had left, between the model and this line
@@ -132,6 +133,10 @@ def work(trial: Trial, folder: str | os.PathLike[str], report: Callable[[float],
 def _model(trial: Trial, folder: Path) -> Path:
     """Where the trained network of a trial is kept."""
     return folder / "models" / f"{trial.key}.safetensors"
+
+
+def _check_saveable(net: nn.Module) -> None:
+    check_saveable(net, STORED)
 
 
 def _judge(trial: Trial, data: Any, device: str) -> Judge:
@@ -334,7 +339,8 @@ def _merged(trials: list[Trial]) -> dict[str, Trial]:
     for trial in trials:
         trial.run.recipe.rows.blocks(trial.run.batch_size)
         check_memory(trial.run, 1, not torch.cuda.is_available())
-        check_saveable(net := trial.run.build(1))  # a network that cannot be is refused here, not once per trial
+        _check_saveable(net := trial.run.build(1))  # a network that cannot be is refused here, not once per trial
+        in_one_line(f"{trial.variant} cannot be described in its model's file", describe, trial.run)
         sampler = _as_sampled(trial.run, net, 1)
         for setting in trial.settings:
             setting.check(sampler)

@@ -25,7 +25,7 @@ from ismkit.models.saved import check_saveable, save_model
 from ismkit.training import costs, distributed, tracking
 from ismkit.training.loop import Hook, StepReport, TrainState, check_options, with_micro_batches
 from ismkit.training.options import Engine, Logging, Saving
-from ismkit.training.runs import Run, train_run, transformer_config
+from ismkit.training.runs import Run, in_one_line, train_run, transformer_config
 from ismkit.utils.checks import check_kind, shown
 from ismkit.utils.settings import describe
 from ismkit.utils.weights import PathLike
@@ -152,7 +152,8 @@ def _launch(
     folder = saving.folder
     assert folder is not None
     # What cannot be described is refused before the training.
-    card = {"run": describe(run), "steps": run.steps, "seed": seed, "licence": "Apache-2.0"}
+    described = in_one_line("run cannot be described in the model's file", describe, run)
+    card = {"run": described, "steps": run.steps, "seed": seed, "licence": "Apache-2.0"}
     if accelerator.num_processes > 1:  # the main process first, for it may have to make them
         distributed.on_main_process(accelerator, lambda: len(load()))
     data = admit(load())

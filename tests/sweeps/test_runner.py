@@ -432,6 +432,20 @@ class Forgetful(Own):
         super().__init__(width=secret, depth=1, num_classes=num_classes)
 
 
+class Far(Own):
+    """One with a number that half precision does not reach."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(width=8, depth=1, num_classes=num_classes)
+        self.config = {"num_classes": num_classes}
+        self.register_buffer("far", torch.tensor([1e6]))
+
+
+def unread(folder: Path) -> Labelled:
+    """Data whose place is no number or text."""
+    raise AssertionError(folder)
+
+
 def other_images() -> Labelled:
     return Labelled.of(torch.zeros(64, 1, 8, 8), torch.arange(64) % 10)
 
@@ -445,6 +459,13 @@ def test_a_network_that_cannot_be_saved_is_refused_before_any_work(tmp_path: Pat
     run = tiny(net=Forgetful, load=partial(pytest.fail, "loaded"))
     with pytest.raises(CheckpointError, match="net cannot be saved, the argument secret of Forgetful is not known"):
         runner.run_trials([Trial("own", run, 0, SETTINGS)], tmp_path / "new")
+    with pytest.raises(
+        CheckpointError, match=r"net cannot be saved: far holds 1e\+06, and torch\.float16 ends at 65504"
+    ):
+        runner.run_trials([Trial("own", replace(run, net=Far), 0, SETTINGS)], tmp_path / "new")
+    undescribed = replace(run, net=Own, load=partial(unread, Path("pictures")))
+    with pytest.raises(ValueError, match=r"own cannot be described in its model's file: TypeError, .*, not PosixPath"):
+        runner.run_trials([Trial("own", undescribed, 0, SETTINGS)], tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 

@@ -310,6 +310,20 @@ def test_a_network_that_cannot_be_saved_is_refused_before_step_1(tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
+def unread(folder: Path) -> Any:
+    raise AssertionError(folder)
+
+
+def test_a_run_that_no_file_can_describe_is_refused_in_one_line_before_its_data_are_loaded(tmp_path: Path) -> None:
+    """The command line showed a traceback."""
+    run = toy(load=partial(unread, Path("pictures")))
+    with pytest.raises(
+        ValueError, match=r"^run cannot be described in the model's file: TypeError, .*, not PosixPath$"
+    ):
+        launch(run, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("net", [Own, partial(Better, width=8, depth=1), lambda num_classes: Own(num_classes)])
 def test_own_networks_are_trained_saved_and_loaded_by_their_class(net: Any, tmp_path: Path) -> None:
     """faults B1: they were refused. However it is built, the file has its class and what that is built from."""
