@@ -199,7 +199,7 @@ def _subset(data: Subset[Any]) -> Admitted:
             f"data must not be a Subset of {type(whole).__name__}, whose samples are drawn as they are read"
         )
     y = None if whole.y is None else whole.y[rows]
-    return Mapped(_Part(data.dataset, data.indices), whole.shape, whole.labelled, whole.num_classes, y)
+    return Mapped(_Part(whole.data, data.indices), whole.shape, whole.labelled, whole.num_classes, y)
 
 
 def _mapped(data: Any) -> Mapped:

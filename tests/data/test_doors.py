@@ -283,7 +283,12 @@ def test_parts_of_a_data_set_keep_its_classes() -> None:
     for rows in ([0, 1], [1, 0], [0, 2]):
         texts.add(str(identity(admit(Subset(whole, rows)))))
     texts.add(str(identity(admit(Subset(whole[:2] * 2, [0, 1])))))
-    assert len(texts) == 4
+    for outer in ([0, 1], [1, 0]):  # a part of a part
+        texts.add(str(identity(admit(Subset(Subset(whole, [2, 0, 1]), outer)))))
+    assert len(texts) == 6
+    twice = admit(Subset(Subset(Pictures(), [3, 1, 0]), [2, 0]))
+    assert twice.y.tolist() == twice.__getitems__([0, 1])[1].tolist() == [0, 1]
+    assert admit(Subset(admit(Pictures()), [1, 3, 5])).__getitems__([0, 1, 2])[1].tolist() == [1, 1, 2]
     with pytest.raises(ValueError, match=r"\.set is an object \(Pictures\)"):
         identity(admit(Subset(Pictures(), [1, 3])))
 
