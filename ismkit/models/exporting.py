@@ -350,7 +350,7 @@ def _latents(shape: tuple[int, ...]) -> Callable[[int], tuple[Tensor, ...]]:
 
 
 def _compared(call: _Call, run: Run) -> tuple[float, float]:
-    """The largest difference and the largest answer; infinite where shapes differ or it cannot be run."""
+    """The largest difference and the largest answer; ExportError where shapes differ or it cannot be run."""
     differences, sizes = [], []
     for rows in BATCHES:
         inputs = call.inputs(rows)
@@ -363,4 +363,5 @@ def _compared(call: _Call, run: Run) -> tuple[float, float]:
             raise ExportError(f"the exported network answers {tuple(got.shape)} for {tuple(wanted.shape)}")
         differences.append(float((got - wanted).abs().max()))
         sizes.append(float(wanted.abs().max()))
-    return max(differences), max(sizes)
+    largest = torch.tensor([differences, sizes]).amax(1)  # NaN if one is, which Python's max passes over
+    return largest[0].item(), largest[1].item()

@@ -149,7 +149,15 @@ def test_numbers_of_half_precision_are_stored_so_without_loss(tmp_path: Path) ->
     assert b".py" not in plain.read_bytes()
 
 
-@pytest.mark.parametrize("wrong", [lambda s: s + 1e-2, lambda s: s * float("nan"), lambda s: s[:, :1]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda s: s + 1e-2,
+        lambda s: s * float("nan"),
+        lambda s: s * (float("nan") if len(s) == 7 else 1),  # not in the first batch that is compared
+        lambda s: s[:, :1],
+    ],
+)
 def test_a_file_that_answers_otherwise_is_not_left(
     wrong: Callable[[Tensor], Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
