@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import stat
 import threading
 from collections.abc import Iterator
@@ -105,7 +106,8 @@ def replacing_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = destination(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    # Threads have one process number, and so have processes of two machines or containers that share the folder.
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         yield partial
         sync(partial)

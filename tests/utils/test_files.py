@@ -35,6 +35,16 @@ def test_makes_the_folder(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b" / "c").read_bytes() == b"x"
 
 
+def test_two_writers_of_one_file_do_not_write_into_each_other(tmp_path: Path) -> None:
+    """Threads of one process wrote into one partial file, and the first to end took it from the other."""
+    path = tmp_path / "file"
+    with replacing(path) as first, replacing(path) as second:
+        first.write(b"first")
+        second.write(b"second")
+    assert path.read_bytes() == b"first"  # whose block ends last
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("failing", ["block", "fsync", "replace"])
 def test_a_failure_leaves_the_old_file_and_nothing_else(
     failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
