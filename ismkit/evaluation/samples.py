@@ -240,8 +240,8 @@ def draw(
         TypeError: before any work, for a source that is none.
         ValueError: before any work, for a setting that the sampler cannot do with this network, or a source that has no
             identity.
-        SampleError: if the folder holds another set or an altered one, the disk is too small, or a sample is NaN.
-        OSError: if a file cannot be written; what is there stays.
+        SampleError: if the folder holds another set or an altered one, the disk is too small, a file cannot be written,
+            or a sample is NaN; what is there stays.
 
     Example:
         Sample i is a function of the seed and of i alone, so the first samples of a larger set are those of a smaller
