@@ -45,7 +45,7 @@ def command(
     from ismkit.models.exporting import FORMATS, check_installed, export, export_decoder
     from ismkit.models.saved import RELEASED, load_named, sample_shape, space_of
     from ismkit.models.spaces import SPACES
-    from ismkit.utils.files import out_dir
+    from ismkit.utils.files import destination, out_dir
 
     if format == "onnx":
         check_installed()
@@ -56,6 +56,8 @@ def command(
         raise UsageError(f"--decoder needs a model that draws latents of the kit's spaces, {spaces}; {model} does not")
     shape = SPACES[space].shape if space else sample_shape(net, card)
     path = out or out_dir() / f"{Path(model).stem}{FORMATS[format]}"
+    if decoder:
+        destination(path.with_suffix(f".decoder{path.suffix}"))  # refused before the network is exported
     found = export(net, path, shape, format, half=half, card=card if isinstance(card, dict) else {})
     report(found, "net(x, t, d, w, y) -> s for x", shape, "network")
     if space and decoder:

@@ -157,6 +157,7 @@ def train_features(
         raise ValueError(f"epochs must be at least 1, got {epochs}")
     if len(data.shape) != 3 or data.shape[1] != data.shape[2] or data.shape[1] < 8:
         raise ValueError(f"data must hold images (n, C, H, H) of at least 8 x 8 pixels, got {tuple(data.x.shape)}")
+    batches = Batches(data, batch_size, seed).stream()
     with torch.random.fork_rng(devices=[]):  # initial weights and dropout draw from the global generator
         torch.manual_seed(seed)
         net = FeatureNet((data.shape[0], data.shape[1], data.shape[2]), data.num_classes).train()
@@ -164,7 +165,6 @@ def train_features(
         optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=5e-3, total_steps=steps)
         generator = stream(seed, "augment")
-        batches = Batches(data, batch_size, seed).stream()
         bar = progress_bar(range(steps), desc="training the feature classifier", unit="step")
         for _, (x, y) in zip(bar, batches, strict=False):
             for change in changes:

@@ -386,12 +386,12 @@ def _pending(folder: Path, wanted: dict[str, Any], count: int) -> list[int] | st
         for name in store.names():
             if name != MANIFEST:
                 store.head(name)
+        store.clear_partial()
+        pending = [k for name, k in names.items() if name not in store]
+        if pending:  # the sums are stated again once all files are there
+            _manifest(folder).write(MANIFEST, {"set": wanted, "files": [], "made": {}})
     except SampleError as error:
         return str(error)
-    store.clear_partial()
-    pending = [k for name, k in names.items() if name not in store]
-    if pending:  # the sums are stated again once all files are there
-        _manifest(folder).write(MANIFEST, {"set": wanted, "files": [], "made": {}})
     needed = min(wanted["n"], len(pending) * wanted["per_file"]) * math.prod(wanted["images"])
     if needed > (free := shutil.disk_usage(folder).free):
         return f"{folder} has {free / 1e9:.1f} GB free, and the samples need {needed / 1e9:.1f} GB: take another disk"

@@ -59,7 +59,8 @@ def save(run_dir: PathLike, step: int, tensors: Tensors, meta: Mapping[str, Any]
     try:
         store.write(_name(step), meta, tensors)
     except CheckpointError as error:
-        raise CheckpointError(f"{error}. The earlier checkpoints {earlier} are intact.") from error
+        kept = f". The earlier checkpoints {earlier} are intact." if earlier else ""
+        raise CheckpointError(f"{error}{kept}") from error
     _discard(run_dir, [*earlier, step][:-keep])
     return store.path(_name(step))
 

@@ -265,6 +265,16 @@ def test_the_command_writes_the_decoder_beside_the_model(tmp_path: Path, ismkit_
     torch.testing.assert_close(torch.export.load(path).module()(z), load_autoencoder().decode(z), rtol=1e-4, atol=1e-5)
 
 
+def test_a_decoder_that_cannot_be_written_is_refused_before_the_network_is_exported(
+    tmp_path: Path, ismkit_: Ismkit
+) -> None:
+    (tmp_path / "net.decoder.pt2").mkdir()
+    answer = ismkit_("export", "ism_plus", "--format", "torch", "--decoder", "-o", "net.pt2")
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    assert "net.decoder.pt2 is a folder" in answer.err
+    assert not (tmp_path / "net.pt2").exists()
+
+
 def test_a_model_without_a_decoder_is_refused_before_anything_is_written(tmp_path: Path, ismkit_: Ismkit) -> None:
     save_model(mlp(), tmp_path / "points.safetensors", {})
     answer = ismkit_("export", "points.safetensors", "--format", "torch", "--decoder")

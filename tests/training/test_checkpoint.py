@@ -378,6 +378,15 @@ def test_full_disk_leaves_the_earlier_checkpoints(run: Path, nth: int) -> None:
         checkpoint.load(run, step)
 
 
+def test_a_full_disk_at_the_first_checkpoint_names_no_earlier_ones(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        full_disk_at(2, patch)
+        with pytest.raises(CheckpointError) as info:
+            checkpoint.save(tmp_path / "run", 100, TENSORS, META)
+    assert "No space left on device" in str(info.value)
+    assert "intact" not in str(info.value)
+
+
 def test_a_write_that_the_system_refuses(ordeal: Ordeal) -> None:
     run, (one, two) = ordeal[0] / "limit", ordeal[1]["limit"]
     assert one.startswith(f"{run}/{name(2)} cannot be written (400002 bytes needed): ")
