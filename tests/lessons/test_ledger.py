@@ -336,7 +336,7 @@ def test_reading_one_file_five_times_is_no_five_trainings() -> None:
     assert (ledger.independent(row(claim=EXACT, seeds=same)), ledger.behind(row(claim=EXACT))) == (1, "computed")
 
 
-def test_faults_name_what_the_seeds_do_not_bear_out() -> None:
+def test_faults_name_what_the_seeds_do_not_bear_out(monkeypatch: pytest.MonkeyPatch) -> None:
     same, other = {"0": 1.0, "1": 1.0}, {"0": 1.0, "1": 1.1}
     study = row(claim=STUDY, seeds=same, half_width=0.5)
     assert ledger.faults(row(seeds=other)) == ledger.faults(study) == []
@@ -349,20 +349,27 @@ def test_faults_name_what_the_seeds_do_not_bear_out() -> None:
     assert ledger.faults(replace(study, relation="<=", tolerance=0.0)) == [
         "C03.test_study is declared not resolved, but its check is one-sided: it wants <= 1"
     ]
+    beyond = "C03.test_study is declared not resolved, but its corrected interval leaves out 1"
+    assert ledger.faults(replace(study, measured=1.51)) == [beyond]
+    assert ledger.faults(replace(study, measured=1.51, half_width=None, interval=[1.01, 3.0])) == [beyond]
+    assert ledger.faults(replace(study, measured=1.51, half_width=None, interval=[0.99, 1.6])) == []
+    monkeypatch.setitem(CLAIMS, STUDY, replace(CLAIMS[STUDY], comparisons=2))
+    assert ledger.faults(replace(study, measured=1.51)) == []  # the correction widens the interval
     assert ledger.faults(row(claim=EXACT, tolerance=1e-3)) == []
     assert "declared exact, but its check wants = 1 within 0.5" in ledger.faults(row(claim=EXACT))[0]
 
 
-def test_smallest_effect_is_found_in_four_of_five_experiments(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("n", "comparisons", "power"), [(8, 1, 0.80), (8, 7, 0.77), (8, 24, 0.75), (3, 9, 0.69)])
+def test_smallest_effect_is_found_in_about_four_of_five_experiments(
+    n: int, comparisons: int, power: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The noncentral t distribution gives the power itself; the sum of two quantiles is its usual approximation."""
-    values = {str(k): v for k, v in enumerate((0.8, 1.3, 1.0, 0.9, 1.2, 1.1, 0.7, 1.4))}
-    n, level = len(values), 0.05
-    for comparisons in (1, 7):
-        monkeypatch.setitem(CLAIMS, LAW, Claim("a law of the tests alone", "kit", comparisons=comparisons))
-        least = ledger.smallest_effect(row(seeds=values))
-        shift = least / (ledger.spread(values) / math.sqrt(n))
-        edge = stats.t.ppf(1 - level / comparisons / 2, n - 1)
-        assert stats.nct.sf(edge, n - 1, shift) == pytest.approx(0.8, abs=0.03)
+    values = {str(k): v for k, v in enumerate((0.8, 1.3, 1.0, 0.9, 1.2, 1.1, 0.7, 1.4)[:n])}
+    monkeypatch.setitem(CLAIMS, LAW, Claim("a law of the tests alone", "kit", comparisons=comparisons))
+    least = ledger.smallest_effect(row(seeds=values))
+    shift = least / (ledger.spread(values) / math.sqrt(n))
+    edge = stats.t.ppf(1 - 0.05 / comparisons / 2, n - 1)
+    assert stats.nct.sf(edge, n - 1, shift) == pytest.approx(power, abs=0.005)
 
 
 def test_smallest_effect_of_a_study_comes_from_its_interval() -> None:
