@@ -30,7 +30,8 @@ from ismkit.sweeps.ladder import (
     reported,
 )
 from ismkit.sweeps.ladder import RUNGS as COMPARED
-from ismkit.sweeps.sweep import Sweep, Trial
+from ismkit.sweeps.studies import FOLDER
+from ismkit.sweeps.sweep import Sweep, Trial, compare_pairs, read_table
 from ismkit.training.runs import RUNS, Run
 from ismkit.utils.settings import describe
 from tests.method.test_recipes import changes
@@ -144,6 +145,17 @@ def test_strengths_and_scales_are_chosen_on_one_noise_and_reported_from_another(
     assert {"shortcut_finest_level", "shortcut_finest_level, scale 3"} < {*found.variant}
     with pytest.raises(ValueError, match="must be the table of a ladder with power, with cfg_scale"):
         reported(frame.drop(columns="cfg_scale"))
+
+
+def test_verdicts_that_the_other_noise_changes_are_those_that_the_book_names() -> None:
+    changed = set()
+    for space in ("clothes", "emoji"):
+        frame = read_table(FOLDER / f"power-{space}.parquet")
+        for noise in (frame.noise, 1 - frame.noise):
+            rows = reported(frame.assign(noise=noise))
+            found = compare_pairs(rows, [(upper, lower) for upper, lower, _ in COMPARED], "frechet", within="nfe")
+            changed ^= {(space, *pair) for pair in found.index[found.holm < 0.05]}
+    assert changed == {("clothes", 1, "ism_plus", "ism"), ("emoji", 4, "ism_guidance", BEST_SCALE)}
 
 
 def test_every_rung_is_compared_with_the_one_that_it_stands_on() -> None:
