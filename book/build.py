@@ -592,13 +592,12 @@ def sweeps_tables() -> Iterator[str]:
                 yield from [f"<details><summary>{title}</summary>", "", *lines, "", "</details>", ""]
 
 
-def league_tables() -> Iterator[str]:
-    """Every method of the league in each of its divisions, beside `ism`, at one call and more."""
+def league_tables(metric: str) -> Iterator[str]:
+    """Every method of the leagues of points (`w2`) or of pictures (`frechet`), by division, beside `ism`."""
     for path in sorted(FOLDER.glob("league-*.parquet")):
         frame = sweep.read_table(path)
-        if "division" not in frame:
+        if "division" not in frame or metric not in frame or frame[metric].isna().any():
             continue
-        metric = "w2" if "w2" in frame and frame.w2.notna().all() else "frechet"
         for (name, division), part in frame[frame.stage == "league"].groupby(["league", "division"], sort=False):
             where = f"{name}, noise and data {division}"
             if part.w.eq(0).all():
@@ -765,7 +764,8 @@ MADE: dict[str, Callable[[], Iterable[str]]] = {
     **{f"ladder of {space}": partial(ladder_table, space) for space in ("clothes", "emoji")},
     "shortcut models of clothes with two calls": partial(twice_table, "clothes"),
     "sweeps": sweeps_tables,
-    "league": league_tables,
+    "league": partial(league_tables, "w2"),
+    "league of clothes": partial(league_tables, "frechet"),
     "reasons": reasons_table,
     "paper_fid": paper_fid,
     "paper_ladder": paper_ladder,

@@ -450,7 +450,7 @@ CLAIMS: dict[str, Claim] = {
         bound="before",
     ),
     "C08.plus": _rung(
-        "ism_plus lowers the one-step distance of ism by a fifth, for as many network passes",
+        "ism_plus lowers the one-step distance of ism, for as many network passes",
         "kit",
         verdict="not resolved",
     ),

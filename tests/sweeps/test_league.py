@@ -16,7 +16,7 @@ from ismkit.method.coupling import Coupling
 from ismkit.models.saved import save_model
 from ismkit.neighbours import Trained
 from ismkit.sweeps.studies import FOLDER
-from ismkit.sweeps.sweep import read_table
+from ismkit.sweeps.sweep import against, at_best, read_table
 from ismkit.training.costs import row_cost
 from ismkit.training.runs import shape_and_classes
 
@@ -138,3 +138,27 @@ def test_the_map_agrees_with_the_paper_s_tables() -> None:
         for calls in (1, 2, 4):
             found = papers.loc[row, f"calls_{calls}"]
             assert (PAPER_FID[name].get(calls) == found) or (pd.isna(found) and calls not in PAPER_FID[name])
+
+
+def test_what_the_page_says_of_the_league_of_clothes_is_in_its_table() -> None:
+    frame = read_table(FOLDER / "league-clothes.parquet")
+    played = frame[frame.stage == "league"]
+    plain = played[(played.noise == played.noise.max()) & (played.w == 0)]
+    ahead = plain[plain.nfe == 1].groupby("variant").frechet.mean().sort_values()
+    assert list(ahead.index[:2]) == ["ism_plus", "imm"]
+    best = at_best(played, "frechet", (0, 1))
+    for nfe in (1, 2, 4, 128):
+        found = against(best[best.nfe == nfe], "ism", "frechet").loc[["meanflow", "imf"]]
+        assert (found.ratio < 1).all()
+        assert (found.holm < 0.05).all()
+    three = best[best.variant.isin(["ism_plus", "meanflow", "imf"])]
+    ratios = {
+        nfe: against(three[three.nfe == nfe], "ism_plus", "frechet").ratio.round(2).to_dict() for nfe in (1, 2, 128)
+    }
+    assert ratios[1] == {"meanflow": 0.92, "imf": 0.87}
+    assert ratios[2] == {"meanflow": 0.81, "imf": 0.86}
+    assert min(ratios[128].values()) > 1
+    assert set(best[best.variant.isin(["meanflow", "imf"]) & (best.nfe <= 4)].w) == {2.0}
+    means = best.groupby(["variant", "nfe"]).frechet.mean()
+    assert means.xs(1, level="nfe").idxmax() == "drifting"
+    assert means["ect", 128] > means["ect", 4]
