@@ -503,6 +503,34 @@ RAISED: dict[str, Changes] = {
 }
 
 
+def as_meanflow(recipe: Recipe) -> Recipe:
+    """MeanFlow, guided, with the strengths and the coupling of another recipe."""
+    meanflow = LEAGUES["clothes"].recipe(METHODS["meanflow"])
+    return replace(meanflow, rows=replace(meanflow.rows, strengths=recipe.rows.strengths), coupling=recipe.coupling)
+
+
+#: The second round, after the first was seen, and after the league: what helped together, and what `meanflow`, which
+#: was ahead there, has to gain from `ism_plus`.
+AND_THEN: dict[str, Changes] = {
+    "meanflow": as_meanflow,
+    "interval from 0.1": {"target.guide.t_interval": 0.1},
+    "a quarter from the noise": {"rows.from_noise": 0.25},
+}
+_FAST = "targets: average 0.9"
+TOGETHER = (
+    f"{_FAST} + steps weigh 2",
+    f"{_FAST} + any length, cut 1/2",
+    f"{_FAST} + derivative, half from the noise",
+    "meanflow",
+    f"meanflow + {_FAST}",
+    "meanflow + interval from 0.1",
+    f"meanflow + interval from 0.1 + {_FAST}",
+    "meanflow + interval from 0.1 + a quarter from the noise",
+)
+BESIDE = ("ism", "ism_plus", "meanflow", "imf")  # the base, and the best of the league at one call and at two
+FRESH = range(10, 15)  # seeds of neither the league nor a tuning
+
+
 def raised(seeds: Iterable[int], labels: Iterable[str], length: float = 1.0) -> list[Trial]:
     """Trials of `ism_plus` and what is tried to raise it, several changes joined by " + ", at the passes of `ism`."""
     league = LEAGUES["clothes-coupled"]
@@ -511,7 +539,7 @@ def raised(seeds: Iterable[int], labels: Iterable[str], length: float = 1.0) -> 
     for seed, label in product(seeds, labels):
         recipe, rate = league.run.adapt(RECIPES["ism_plus"]), 1.0
         for part in label.split(" + "):
-            recipe, rate = changed(recipe, RAISED[part]), rate * RATES.get(part, 1.0)
+            recipe, rate = changed(recipe, (RAISED | AND_THEN)[part]), rate * RATES.get(part, 1.0)
         run = equal_passes(base, recipe)
         run = replace(run, optim=replace(run.optim, lr=rate * run.optim.lr))
         columns = {"league": "raised", "division": "coupled", "method": "ism_plus raised", "change": label}
@@ -526,7 +554,7 @@ def raising(place: Place) -> pd.DataFrame:
     for name, labels in (("one change", tuple(RAISED)), ("several", TOGETHER)):
         rounds.append(place.run(raised((TUNING_SEED,), labels, 0.5)).assign(stage=name))
     best = best_changes(pd.concat(rounds), league.metric)["ism_plus raised"]
-    chosen = best_changes(league.tuning(place), league.metric)
+    chosen = best_changes(replace(league, methods=BESIDE).tuning(place), league.metric)
     entries = [Entry(name, chosen[name], seed) for seed in FRESH for name in BESIDE]
     trials = [*league.trials(entries, 1.0, league.scored, place), *raised(FRESH, [best])]
     return pd.concat([*rounds, place.run(trials).assign(stage="league")], ignore_index=True)
