@@ -627,17 +627,20 @@ def league_rows(part: pd.DataFrame, metric: str) -> list[list[str]]:
 
 
 def reasons_table() -> list[str]:
-    """What was tried of the method that is behind at one call, beside the league's: each seed, lowest first."""
-    league = sweep.read_table(FOLDER / "league-checkerboard.parquet")
-    league = league[(league.stage == "league") & league.variant.isin(["ism", "ect", "tcm"])]
-    shown = pd.concat([league, sweep.read_table(FOLDER / "league-reasons.parquet")])
-    shown = shown[shown.nfe == 1]
-    found = sweep.against(shown, "ism", "w2")
-    rows = [["method", "$W_2$ at one call, each seed", "over `ism`"]]
-    for variant, part in shown.groupby("variant", sort=False):
-        row = found.loc[variant] if variant in found.index else None
-        over = "" if row is None else f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})"
-        rows.append([variant, ", ".join(f"{value:.2f}" for value in sorted(part.w2)), over])
+    """What was tried of the method that is behind at one call, beside the leagues': each seed, lowest first."""
+    longer = sweep.read_table(FOLDER / "league-reasons.parquet")
+    rows = [["points", "method", "$W_2$ at one call, each seed", "over `ism`"]]
+    for name in ("checkerboard", "gaussians"):
+        league = sweep.read_table(FOLDER / f"league-{name}.parquet")
+        league = league[(league.stage == "league") & league.variant.isin(["ism", "ect", "tcm"])]
+        points = league.league.iloc[0]
+        shown = pd.concat([league, longer[longer.league == points]])
+        shown = shown[shown.nfe == 1]
+        found = sweep.against(shown, "ism", "w2")
+        for variant, part in shown.groupby("variant", sort=False):
+            row = found.loc[variant] if variant in found.index else None
+            over = "" if row is None else f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})"
+            rows.append([points, variant, ", ".join(f"{value:.2f}" for value in sorted(part.w2)), over])
     return table(rows)
 
 
