@@ -81,7 +81,7 @@ PARTS = {
     "Guidance": ["03", "04"],
     "Frequency, paths, averages": ["05", "06", "07"],
     "Integration": ["08", "09", "neighbours"],
-    "Your own": ["14", "own", "comparing", "lecturers"],
+    "Your own": ["14", "own", "comparing", "league", "lecturers"],
     "Full scale": ["imagenet", "10", "11", "12", "failures", "pools"],
     "Claims": ["13", "ledger", "paper", "guarantees", "status"],
     "The library": ["architecture", "api", "timings", "contributing", "changelog"],
