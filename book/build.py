@@ -634,7 +634,9 @@ def reasons_table() -> list[str]:
         league = sweep.read_table(FOLDER / f"league-{name}.parquet")
         league = league[(league.stage == "league") & league.variant.isin(["ism", "ect", "tcm"])]
         points = league.league.iloc[0]
-        shown = pd.concat([league, longer[longer.league == points]])
+        if (tried := longer[longer.league == points]).empty:
+            continue
+        shown = pd.concat([league, tried])
         shown = shown[shown.nfe == 1]
         found = sweep.against(shown, "ism", "w2")
         for variant, part in shown.groupby("variant", sort=False):
