@@ -213,8 +213,14 @@ def test_canvases_are_as_fine_as_the_screen_once_the_page_is_enlarged(
     player = opened("paths")
     shown = "return arguments[0].width / arguments[0].clientWidth"
     for ratio in (2, 1.5):
-        screen = {"width": round(1400 / ratio), "height": 600, "deviceScaleFactor": ratio, "mobile": False}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        screen = {"height": 600, "deviceScaleFactor": ratio, "mobile": False}
+        width = round(1400 / ratio)
+        # A browser changes both at once; the emulation may tell of the width before the pixels have their new size.
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen | {"width": width - 50})
+        WebDriverWait(browser, 10).until(
+            lambda _, ratio=ratio: browser.execute_script("return window.devicePixelRatio") == ratio
+        )
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen | {"width": width})
         WebDriverWait(browser, 10).until(
             lambda _, ratio=ratio: browser.execute_script(shown, player.canvas) == pytest.approx(ratio, abs=0.02)
         )
