@@ -168,7 +168,7 @@ def _warn_of_scale(batches: Batches) -> None:
     if not isinstance(x, Tensor) or x.is_meta:
         return
     size = x[:SOME].float().square().mean().sqrt().item()
-    if size > UNLIKE or 0 < size < 1 / UNLIKE:
+    if UNLIKE < size < math.inf or 0 < size < 1 / UNLIKE:  # what is not finite is refused elsewhere
         remedy = ": pictures of 0 .. 255 are scaled by x / 127.5 - 1" if size > UNLIKE else ""
         warnings.warn(
             f"the data has a root mean square of {size:.2g}, the noise one of 1: the recipes' times and weights are "
