@@ -493,14 +493,19 @@ def _check_averaged(own: ModuleType) -> str | None:
     return None
 
 
-def _check_velocity_target(own: ModuleType) -> str | None:
-    for shape in ((8, 2), (8, 2, 4, 4)):
+def _of_points_and_images(check: Callable[[ModuleType, Any], str | None], own: ModuleType, rows: int) -> str | None:
+    """A check with states of both shapes."""
+    for shape in ((rows, 2), (rows, 2, 4, 4)):
         try:
-            if complaint := _check_guided(own, shape):
+            if complaint := check(own, shape):
                 return complaint
         except RuntimeError as error:
             return _of_shapes(error, shape)
     return None
+
+
+def _check_velocity_target(own: ModuleType) -> str | None:
+    return _of_points_and_images(_check_guided, own, 8)
 
 
 def _check_guided(own: ModuleType, shape: tuple[int, ...]) -> str | None:
@@ -682,13 +687,7 @@ def _fourth_power(prediction: Tensor, target: Tensor) -> Tensor:
 
 def _check_loss(own: ModuleType) -> str | None:
     own.velocity_target, own.distance = _of_teacher, _fourth_power  # type: ignore[attr-defined]
-    for shape in ((16, 2), (16, 2, 4, 4)):
-        try:
-            if complaint := _check_loss_of(own, shape):
-                return complaint
-        except RuntimeError as error:
-            return _of_shapes(error, shape)
-    return None
+    return _of_points_and_images(_check_loss_of, own, 16)
 
 
 def _check_loss_of(own: ModuleType, shape: tuple[int, ...]) -> str | None:
