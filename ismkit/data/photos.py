@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
+import shutil
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -148,8 +150,8 @@ def photographs(n: int, side: int, seed: int, shrink: int = 2) -> Labelled:
 def photo_folder(folder: str | os.PathLike[str], per_class: int, side: int = 256, seed: int = 0) -> Path:
     """Write photographs as a folder of class folders: for a trial, what ImageNet is for the full run.
 
-    The classes are the photographs in ``COLOURED``. A picture is a random square window of one, between half and all of
-    its shorter edge, resized.
+    The folder is there whole or not at all. The classes are the photographs in ``COLOURED``. A picture is a
+    random square window of one, between half and all of its shorter edge, resized.
 
     Args:
         folder: where the class folders go; new or empty.
@@ -182,6 +184,18 @@ def photo_folder(folder: str | os.PathLike[str], per_class: int, side: int = 256
     if folder.is_dir() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty: give a new folder")
     pictures = {name: _picture(name) for name in COLOURED}
+    whole = folder.resolve()
+    partial = whole.with_name(f".{whole.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        _write_classes(pictures, partial, per_class, side, seed)
+        partial.replace(whole)  # also of an empty folder
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _write_classes(pictures: dict[str, Image], folder: Path, per_class: int, side: int, seed: int) -> None:
+    """Write random windows of each picture as the PNG files of its class."""
     from PIL.Image import Resampling
 
     for name, picture in pictures.items():
@@ -192,4 +206,3 @@ def photo_folder(folder: str | os.PathLike[str], per_class: int, side: int = 256
             left, top = int(u * (picture.width - window + 1)), int(v * (picture.height - window + 1))
             box = (left, top, left + window, top + window)
             picture.resize((side, side), Resampling.BICUBIC, box).save(folder / name / f"{k:04d}.png")
-    return folder

@@ -740,6 +740,9 @@ def _check_loss_of(own: ModuleType, shape: tuple[int, ...]) -> str | None:
     return None
 
 
+SLOPE = 4.0  # of the loss that `train` gets here, in each weight
+
+
 def _check_train(own: ModuleType) -> str | None:
     calls: list[tuple[Any, Any, Tensor, Tensor]] = []
     twin: list[nn.Module] = []
@@ -748,7 +751,7 @@ def _check_train(own: ModuleType) -> str | None:
 
     def counted(net: nn.Module, teacher: nn.Module, *batch: Tensor) -> Tensor:
         calls.append((net, teacher, batch[0], next(net.parameters()).detach().clone()))
-        return sum((parameter.sum() for parameter in net.parameters()), torch.zeros(()))
+        return SLOPE * sum((parameter.sum() for parameter in net.parameters()), torch.zeros(()))
 
     def averages(net: nn.Module) -> list[tuple[nn.Module, float]]:
         twin.extend(copy.deepcopy(net) for _ in range(2))
@@ -776,7 +779,7 @@ def _check_train(own: ModuleType) -> str | None:
     if all(torch.equal(a, b) for a, b in zip(net.parameters(), before.parameters(), strict=True)):
         return "the weights did not change: is optimiser.step() there, after backward()?"
     gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
-    if any((gradient.abs() > 1.5).any() for gradient in gradients):
+    if any((gradient.abs() > 1.5 * SLOPE).any() for gradient in gradients):
         return "gradients add up from step to step: call optimiser.zero_grad() before each backward()"
     if [step for step, _ in seen] != list(range(1, 21)):
         return f"watch must be called with steps 1 to 20, got {[step for step, _ in seen]}"
@@ -808,8 +811,10 @@ def _check_twin(
 
 
 def _check_rate(weights: Tensor, net: nn.Module, updates: set[int]) -> str | None:
-    """Adam moves each weight by its rate where all gradients are 1: weights before each step are (20, ...)."""
+    """Adam moves each weight by its rate where gradients are all alike: weights before each step are (20, ...)."""
     moved = torch.cat([weights, next(net.parameters()).detach()[None]]).diff(dim=0).abs().flatten(1).mean(1) / 0.01
+    if abs(moved[0] - SLOPE) < 0.2:
+        return "a step is as long as the gradient: the optimiser must be Adam, whose steps are as long as its rate"
     k = int((moved[:10] - 1).abs().argmax())
     if abs(moved[k] - 1) > 0.15:
         return f"the rate must be lr in the first half of the run, got {moved[k]:.2f} lr in step {k + 1} of 20"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -305,9 +306,19 @@ def resume_run(saving: Saving, state: Trained, settings: Mapping[str, Any], acce
     streams = {name.removeprefix(RANDOM): tensors.pop(name) for name in list(tensors) if name.startswith(RANDOM)}
     restore(tensors, scalars, state.net, state.optimizer, {"ema": state.ema}, accelerator)
     on_main_process(accelerator, lambda: set_random_state(streams))
-    # The steps after this one are trained again.
-    on_main_process(accelerator, lambda: rewind(run_dir, start))
+    on_main_process(accelerator, lambda: _rewind_and_say(run_dir, start))
     return start
+
+
+def _rewind_and_say(run_dir: Path, start: int) -> None:
+    """Delete the checkpoints whose steps are trained again; said, since a command that is repeated does it again."""
+    if later := [step for step in saved_steps(run_dir) if step > start]:
+        print(
+            f"ismkit: starts from step {start} again, as asked: deletes the checkpoints up to step {later[-1]}; "
+            "to resume from the newest, name no step",
+            file=sys.stderr,
+        )
+    rewind(run_dir, start)
 
 
 FEW = 4  # settings that are named for being accepted: more are another run

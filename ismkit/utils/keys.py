@@ -23,8 +23,8 @@ from functools import partial
 from pathlib import PurePath
 from typing import Any
 
-from ismkit.utils.files import bytes_sum, json_sum
-from ismkit.utils.settings import in_kit, plain
+from ismkit.utils.files import json_sum
+from ismkit.utils.settings import bytes_text, in_kit, plain
 
 #: Metadata of a dataclass's field that changes no result: ``field(metadata=UNKEYED)``.
 UNKEYED = {"keyed": False}
@@ -138,8 +138,6 @@ def _text(value: Any, path: str, around: tuple[Any, ...]) -> str | None:
     """The identity of what has no parts."""
     if value is None or type(value) in (bool, int, float, complex, str):
         return repr(value)
-    if isinstance(value, bytes | bytearray):
-        return f"bytes {bytes_sum(value)}"
     if isinstance(value, enum.Enum):
         return f"{_name(type(value))}.{value.name}"
     if isinstance(value, PurePath):
@@ -150,7 +148,7 @@ def _text(value: Any, path: str, around: tuple[Any, ...]) -> str | None:
         return _name(value) if _is_named(value) else _function(value, path, around)
     if isinstance(value, type):
         return _name(value) if _is_named(value) else _class(value, path, around)
-    return _tensor(value)
+    return bytes_text(value)
 
 
 def _parts(value: Any, path: str) -> tuple[str, dict[str, Any]]:
@@ -211,21 +209,6 @@ def _is_frozen(value: Any) -> bool:
 
 def _name(value: Any) -> str:
     return f"{value.__module__}.{value.__qualname__}"
-
-
-def _tensor(value: Any) -> str | None:
-    """A tensor or an array, by its bytes."""
-    if (torch := sys.modules.get("torch")) and isinstance(value, torch.dtype | torch.device):
-        return str(value)
-    if torch and isinstance(value, torch.Tensor):
-        kind, shape = str(value.dtype), tuple(value.shape)
-        value = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    elif (numpy := sys.modules.get("numpy")) and isinstance(value, numpy.ndarray) and not value.dtype.hasobject:
-        kind, shape = f"numpy.{value.dtype}", value.shape
-        value = numpy.ascontiguousarray(value).reshape(-1).view(numpy.uint8)
-    else:
-        return None
-    return f"{kind} {shape} {bytes_sum(value.data)}"
 
 
 def _function(function: types.FunctionType, path: str, around: tuple[Any, ...]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import enum
 import importlib
 import inspect
 import math
@@ -20,10 +21,11 @@ import types
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from numbers import Integral, Real
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ismkit.utils.checks import shown
+from ismkit.utils.files import bytes_sum
 
 T = TypeVar("T")
 
@@ -37,21 +39,23 @@ def describe(value: Any) -> Any:
     functions may have one name. Keys are made of :func:`ismkit.utils.keys.identity`.
 
     Args:
-        value: numbers, also NumPy's, texts, None, dataclasses, functions, ``functools.partial`` calls, and lists,
-            tuples and dicts of them.
+        value: numbers, also NumPy's, texts, None, paths, bytes, members of an ``Enum``, tensors, arrays, dataclasses,
+            functions, ``functools.partial`` calls, objects with an attribute ``identity``, and lists, tuples, sets and
+            dicts of them.
 
     Returns:
-        The same as dicts, lists, numbers and texts. Infinity and NaN, which JSON does not have, become texts.
+        The same as dicts, lists, numbers and texts. Infinity and NaN, which JSON does not have, become texts; tensors
+        and arrays are their dtype, shape and checksum.
 
     Raises:
-        TypeError: for what has no such form (tensors, modules).
+        TypeError: for what has no such form (networks, generators).
 
     Example:
         >>> from ismkit import Auction, describe, l2
         >>> describe({"solver": Auction(), "distance": l2})
         {'solver': {'class': 'Auction', 'epsilon': 0.1, 'stop': 0.01, 'exact': 512, 'device': 'cpu'}, 'distance': 'l2'}
-        >>> describe({"clip": float("inf")})
-        {'clip': 'inf'}
+        >>> describe({"clip": float("inf"), "kinds": {"b", "a"}})
+        {'clip': 'inf', 'kinds': ['a', 'b']}
     """
     value = plain(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -61,15 +65,47 @@ def describe(value: Any) -> Any:
         return {str(key): describe(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [describe(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(describe, value), key=repr)
     if isinstance(value, partial):
         return {"call": describe(value.func), **describe(value.keywords), "args": describe(value.args)}
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, enum.Enum):
+        return f"{_called(type(value))}.{value.name}"
+    if isinstance(value, PurePath | complex) or (isinstance(value, float) and not math.isfinite(value)):
         return str(value)
     if isinstance(value, int | float | str | bool | None):
         return value
-    if not hasattr(value, "__qualname__"):
-        raise TypeError(f"settings hold numbers, texts, dataclasses and functions, not {type(value).__name__}")
-    return _called(value)
+    if (text := bytes_text(value)) is not None:
+        return text
+    if hasattr(value, "__qualname__"):
+        return _called(value)
+    if (own := getattr(value, "identity", None)) is not None and not callable(own):
+        return {"class": _called(type(value)), "identity": describe(own)}
+    raise TypeError(f"settings hold numbers, texts, dataclasses and functions, not {type(value).__name__}")
+
+
+def bytes_text(value: Any) -> str | None:
+    """What is told by its bytes, as text: a tensor or an array by dtype, shape and checksum; None for other values.
+
+    Example:
+        >>> import torch
+        >>> from ismkit.utils.settings import bytes_text
+        >>> bytes_text(torch.zeros(2))
+        'torch.float32 (2,) af5570f5a1810b7af78caf4bc70a660f0df51e42baf91d4de5b2328de0e83dfc'
+    """
+    if isinstance(value, bytes | bytearray):
+        return f"bytes {bytes_sum(value)}"
+    if (torch := sys.modules.get("torch")) and isinstance(value, torch.dtype | torch.device):
+        return str(value)
+    if torch and isinstance(value, torch.Tensor):
+        kind, shape = str(value.dtype), tuple(value.shape)
+        value = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    elif (numpy := sys.modules.get("numpy")) and isinstance(value, numpy.ndarray) and not value.dtype.hasobject:
+        kind, shape = f"numpy.{value.dtype}", value.shape
+        value = numpy.ascontiguousarray(value).reshape(-1).view(numpy.uint8)
+    else:
+        return None
+    return f"{kind} {shape} {bytes_sum(value.data)}"
 
 
 def plain(value: Any) -> Any:

@@ -146,3 +146,24 @@ def test_photo_folder_overwrites_nothing_and_refuses_nonsense(tmp_path: Path) ->
         with pytest.raises(ValueError, match="must be an integer of at least 1, got 0"):
             photo_folder(tmp_path / "new", **options)
     assert not (tmp_path / "new").exists()
+
+
+def test_photo_folder_that_is_stopped_leaves_nothing_and_one_that_is_empty_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, files = Image.Image.save, []
+
+    def third_time_full(picture: Image.Image, path: Path) -> None:
+        files.append(path)
+        if len(files) == 3:
+            raise OSError("no space left")
+        write(picture, path)
+
+    monkeypatch.setattr(Image.Image, "save", third_time_full)
+    with pytest.raises(OSError, match="no space left"):
+        photo_folder(tmp_path / "photos", per_class=2, side=8)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    assert photo_folder(tmp_path / "link", per_class=1, side=8) == tmp_path / "link"
+    assert len(list((tmp_path / "photos").rglob("*.png"))) == len(COLOURED)

@@ -170,6 +170,7 @@ MISTAKES = {
     "dead loss": ("loss", "distance(net(x, t, d, w, y), target)", "distance(target, target)", "has no gradient"),
     "adds up": ("train", "        optimiser.zero_grad()\n", "", "gradients add up"),
     "net teaches": ("train", "loss(net, kept[0][0]", "loss(net, net", "net is its own teacher"),
+    "not Adam": ("train", "optim.Adam(", "optim.SGD(", "the optimiser must be Adam"),
     "no step": ("train", "        optimiser.step()\n", "", "the weights did not change"),
     "stale": ("train", "old.data = averaged(", "_ = averaged(", "the average stayed as it was"),
     "returns net": ("train", "return kept[-1][0]", "return net", "returned the network itself"),

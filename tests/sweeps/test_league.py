@@ -121,15 +121,39 @@ def test_the_best_change_is_chosen_at_the_better_strength_by_the_mean_of_logarit
 def test_committed_tables_are_complete(path: Any) -> None:
     """Every variant with the same five seeds or more, and every training once."""
     frame = read_table(path)
-    groups = ["variant", "nfe", "w", "noise"]
+    groups = [*({"league", "division"} & {*frame}), "variant", "nfe", "w", "noise"]
     if "stage" in frame:
-        tuning, frame = frame[frame.stage == "tuning"], frame[frame.stage == "league"]
-        assert set(tuning.groupby("method").change.nunique()) == {7}
+        tuning, frame = frame[frame.stage != "league"], frame[frame.stage == "league"]
+        tried = len(LEAGUE.RAISED) + len(LEAGUE.TOGETHER) if path.stem == "league-raised" else 7
+        assert set(tuning.groupby("method").change.nunique()) == {tried}
         assert not set(frame.seed) & set(tuning.seed), "a seed of the tuning is in the league"
     seeds = frame.groupby(groups).seed.agg(set)
     assert len(seeds.iloc[0]) >= 5
     assert all(found == seeds.iloc[0] for found in seeds)
     assert not frame.duplicated([*groups, "seed"]).any()
+
+
+def test_longer_trainings_are_of_the_league_s_methods_as_tuned() -> None:
+    for name, tuned in LEAGUE.LONGER.items():
+        frame = read_table(FOLDER / f"league-{name}.parquet")
+        chosen = frame[frame.stage == "league"].groupby("variant").change.first()
+        assert {method: chosen[method] for method in tuned} == tuned
+
+
+def test_what_the_page_says_of_the_method_that_is_behind_is_in_the_tables() -> None:
+    longer, ratios = read_table(FOLDER / "league-reasons.parquet"), {}
+    for name in LEAGUE.LONGER:
+        frame = read_table(FOLDER / f"league-{name}.parquet")
+        frame = frame[(frame.stage == "league") & frame.variant.isin(["ism", "tcm"])]
+        shown = pd.concat([frame, longer[longer.league == frame.league.iloc[0]]])
+        shown = shown[shown.nfe == 1].replace(
+            {"variant": {"tcm, 4 times the passes": "more", "ism, 4 times the passes": "base"}}
+        )
+        to_ism = against(shown, "ism", "w2")
+        at_four = against(shown, "base", "w2").ratio["more"]
+        assert to_ism.low["more"] < 1 < to_ism.high["more"]
+        ratios[name] = to_ism.ratio["tcm"].round(2), at_four.round(2)
+    assert ratios == {"checkerboard": (1.68, 1.18), "gaussians": (2.16, 1.10)}
 
 
 def test_the_map_agrees_with_the_paper_s_tables() -> None:

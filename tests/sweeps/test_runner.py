@@ -441,9 +441,14 @@ class Far(Own):
         self.register_buffer("far", torch.tensor([1e6]))
 
 
-def unread(folder: Path) -> Labelled:
-    """Data whose place is no number or text."""
-    raise AssertionError(folder)
+@dataclass(frozen=True)
+class Unread:
+    """Data with a part that has a key, since it changes nothing, and no text."""
+
+    rest: Any = field(metadata=UNKEYED)
+
+    def __call__(self) -> Labelled:
+        raise AssertionError("loaded")
 
 
 def other_images() -> Labelled:
@@ -463,8 +468,8 @@ def test_a_network_that_cannot_be_saved_is_refused_before_any_work(tmp_path: Pat
         CheckpointError, match=r"net cannot be saved: far holds 1e\+06, and torch\.float16 ends at 65504"
     ):
         runner.run_trials([Trial("own", replace(run, net=Far), 0, SETTINGS)], tmp_path / "new")
-    undescribed = replace(run, net=Own, load=partial(unread, Path("pictures")))
-    with pytest.raises(ValueError, match=r"own cannot be described in its model's file: TypeError, .*, not PosixPath"):
+    undescribed = replace(run, net=Own, load=Unread(torch.Generator()))
+    with pytest.raises(ValueError, match=r"own cannot be described in its model's file: TypeError, .*, not Generator"):
         runner.run_trials([Trial("own", undescribed, 0, SETTINGS)], tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

@@ -343,13 +343,19 @@ def test_interrupted_run_resumes_with_its_schedule(tmp_path: Path) -> None:
     assert_same(contents(resumed), contents(train("toy", 12, optim=optim)))
 
 
-def test_resume_from_a_named_step_trains_the_later_ones_anew(tmp_path: Path) -> None:
+def test_resume_from_a_named_step_trains_the_later_ones_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = train("toy", 8, folder=tmp_path, save_every=4)
     assert checkpoint.saved_steps(tmp_path) == [4, 8]
     resumed = train("toy", 8, folder=tmp_path, save_every=4, resume=True, from_step=4)
+    said = "starts from step 4 again, as asked: deletes the checkpoints up to step 8; to resume from the newest"
+    assert said in capsys.readouterr().err
     assert_same(contents(resumed), contents(whole))
     assert resumed.losses == whole.losses[4:]
     assert checkpoint.saved_steps(tmp_path) == [4, 8]
+    train("toy", 8, folder=tmp_path, save_every=4, resume=True, from_step=8)
+    assert "deletes" not in capsys.readouterr().err
 
 
 def test_resume_starts_where_there_is_no_checkpoint(tmp_path: Path) -> None:

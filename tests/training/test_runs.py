@@ -1,4 +1,6 @@
 import dataclasses
+import enum
+import hashlib
 import json
 import math
 from dataclasses import dataclass, replace
@@ -39,6 +41,7 @@ from ismkit.training.runs import (
     training_bytes,
 )
 from ismkit.utils.files import DataError, out_dir
+from ismkit.utils.keys import identity
 from ismkit.utils.settings import change, describe
 from tests.conftest import ROOT
 from tests.options import train_run
@@ -135,7 +138,34 @@ def test_infinity_becomes_a_text() -> None:
     assert describe({"clip": math.inf, "low": -math.inf}) == {"clip": "inf", "low": "-inf"}
 
 
-@pytest.mark.parametrize("value", [torch.zeros(2), nn.Linear(1, 1), torch.Generator(), np.zeros(1), Path("x"), {1, 2}])
+class Rounding(enum.Enum):
+    up = 1
+
+
+class Named:
+    identity = ("pictures", 3)
+
+
+def test_what_has_an_identity_has_a_description() -> None:
+    """Else a run could be keyed, and not written into its model's file."""
+    zeros = hashlib.sha256(bytes(8)).hexdigest()
+    values = {
+        Path("x"): "x",
+        1j: "1j",
+        b"": f"bytes {hashlib.sha256().hexdigest()}",
+        Rounding.up: f"{__name__}.Rounding.up",
+        frozenset({3, 1, 2}): [1, 2, 3],
+        torch.zeros(2): f"torch.float32 (2,) {zeros}",
+        torch.float16: "torch.float16",
+        Named(): {"class": f"{__name__}.Named", "identity": ["pictures", 3]},
+    }
+    for value, description in values.items():
+        identity(value)
+        assert describe([value]) == [description]
+    assert describe(np.zeros(1)) == f"numpy.float64 (1,) {zeros}"
+
+
+@pytest.mark.parametrize("value", [nn.Linear(1, 1), torch.Generator()])
 def test_what_is_no_setting_is_refused(value: Any) -> None:
     with pytest.raises(TypeError, match=f"settings hold .*, not {type(value).__name__}"):
         describe({"setting": [value]})
