@@ -130,6 +130,13 @@ MISTAKES = {
     "own features": ("Net", "condition(t, d, w)", UNASKED, "does not call condition"),
     "hidden layers": ("Net", "nn.ModuleList(nn.Linear(width, width) for _ in range(3))", HIDDEN, "use nn.ModuleList"),
     "linear": ("Net", "nn.functional.silu(h)", "h", "the answer is linear in x"),
+    "dropout": ("Net", "nn.functional.silu(h))", "nn.functional.dropout(h))", "leave dropout out"),
+    "batch": (
+        "Net",
+        "nn.functional.silu(h))",
+        "nn.functional.batch_norm(h.sin(), None, None, training=True))",
+        "mixes",
+    ),
     "fixed features": ("Net", "condition(*torch.zeros(3, 1)).shape[1]", "16", "the number of features is fixed"),
     "no null": ("Net", "self.null = classes", "pass", "self.null = classes"),
     "forward returns nothing": ("Net", "return self.last", "self.last", "is its `return` missing"),
