@@ -57,7 +57,8 @@ _SPLIT_MEANFLOW = replace(
     target=Leap("own", "uniform"),
     distance=l2,
 )
-# 2512.15657. Its code has c e^2 / (e^2 + 0.01 c^2) and times of three laws; MeanFlow's distance and law are this kit's.
+# 2512.15657. Its code has the gradient of c e^2 / (e^2 + 0.01 c^2), halved beside that of rows with d = 0, and times of
+# three laws; MeanFlow's distance and law are this kit's.
 _SOFLOW = replace(_MEANFLOW, name="soflow", rows=_TIMES, target=Leap("sample", ExponentialCut()))
 # 2406.14548, on the straight path. Every row ends at the data. The root of the error over the share is what its
 # pseudo-Huber loss over the difference of times is, with a constant that is small beside the residuals of small cuts.
