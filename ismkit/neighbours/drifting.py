@@ -136,8 +136,9 @@ class Drift(_Moving):
     Attributes:
         radii: of the kernels, in the mean distance of the samples to both each other and the data (authors' code: 0.02,
             0.05, 0.2).
-        normalised: scale the drift of each radius to a root mean square of 1, as the authors' code does; else it is
-            shorter the nearer samples and data are.
+        normalised: scale the drift of each radius to a root mean square of 1; the authors' code does so in a unit in
+            which the mean distance is the root of how many numbers a sample has. Else it is shorter the nearer samples
+            and data are.
         levels: of the wavelet transform in whose bands samples are compared; 0 compares them as they are.
 
     Raises:
