@@ -168,7 +168,7 @@ class Rows(Blocked):
         grid: the dyadic grid of step sizes and times.
         time_scale: by which networks multiply times before they embed them.
         level_ratio: how often a step size is drawn among the consistency rows, relative to its half; 1 for all equally
-            often (SM), above 1 for more of the large steps.
+            often (in SM's code d = 1 comes twice as often as each other), above 1 for more of the large steps.
         time_power: velocity and guidance rows draw ``t = u^time_power`` with u uniform: 1 is uniform (SM), above 1
             means more rows near the noise.
 

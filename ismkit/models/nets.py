@@ -235,8 +235,8 @@ class DiT(nn.Module):
     """Diffusion transformer in SiT's form, conditioned on t, d, w and y.
 
     As in DiT (arXiv 2212.09748) and SiT (arXiv 2401.08740): AdaLN-Zero, and fixed sin-cos positions in the order of
-    their public code, columns before rows. That code embeds the time itself, ``time_scale=1``. The embeddings of d and
-    w are this kit's choice.
+    their public code, columns before rows. SiT's code embeds the time itself, ``time_scale=1``, DiT's the number of a
+    step, 0 to 999. The embeddings of d and w are this kit's choice.
 
     Args:
         size: side of the square input, a multiple of ``patch``.
