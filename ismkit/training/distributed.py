@@ -105,7 +105,7 @@ def accelerator(
         mode: ``"ddp"`` replicates the network and its averages, ``"fsdp"`` shards them (FSDP2); for one
             process they are the same.
         precision: ``"bf16"`` computes under autocast; weights, averages, moments and the sums of gradients over the
-            processes stay in float32. FSDP2 sends weights in it.
+            processes stay in float32. FSDP2 sends weights in it, but for those of the slow average.
         cpu: compute on the CPU, with gloo, even if there is a GPU; without a GPU this is the default.
         timeout: seconds that a process waits for the others, and so for the main one while it writes a checkpoint.
 
@@ -189,7 +189,9 @@ def is_wrapped(net: nn.Module) -> bool:
     return _is_sharded(net) or unwrapped(net) is not net
 
 
-def shard(net: nn.Module, accelerator: Accelerator, *, keep_gathered: bool = False) -> None:
+def shard(
+    net: nn.Module, accelerator: Accelerator, *, keep_gathered: bool = False, full_precision: bool = False
+) -> None:
     """Shard ``net`` in place by FSDP2, block by block, over all processes; it goes to the accelerator's device.
 
     Args:
@@ -199,11 +201,13 @@ def shard(net: nn.Module, accelerator: Accelerator, *, keep_gathered: bool = Fal
             evaluated several times between two updates. Each process then holds all its weights in the precision of
             the pass. On two CPU processes a step took 0.7 of the computing time that it takes when every pass gathers
             them again.
+        full_precision: gather the weights in float32 whatever the precision is: for an average that is also called
+            outside of autocast, which would leave inputs in float32 beside weights in bf16.
     """
     from torch.distributed.device_mesh import init_device_mesh  # half a second that only sharding needs
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    half = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
+    half = torch.bfloat16 if accelerator.mixed_precision == "bf16" and not full_precision else None
     # Inputs stay as they are, for times in bf16 would have three digits; autocast rounds what a layer takes.
     policy = MixedPrecisionPolicy(half, torch.float32, torch.float32, cast_forward_inputs=False)
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))

@@ -596,7 +596,9 @@ def _prepare(recipe: Recipe, net: nn.Module, optim: Optim, engine: Engine, accel
             distributed.compile_blocks(module)
     if sharding:
         for module in dict.fromkeys([net, ema.fast, ema.slow]):
-            distributed.shard(module, accelerator, keep_gathered=module in evaluated)
+            # Hooks draw with the slow average, outside of autocast.
+            slow = module is ema.slow
+            distributed.shard(module, accelerator, keep_gathered=module in evaluated, full_precision=slow)
     optimizer = _AdamW(  # fused: on a CPU too it takes a tenth of the time of the plain one
         net.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
     )

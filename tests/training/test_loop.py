@@ -673,11 +673,12 @@ def _worker(folder: str, rank: int, tell: Tell) -> None:
     state = sharded(images, 3, hooks=[ask])
     results["fsdp, losses"] = state.losses
     plain = distributed.unsharded(state.ema.slow)
-    results["fsdp, answer"] = (answers, plain(*QUERY).detach(), type(plain).__name__, dict(plain.named_parameters()))
+    results["fsdp, answer"] = ([*answers], plain(*QUERY).detach(), type(plain).__name__, dict(plain.named_parameters()))
     held = [*state.net.parameters(), *state.ema.fast.parameters(), *state.ema.slow.parameters()]
     results["fsdp, held"] = [(p.dtype, p.to_local().numel(), p.numel()) for p in held]  # type: ignore[attr-defined]
-    half = sharded(images, 3, precision="bf16")
+    half = sharded(images, 3, precision="bf16", hooks=[ask])
     results["fsdp, bf16"] = (half.losses, {p.dtype for p in (*half.net.parameters(), *half.ema.parameters())})
+    results["fsdp, bf16, answer"] = (answers[-1], distributed.unsharded(half.ema.slow)(*QUERY).detach())
     AcceleratorState._reset_state(False)
     GradientState._reset_state()
 
@@ -864,6 +865,7 @@ def test_a_sharded_average_answers_as_its_whole_copy(two: Two) -> None:
         torch.testing.assert_close(answers[-1], plain, rtol=1e-6, atol=1e-7)
         assert not torch.equal(answers[-1], answers[-2])  # and sees what the last update left
         assert_same(weights, {name: saved[f"extra.ema.averages.1.module.{name}"] for name in weights})
+        torch.testing.assert_close(*rank["fsdp, bf16, answer"], rtol=1e-6, atol=1e-7)  # in float32, as sampling is
 
 
 def test_resume_between_one_process_and_shards(two: Two) -> None:
