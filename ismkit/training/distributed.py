@@ -328,18 +328,39 @@ def alone_in(folder: Path | None, accelerator: Accelerator) -> Iterator[None]:
 class StopVote:
     """Whether any process wants to end, and the mean of the losses: one small exchange after each step.
 
-    The result of a vote is read one step later, when it has long arrived, so that no process waits for the device; all
-    processes read the same. A single process reads its vote at once. If not ``active``, no vote is read.
+    The result of a vote is read one step later, from a copy that was begun with the vote: so no process waits for the
+    device to finish what was queued since. All processes read the same. A single process reads its vote at once. If not
+    ``active``, no vote is read.
     """
 
     def __init__(self, accelerator: Accelerator, *, active: bool) -> None:
         self._accelerator, self._active = accelerator, active
-        self._last: Tensor | None = None
+        self._last: Callable[[], float] = lambda: 0.0
 
     def __call__(self, loss: Tensor, wants: bool) -> tuple[Tensor, bool]:
         """The mean of ``loss`` (scalar) over the processes, and whether to end now."""
         if self._accelerator.num_processes == 1:
             return loss, wants
-        last, both = self._last, torch.stack([loss, torch.full_like(loss, wants)])
-        self._last = self._accelerator.reduce(both, "mean")
-        return self._last[0], self._active and last is not None and bool(last[1] > 0)
+        both = self._accelerator.reduce(torch.stack([loss, torch.full_like(loss, wants)]), "mean")
+        if not self._active:
+            return both[0], False
+        last, self._last = self._last, _read_later(both[1])
+        return both[0], last() > 0
+
+
+def _read_later(number: Tensor) -> Callable[[], float]:
+    """Begin to copy a number to the CPU; what is returned gives it, and waits for this copy alone.
+
+    A read of the tensor itself waits for all that was queued on a GPU before the read.
+    """
+    copy = number.to("cpu", non_blocking=True)  # into pinned memory, which the device writes by itself
+    if number.device.type != "cuda":
+        return copy.item
+    arrived = torch.cuda.Event()
+    arrived.record()
+
+    def read() -> float:
+        arrived.synchronize()
+        return copy.item()
+
+    return read

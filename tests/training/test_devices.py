@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from ismkit.data.batches import Batches
 from ismkit.data.sets import Labelled
 from ismkit.method.path import Query
 from ismkit.method.recipes import RECIPES, Recipe
+from ismkit.training.distributed import StopVote
 from ismkit.training.loop import FLUSH_EVERY, Optim, StepReport, TrainState
 from ismkit.training.tracking import SampleGrid, Tracking
 from ismkit.utils.seeding import stream
@@ -74,6 +76,29 @@ def test_neither_micro_batches_nor_recomputed_blocks_wait(options: dict[str, Any
         state = train("images", "cuda", **options)
         assert places(waits) == BEFORE | READING
         assert state.losses == pytest.approx(expected.losses, rel=1e-5)
+
+
+def test_a_vote_of_several_processes_is_read_from_a_copy_that_was_begun_a_step_earlier(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To read a number of the device would wait for the step that has just been queued."""
+    done: list[str] = []
+
+    class Event:
+        def record(self) -> None:
+            done.append("copied")
+
+        def synchronize(self) -> None:
+            done.append("read")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    two: Any = SimpleNamespace(num_processes=2, reduce=lambda value, how: value)
+    with fake_cuda() as waits:
+        vote, loss = StopVote(two, active=True), torch.zeros((), device="cuda")
+        assert [vote(loss, wants)[1] for wants in (False, True, False, False)] == [False, False, True, False]
+        assert done == ["copied", *["copied", "read"] * 3]
+        assert {wait.operation for wait in waits} == {"_to_copy"}  # which a real device does not wait for
+        assert not StopVote(two, active=False)(loss, True)[1]
 
 
 def test_losses_are_read_once_in_many_steps() -> None:
