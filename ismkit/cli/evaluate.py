@@ -37,7 +37,7 @@ def command(
         nfe: network evaluations per sample: 1, 2, 4 ... 128, or any number for a model that was trained on steps of any
             length.
         w: guidance strengths, 0 = unguided.
-        n: samples per setting: 100 .. 10000 of clothes and emoji (default: 2000), of images any number (default:
+        n: samples per setting: 100 .. 10000 of clothes and emoji (default: 2000), of images 10 or more (default:
             50000).
         seed: of the noise.
         network: module:attribute of the class, if the model is a network of your own: its code is run.
