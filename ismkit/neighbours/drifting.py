@@ -180,30 +180,21 @@ class Drift(_Moving):
         others = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
         if self.levels:
             bands = zip(dwt(samples, self.levels), dwt(data, self.levels), strict=True)
-            moves, units = zip(*(self._drift(*band, (same, others)) for band in bands), strict=True)
-            if self.normalised:
-                whole = _mean_distance(samples, data, same) / samples[0].numel() ** 0.5
-                moves = [move * (whole / unit) for move, unit in zip(moves, units, strict=True)]
-            return idwt(list(moves))
-        return self._drift(samples, data, (same, others))[0]
+            return idwt([self._drift(*band, (same, others)) for band in bands])
+        return self._drift(samples, data, (same, others))
 
-    def _drift(self, samples: Tensor, data: Tensor, fits: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """The drift of all radii, shaped like the samples, and the mean distance over the root of their size."""
+    def _drift(self, samples: Tensor, data: Tensor, fits: tuple[Tensor, Tensor]) -> Tensor:
+        """The drift of all radii, shaped like the samples."""
         x, points = samples.flatten(1), data.flatten(1)
-        unit = _mean_distance(x, points, fits[0])
+        same = fits[0]
+        near = sum(torch.cdist(x.double(), others.double()) for others in (x, points))  # a sample's own 0 counts too
+        unit = (near * same).sum() / (2 * same.sum())  # the mean distance
         total = torch.zeros_like(x)
         for radius in self.radii:
             moved = drift(x, points, x, radius * unit.clamp(min=1e-30), fits, FLOOR)
             length = moved.square().mean().sqrt().clamp(min=1e-30) if self.normalised else 1.0
             total = total + moved / length
-        return total.view_as(samples), (unit / x.shape[1] ** 0.5).clamp(min=1e-30)
-
-
-def _mean_distance(samples: Tensor, data: Tensor, same: Tensor) -> Tensor:
-    """Of the samples to each other and to the data of their label; a sample's own 0 counts too."""
-    x, points = samples.flatten(1).double(), data.flatten(1).double()
-    near = torch.cdist(x, x) + torch.cdist(x, points)
-    return (near * same).sum() / (2 * same.sum())
+        return total.view_as(samples)
 
 
 @dataclass(frozen=True)
