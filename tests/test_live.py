@@ -449,6 +449,7 @@ def test_a_first_picture_that_fails_leaves_the_kits_own(browser: Chrome, page: s
     root = browser.find_element(By.ID, "live-clothes")
     post = "const { postMessage } = Worker.prototype; Worker.prototype.postMessage = function (given) {"
     post += "postMessage.call(this, given.kind === 'decode' ? { ...given, z: null } : given); };"
+    post += "window.restore = () => (Worker.prototype.postMessage = postMessage);"
     browser.execute_script(post)
     button = root.find_element(By.CLASS_NAME, "live-load")
     button.click()
@@ -457,6 +458,33 @@ def test_a_first_picture_that_fails_leaves_the_kits_own(browser: Chrome, page: s
     assert button.get_attribute("aria-disabled") is None
     assert root.find_element(By.TAG_NAME, "img").is_displayed()
     assert not root.find_element(By.TAG_NAME, "canvas").is_displayed()
+    # Pressed again it draws, and of the drawing that failed nothing listens to the controls.
+    browser.execute_script("window.restore()")
+    shown(browser, open_model(browser, "clothes"))
+    root.find_element(By.NAME, "next").click()
+    shown(browser, root)
+    assert root.find_element(By.NAME, "seed").get_property("value") == "1"
+
+
+def test_a_wish_that_comes_while_another_one_fails_is_drawn(browser: Chrome, page: str) -> None:
+    root = open_model(browser, "clothes")
+    before = shown(browser, root)
+    script = """
+    const [root] = arguments, { live } = root, { drawn } = live, { walk } = live.form.elements;
+    const ask = (value) => { walk.value = value; walk.dispatchEvent(new Event("input", { bubbles: true })); };
+    live.drawn = async (...given) => {
+      live.drawn = drawn;
+      ask(0.5);
+      await new Promise(requestAnimationFrame); // in which the newer wish is taken
+      await new Promise(requestAnimationFrame);
+      throw new Error("out of memory");
+    };
+    ask(0.25);
+    """
+    browser.execute_script(script, root)
+    changes(browser, root, before)
+    label = root.find_element(By.TAG_NAME, "canvas").get_attribute("aria-label") or ""
+    assert "50 % of the way" in label
 
 
 def test_numbers_of_an_older_drawing_look_like_it(browser: Chrome, page: str) -> None:

@@ -128,11 +128,13 @@ class Drawing {
 
   async work() {
     this.busy = true;
-    try {
-      while (this.wanted) await this.once();
-    } catch (error) {
-      clearTimeout(this.later);
-      this.status.textContent = `The picture could not be drawn: ${error.message}`;
+    while (this.wanted) {
+      try {
+        await this.once();
+      } catch (error) { // a newer wish is tried all the same
+        clearTimeout(this.later);
+        this.status.textContent = `The picture could not be drawn: ${error.message}`;
+      }
     }
     this.busy = false;
   }
@@ -215,13 +217,6 @@ export async function start(root) {
   const remote = await load(root, about);
   const drawing = new Drawing(root, about, remote);
   const { form } = drawing;
-  form.addEventListener("input", () => drawing.changed());
-  form.addEventListener("submit", (event) => event.preventDefault()); // Enter in the field of the seed
-  form.elements.next.addEventListener("click", () => {
-    form.elements.seed.value = (settings(form, about.start).seed + 1) % SEEDS;
-    form.elements.walk.value = 0; // where the walk to it ended
-    drawing.changed();
-  });
   drawing.showValues();
   drawing.wanted = settings(form, about.start);
   try {
@@ -230,6 +225,14 @@ export async function start(root) {
     remote.stop();
     throw error;
   }
+  // Only now: another press of the button must not find what listens for a drawing that failed.
+  form.addEventListener("input", () => drawing.changed());
+  form.addEventListener("submit", (event) => event.preventDefault()); // Enter in the field of the seed
+  form.elements.next.addEventListener("click", () => {
+    form.elements.seed.value = (settings(form, about.start).seed + 1) % SEEDS;
+    form.elements.walk.value = 0; // where the walk to it ended
+    drawing.changed();
+  });
   show(root, drawing);
   root.live = drawing; // the tests' way in
 }
