@@ -433,6 +433,10 @@ def test_ledger_is_filtered_by_keyboard_and_its_address_keeps_the_choice(browser
     form.find_element("name", "text").send_keys("LOSS lower")
     assert "C06.hides" in shown() != [claim for claim in CLAIMS if claim.startswith("C06.")]
     assert form.find_element("css selector", "output").text == f"{len(shown())} of {len(CLAIMS)} claims"
+    browser.get(f"{home}ledger.html?text=Frechet")
+    plain = shown()
+    browser.get(f"{home}ledger.html?text=" + quote("Fr\u00e9chet"))
+    assert shown() == plain != []
     assert logged(browser, home) == []
 
 

@@ -1,6 +1,8 @@
 // Filters the table of claims by notebook, verdict, whose statement it is, and text. The address keeps the choice, such as
 // ledger.html?verdict=not+resolved. Without JavaScript the page has the complete table.
 {
+  // Accents count for nothing, as in the search of the book.
+  const plain = (text) => text.toLowerCase().normalize("NFKD").replace(/\p{M}/gu, "");
   const table = document.querySelector("#all-claims table");
   const heads = [...table.querySelectorAll("thead th")].map((head) => head.textContent.trim());
   table.classList.add("cards"); // on a phone: each cell after the name of its column
@@ -8,7 +10,7 @@
     [...row.cells].forEach((cell, k) => (cell.dataset.head = heads[k]));
     const cells = [...row.cells].map((cell) => cell.textContent.trim());
     const [claim, whose, verdict] = ["claim", "whose", "verdict"].map((head) => cells[heads.indexOf(head)]);
-    return { row, notebook: claim.slice(1, 3), verdict, whose, text: cells.join(" ").toLowerCase() };
+    return { row, notebook: claim.slice(1, 3), verdict, whose, text: plain(cells.join(" ")) };
   });
 
   const form = document.createElement("form");
@@ -38,7 +40,7 @@
 
   const show = () => {
     const wanted = Object.fromEntries([...new FormData(form)].map(([name, value]) => [name, value.trim()]));
-    const words = wanted.text.toLowerCase().split(/\s+/).filter(Boolean);
+    const words = plain(wanted.text).split(/\s+/).filter(Boolean);
     let shown = 0;
     for (const entry of rows) {
       const fits = ["notebook", "verdict", "whose"].every((name) => !wanted[name] || entry[name] === wanted[name]);
