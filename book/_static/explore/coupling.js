@@ -57,9 +57,10 @@ function draw(chart, { x0, x1, y, means }) {
 }
 
 function tell(state, { pool, aware }) {
-  const leak = `The noise tells the class by a leak of ${state.leak.toFixed(3)} (${state.information.toFixed(2)} nats).`;
+  const nats = state.information.toFixed(2).replace("-0.00", "0.00"); // the estimate may be just below 0
+  const leak = `The noise tells the class by a leak of ${state.leak.toFixed(3)} (${nats} nats).`;
   const saved = 100 * (1 - state.cost / state.independent);
-  const price = `The pairs cost ${state.cost.toFixed(3)}, ${short(saved)} % less than independent ones; ${short(100 * state.crossed)} % of the paths cross.`;
+  const price = `The pairs cost ${state.cost.toFixed(3)}, ${short(saved)} % less than independent ones; ${short(100 * state.crossed)} % of all pairs of paths cross.`;
   const how = pool === 1 ? "paired as drawn" : `assigned in pools of ${pool}${aware ? ", within each class" : ""}`;
   return { number: `${leak} ${price}`, alternative: `${PAIRS} pairs of noise and data in the plane, ${how}. ${leak}` };
 }
