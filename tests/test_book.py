@@ -817,6 +817,23 @@ def test_flow_draws_data_along_a_drag(opened: Callable[[str], Explorable]) -> No
     assert {round(y) for _, y in drawn} == {round(drawn[0][1])}
 
 
+TAP = """
+const [picture] = arguments, { x, y, width, height } = picture.getBoundingClientRect();
+const at = { clientX: x + width / 2, clientY: y + height / 2, bubbles: true };
+picture.dispatchEvent(new PointerEvent("pointerdown", { ...at, pointerType: "touch" }));
+picture.dispatchEvent(new PointerEvent("pointerup", { ...at, pointerType: "touch" }));
+picture.dispatchEvent(new MouseEvent("click", at));
+"""
+
+
+def test_a_tap_adds_a_point_where_a_click_does_not_say_that_it_was_one(opened: Callable[[str], Explorable]) -> None:
+    """Before 18.2 a click of Safari has no type of pointer, and then for some time that of a mouse."""
+    figure = opened("flow")
+    figure.click("Clear")
+    figure.browser.execute_script(TAP, figure.picture)
+    assert "1 point." in figure.number
+
+
 FRAMES = "return [...document.querySelectorAll('.scrubbed a.image-reference')].filter((one) => one.offsetHeight)"
 WITH_FRAMES = [
     name

@@ -151,6 +151,7 @@ export function start(block) {
 /** A mouse or pen draws while it is pressed, a finger adds a point by a tap, so that it can still scroll the page. */
 function drawable({ picture }, put) {
   let last = null;
+  let by = ""; // a click does not say what it was made with in every browser: the press before it does
   const at = (event) => {
     const box = picture.getBoundingClientRect();
     const panel = plane(box.width, box.height - below(box.width));
@@ -165,7 +166,8 @@ function drawable({ picture }, put) {
   };
   picture.classList.add("drawable");
   picture.addEventListener("pointerdown", (event) => {
-    if (event.pointerType === "touch" || event.button !== 0) return;
+    by = event.pointerType;
+    if (by === "touch" || event.button !== 0) return;
     event.preventDefault();
     picture.setPointerCapture(event.pointerId);
     last = null;
@@ -175,7 +177,7 @@ function drawable({ picture }, put) {
     if (picture.hasPointerCapture(event.pointerId)) draw(event);
   });
   picture.addEventListener("click", (event) => {
-    if (event.pointerType !== "touch") return;
+    if (by !== "touch") return;
     last = null;
     draw(event);
   });
