@@ -387,7 +387,8 @@ def choice(place: str, name: str, title: str, options: dict[int, str], start: in
 
 def slider(place: str, name: str, title: str, start: float, most: float, step: float) -> Iterator[str]:
     """A slider from 0, with its value beside its name."""
-    yield f'<label for="{place}-{name}">{title} <output name="{name}Shown" for="{place}-{name}"></output></label>'
+    shown = f'<output name="{name}Shown" for="{place}-{name}" aria-live="off"></output>'  # the slider says it itself
+    yield f'<label for="{place}-{name}">{title} {shown}</label>'
     limits = f'min="0" max="{most:g}" step="{step:g}" value="{start:g}"'
     yield f'<input id="{place}-{name}" name="{name}" type="range" {limits} autocomplete="off">'
 

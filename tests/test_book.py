@@ -889,6 +889,8 @@ requestAnimationFrame(() => requestAnimationFrame(look));
 def test_flow_plays_and_stops(opened: Callable[[str], Explorable]) -> None:
     figure = opened("flow")
     slider, press = figure.control("Time"), figure.control("Play")
+    outputs = figure.block.find_elements(By.TAG_NAME, "output")  # those of sliders: else each moment would be read out
+    assert {output.get_attribute("aria-live") for output in outputs} == {"off"}
     moments, stopped, later = figure.browser.execute_async_script(PLAY, slider, press)
     assert moments == sorted(moments)
     assert stopped == later < 1

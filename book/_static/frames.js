@@ -28,7 +28,7 @@
     const rows = controls.map(({ label, values }, k) => {
       const id = `${prefix}-${k}`;
       const slider = make("input", { type: "range", id, min: 0, max: values.length - 1, step: 1, value: at[k] });
-      const output = make("output", { for: id });
+      const output = make("output", { for: id, "aria-live": "off" }); // the slider says its value itself
       const say = () => {
         output.textContent = values[at[k]];
         slider.setAttribute("aria-valuetext", values[at[k]]);

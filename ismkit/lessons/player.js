@@ -95,7 +95,7 @@
     const canvases = panels.map(() => make("canvas", { role: "img", style: "display:block;width:100%;aspect-ratio:1" }));
     const button = make("button", { type: "button", style: "min-width:5em" });
     const slider = make("input", { type: "range", min: 0, max: last, step: 1, style: "flex:1;min-width:8em" });
-    const output = make("output", { style: "min-width:7em" });
+    const output = make("output", { "aria-live": "off", style: "min-width:7em" }); // the slider says it
     slider.setAttribute("aria-label", given.moments ? "frame" : "time");
     let position = last; // complete, as the picture was
     let before = null; // the time of the frame drawn last, while it plays

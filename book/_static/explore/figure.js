@@ -145,7 +145,7 @@ const CONTROLS = {
   range(id, control, _, { soon }) {
     const { min, max, step, start } = control;
     const input = element("input", { type: "range", id, min, max, step, value: start });
-    const output = element("output", { for: id });
+    const output = element("output", { for: id, "aria-live": "off" }); // the slider says its value itself
     const show = () => {
       output.textContent = control.show(Number(input.value));
       input.setAttribute("aria-valuetext", output.textContent);
