@@ -26,19 +26,19 @@ one, and what is reported is the other. Differences from `ism` are paired by see
 probabilities are corrected after Holm over all comparisons of one data set, one number of calls and one kind
 (unguided, or at the best strength).
 
-Changed after results were seen: trainings of clothes are twice as long as planned, since 250 steps, at first the
-length of their tuning, left every method with Frechet distances from 9 to 20, in an order of who blurs least. Coupling
-is no change of the tuning any more, but a division. The strength 3.5, the largest that is trained, was added, since
-guided MeanFlow was best at 2, the largest of the first table. `alpha_flow` and `soflow` were tuned and trained again, since plain
-squares had left the residuals of their small cuts without a weight (:func:`ismkit.training.runs.for_points`). A
+Changed after results were seen: trainings of clothes are twice as long as planned, since 250 steps, at first the length
+of their tuning, left every method with Frechet distances from 9 to 20, in an order of who blurs least. Coupling is no
+change of the tuning any more, but a division. The strength 3.5, the largest that is trained, was added, since guided
+MeanFlow was best at 2, the largest of the first table. `alpha_flow` and `soflow` were tuned and trained again, since
+plain squares had left the residuals of their small cuts without a weight (:func:`ismkit.training.runs.for_points`). A
 comparison with papers and authors' code, line by line, found what was not theirs, and the methods were tuned and
 trained again: `tcm`, whose second stage had begun with random weights and not with those of the first, whose rows at
-the boundary had weighed too little, and whose boundary was at half of the noise; `facm` and `dual_end`, which had
-begun with random weights instead of their teacher's; `imm`, whose kernel was made for data of half the deviation;
-`ect` and `sct`, whose tuning had not tried the times of their papers; then `meanflow` and `imf`, whose rows with d = 0
-had one time and not the noisier of two; `alpha_flow`, whose targets had been bounded at the cut 0 too; `soflow`, which
-had steps in half of its rows and not in a quarter; `drifting`, which had no floor under its affinities and another
-unit; and `shortcut`, which had paid for a null label that it multiplied by 0.
+the boundary had weighed too little, and whose boundary was at half of the noise; `facm` and `dual_end`, which had begun
+with random weights instead of their teacher's; `imm`, whose kernel was made for data of half the deviation; `ect` and
+`sct`, whose tuning had not tried the times of their papers; then `meanflow` and `imf`, whose rows with d = 0 had one
+time and not the noisier of two; `alpha_flow`, whose targets had been bounded at the cut 0 too; `soflow`, which had
+steps in half of its rows and not in a quarter; `drifting`, which had no floor under its affinities and another unit;
+and `shortcut`, which had paid for a null label that it multiplied by 0.
 """
 
 import argparse

@@ -19,7 +19,12 @@ def scale(t: Tensor) -> Tensor:
 
 def flow(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
     """The average velocity over [t, t + d] of the exact flow; the velocity at d = 0."""
-    t, d, mean = t[:, None], d[:, None], MEANS[y]
+    return towards(MEANS[y], x, t, d)
+
+
+def towards(mean: Tensor, x: Tensor, t: Tensor, d: Tensor) -> Tensor:
+    """The same of the flow to a Gaussian around some mean."""
+    t, d = t[:, None], d[:, None]
     end = (t + d) * mean + scale(t + d) / scale(t) * (x - t * mean)
     rate = (-(1 - t) + STD**2 * t) / scale(t) ** 2
     return torch.where(d == 0, mean + rate * (x - t * mean), (end - x) / torch.where(d == 0, 1.0, d))

@@ -14,9 +14,9 @@ from ismkit.models.nets import ToyMLP
 from ismkit.neighbours import NAMED, NEIGHBOURS, Gap, Leap, guided
 from ismkit.training.costs import Passes, passes, row_cost
 from ismkit.training.runs import RUNS, change_run, for_points, for_side
-from tests.neighbours.exact import NULL, asked, flow
+from tests.neighbours.exact import MEANS, NULL, asked, flow, towards
 
-LEAPS = [name for name, recipe in NEIGHBOURS.items() if isinstance(recipe.target, Leap)]
+LEAPS = [name for name, recipe in NEIGHBOURS.items() if isinstance(recipe.target, Leap) and recipe.target.guide is None]
 
 
 def test_each_stands_under_its_own_name_beside_the_ladder() -> None:
@@ -50,10 +50,39 @@ def test_the_exact_flow_is_a_fixed_point(name: str, progress: float) -> None:
         assert (found - flow(*query)).abs().max() > 1e-9
 
 
+def guided_from_a_tenth(x: Tensor, t: Tensor, d: Tensor, w: Tensor, y: Tensor) -> Tensor:
+    """The average velocity of the exact flow that is guided at scale 1 + w from t = 0.1 on.
+
+    All classes have one deviation, and the null label too: the guided velocity is that to a mean further off.
+    """
+    null = MEANS[NULL]
+    mean, further = MEANS[y], null + (1 + w)[:, None] * (MEANS[y] - null)
+    early = torch.minimum((0.1 - t).clamp(min=0), d)
+    middle = x + early[:, None] * towards(mean, x, t, early)
+    end = middle + (d - early)[:, None] * towards(further, middle, t + early, d - early)
+    velocity = towards(torch.where((t < 0.1)[:, None], mean, further), x, t, 0 * d)
+    return torch.where((d == 0)[:, None], velocity, (end - x) / torch.where(d == 0, 1.0, d)[:, None])
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_exact_flow_that_is_guided_from_a_tenth_on_is_the_fixed_point_of_meanflow_plus() -> None:
+    recipe = NEIGHBOURS["meanflow_plus"]
+    assert isinstance(recipe.rows, Intervals)
+    rows = replace(recipe.rows, label_dropout=0.0, logit=None)
+    query, velocity = asked(512, rows=rows)
+    crosses = (query.t < 0.1) & (query.t + query.d > 0.1) & (query.w > 0)
+    assert crosses.sum() > 5
+    context = Context(guided_from_a_tenth, guided_from_a_tenth, NULL)
+    found = recipe.target(query, velocity, rows, context).target
+    torch.testing.assert_close(found, guided_from_a_tenth(*query), rtol=1e-10, atol=1e-10)
+    assert (found - flow(*query)).abs()[query.w > 0].max() > 1
+
+
 @pytest.mark.parametrize(
     ("name", "progress", "expected"),
     [
         ("meanflow", 0.0, Passes(16, 8, 1)),  # the derivative of four rows
+        ("meanflow_plus", 0.0, Passes(16, 20, 2)),  # the gap of seven rows, and the derivative of three
         ("imf", 0.0, Passes(16, 24, 2)),  # that of eight, and their velocity
         ("alpha_flow", 0.0, Passes(16, 0, 0)),  # flow matching at first
         ("alpha_flow", 0.5, Passes(16, 8, 1)),

@@ -14,7 +14,7 @@ from torch import Tensor
 from ismkit.evaluation.tables import PAPER_FID
 from ismkit.method.coupling import Coupling
 from ismkit.models.saved import save_model
-from ismkit.neighbours import Trained
+from ismkit.neighbours import NEIGHBOURS, Trained
 from ismkit.sweeps.studies import FOLDER
 from ismkit.sweeps.sweep import against, at_best, read_table
 from ismkit.training.costs import row_cost
@@ -131,6 +131,44 @@ def test_committed_tables_are_complete(path: Any) -> None:
     assert len(seeds.iloc[0]) >= 5
     assert all(found == seeds.iloc[0] for found in seeds)
     assert not frame.duplicated([*groups, "seed"]).any()
+
+
+def test_the_recipe_that_was_raised_is_the_one_that_was_trained() -> None:
+    frame = read_table(FOLDER / "league-raised.parquet")
+    raised = frame[frame.variant == "ism_plus raised"]
+    (label,) = set(raised[raised.stage == "league"].change)
+    assert LEAGUE.best_changes(raised[raised.stage != "league"], "frechet") == {"ism_plus raised": label}
+    (trial,) = LEAGUE.raised([10], [label])
+    named = LEAGUE.LEAGUES["clothes-coupled"].run.adapt(NEIGHBOURS["meanflow_plus"])
+    assert replace(trial.run.recipe, name=named.name) == named
+
+
+def test_what_the_page_says_of_what_was_raised_is_in_its_table() -> None:
+    frame = read_table(FOLDER / "league-raised.parquet")
+    played, rounds = frame[frame.stage == "league"], frame[frame.stage != "league"]
+    assert rounds.change.nunique() == 25
+    best = at_best(played, "frechet", (0, 1))
+    means = best.groupby(["nfe", "variant"]).frechet.mean().unstack()
+    assert set(means.idxmin(axis=1)) == {"ism_plus raised"}
+    own = means["ism_plus raised"]
+    assert own[128] == pytest.approx(own[2], rel=0.05)
+    ratios, probabilities = {}, []
+    for nfe, other in ((1, "imf"), (2, "meanflow")):
+        assert means.drop(columns="ism_plus raised").idxmin(axis=1)[nfe] == other
+        found = against(best[best.nfe == nfe], other, "frechet").loc["ism_plus raised"]
+        assert found.high < 1
+        ratios[nfe] = f"{found.ratio:.2f}"
+        probabilities.append(found.p)
+        for worse in ("ism", "ism_plus", "meanflow", "imf"):
+            assert against(best[best.nfe == nfe], worse, "frechet").loc["ism_plus raised"].high < 1
+    assert ratios == {1: "0.88", 2: "0.81"}
+    assert f"{2 * min(probabilities):.2f}" == f"{max(2 * min(probabilities), max(probabilities)):.2f}" == "0.08"
+    plain = played[(played.noise == played.noise.max()) & (played.w == 0) & (played.nfe == 1)]
+    assert plain.groupby("variant").frechet.mean().idxmin() == "ism_plus"
+    first = rounds[rounds.stage == "one change"].groupby(["change", "nfe"]).frechet.min().unstack()
+    score = (first[1] * first[2]) ** 0.5 / (first.loc["as it is", 1] * first.loc["as it is", 2]) ** 0.5
+    assert set(score[score < 0.95].index) == {"targets: average 0.9"}
+    assert score["derivative"] > 5
 
 
 def test_longer_trainings_are_of_the_league_s_methods_as_tuned() -> None:
