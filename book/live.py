@@ -213,6 +213,7 @@ def described(net: nn.Module, autoencoder: SmallAutoencoder, view: View, folder:
         "decoder": f"{MODELS}/{decoder}",
         "runtime": f"_static/{RUNTIME[1]}",
         "bytes": sum(path.stat().st_size for path in files),
+        "script": (STATIC / RUNTIME[0]).stat().st_size,  # of these, what is imported and not fetched
         "shape": view.space.shape,
         "picture": autoencoder.shape[:2],
         "n": grid.n if grid else None,

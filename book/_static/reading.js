@@ -42,7 +42,7 @@ document.addEventListener("DOMContentLoaded", () => {
     return part;
   };
   for (const text of all("div.output pre")) {
-    const lines = text.textContent.split(/(?<=\n)/);
+    const lines = text.textContent.match(/[^\n]*\n|[^\n]+/g) ?? []; // older Safari has no lookbehind
     const columns = lines.map((line) => /\S {2}/.test(line));
     let [first, end] = [columns.indexOf(true), columns.lastIndexOf(true) + 1];
     if (!end) text.classList.add("prose");
@@ -60,7 +60,8 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // Long names in tables, and those of tests, break where a reader would break them.
   for (const name of all("#guarantees code .pre, article td code .pre")) {
-    name.replaceChildren(...name.textContent.split(/(?<=[/_:])/).flatMap((part) => [part, document.createElement("wbr")]));
+    const parts = name.textContent.match(/[^/_:]*[/_:]|[^/_:]+/g) ?? [];
+    name.replaceChildren(...parts.flatMap((part) => [part, document.createElement("wbr")]));
   }
 
   // A link opens what it leads into: not every browser does.

@@ -109,8 +109,9 @@ addEventListener("click", (event) => {
   else show(at + (event.clientX < innerWidth / 3 ? -1 : 1));
   tell();
 });
+const asked = () => Math.trunc(Number(location.hash.slice(1))) - 1 || 0; // by the address: #3 is the third slide
 addEventListener("hashchange", () => {
-  show(Number(location.hash.slice(1)) - 1 || 0, false);
+  show(asked(), false);
   tell();
 });
 addEventListener("message", (event) => {
@@ -121,4 +122,4 @@ addEventListener("message", (event) => {
 addEventListener("resize", fit);
 body.classList.toggle("speaker", window.name === "speaker");
 fit();
-show(Number(location.hash.slice(1)) - 1 || 0, false);
+show(asked(), false);

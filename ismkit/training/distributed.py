@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -292,6 +293,15 @@ def _unsynchronised(net: Any) -> Iterator[None]:
         net.set_requires_gradient_sync(True)
 
 
+def _readable(error: Exception) -> Exception:
+    """An error as another process can read it: one that cannot be pickled would leave the others waiting."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
+    return error
+
+
 def on_main_process(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """Call ``work`` on the main process alone; every process returns its result or raises its error."""
     if accelerator.num_processes == 1:
@@ -301,7 +311,7 @@ def on_main_process(accelerator: Accelerator, work: Callable[[], T]) -> T:
         try:
             outcome[0] = work()
         except Exception as error:
-            outcome[1] = error
+            outcome[1] = _readable(error)
     outcome = broadcast_object_list(outcome)
     if outcome[1] is not None:
         raise outcome[1]

@@ -1,6 +1,8 @@
 """On one process: what an accelerator is made with, the parts of a network, errors; ``test_loop.py`` has two."""
 
 import os
+import pickle
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,6 +75,23 @@ def test_work_is_done_and_its_error_raised() -> None:
     assert distributed.on_main_process(made, lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
         distributed.on_main_process(made, lambda: 1 // 0)
+
+
+def test_an_error_that_no_other_process_can_read_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pickling it raised on the main process alone, and the others waited for what never came."""
+
+    class NotebookError(Exception):
+        pass
+
+    def fail() -> None:
+        raise NotebookError("no space left")
+
+    monkeypatch.setattr(distributed, "broadcast_object_list", lambda held: pickle.loads(pickle.dumps(held)))
+    two: Any = SimpleNamespace(num_processes=2, is_main_process=True)
+    with pytest.raises(RuntimeError, match=r"^NotebookError: no space left$"):
+        distributed.on_main_process(two, fail)
+    with pytest.raises(ZeroDivisionError):
+        distributed.on_main_process(two, lambda: 1 // 0)
 
 
 @pytest.mark.parametrize("wants", [True, False])

@@ -277,5 +277,6 @@ export class Chart {
 export function short(value, digits = 3) {
   if (!Number.isFinite(value)) return "undefined";
   if (Math.abs(value) >= 10 ** digits) return String(Math.round(value));
+  if (value && Math.abs(value) < 1e-6) return value.toFixed(digits - 1 - Math.floor(Math.log10(Math.abs(value)))); // no e-7
   return String(Number(value.toPrecision(digits)));
 }

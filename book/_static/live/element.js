@@ -57,7 +57,7 @@ class Remote {
 /** Load the files of a model; the bar shows how far that is. */
 async function load(root, about) {
   const bar = root.querySelector("progress");
-  bar.max = about.bytes;
+  bar.max = about.bytes - about.script; // which is imported, and so not seen coming
   bar.hidden = false;
   const remote = new Remote((bytes) => (bar.value += bytes));
   try {
