@@ -17,7 +17,7 @@ class ImageOptions:
         features: small: read a small random network instead, to try things out; comparable with nothing published.
         batch: images at one time.
         tf32: draw with matrix products in TF32 where the GPU has it, as SiT's and DiT's code do. Such samples have a
-            folder of their own, and the protocol names it.
+            folder of their own, and the protocol names it. Convolutions round so either way, PyTorch's default.
         npz: write the samples as ADM's .npz too.
         png: write the samples as PNG files too.
         download: fetch missing weights of feature networks.
