@@ -230,8 +230,8 @@ def draw(
         batch: samples at one time.
         per_file: samples per file.
         source: the distribution of the noise, that of the network's recipe.
-        tf32: let matrix products on a GPU round to TF32, 10 bits of the 23; the manifest says so. Convolutions, those of
-            the VAE, do so there by PyTorch's default.
+        tf32: let matrix products on a GPU round to TF32, 10 bits of the 23; the manifest says so. Convolutions,
+            those of the VAE, do so there by PyTorch's default.
         progress: show a bar; by default in the first process unless the environment says CI.
 
     Returns:
