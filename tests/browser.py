@@ -42,6 +42,7 @@ def chromium(profile: Path) -> Iterator[Chrome]:
     browser = Chrome(options=options, service=ChromeService(driver))
     try:
         browser.set_script_timeout(180)  # axe-core on a long page, on a busy machine
+        browser.command_executor.client_config.timeout = 300  # of one call; 120 s were too few for a page there
         browser.get("about:blank")
         logged(browser, "")  # of the page that it opened with
         yield browser
