@@ -205,22 +205,36 @@ def test_the_map_agrees_with_the_paper_s_tables() -> None:
 def test_what_the_page_says_of_the_league_of_clothes_is_in_its_table() -> None:
     frame = read_table(FOLDER / "league-clothes.parquet")
     played = frame[frame.stage == "league"]
+    assert set(played.variant) == set(LEAGUE.LEAGUES["clothes"].methods)
+    assert set(played[played.nfe <= 4].w) == {0.0, 0.5, 1.0, 2.0, 3.5}
     plain = played[(played.noise == played.noise.max()) & (played.w == 0)]
-    ahead = plain[plain.nfe == 1].groupby("variant").frechet.mean().sort_values()
-    assert list(ahead.index[:2]) == ["ism_plus", "imm"]
-    best = at_best(played, "frechet", (0, 1))
+    means = plain.groupby(["nfe", "variant"]).frechet.mean().unstack()
+    assert means.idxmin(axis=1)[1] == "ism_plus"
+    found = against(plain[plain.nfe == 1], "ism", "frechet")
+    assert set(found[(found.ratio < 1) & (found.holm < 0.05)].index) == {"ism_plus", "imm", "facm"}
+    for nfe in (2, 4, 128):
+        assert (means.loc[nfe].dropna() < means.loc[nfe, "ism"]).mean() > 0.5
+    assert set(means.loc[128].nsmallest(2).index) == {"facm", "dual_end"}
+
+
+def test_what_the_page_says_of_the_best_strengths_is_in_its_table() -> None:
+    frame = read_table(FOLDER / "league-clothes.parquet")
+    best = at_best(frame[frame.stage == "league"], "frechet", (0, 1))
+    ahead = ["imf", "alpha_flow", "meanflow"]
     for nfe in (1, 2, 4, 128):
-        found = against(best[best.nfe == nfe], "ism", "frechet").loc[["meanflow", "imf"]]
+        found = against(best[best.nfe == nfe], "ism", "frechet").loc[ahead]
         assert (found.ratio < 1).all()
         assert (found.holm < 0.05).all()
-    three = best[best.variant.isin(["ism_plus", "meanflow", "imf"])]
-    ratios = {
-        nfe: against(three[three.nfe == nfe], "ism_plus", "frechet").ratio.round(2).to_dict() for nfe in (1, 2, 128)
-    }
-    assert ratios[1] == {"meanflow": 0.92, "imf": 0.87}
-    assert ratios[2] == {"meanflow": 0.81, "imf": 0.86}
-    assert min(ratios[128].values()) > 1
-    assert set(best[best.variant.isin(["meanflow", "imf"]) & (best.nfe <= 4)].w) == {2.0}
-    means = best.groupby(["variant", "nfe"]).frechet.mean()
-    assert means.xs(1, level="nfe").idxmax() == "drifting"
-    assert means["ect", 128] > means["ect", 4]
+    few = best[best.variant.isin(["ism_plus", *ahead])]
+    to_plus = {nfe: against(few[few.nfe == nfe], "ism_plus", "frechet").loc[ahead] for nfe in (1, 2, 4)}
+    assert [f"{ratio:.2f}" for ratio in to_plus[1].ratio] == ["0.87", "0.90", "0.92"]
+    assert [f"{ratio:.2f}" for ratio in to_plus[2].ratio] == ["0.86", "0.81", "0.81"]
+    assert [bool((to_plus[nfe].holm < 0.05).all()) for nfe in to_plus] == [False, True, True]
+    assert (to_plus[1].holm > 0.05).all()
+    assert set(best[best.variant.isin(ahead) & (best.nfe <= 4)].w) == {2.0}
+    assert set(best[(best.variant == "ism") & (best.nfe == 1)].w) == {3.5}
+    means = best.groupby(["nfe", "variant"]).frechet.mean().unstack()
+    assert set(means.loc[128].nsmallest(2).index) == {"flow", "ism_plus"}
+    assert set(means.loc[1].nlargest(2).index) == {"drifting", "sinkhorn drifting"}
+    for name in ("ect", "sct"):
+        assert means.loc[128, name] > means.loc[4, name]
