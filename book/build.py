@@ -596,8 +596,8 @@ def league_tables(metric: str) -> Iterator[str]:
     """Every method of the leagues of points (`w2`) or of pictures (`frechet`), by division, beside `ism`."""
     for path in sorted(FOLDER.glob("league-*.parquet")):
         frame = sweep.read_table(path)
-        if path.stem == "league-raised" or "division" not in frame or metric not in frame or frame[metric].isna().any():
-            continue
+        if "tuning" not in {*frame.get("stage", ())} or metric not in frame or frame[metric].isna().any():
+            continue  # no league, or one of another score
         for (name, division), part in frame[frame.stage == "league"].groupby(["league", "division"], sort=False):
             where = f"{name}, noise and data {division}"
             if part.w.eq(0).all():

@@ -333,6 +333,19 @@ def test_a_moment_between_two_states_is_on_the_line() -> None:
     close(computed("flow", ends, path=path), 4.5**0.5)
 
 
+def test_numbers_are_shown_without_an_exponent() -> None:
+    values = [1.3624e-7, -2.5e-9, 0, 1.2345e-5, 12.345, 98765.4]
+    module = json.dumps((FOLDER / "figure.js").as_uri())
+    browser = (
+        "globalThis.matchMedia = () => ({ addEventListener() {} })"  # all that the module asks for when it is read
+    )
+    expression = (
+        f"({browser}) && await import({module}).then(({{ short }}) => given.values.map((value) => short(value)))"
+    )
+    shown = computed("frechet", expression, values=values)
+    assert shown == ["0.000000136", "-0.00000000250", "0", "0.0000123", "12.3", "98765"]
+
+
 def test_every_text_has_its_modules_and_notebook() -> None:
     texts = sorted((ROOT / "book" / "explore").glob("*.md"))
     assert len(texts) == 6

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
-import shutil
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +20,7 @@ from torch import Tensor
 from ismkit.data.decoding import PictureError, decode_picture, read_picture
 from ismkit.data.sets import Labelled
 from ismkit.utils.checks import as_integer, check_count, check_name
-from ismkit.utils.files import DataError
+from ismkit.utils.files import DataError, replacing_folder
 from ismkit.utils.seeding import stream
 
 if TYPE_CHECKING:
@@ -184,25 +182,15 @@ def photo_folder(folder: str | os.PathLike[str], per_class: int, side: int = 256
     if folder.is_dir() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty: give a new folder")
     pictures = {name: _picture(name) for name in COLOURED}
-    whole = folder.resolve()
-    partial = whole.with_name(f".{whole.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        _write_classes(pictures, partial, per_class, side, seed)
-        partial.replace(whole)  # also of an empty folder
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
-
-
-def _write_classes(pictures: dict[str, Image], folder: Path, per_class: int, side: int, seed: int) -> None:
-    """Write random windows of each picture as the PNG files of its class."""
     from PIL.Image import Resampling
 
-    for name, picture in pictures.items():
-        (folder / name).mkdir(parents=True)
-        places = torch.rand(per_class, 3, generator=stream(seed, "photo folder", name, per_class, side))
-        for k, (size, u, v) in enumerate(places.tolist()):
-            window = round(min(picture.size) * (1 + size) / 2)
-            left, top = int(u * (picture.width - window + 1)), int(v * (picture.height - window + 1))
-            box = (left, top, left + window, top + window)
-            picture.resize((side, side), Resampling.BICUBIC, box).save(folder / name / f"{k:04d}.png")
+    with replacing_folder(folder) as partial:
+        for name, picture in pictures.items():
+            (partial / name).mkdir()
+            places = torch.rand(per_class, 3, generator=stream(seed, "photo folder", name, per_class, side))
+            for k, (size, u, v) in enumerate(places.tolist()):
+                window = round(min(picture.size) * (1 + size) / 2)
+                left, top = int(u * (picture.width - window + 1)), int(v * (picture.height - window + 1))
+                box = (left, top, left + window, top + window)
+                picture.resize((side, side), Resampling.BICUBIC, box).save(partial / name / f"{k:04d}.png")
+    return folder

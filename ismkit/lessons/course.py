@@ -17,7 +17,6 @@ import base64
 import io
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -30,7 +29,7 @@ import mistune
 
 from ismkit.lessons import notebooks
 from ismkit.lessons.notebooks import PICTURED, SLIDES, NotebookError, picture_sum, solutions, solve
-from ismkit.utils.files import CHECKOUT, expanded, sync
+from ismkit.utils.files import CHECKOUT, expanded, replacing_folder
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -150,18 +149,13 @@ def make_course(out: str | os.PathLike[str]) -> Path:
         raise CourseError(f"{str(out)!r} is not a folder: name a new one")
     if out.is_dir() and any(out.iterdir()):
         raise CourseError(f"{out} is not empty: name a new folder, or remove what is in it")
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     pages = dict(_pages(hours(), questions(), Shown()))
     made = dict(_notebooks())
-    try:
+    with replacing_folder(out) as partial:
         for name, text in (pages | made).items():
             path = partial / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        os.replace(partial, out)
-        sync(out.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out
 
 

@@ -90,7 +90,13 @@ def rewind(run_dir: PathLike, step: int) -> None:
     """Delete the checkpoints later than that of ``step``, which must exist, to resume from there."""
     if step not in (found := saved_steps(run_dir)):
         raise CheckpointError(f"{run_dir}: no checkpoint of step {step}; there are {found}.")
-    _discard(run_dir, found[found.index(step) + 1 :])
+    if later := found[found.index(step) + 1 :]:  # said, since a command that is repeated does it again
+        print(
+            f"ismkit: starts from step {step} again, as asked: deletes the checkpoints up to step {later[-1]}; "
+            "to resume from the newest, name no step",
+            file=sys.stderr,
+        )
+        _discard(run_dir, later)
 
 
 def load(run_dir: PathLike, step: int | None = None) -> Checkpoint:
@@ -306,19 +312,9 @@ def resume_run(saving: Saving, state: Trained, settings: Mapping[str, Any], acce
     streams = {name.removeprefix(RANDOM): tensors.pop(name) for name in list(tensors) if name.startswith(RANDOM)}
     restore(tensors, scalars, state.net, state.optimizer, {"ema": state.ema}, accelerator)
     on_main_process(accelerator, lambda: set_random_state(streams))
-    on_main_process(accelerator, lambda: _rewind_and_say(run_dir, start))
+    # The steps after this one are trained again.
+    on_main_process(accelerator, lambda: rewind(run_dir, start))
     return start
-
-
-def _rewind_and_say(run_dir: Path, start: int) -> None:
-    """Delete the checkpoints whose steps are trained again; said, since a command that is repeated does it again."""
-    if later := [step for step in saved_steps(run_dir) if step > start]:
-        print(
-            f"ismkit: starts from step {start} again, as asked: deletes the checkpoints up to step {later[-1]}; "
-            "to resume from the newest, name no step",
-            file=sys.stderr,
-        )
-    rewind(run_dir, start)
 
 
 FEW = 4  # settings that are named for being accepted: more are another run

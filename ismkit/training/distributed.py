@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import copy
 import os
-import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -43,6 +42,7 @@ from torch import Tensor, nn
 
 from ismkit.method.ema import unwrapped
 from ismkit.utils.files import locked
+from ismkit.utils.workers import readable
 
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: try again
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
@@ -293,15 +293,6 @@ def _unsynchronised(net: Any) -> Iterator[None]:
         net.set_requires_gradient_sync(True)
 
 
-def _readable(error: Exception) -> Exception:
-    """An error as another process can read it: one that cannot be pickled would leave the others waiting."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
-    return error
-
-
 def on_main_process(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """Call ``work`` on the main process alone; every process returns its result or raises its error."""
     if accelerator.num_processes == 1:
@@ -311,7 +302,7 @@ def on_main_process(accelerator: Accelerator, work: Callable[[], T]) -> T:
         try:
             outcome[0] = work()
         except Exception as error:
-            outcome[1] = _readable(error)
+            outcome[1] = readable(error)  # else the others would wait for what cannot be sent
     outcome = broadcast_object_list(outcome)
     if outcome[1] is not None:
         raise outcome[1]

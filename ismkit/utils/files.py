@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import secrets
+import shutil
 import stat
 import threading
 from collections.abc import Iterator
@@ -115,6 +116,40 @@ def replacing_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """As :func:`replacing_path`, for a folder that is new or empty. A link stays: the folder it leads to is written.
+
+    Args:
+        path: the folder to write.
+
+    Yields:
+        A folder beside it, which is empty and becomes ``path`` when the block ends.
+
+    Raises:
+        OSError: if the folder cannot be written, or has something in it.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ismkit.utils.files import replacing_folder
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with replacing_folder(f"{folder}/pack") as partial:
+        ...         _ = (partial / "notes.txt").write_text("whole")
+        ...     [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*.txt")]
+        ['pack/notes.txt']
+    """
+    path = Path(path).resolve()
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.replace(partial, path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def destination(path: str | os.PathLike[str]) -> Path:

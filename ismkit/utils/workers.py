@@ -139,17 +139,31 @@ def _group_environments(processes: int, threads: int) -> list[dict[str, str]]:
     return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
 
 
+def readable(error: Exception) -> Exception:
+    """Give an error as another process can read it: itself, or its text and traceback as a :class:`WorkerError`.
+
+    Example:
+        >>> from ismkit.utils.workers import readable
+        >>> class OwnError(Exception):
+        ...     def __init__(self, what, where):
+        ...         super().__init__(f"{what} at {where}")
+        >>> readable(KeyError("x")), type(readable(OwnError("nothing", "home"))).__name__
+        (KeyError('x'), 'WorkerError')
+    """
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # of a class of a notebook, or one with arguments of its own
+        where = "".join(traceback.format_exception(error))
+        return WorkerError(f"{type(error).__name__}: {error}\n{where}")
+    return error
+
+
 class _Failure:
     """An exception on its way to the parent, as bytes, so that what cannot be read there does no harm."""
 
     def __init__(self, error: Exception) -> None:
-        where = "".join(traceback.format_exception(error))
-        error.add_note(f"in a process of its own:\n{where}")
-        try:
-            self.pickled = pickle.dumps(error)
-            pickle.loads(self.pickled)
-        except Exception:  # of a class of a notebook, or one with arguments of its own
-            self.pickled = pickle.dumps(WorkerError(f"{type(error).__name__}: {error}\n{where}"))
+        error.add_note(f"in a process of its own:\n{''.join(traceback.format_exception(error))}")
+        self.pickled = pickle.dumps(readable(error))
 
     def error(self) -> Exception:
         return cast(Exception, pickle.loads(self.pickled))

@@ -13,6 +13,7 @@ from torch import nn
 
 from ismkit.models.nets import Block, DiT, ToyMLP
 from ismkit.training import distributed
+from ismkit.utils.workers import WorkerError
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +89,7 @@ def test_an_error_that_no_other_process_can_read_is_told_all_the_same(monkeypatc
 
     monkeypatch.setattr(distributed, "broadcast_object_list", lambda held: pickle.loads(pickle.dumps(held)))
     two: Any = SimpleNamespace(num_processes=2, is_main_process=True)
-    with pytest.raises(RuntimeError, match=r"^NotebookError: no space left$"):
+    with pytest.raises(WorkerError, match=r"^NotebookError: no space left\n"):
         distributed.on_main_process(two, fail)
     with pytest.raises(ZeroDivisionError):
         distributed.on_main_process(two, lambda: 1 // 0)

@@ -343,7 +343,7 @@ def test_interrupted_run_resumes_with_its_schedule(tmp_path: Path) -> None:
     assert_same(contents(resumed), contents(train("toy", 12, optim=optim)))
 
 
-def test_resume_from_a_named_step_trains_the_later_ones_anew(
+def test_resume_from_a_named_step_trains_the_later_ones_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = train("toy", 8, folder=tmp_path, save_every=4)
