@@ -643,6 +643,12 @@ def raised_tables() -> Iterator[str]:
     yield from [f"<details><summary>{title}</summary>", "", *table(rows), "", "</details>", ""]
 
 
+def again_table(name: str) -> list[str]:
+    """What `ism_plus` was raised to, trained once more beside others: each at its best strength."""
+    named = sweep.read_table(FOLDER / f"league-{name}.parquet").replace({"variant": {"ism_plus raised": "meanflow_plus"}})
+    return table(raised_rows(sweep.at_best(named, "frechet", (0, 1))))
+
+
 def raised_rows(shown: pd.DataFrame) -> list[list[str]]:
     """The rows of one table: means, and the first method's ratio to each at one call and at two."""
     means = shown.groupby(["variant", "nfe"]).frechet.mean().unstack()
@@ -803,6 +809,7 @@ MADE: dict[str, Callable[[], Iterable[str]]] = {
     "league": partial(league_tables, "w2"),
     "league of clothes": partial(league_tables, "frechet"),
     "raised": raised_tables,
+    **{name: partial(again_table, name) for name in ("replicated", "emoji")},
     "reasons": reasons_table,
     "paper_fid": paper_fid,
     "paper_ladder": paper_ladder,

@@ -16,7 +16,7 @@ from ismkit.method.coupling import Coupling
 from ismkit.models.saved import save_model
 from ismkit.neighbours import NEIGHBOURS, Trained
 from ismkit.sweeps.studies import FOLDER
-from ismkit.sweeps.sweep import against, at_best, read_table
+from ismkit.sweeps.sweep import against, at_best, compare_pairs, read_table
 from ismkit.training.costs import row_cost
 from ismkit.training.runs import shape_and_classes
 
@@ -169,6 +169,30 @@ def test_what_the_page_says_of_what_was_raised_is_in_its_table() -> None:
     score = (first[1] * first[2]) ** 0.5 / (first.loc["as it is", 1] * first.loc["as it is", 2]) ** 0.5
     assert set(score[score < 0.95].index) == {"targets: average 0.9"}
     assert score["derivative"] > 5
+
+
+def test_the_planned_comparisons_were_made_once_more_over_other_seeds() -> None:
+    before, frame = (read_table(FOLDER / f"league-{name}.parquet") for name in ("raised", "replicated"))
+    assert set(frame.seed) == set(LEAGUE.AGAIN)
+    for path in FOLDER.glob("league-*.parquet"):
+        assert path.stem == "league-replicated" or not set(read_table(path).seed) & set(frame.seed), path
+    played = before[before.stage == "league"].groupby("variant").change.first()
+    assert frame.groupby("variant").change.unique().map(list).to_dict() == {
+        name: [played[name]] for name in ("ism_plus raised", *LEAGUE.PLANNED.values())
+    }
+    best = at_best(frame, "frechet", (0, 1))
+    best = best.assign(variant=best.variant + best.nfe.map(" {}".format))
+    pairs = [(f"ism_plus raised {nfe}", f"{other} {nfe}") for nfe, other in LEAGUE.PLANNED.items()]
+    found = compare_pairs(best, pairs, "frechet")
+    assert found.ratio.round(2).tolist() == [0.89, 0.88]
+    assert found.holm.round(3).tolist() == [0.017, 0.001]
+    rest = compare_pairs(best, [("ism_plus raised 4", "meanflow 4")], "frechet").iloc[0]
+    assert [f"{rest[name]:.2f}" for name in ("ratio", "low", "high")] == ["0.97", "0.95", "1.00"]
+    assert rest.high > 1
+    means = best.groupby("variant").frechet.mean()
+    others = [means[f"{name} 128"] for name in ("meanflow", "imf")]
+    assert means["ism_plus raised 128"] / others[0] == pytest.approx(3 / 4, abs=0.02)
+    assert means["ism_plus raised 128"] / others[1] == pytest.approx(2 / 3, abs=0.02)
 
 
 def test_longer_trainings_are_of_the_league_s_methods_as_tuned() -> None:
