@@ -834,6 +834,14 @@ def test_a_tap_adds_a_point_where_a_click_does_not_say_that_it_was_one(opened: C
     assert "1 point." in figure.number
 
 
+def test_a_pen_over_a_drawing_does_not_scroll_the_page_and_a_finger_does(opened: Callable[[str], Explorable]) -> None:
+    figure = opened("flow")
+    hover = "arguments[0].dispatchEvent(new PointerEvent('pointerover', { pointerType: arguments[1], bubbles: true }));"
+    hover += "return getComputedStyle(arguments[0]).touchAction"
+    found = {kind: figure.browser.execute_script(hover, figure.picture, kind) for kind in ("pen", "touch", "mouse")}
+    assert found == {"pen": "none", "touch": "auto", "mouse": "auto"}
+
+
 FRAMES = "return [...document.querySelectorAll('.scrubbed a.image-reference')].filter((one) => one.offsetHeight)"
 WITH_FRAMES = [
     name
@@ -908,6 +916,15 @@ def test_flow_goes_from_moment_to_moment_for_those_who_want_no_motion(
     for moment in ("0.00", "0.10", "0.20"):
         figure.keys("Next", Keys.ENTER)
         assert figure.value("Time") == moment
+    emulated("Emulation.setEmulatedMedia", {"features": []})
+    press = WebDriverWait(figure.browser, 10).until(lambda _: figure.control("Play"))
+    press.click()
+    assert press.text == "Stop"
+    emulated("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]})
+    WebDriverWait(figure.browser, 10).until(lambda _: press.text == "Next")  # the wish came while it played
+    stopped = figure.value("Time")
+    figure.browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+    assert figure.value("Time") == stopped
 
 
 @pytest.mark.parametrize("width", [390, 1400])

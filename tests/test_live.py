@@ -280,6 +280,25 @@ def test_nothing_of_a_model_is_loaded_before_the_click(browser: Chrome, page: st
         assert not root.find_element(By.TAG_NAME, "form").is_displayed()
 
 
+# Notes every position of the bar of a model that is about to be loaded.
+POSITIONS = """
+window.positions = [];
+new MutationObserver(([{ target }]) => positions.push([target.value, target.max])).observe(
+  arguments[0].querySelector("progress"), { attributeFilter: ["value"] });
+"""
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_the_bar_of_a_model_that_is_loaded_fills(browser: Chrome, page: str, space: str) -> None:
+    browser.execute_script(POSITIONS, browser.find_element(By.ID, f"live-{space}"))
+    open_model(browser, space)
+    *positions, last = browser.execute_script("return positions")
+    filled = [value / most for value, most in positions]
+    assert filled == sorted(filled)
+    assert filled[-1] == 1
+    assert last[0] == 0  # hidden, and ready to be used again
+
+
 PIXELS = """
 const canvas = arguments[0].querySelector("canvas"), context = canvas.getContext("2d");
 return [canvas.width, canvas.height, ...new Set(context.getImageData(0, 0, canvas.width, canvas.height).data)].length;
@@ -328,6 +347,8 @@ def test_keys_and_mouse_change_the_picture(browser: Chrome, page: str) -> None:
     assert label.startswith("9 pictures: Bag, guidance ")
     assert "4 calls of the network" in label
     assert "of the way from seed 1 to 2" in label
+    walk = root.find_element(By.NAME, "walk")
+    assert walk.get_attribute("aria-valuetext") == f"{100 * float(walk.get_property('value')):.0f} %"
 
 
 def test_the_end_of_a_walk_is_the_start_of_the_next(browser: Chrome, page: str) -> None:

@@ -115,7 +115,9 @@ addEventListener("hashchange", () => {
   tell();
 });
 addEventListener("message", (event) => {
-  if (event.source !== other || !Number.isInteger(event.data?.slide)) return;
+  if (!Number.isInteger(event.data?.slide)) return;
+  other ??= event.source; // of the window with the notes, which this one no longer knows when it is loaded again
+  if (event.source !== other) return;
   show(event.data.slide);
   enlarge(event.data.part);
 });

@@ -190,6 +190,15 @@ def test_a_second_window_has_the_notes_and_turns_with_the_first(pack: Path, tmp_
         press("Escape")
         browser.switch_to.window(speaker)
         wait_until(lambda: seen(browser) is None)
+        browser.switch_to.window(wall)
+        browser.refresh()
+        browser.switch_to.window(speaker)
+        press("Home")
+        browser.switch_to.window(wall)
+        wait_until(lambda: number().startswith("1 /"))
+        press("ArrowRight")
+        browser.switch_to.window(speaker)
+        wait_until(lambda: number().startswith("2 /"))
 
 
 SEEN = """

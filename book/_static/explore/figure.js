@@ -55,6 +55,8 @@ export function remembered(make) {
 
 const motion = matchMedia("(prefers-reduced-motion: reduce)");
 export const still = () => motion.matches;
+/** Call `act` when the reader changes the wish for less motion. */
+export const onStill = (act) => motion.addEventListener("change", act);
 
 let figures = 0;
 

@@ -1,4 +1,4 @@
-import { NARROW, button, check, choice, mount, range, remembered, short, still } from "./figure.js";
+import { NARROW, button, check, choice, mount, onStill, range, remembered, short, still } from "./figure.js";
 import { SHAPES, curvature, endError, euler, exact, stateAt, velocity } from "./flow.math.js";
 import { normal } from "./random.js";
 
@@ -141,6 +141,7 @@ export function start(block) {
   figure = mount(block, { controls, compute, draw, tell, height });
   const pressed = figure.input("play");
   figure.input("t").addEventListener("input", () => frame !== null && stop(pressed)); // the reader moves it now
+  onStill(() => stop(pressed)); // and the button gets its other name
   drawable(figure, (point) => {
     add([point]);
     figure.update();
@@ -165,6 +166,8 @@ function drawable({ picture }, put) {
     put(point);
   };
   picture.classList.add("drawable");
+  // Known before it is pressed, since a pen hovers: on a touch screen it would scroll the page otherwise.
+  picture.addEventListener("pointerover", ({ pointerType }) => picture.classList.toggle("pen", pointerType === "pen"));
   picture.addEventListener("pointerdown", (event) => {
     by = event.pointerType;
     if (by === "touch" || event.button !== 0) return;

@@ -193,6 +193,7 @@ class Drawing {
     const { w, wShown, walk, walkShown } = this.form.elements;
     if (w) wShown.value = Number(w.value).toFixed(2);
     walkShown.value = `${Math.round(100 * walk.value)} %`;
+    walk.setAttribute("aria-valuetext", walkShown.value); // else it is read as 0.35
   }
 }
 
