@@ -626,11 +626,15 @@ def league_rows(part: pd.DataFrame, metric: str) -> list[list[str]]:
     return rows
 
 
+#: What tables of the league call by its origin; a test holds that they are one recipe.
+RAISED = {"variant": {"ism_plus raised": "meanflow_plus"}}
+
+
 def raised_tables() -> Iterator[str]:
     """What was tried to raise `ism_plus`, in two rounds, and the best of it beside the league's over fresh seeds."""
     frame = sweep.read_table(FOLDER / "league-raised.parquet")
     rounds, played = frame[frame.stage != "league"], frame[frame.stage == "league"]
-    named = played.replace({"variant": {"ism_plus raised": "meanflow_plus"}})  # a test holds that they are one recipe
+    named = played.replace(RAISED)
     plain = named[(named.noise == named.noise.max()) & (named.w == 0)]
     for title, shown in (("unguided", plain), ("each at its best strength", sweep.at_best(named, "frechet", (0, 1)))):
         yield from [f"### {title}", "", *table(raised_rows(shown)), ""]
@@ -645,7 +649,7 @@ def raised_tables() -> Iterator[str]:
 
 def again_table(name: str) -> list[str]:
     """What `ism_plus` was raised to, trained once more beside others: each at its best strength."""
-    named = sweep.read_table(FOLDER / f"league-{name}.parquet").replace({"variant": {"ism_plus raised": "meanflow_plus"}})
+    named = sweep.read_table(FOLDER / f"league-{name}.parquet").replace(RAISED)
     return table(raised_rows(sweep.at_best(named, "frechet", (0, 1))))
 
 
