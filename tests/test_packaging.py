@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -117,6 +118,15 @@ def test_everything_that_gets_installed_has_a_pin() -> None:
         pytest.skip(f"the extra 'all' is not installed here: {error}")
     assert len(closure) > 100
     assert sorted(closure - constraints().keys()) == []
+
+
+def test_every_package_installs_on_the_oldest_python() -> None:
+    """Debian 12 has Python 3.11.2; a pin that asked for 3.11.5 let no one build the book there."""
+    oldest = f"{PROJECT['requires-python'].removeprefix('>=')}.0"
+    wanted = {one.metadata["Name"]: one.metadata["Requires-Python"] for one in importlib.metadata.distributions()}
+    pinned = {name: wanted[name] for name in wanted if canonicalize_name(name) in constraints()}
+    assert len(pinned) > 50
+    assert {name: text for name, text in pinned.items() if text and oldest not in SpecifierSet(text)} == {}
 
 
 def test_extra_all_is_every_other_extra() -> None:
