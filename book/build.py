@@ -648,7 +648,7 @@ def raised_tables() -> Iterator[str]:
 
 
 def replicated_table() -> list[str]:
-    """What `ism_plus` was raised to, trained once more beside two others: each at its best strength."""
+    """What `ism_plus` was raised to, trained again beside two others: each at its best strength."""
     named = sweep.read_table(FOLDER / "league-replicated.parquet").replace(RAISED)
     return table(raised_rows(sweep.at_best(named, "frechet", (0, 1))))
 

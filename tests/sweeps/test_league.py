@@ -13,12 +13,13 @@ from torch import Tensor
 
 from ismkit.evaluation.tables import PAPER_FID
 from ismkit.method.coupling import Coupling
+from ismkit.method.recipes import RECIPES
 from ismkit.models.saved import save_model
 from ismkit.neighbours import NEIGHBOURS, Trained
 from ismkit.sweeps.studies import FOLDER
 from ismkit.sweeps.sweep import against, at_best, compare_pairs, read_table
 from ismkit.training.costs import row_cost
-from ismkit.training.runs import shape_and_classes
+from ismkit.training.runs import RUNS, shape_and_classes
 
 
 def script() -> ModuleType:
@@ -171,7 +172,7 @@ def test_what_the_page_says_of_what_was_raised_is_in_its_table() -> None:
     assert score["derivative"] > 5
 
 
-def test_the_planned_comparisons_were_made_once_more_over_other_seeds() -> None:
+def test_the_planned_comparisons_were_repeated_with_other_seeds() -> None:
     before, frame = (read_table(FOLDER / f"league-{name}.parquet") for name in ("raised", "replicated"))
     assert set(frame.seed) == set(LEAGUE.AGAIN)
     for path in FOLDER.glob("league-*.parquet"):
@@ -193,6 +194,20 @@ def test_the_planned_comparisons_were_made_once_more_over_other_seeds() -> None:
     others = [means[f"{name} 128"] for name in ("meanflow", "imf")]
     assert means["ism_plus raised 128"] / others[0] == pytest.approx(3 / 4, abs=0.02)
     assert means["ism_plus raised 128"] / others[1] == pytest.approx(2 / 3, abs=0.02)
+
+
+def test_what_is_trained_on_emoji_is_what_was_chosen_on_clothes_at_equal_passes(tmp_path: Path) -> None:
+    league, frame = LEAGUE.EMOJI, read_table(FOLDER / "league-raised.parquet")
+    chosen = frame[frame.stage == "league"].groupby("variant").change.first()
+    (plus,) = LEAGUE.raised([0], [chosen["ism_plus raised"]], league=league)
+    named = RUNS["emoji"].adapt(NEIGHBOURS["meanflow_plus"])
+    assert replace(plus.run.recipe, name=named.name) == named
+    entries = [LEAGUE.Entry(name, chosen[name], 0) for name in ("ism", "ism_plus")]
+    trials = [plus, *league.trials(entries, 1.0, league.scored, LEAGUE.Place(tmp_path))]
+    assert {(trial.run.space, trial.run.batch_size) for trial in trials} == {("emoji", RUNS["emoji"].batch_size)}
+    assert [trial.run.recipe.rows.consistency for trial in trials[1:]] == [1 / 8, 1 / 8]  # as tuned on clothes
+    base = spent_by(replace(league.run, recipe=league.run.adapt(RECIPES["ism"])))
+    assert [spent_by(trial.run) for trial in trials] == pytest.approx([base] * 3, rel=1e-3)
 
 
 def test_longer_trainings_are_of_the_league_s_methods_as_tuned() -> None:
