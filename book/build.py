@@ -647,9 +647,9 @@ def raised_tables() -> Iterator[str]:
     yield from [f"<details><summary>{title}</summary>", "", *table(rows), "", "</details>", ""]
 
 
-def replicated_table() -> list[str]:
+def again_table(name: str) -> list[str]:
     """What `ism_plus` was raised to, trained again beside two others: each at its best strength."""
-    named = sweep.read_table(FOLDER / "league-replicated.parquet").replace(RAISED)
+    named = sweep.read_table(FOLDER / f"league-{name}.parquet").replace(RAISED)
     return table(raised_rows(sweep.at_best(named, "frechet", (0, 1))))
 
 
@@ -813,7 +813,8 @@ MADE: dict[str, Callable[[], Iterable[str]]] = {
     "league": partial(league_tables, "w2"),
     "league of clothes": partial(league_tables, "frechet"),
     "raised": raised_tables,
-    "replicated": replicated_table,
+    "replicated": partial(again_table, "replicated"),
+    "raised on emoji": partial(again_table, "emoji"),
     "reasons": reasons_table,
     "paper_fid": paper_fid,
     "paper_ladder": paper_ladder,

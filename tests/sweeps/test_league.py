@@ -210,6 +210,28 @@ def test_what_is_trained_on_emoji_is_what_was_chosen_on_clothes_at_equal_passes(
     assert [spent_by(trial.run) for trial in trials] == pytest.approx([base] * 3, rel=1e-3)
 
 
+def test_what_the_page_says_of_emoji_is_in_its_table() -> None:
+    chosen, frame = (read_table(FOLDER / f"league-{name}.parquet") for name in ("raised", "emoji"))
+    played = chosen[chosen.stage == "league"].groupby("variant").change.first()
+    names, calls = ["ism", "ism_plus", "ism_plus raised"], (1, 2, 4, 128)
+    assert frame.groupby("variant").change.unique().map(list).to_dict() == {name: [played[name]] for name in names}
+    assert set(frame.seed) == set(LEAGUE.SEEDS)
+    best = at_best(frame, "frechet", (0, 1))
+    best = best.assign(variant=best.variant + best.nfe.map(" {}".format))
+    upper = [("ism_plus", "ism"), ("ism_plus raised", "ism_plus"), ("ism_plus raised", "ism")]
+    found = compare_pairs(best, [(f"{a} {nfe}", f"{b} {nfe}") for a, b in upper for nfe in calls], "frechet")
+    assert len(found) == 12, "corrected for all of them"
+    ratios = found.ratio.round(2).to_list()
+    assert ratios[:8] == [0.84, 0.87, 0.89, 0.77, 1.02, 0.93, 0.90, 0.90]
+    assert list(found.holm < 0.05) == [True] * 4 + [False] + [True] * 7
+    assert [f"{found.iloc[4][name]:.2f}" for name in ("low", "high")] == ["0.98", "1.07"]
+    clothes = chosen[chosen.stage == "league"]
+    for scored, first in ((frame, calls), (clothes[clothes.variant.isin(names)], (1, 2))):
+        plain = scored[(scored.noise == 1) & (scored.w == 0)]
+        lowest = plain.groupby(["nfe", "variant"]).frechet.mean().unstack().idxmin(axis=1)
+        assert tuple(lowest[lowest == "ism_plus"].index) == first
+
+
 def test_longer_trainings_are_of_the_league_s_methods_as_tuned() -> None:
     for name, tuned in LEAGUE.LONGER.items():
         frame = read_table(FOLDER / f"league-{name}.parquet")
