@@ -31,6 +31,7 @@ from ismkit.sweeps import ladder, sweep
 from ismkit.sweeps.studies import FOLDER
 from ismkit.training import RUNS, budget
 from ismkit.training.costs import row_cost
+from ismkit.training.runs import check_run
 from tests.building import builder
 from tests.colours import contrast
 from tests.commandline import parses
@@ -245,6 +246,7 @@ def test_code_of_the_page_on_your_own_runs(tmp_path: Path, monkeypatch: pytest.M
         exec(block, scope)
     assert scope["drawn"].shape == (4, 3, 32, 32)  # type: ignore[attr-defined]
     assert scope["state"].step == 3  # type: ignore[attr-defined]
+    check_run(scope["cats"])  # type: ignore[arg-type]
 
 
 def test_the_sweep_of_the_page_of_comparisons_spends_the_same_on_each() -> None:

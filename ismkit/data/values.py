@@ -175,7 +175,8 @@ def as_labels(y: Any, n: int, name: str = "y") -> Tensor:
             remedy = f": of one-hot rows take {name}.argmax(1)"
         raise ValueError(f"{name} must hold one label per sample, shape ({n},), got {got}{remedy}")
     if given.dtype not in (*_INTEGERS, torch.uint8, torch.bool):
-        raise TypeError(f"{name} must hold integers, got {given.dtype}: convert it, by {name}.astype('int64')")
+        remedy = f"{name}.long()" if isinstance(y, Tensor) else f"{name}.astype('int64')"
+        raise TypeError(f"{name} must hold integers, got {given.dtype}: convert it, by {remedy}")
     return given.long()
 
 

@@ -130,7 +130,7 @@ class Blocked(ABC):
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator, got {shown(generator)}")
         rows = self.blocks(len(x1))
-        t, d, w = self._draw(len(x1), generator, x1.device)
+        t, d, w = self.draw(len(x1), generator, x1.device)
         dropped = torch.rand(len(y), generator=generator, device=x1.device) < self.label_dropout
         dropped[rows.guidance] = False
         dropped[rows.consistency] &= self.drop_consistency
@@ -142,8 +142,33 @@ class Blocked(ABC):
         return Query(x_t, t, d, w, y), velocity
 
     @abstractmethod
-    def _draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Times, step sizes and strengths of n rows, (n,) each."""
+    def draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw times, step sizes and strengths: what rows of your own replace.
+
+        Args:
+            n: number of rows; :meth:`blocks` says which block each is in.
+            generator: on ``device``; nothing else may be random, or a resumed run would not be the same.
+            device: of what is drawn.
+
+        Returns:
+            ``t`` in [0, 1], ``d`` in [0, 1 - t], which is 0 outside of the consistency rows, and ``w`` >= 0: (n,) each.
+
+        Example:
+            Velocity and guidance rows nearer to the noise; the others stay, since their times lie on a grid:
+
+            >>> from dataclasses import dataclass
+            >>> import torch
+            >>> from ismkit import Rows
+            >>> @dataclass(frozen=True)
+            ... class Early(Rows):
+            ...     def draw(self, n, generator, device):
+            ...         t, d, w = super().draw(n, generator, device)
+            ...         return torch.where(d > 0, t, t**3), d, w
+            >>> rng = torch.Generator().manual_seed(0)
+            >>> t, d, w = Early(consistency=1 / 4).draw(1000, rng, torch.device("cpu"))
+            >>> round((t[d == 0] < 1 / 8).float().mean().item(), 1)
+            0.5
+        """
 
     def _strengths(self, w: Tensor, rows: slice, guided: bool, generator: torch.Generator) -> None:
         """Draw the strengths of some rows into ``w``."""
@@ -201,7 +226,8 @@ class Rows(Blocked):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
 
-    def _draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """See :meth:`Blocked.draw`."""
         rows = self.blocks(n)
         d, w = torch.zeros(2, n, device=device)
         if count := len(d[rows.consistency]):
@@ -287,7 +313,8 @@ class Intervals(Blocked):
             return "dyadic"
         return "to data" if self.to_data + self.from_noise == 1 else "any"
 
-    def _draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """See :meth:`Blocked.draw`."""
         rows = self.blocks(n)
         t, d, w = self._times(n, generator, device), *torch.zeros(2, n, device=device)
         self._strengths(w, rows.consistency, False, generator)

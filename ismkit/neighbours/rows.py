@@ -77,7 +77,8 @@ class Groups(Intervals):
         """The ends of steps, (n,): uniform beyond their starts, as in the paper."""
         return start + (1 - start) * torch.rand(len(start), generator=generator, device=start.device)
 
-    def _draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """See :meth:`ismkit.method.rows.Blocked.draw`."""
         self.blocks(n)
         count = n // self.size
         t, d = self._steps(self._times(count, generator, device), generator)
@@ -122,7 +123,8 @@ class OneStep(Blocked):
         if self.consistency != 1:
             raise ValueError(f"consistency must be 1, all rows are steps to the data, got {self.consistency}")
 
-    def _draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """See :meth:`ismkit.method.rows.Blocked.draw`."""
         t, w = torch.zeros(2, n, device=device)
         self._strengths(w, slice(None), False, generator)
         return t, torch.ones(n, device=device), w

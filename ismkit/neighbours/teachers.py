@@ -152,8 +152,9 @@ class TruncatedRows(Intervals):
         check_number("boundary", self.boundary, "in (0, 1]", 1e-300, 1)
         check_number("at_boundary", self.at_boundary, "in [0, 1]", 0, 1)
 
-    def _draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        t, d, w = super()._draw(n, generator, device)
+    def draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """See :meth:`ismkit.method.rows.Blocked.draw`."""
+        t, d, w = super().draw(n, generator, device)
         steps = self.blocks(n).consistency
         at = round(self.at_boundary * (steps.stop - steps.start))
         t[steps] *= self.boundary

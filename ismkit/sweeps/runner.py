@@ -50,8 +50,9 @@ from ismkit.method.recipes import velocity_target
 from ismkit.models.saved import NETWORKS, check_saveable, load_sampler, save_model
 from ismkit.sweeps import cluster, processes
 from ismkit.sweeps.sweep import COLUMNS, Sweep, Trial, check_name, check_replaced, summary, table, write_table
+from ismkit.training.loop import in_one_line
 from ismkit.training.options import Saving
-from ismkit.training.runs import Run, check_memory, check_run, in_one_line, train_run
+from ismkit.training.runs import Run, check_memory, check_run, loaded, train_run
 from ismkit.utils.checks import as_tuple, check_count, check_kind, shown
 from ismkit.utils.files import destination, expanded, locked, out_dir
 from ismkit.utils.keys import identity_sum
@@ -191,7 +192,7 @@ def _check_trainings(trials: Iterable[Trial], folder: Path, device: str = "cpu")
                 tried.add(id(trial.run))
             if trial.judge is None:
                 _check_judged(trial, data)
-        data = admit(together[0].run.load()) if data is None else data
+        data = loaded(together[0].run.load) if data is None else data
         _try_judges(together, folder, data.num_classes, device)
         sums[key] = identity_sum(data, "data")
     return sums

@@ -276,6 +276,10 @@ def plan(
     }
 
 
+#: What a process holds while the next pool is made beside its own, in sizes of a pool's noise: measured on large pools.
+HELD = 6.2
+
+
 def pools(
     config: Mapping[str, Any], seconds: float, cluster: Cluster, *, batch: int = 256, rows: int = 8192, pool: int = 32
 ) -> list[dict[str, Any]]:
@@ -291,8 +295,9 @@ def pools(
 
     Returns:
         For pools per rank at the paper's K, pools per rank of as many rows, and one pool gathered from all ranks: K,
-        the rows of a pool, GB that a rank holds of two pools (noise and data, float32), seconds between pools, seconds
-        of gathering, and how many cores an exact solver keeps busy on all ranks together (:func:`exact_seconds`).
+        the rows of a pool, GB that a rank holds while it makes the next pool (:data:`HELD`), seconds between pools,
+        seconds of gathering, and how many cores an exact solver keeps busy on all ranks together
+        (:func:`exact_seconds`).
     """
     numbers, p = config["channels"] * config["size"] ** 2, cluster.gpus
     table = []
@@ -301,7 +306,7 @@ def pools(
         ("per rank, as many rows", rows * p // batch, rows, p),
         ("one pool of all ranks", rows // batch, rows, 1),
     ):
-        held, period = 2 * 2 * size * numbers * 4, K * seconds
+        held, period = HELD * size * numbers * 4, K * seconds
         table.append(
             {
                 "where": name,

@@ -19,13 +19,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ismkit.data.doors import admit
 from ismkit.imagenet.latents import Latents, check_vae
 from ismkit.models.saved import check_saveable, save_model
 from ismkit.training import costs, distributed, tracking
-from ismkit.training.loop import Hook, StepReport, TrainState, check_options, with_micro_batches
+from ismkit.training.loop import Hook, StepReport, TrainState, check_options, in_one_line, with_micro_batches
 from ismkit.training.options import Engine, Logging, Saving
-from ismkit.training.runs import Run, in_one_line, train_run, transformer_config
+from ismkit.training.runs import Run, loaded, train_run, transformer_config
 from ismkit.utils.checks import check_kind, shown
 from ismkit.utils.settings import describe
 from ismkit.utils.weights import PathLike
@@ -156,7 +155,7 @@ def _launch(
     card = {"run": described, "steps": run.steps, "seed": seed, "licence": "Apache-2.0"}
     if accelerator.num_processes > 1:  # the main process first, for it may have to make them
         distributed.on_main_process(accelerator, lambda: len(load()))
-    data = admit(load())
+    data = loaded(load)
     if (shape := getattr(data, "shape", None)) is not None:
         card["shape"] = list(shape)  # of what this model draws
     if isinstance(data, Latents):

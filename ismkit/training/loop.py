@@ -11,9 +11,10 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,8 @@ def check(
         raise ValueError(f"batches must be {remedy}, got {type(batches).__name__}")
     _check_accelerator(accelerator, engine)
     check_parts(recipe, net, batches, accelerator.mixed_precision, warn=accelerator.is_main_process)
+    if not distributed.is_sharding(accelerator):  # there may be no room for all of it on one device
+        on_main_process(accelerator, partial(_check_first_rows, recipe, net, batches, accelerator))
     return steps, seed
 
 
@@ -160,6 +163,139 @@ def _check_weights(net: nn.Module) -> None:
             f"net must have its weights in {wanted}, got {other[0]}: net.to({wanted}). To compute in half of the bits, "
             "Engine(precision='bf16')"
         )
+
+
+FEW = 16  # rows that a network is asked before step 1
+
+
+def _check_first_rows(recipe: Recipe, net: nn.Module, batches: Batches, accelerator: Accelerator) -> None:
+    """Refuse rows and a network that a step cannot be made of: asked of one sample, where and how it will compute."""
+    null, device, size = int(net.num_classes), accelerator.device, batches.batch_size  # type: ignore[arg-type]
+    # Global generators that layers may draw from.
+    drawn = [device] if device.type == "cuda" and torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=drawn), accelerator.autocast():
+        x1 = torch.as_tensor(batches.data[0][0]).to(device, torch.get_default_dtype())
+        x1, y = x1.expand(size, *x1.shape), torch.arange(size, device=device) % null
+        rng = stream(0, "tried", device=device)
+        rows = in_one_line("recipe.rows fails", recipe.rows, torch.zeros_like(x1), x1, y, null, rng)
+        try_network(net.to(device), check_query(rows, x1, null).take(slice(FEW)), null)
+
+
+def check_query(drawn: Any, x1: Tensor, null: int) -> Query:
+    """Give the query that rows have drawn for data; ValueError for what is none, or asks what cannot be asked.
+
+    Args:
+        drawn: what rows return, a query and the velocity.
+        x1: the data, (B, ...).
+        null: the null label.
+
+    Example:
+        >>> import torch
+        >>> from ismkit.method.path import Query
+        >>> from ismkit.training.loop import check_query
+        >>> x1, y = torch.zeros(3, 2), torch.tensor([0, 1, 2])
+        >>> query = Query(x1, torch.rand(3), torch.zeros(3), torch.zeros(3), y)
+        >>> check_query((query, x1), x1, null=2) is query
+        True
+        >>> check_query((query._replace(t=query.t + 5), x1), x1, null=2)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: recipe.rows must draw t in [0, 1], got 5...
+    """
+    if not isinstance(drawn, tuple) or len(drawn) != 2 or not isinstance(drawn[0], Query):
+        got = type(drawn).__name__ + f" of {len(drawn)}" * isinstance(drawn, tuple)
+        raise ValueError(f"recipe.rows must return (query, velocity), a Query and a tensor like the data, got {got}")
+    query, velocity = drawn
+    shapes = {"velocity": x1.shape, "x": x1.shape} | dict.fromkeys("tdwy", x1.shape[:1])
+    for name, shape in shapes.items():
+        value = velocity if name == "velocity" else getattr(query, name)
+        if getattr(value, "shape", None) != shape:
+            raise ValueError(f"recipe.rows must return {name} of shape {tuple(shape)}, got {shown(value)}")
+    slack = 1e-4  # of sums of float32, and of lower precisions
+    allowed: dict[str, tuple[Tensor, float, float]] = {
+        "t": (query.t, 0, 1),
+        "d": (query.d, 0, 1),
+        "t + d": (query.t + query.d, 0, 1),
+    }
+    allowed |= {"w": (query.w, 0, math.inf), "y": (query.y, 0, null)}
+    for name, (values, low, high) in allowed.items():
+        ends = values.min().item(), values.max().item()
+        if not low - slack <= ends[0] <= ends[1] <= high + slack:
+            raise ValueError(f"recipe.rows must draw {name} in [{low}, {high}], got {ends[0]:g} to {ends[1]:g}")
+    return query
+
+
+def try_network(net: nn.Module, query: Query, null: int) -> None:
+    """Ask a network; ValueError if it does not take the samples, or does not answer as a training needs.
+
+    Args:
+        net: left in eval mode.
+        query: of a few rows.
+        null: the null label, which the last of them is asked for.
+
+    Example:
+        >>> import torch
+        >>> from ismkit import ToyMLP
+        >>> from ismkit.method.path import Query
+        >>> from ismkit.training.loop import try_network
+        >>> zero, y = torch.zeros(3), torch.tensor([0, 1, 2])
+        >>> net = ToyMLP(dim=2, width=8, depth=1, num_classes=4)
+        >>> try_network(net, Query(torch.zeros(3, 2), zero, zero, zero, y), null=4)
+        >>> try_network(net, Query(torch.zeros(3, 5), zero, zero, zero, y), null=4)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: net must take samples (5,), as the data has: ...
+    """
+    samples, last = (
+        f"samples {tuple(query.x.shape[1:])}, as the data has",
+        torch.arange(len(query.y)) == len(query.y) - 1,
+    )
+    asked = query._replace(y=torch.where(last.to(query.y.device), null, query.y))
+    versions = [part._version for part in asked]
+    with torch.no_grad():
+        try:
+            answer = net.eval()(*asked)
+        except Exception:  # code of anyone
+            named = query._replace(y=query.y.masked_fill(query.y == null, 0))
+            in_one_line(f"net must take {samples}", net, *named)
+            answer = in_one_line(
+                f"net must take the null label {null}, its num_classes, beside the classes", net, *asked
+            )
+    if getattr(answer, "shape", None) != query.x.shape:
+        got = shown(answer) if isinstance(answer, Tensor) else type(answer).__name__
+        raise ValueError(f"net must return {samples}, one for each row, got {got}")
+    if answer.dtype not in (query.x.dtype, torch.bfloat16, torch.float16):
+        raise ValueError(f"net must return numbers of the type of its samples, {query.x.dtype}, got {answer.dtype}")
+    changed = [
+        name for name, part, before in zip(Query._fields, asked, versions, strict=True) if part._version > before
+    ]
+    if changed:
+        raise ValueError(f"net must leave its inputs as they are, got one that changes {changed[0]} in place")
+
+
+def in_one_line(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function that may be code of anyone.
+
+    Args:
+        what: fails, for the message.
+        function: to be called.
+        arguments: of it.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        ValueError: of one line, for whatever it raises.
+
+    Example:
+        >>> from ismkit.training.loop import in_one_line
+        >>> in_one_line("judge fails", int, "two")
+        Traceback (most recent call last):
+        ValueError: judge fails: invalid literal for int() with base 10: 'two'
+    """
+    try:
+        return function(*arguments)
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}, "
+        raise ValueError(f"{what}: {kind}{' '.join(str(error).split())}") from error
 
 
 def _warn_of_scale(batches: Batches) -> None:
@@ -320,8 +456,9 @@ def settings_of(
 ) -> dict[str, Any]:
     """What a training depends on, for its checkpoints; ValueError for what cannot be told from something else.
 
-    A network counts by its class and ``config``, or by what it prints where it has none. The number of steps does not
-    count: it only changes the schedule, see :func:`check_folder`.
+    A network counts by its class and ``config``; where it has none, by what it prints and the numbers, texts and
+    functions that its modules hold as attributes. The number of steps does not count: it only changes the schedule, see
+    :func:`check_folder`.
     """
     grid = getattr(getattr(net, "conditioning", None), "grid", None)
     settings = {
@@ -329,10 +466,31 @@ def settings_of(
         "optim": optim,
         "seed": seed,
         "data": batches.settings,
-        "net": {"class": type(net), "config": getattr(net, "config", None) or str(net), "grid": grid},
+        "net": {"class": type(net), "config": getattr(net, "config", None) or _attributes(net), "grid": grid},
         "precision": accelerator.mixed_precision,
     }
     return {**identity(settings), "micro_batches": engine.micro_batches}  # a number: a resumed run reads it
+
+
+def _attributes(net: nn.Module) -> dict[str, Any]:
+    """What a network prints, and the settings in attributes of its modules, by their path."""
+    known = {*vars(nn.Module()), "step_lengths"}  # which `fit` writes
+    found: dict[str, Any] = {"printed": str(net)}
+    for path, part in net.named_modules():
+        held = {name: value for name, value in vars(part).items() if name not in known and _is_setting(value)}
+        found |= {f"{path}.{name}" if path else name: value for name, value in held.items()}
+    return found
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether a value is made of numbers, texts and functions that are recognised, and of nothing else."""
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        return all(map(_is_setting, value.values() if isinstance(value, Mapping) else value))
+    if not callable(value):
+        return value is None or isinstance(value, bool | int | float | complex | str)
+    with suppress(ValueError):
+        return bool(identity(value))
+    return False
 
 
 def finite_losses(recent: list[Tensor], step: int, folder: Path | None) -> list[float]:

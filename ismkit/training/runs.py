@@ -23,7 +23,7 @@ from ismkit.data.batches import Batches, ClassGroups
 from ismkit.data.doors import admit
 from ismkit.data.sets import Labelled
 from ismkit.method.ema import TwinEMA
-from ismkit.method.path import Query, draw_noise
+from ismkit.method.path import draw_noise
 from ismkit.method.recipes import RECIPES, Recipe, checked, training_step
 from ismkit.method.rows import Intervals
 from ismkit.method.wavelet import Distance, Normalised, WaveletDistance, l2
@@ -34,7 +34,19 @@ from ismkit.neighbours.recipes import NAMED
 from ismkit.training import distributed
 from ismkit.training.checkpoint import saved_settings, saved_steps
 from ismkit.training.costs import row_cost, sample_shape
-from ismkit.training.loop import Hook, Optim, TrainState, check_options, check_parts, fit, with_micro_batches
+from ismkit.training.loop import (
+    FEW,
+    Hook,
+    Optim,
+    TrainState,
+    check_options,
+    check_parts,
+    check_query,
+    fit,
+    in_one_line,
+    try_network,
+    with_micro_batches,
+)
 from ismkit.training.options import Engine, Saving
 from ismkit.utils.checks import as_integer, check_count, check_kind, check_name, check_number, named, shown
 from ismkit.utils.files import expanded, out_dir
@@ -527,7 +539,7 @@ def shape_and_classes(run: Run) -> tuple[tuple[int, ...], int]:
         return spaces.SPACES[run.space].shape, spaces.SPACES[run.space].num_classes
     if (config := transformer_config(run, 1)) is not None:  # its data may be on another machine
         return sample_shape(config), 1
-    batches = Batches(_loaded(run), 1, 0)
+    batches = Batches(loaded(run.load), 1, 0)
     x, _ = next(batches.stream())
     return tuple(x.shape[1:]), batches.num_classes or 1
 
@@ -593,9 +605,6 @@ def train_run(
     engine = with_micro_batches(engine, saving, accelerator)
     net, batches = _parts(run, seed, data, engine.micro_batches or 1, _together(engine, accelerator))
     check(net)
-    if not distributed.is_sharding(accelerator):  # there may be no room for all of it on one device
-        takes = partial(_check_takes_samples, run.recipe, net, batches, accelerator)
-        distributed.on_main_process(accelerator, takes)
     return fit(
         run.recipe,
         net,
@@ -650,9 +659,6 @@ def check_run(run: Run, data: Any = None) -> Any:
                 if rows == len(y):  # with fewer, a block of rows may be empty
                     raise
     return batches.data
-
-
-FEW = 16  # rows of the step that is tried
 
 
 def check_memory(run: Run, num_classes: int, together: bool = True) -> None:
@@ -751,7 +757,7 @@ def _parts(run: Run, seed: int, data: Any, micro_batches: int, together: bool) -
     identity({"recipe": run.recipe, "optim": run.optim})  # what cannot be keyed is refused before the data are loaded
     coupling = run.recipe.coupling
     groups = ClassGroups(coupling.pool, coupling.classes) if coupling.classes else None
-    batches = Batches(_loaded(run) if data is None else data, size, seed, groups=groups)
+    batches = Batches(loaded(run.load) if data is None else data, size, seed, groups=groups)
     if batches.num_classes is None:
         kind = type(batches.data).__name__ if data is None else type(data).__name__
         raise ValueError(f"data must say how many classes it has: give the {kind} the attribute num_classes")
@@ -765,10 +771,29 @@ def _parts(run: Run, seed: int, data: Any, micro_batches: int, together: bool) -
     return net, batches
 
 
-def _loaded(run: Run) -> Any:
-    """The training set of a run; ValueError if it is of no kind that is admitted, or ``load`` needs arguments."""
+def loaded(load: Callable[[], Any]) -> Any:
+    """What loads the data of a run, called.
+
+    Args:
+        load: of a run.
+
+    Returns:
+        The training set, of a kind that is admitted.
+
+    Raises:
+        ValueError: if what is loaded is of no such kind, or ``load`` needs arguments.
+
+    Example:
+        >>> from ismkit import RUNS
+        >>> from ismkit.training.runs import loaded
+        >>> len(loaded(RUNS["gaussians"].load))
+        20000
+        >>> loaded(dict)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: load must make a data set without arguments: data must be a Labelled set, ... got dict
+    """
     try:
-        return admit(run.load())
+        return admit(load())
     except TypeError as error:
         raise ValueError(f"load must make a data set without arguments: {error}") from error
 
@@ -779,55 +804,8 @@ def _try_step(recipe: Recipe, net: nn.Module, x1: Tensor, y: Tensor) -> None:
     net.step_lengths = recipe.rows.step_lengths  # type: ignore[assignment]  # as `fit` does
     x0 = in_one_line("recipe.source fails", draw_noise, recipe.source, tuple(x1.shape), rng)
     x0 = in_one_line("recipe.coupling fails", recipe.coupling.couple, x0, x1, y)
-    query, _ = in_one_line("recipe.rows fails", recipe.rows, x0, x1, y, null, rng)
-    _try_network(net, query)
+    query = check_query(in_one_line("recipe.rows fails", recipe.rows, x0, x1, y, null, rng), x1, null)
+    try_network(net, query, null)
     ema = TwinEMA(net, recipe.fast, recipe.slow)
     first = f"the recipe {recipe.name} fails in its first step"
     in_one_line(first, training_step, checked(recipe), net, ema, (x0, x1, y), null, rng)
-
-
-def _try_network(net: nn.Module, query: Query) -> None:
-    """Ask a network; ValueError if it does not take the samples or does not answer as many."""
-    samples = f"samples {tuple(query.x.shape[1:])}, as the data has"
-    with torch.no_grad():
-        answer = in_one_line(f"net must take {samples}", net.eval(), *query)
-    if getattr(answer, "shape", None) != query.x.shape:
-        raise ValueError(f"net must return {samples}, one for each row, got {shown(answer)}")
-
-
-def _check_takes_samples(recipe: Recipe, net: nn.Module, batches: Batches, accelerator: Accelerator) -> None:
-    """Refuse a network that does not take the samples: asked of a few rows, where and how it will compute."""
-    check_parts(recipe, net, batches, accelerator.mixed_precision, warn=False)
-    null, device = cast(int, net.num_classes), accelerator.device
-    drawn = [device] if device.type == "cuda" else []  # whose global generators layers may draw from
-    with torch.random.fork_rng(devices=drawn), accelerator.autocast():
-        x1, y = (part.to(device) for part in next(batches.stream(classes=null)))
-        query, _ = recipe.rows(torch.zeros_like(x1), x1, y, null, stream(0, "tried", device=device))
-        _try_network(net.to(device), query.take(slice(FEW)))
-
-
-def in_one_line(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function that may be code of anyone.
-
-    Args:
-        what: fails, for the message.
-        function: to be called.
-        arguments: of it.
-
-    Returns:
-        What it returns.
-
-    Raises:
-        ValueError: of one line, for whatever it raises.
-
-    Example:
-        >>> from ismkit.training.runs import in_one_line
-        >>> in_one_line("judge fails", int, "two")
-        Traceback (most recent call last):
-        ValueError: judge fails: invalid literal for int() with base 10: 'two'
-    """
-    try:
-        return function(*arguments)
-    except Exception as error:
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}, "
-        raise ValueError(f"{what}: {kind}{' '.join(str(error).split())}") from error

@@ -286,7 +286,12 @@ def locked(folder: str | os.PathLike[str], what: str) -> Iterator[None]:
 def _lock(path: Path, taken: str) -> int:
     """Lock a file and write into it whose it is; returns its descriptor, or raises ValueError."""
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ValueError(
+                f"folder must be one that can be made, got {path.parent}: a file is in its place"
+            ) from error
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except FileNotFoundError:  # who was refused has just removed the folder

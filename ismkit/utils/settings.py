@@ -235,7 +235,8 @@ def coerce(value: Any, kind: Any, name: str) -> Any:
 
     Args:
         value: a Python value, or a text, such as from the command line: ``true``, ``12``, ``1e-3``, ``inf``, ``None``,
-            ``0.9,0.99`` for a tuple, one of the names of a ``Literal``, ``module:attribute`` for what has no text.
+            ``0.9,0.99`` for a tuple, one of the names of a ``Literal``, ``module:attribute`` for what has no text, and
+            several of them, with commas between, for a tuple of such.
         kind: a type or annotation: bool, int, float, str, Path, a tuple or a union of them, or a ``Literal``. Of any
             other type, Python values are returned as they are, and a text must be that of :func:`import_named`.
         name: of the setting, for the message.
@@ -259,10 +260,23 @@ def coerce(value: Any, kind: Any, name: str) -> Any:
         if get_origin(kind) is Callable and not callable(found):
             raise ValueError(f"{name} must be a function, got {value}, {_what(found)}")
         return found
+    if isinstance(value, str) and ":" in value and (each := _parts_without_text(kind)):
+        return tuple(coerce(part, each, name) for part in _listed(value))
     try:
         return _coerce(value, kind)
     except (ValueError, TypeError, KeyError, StopIteration) as error:
         raise ValueError(f"{name} must be {wanted(kind)}, got {shown(value)}") from error
+
+
+def _parts_without_text(kind: Any) -> Any:
+    """Of a tuple of any length the type of its parts, if they cannot be written as text; else None."""
+    kinds = get_args(kind)
+    return kinds[0] if get_origin(kind) is tuple and kinds[1:] == (...,) and _has_no_text(kinds[0]) else None
+
+
+def _listed(text: str) -> list[str]:
+    """The parts of a tuple that is written as text."""
+    return re.split(r"\s*,\s*", text.strip().strip("()[]").strip(", "))
 
 
 def _has_no_text(kind: Any) -> bool:
@@ -353,7 +367,7 @@ def _coerce(value: Any, kind: Any) -> Any:
     if origin is Literal:
         return next(option for option in get_args(kind) if value in (option, str(option)))
     if origin is tuple:
-        parts = re.split(r"\s*,\s*", value.strip().strip("()[]").strip(", ")) if text else list(value)
+        parts = _listed(value) if text else list(value)
         kinds = get_args(kind)
         kinds = kinds[:1] * len(parts) if kinds[1:] == (...,) else kinds
         return tuple(_coerce(part, each) for part, each in zip(parts, kinds, strict=True))

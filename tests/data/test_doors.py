@@ -118,7 +118,14 @@ BIG[1, 1], LONG[1, 0] = 1e300, 2**24 + 1
         ),
         (POINTS, torch.eye(3).long(), None, ValueError, "got (3, 3): of one-hot rows take y.argmax(1)"),
         (POINTS, [0, 1], None, ValueError, "y must hold one label per sample, shape (3,), got (2,)"),
-        (POINTS, [0.0, 1.0, 1.0], None, TypeError, "y must hold integers, got torch.float64"),
+        (
+            POINTS,
+            [0.0, 1.0, 1.0],
+            None,
+            TypeError,
+            "y must hold integers, got torch.float64: convert it, by y.astype('int64')",
+        ),
+        (POINTS, torch.ones(3), None, TypeError, "y must hold integers, got torch.float32: convert it, by y.long()"),
         (
             POINTS,
             ["cat", "dog", "cat"],

@@ -261,6 +261,17 @@ def test_mistakes_are_found_before_any_work(options: dict[str, Any], message: st
     assert not (tmp_path / "run").exists()
 
 
+def nothing() -> None:
+    """What loads no data set."""
+
+
+def test_what_loads_no_data_set_is_named(tmp_path: Path) -> None:
+    """The command line answers a ValueError in one line, a TypeError with a traceback."""
+    with pytest.raises(ValueError, match=r"load must make a data set without arguments: data must be .* got NoneType"):
+        launch(toy(load=nothing), folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_second_training_in_a_folder_is_refused_before_it_touches_it(tmp_path: Path) -> None:
     """faults B10, D6: they deleted each other's partial files, and one died with the message of a full disk."""
     folder = tmp_path / "run"

@@ -28,6 +28,7 @@ def test_pools_hold_the_same_rows_by_another_k() -> None:
     assert many["busy cores"] == pytest.approx(one["busy cores"])  # the same work, by one rank or by all
     assert one["s gathering"] == pytest.approx(Cluster(64).gather(8192 * 4096 * 4))
     assert many["GB / rank"] == pytest.approx(64 * one["GB / rank"])
+    assert many["GB / rank"] == pytest.approx(6.2 * 8192 * 4096 * 4 / 1e9), "as the page of ImageNet says"
     alone = pools(XL, 0.05, Cluster(1))
     assert len({(row["K"], row["rows"], row["busy cores"], row["s gathering"]) for row in alone}) == 1
     assert exact_seconds(8192) == 12

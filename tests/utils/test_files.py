@@ -193,6 +193,15 @@ def test_a_lock_names_its_process_and_ends_with_it(number: int, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_in_whose_way_a_file_is_is_refused(tmp_path: Path) -> None:
+    (file := tmp_path / "file").touch()
+    for folder in (file, file / "below"):
+        refused = pytest.raises(ValueError, match=f"folder must be one that can be made, got {folder}: a file is in")
+        with refused, locked(folder, "training"):
+            raise AssertionError
+    assert [*tmp_path.iterdir()] == [file]
+
+
 def test_a_lock_is_for_one_thread_which_may_take_it_again(tmp_path: Path) -> None:
     refused: list[Exception] = []
 

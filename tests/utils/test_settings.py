@@ -131,3 +131,30 @@ def test_change_leaves_the_original_alone() -> None:
     assert change(outer, "inner.share", 1).inner.share == 1.0
     assert change(outer, "call.width", 16).call.keywords == {"width": 16}
     assert (outer.inner, outer.call.keywords) == (Inner(), {"width": 8})
+
+
+def first(net: Any, prediction: Any, query: Any, velocity: Any, context: Any) -> Any:
+    """A term of a loss."""
+    return prediction.square().mean()
+
+
+def second(net: Any, prediction: Any, query: Any, velocity: Any, context: Any) -> Any:
+    """Another one."""
+    return prediction.abs().mean()
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("first", (first,)),
+        ("first,", (first,)),
+        ("(first, second)", (first, second)),
+        ("second,first", (second, first)),
+    ],
+)
+def test_a_tuple_of_what_has_no_text_is_named_part_by_part(text: str, terms: tuple[Any, ...]) -> None:
+    text = text.replace("first", f"{__name__}:first").replace("second", f"{__name__}:second")
+    named = change(RUNS["gaussians"], "recipe.terms", text).recipe.terms
+    assert [part.__name__ for part in named] == [part.__name__ for part in terms]
+    with pytest.raises(ValueError, match=f"recipe.terms {__name__}:third: .* has no third"):
+        change(RUNS["gaussians"], "recipe.terms", f"{__name__}:first,{__name__}:third")
