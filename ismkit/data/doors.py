@@ -155,6 +155,8 @@ def admit(data: Any) -> Admitted:
     arrays = data.tensors if isinstance(data, TensorDataset) else data
     if isinstance(arrays, tuple) and 1 <= len(arrays) <= 2 and all(isinstance(a, Tensor | np.ndarray) for a in arrays):
         return Labelled.of(*arrays)
+    if isinstance(arrays, tuple) and all(isinstance(a, Tensor | np.ndarray) for a in arrays):
+        raise TypeError(f"data must be (x, y) where it is a tuple of arrays, got {len(arrays)} of them")
     _refuse_by_name(data)
     if len(data) == 0:
         raise ValueError(f"data must have one row or more, the {type(data).__name__} has none")

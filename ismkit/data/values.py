@@ -175,7 +175,8 @@ def as_labels(y: Any, n: int, name: str = "y") -> Tensor:
             remedy = f": of one-hot rows take {name}.argmax(1)"
         raise ValueError(f"{name} must hold one label per sample, shape ({n},), got {got}{remedy}")
     if given.dtype not in (*_INTEGERS, torch.uint8, torch.bool):
-        remedy = f"{name}.long()" if isinstance(y, Tensor) else f"{name}.astype('int64')"
+        array = name if isinstance(y, np.ndarray) else f"np.array({name})"
+        remedy = f"{name}.long()" if isinstance(y, Tensor) else f"{array}.astype('int64')"
         raise TypeError(f"{name} must hold integers, got {given.dtype}: convert it, by {remedy}")
     return given.long()
 

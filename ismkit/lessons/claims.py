@@ -490,7 +490,7 @@ CLAIMS: dict[str, Claim] = {
         verdict="not resolved",
         basis="study",
         trainings=3,
-        comparisons=9,
+        comparisons=18,
     ),
     "C08.t_interval": Claim(
         "An interval from 0.5 degrades one-step samples",
@@ -498,7 +498,7 @@ CLAIMS: dict[str, Claim] = {
         verdict="not resolved",
         basis="study",
         trainings=3,
-        comparisons=9,
+        comparisons=18,
     ),
     "C08.levels": Claim(
         "More wavelet levels are better at four steps: 3 than none",
@@ -506,7 +506,7 @@ CLAIMS: dict[str, Claim] = {
         verdict="not resolved",
         basis="study",
         trainings=3,
-        comparisons=9,
+        comparisons=18,
     ),
     "C08.pool": Claim(
         "A pool of K = 32 batches is better at one step than no pool",
@@ -515,15 +515,15 @@ CLAIMS: dict[str, Claim] = {
         basis="study",
         bound="given",
         trainings=3,
-        comparisons=9,
+        comparisons=18,
     ),
     "C08.decay": Claim(
         "A target decay of 0.95 is better at one step than 0.999",
         "paper",
-        verdict="holds here",
+        verdict="not resolved",
         basis="study",
         trainings=3,
-        comparisons=9,
+        comparisons=18,
     ),
     "C08.here": Claim(
         "A short training, one seed, already tells ism from the shortcut model", "kit", verdict="holds here"

@@ -526,8 +526,8 @@ _INTERVAL = replace(_GUIDANCE, name="+interval", target=Intrinsic(t_interval=0.3
 _WAVELET = replace(_INTERVAL, name="+wavelet", distance=WaveletDistance(unit_weights(geometric_weights(5, 0.5))))
 _SOT = replace(_WAVELET, name="+sot", coupling=Coupling(pool=32, class_aware=True))
 _ISM = replace(_SOT, name="ism", fast=0.95)
-# This kit's: what beat `ism` at 1 NFE and at 128 for as many network passes (ismkit.sweeps.ladder, notebook 08).
-# Guidance begins earlier, more of the times are near the noise, and the distance is plain L2.
+# This kit's, made for 1 NFE; what it is worth for as many network passes: ismkit.sweeps.ladder, notebook 08. Guidance
+# begins earlier, more of the times are near the noise, and the distance is plain L2.
 _ISM_PLUS = replace(
     _ISM,
     name="ism_plus",
@@ -642,9 +642,13 @@ def checked(recipe: Recipe) -> Recipe:
         return Answer(wanted, weight)
 
     def distance(prediction: Tensor, target: Tensor, query: Query | None = None) -> Tensor:
+        if torch.is_grad_enabled() and not prediction.requires_grad:
+            raise ValueError("net must return what its weights can be trained by, got a tensor without a gradient")
         found = recipe.distance(prediction, target, query)
         if _shape(found) != prediction.shape[:1]:
             raise _wrong("distance", recipe.distance, f"one number per row, ({len(prediction)},)", found)
+        if prediction.requires_grad and not found.requires_grad:
+            raise _wrong("distance", recipe.distance, "what has a gradient for the prediction", found)
         return found
 
     terms = tuple(_scalar(term) for term in recipe.terms)

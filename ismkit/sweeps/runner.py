@@ -443,8 +443,8 @@ def run_trials(
             failures = _all_done(merged, folder, engine, gpus, progress)
     if failures:
         raise SweepError(
-            f"{len(failures)} of {len(merged)} trials failed; what was done is in {folder}, and the same command does "
-            "the rest. " + "; ".join(failures)
+            f"{len(failures)} of {len(merged)} trials failed; what was done is in {folder}, and the same command tries "
+            "them again. " + "; ".join(failures)
         )
     return table(trials, folder)
 

@@ -123,7 +123,7 @@ BIG[1, 1], LONG[1, 0] = 1e300, 2**24 + 1
             [0.0, 1.0, 1.0],
             None,
             TypeError,
-            "y must hold integers, got torch.float64: convert it, by y.astype('int64')",
+            "y must hold integers, got torch.float64: convert it, by np.array(y).astype('int64')",
         ),
         (POINTS, torch.ones(3), None, TypeError, "y must hold integers, got torch.float32: convert it, by y.long()"),
         (
@@ -265,6 +265,8 @@ class Endless(IterableDataset[Any]):
         (Labelled, TypeError, "with len(data) and data[i], got type"),
         ([], ValueError, "data must have one row or more, the list has none"),
         (TensorDataset(POINTS, torch.ones(3, 1).long()), ValueError, "y must hold one label per sample"),
+        ((POINTS, POINTS, POINTS), TypeError, "data must be (x, y) where it is a tuple of arrays, got 3 of them"),
+        (TensorDataset(POINTS, POINTS, POINTS), TypeError, "where it is a tuple of arrays, got 3 of them"),
         (Labelled(NAN, torch.zeros(3).long(), 1, ("all",)), ValueError, "x must be finite, but row 2 holds nan"),
     ],
 )
