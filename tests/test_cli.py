@@ -175,7 +175,7 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
         ["train", "gaussians", "--resume", "--from-step", "7"],
         "no checkpoint step_00000007.safetensors",
     ),
-    "run folder is a file": (["train", "gaussians", "--folder", a_file], "File exists"),
+    "run folder is a file": (["train", "gaussians", "--folder", a_file], "a file is in its place"),
     "no such notebook": (["notebook", "99"], "'99' names 0 notebooks, must name one of: 00_tiny, 01_other"),
     "two notebooks": (["notebook", "0"], "'0' names 2 notebooks, must name one of: 00_tiny, 01_other"),
     "notebook elsewhere": (["notebook", "/some/where/07.ipynb"], "/some/where/07.ipynb is not there"),
