@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ismkit.method.ema import TwinEMA
 from ismkit.method.path import Query
-from ismkit.method.recipes import RECIPES, Answer, Context, training_step
+from ismkit.method.recipes import RECIPES, Answer, Context, Recipe, training_step
+from ismkit.method.rows import Blocked, Rows
 from ismkit.models.nets import FREQUENCIES, PRESETS, DiT, ToyMLP
 from ismkit.neighbours import (
     Brightness,
@@ -95,6 +96,26 @@ def test_the_cost_of_a_row_is_the_mean_over_a_run_that_changes() -> None:
     shares = [recipe.target.cut((k + 0.5) / 50) for k in range(50)]
     further = sum(0 if c == 1 else 2 if c == 0 else 1 for c in shares) / 50
     assert row_cost(recipe, 64) == pytest.approx(3 + further / 2)
+
+
+def late(query: Query, velocity: Tensor, rows: Blocked, context: Context) -> Answer:
+    """A rule that asks once in the second half of a run, and takes the progress from the context as a part."""
+    fast, _, _, progress, _ = context
+    if progress > 1 / 2:
+        fast(*query)
+    return Answer(velocity)
+
+
+@pytest.mark.parametrize(
+    "recipe", [RECIPES["ism"], *NEIGHBOURS.values(), Recipe("late", Rows(), late)], ids=lambda recipe: recipe.name
+)
+def test_the_cost_of_a_row_is_the_mean_over_a_run_whether_it_reads_its_progress_or_not(recipe: Recipe) -> None:
+    """One step is counted if nothing reads the progress, fifty if something does."""
+    counts = [passes(recipe, 16, (k + 0.5) / 50) for k in range(50)]
+    wanted = sum(3 * count.online + count.target for count in counts) / 50 / 16
+    assert row_cost(recipe, 16) == pytest.approx(wanted, rel=1e-12)
+    if recipe.name == "late":
+        assert wanted == 3.5
 
 
 @pytest.mark.parametrize("name", ["flow", "meanflow", "imf", "ect", "imm", "drifting"])
