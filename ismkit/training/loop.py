@@ -627,8 +627,9 @@ def fit(
 
     Raises:
         ValueError: for settings that do not fit, before any work: a network of fewer classes than the data or of
-            another grid than the recipe's, a wavelet distance on samples that it cannot split, and others; also if
-            another training works in the folder.
+            another grid than the recipe's, a wavelet distance on samples that it cannot split, rows that ask what
+            cannot be asked, a network that does not answer as it must, and others; also if another training works in
+            the folder.
         UserWarning: a warning, if the assignments of the coupling are so large that they will take most of the time,
             or if a pool that is assigned within classes has fewer than two rows of a class.
         DivergenceError: if a loss or gradient is not finite; no checkpoint is written from that step on.
