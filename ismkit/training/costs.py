@@ -235,13 +235,13 @@ def row_cost(recipe: Recipe, batch: int, shape: tuple[int, ...] = POINT, num_cla
 
 
 def _watched(read: list[bool]) -> type[Context]:
-    """A context that notes in a list each time its progress is read, by name or as a part."""
+    """A kind of context that adds to a list each time its progress is read, by name or as a part."""
 
     class Watched(Context):
         @property
         def progress(self) -> float:
             read.append(True)
-            return cast(float, super().__getitem__(3))
+            return cast(float, super().__getitem__(Context._fields.index("progress")))
 
         def __iter__(self) -> Iterator[Any]:
             read.append(True)

@@ -190,7 +190,7 @@ def test_rows_that_ask_what_cannot_be_asked_are_named(wrong: str, message: str) 
         ({"labels": 5}, r"net.config\['label.num_embeddings'\]: saved 4, now 5"),
     ],
 )
-def test_a_network_without_config_is_told_from_others_by_its_attributes(
+def test_a_network_without_config_is_recognised_by_its_attributes(
     changed: dict[str, Any], named: str, tmp_path: Path
 ) -> None:
     """What it prints does not show them; and a resumed run would have overwritten the model of another."""
