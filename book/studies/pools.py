@@ -3,7 +3,7 @@
 `python book/studies/pools.py tables` writes `pools.csv` beside it (some minutes of one CPU core): the gain of each
 coupling, what it tells the noise about the class, and what grouping does to the classes of a batch. Two data sets: a
 stand-in for ImageNet's latents, 1000 Gaussian classes in 4096 dimensions, and Fashion-MNIST's latents, cut into 640
-classes of about 94. `python book/studies/pools.py train` writes `pools.json`: the run `fashion-laptop`, made smaller,
+classes of about 94. `python book/studies/pools.py train 1` writes `pools.json`: the run `fashion-laptop`, made smaller,
 on the 640 classes, where a pool of 4096 holds 6 of each.
 """
 
@@ -179,7 +179,7 @@ BASE = replace(
     LAPTOP, net=partial(ToyMLP, dim=256, width=256, depth=1), steps=1000, batch_size=128,
     optim=replace(LAPTOP.optim, lr=2e-3),
 )  # fmt: skip
-#: The coupling of each variant, and its groups: 48 classes of 85 rows in a pool of 4096.
+#: The coupling of each variant, and its groups: about 45 classes of 92 rows in a pool of 4096.
 VARIANTS: dict[str, tuple[Coupling, ClassGroups | None]] = {
     "independent": (Coupling(), None),
     "class-agnostic": (Coupling(K, class_aware=False, solver=Auction()), None),

@@ -161,8 +161,8 @@ class Sweep:
         settings: the protocol.
         labels: more columns of the table, by variant.
         judge: what scores all trials, as for :func:`ismkit.evaluation.scoring.evaluate`: needed for data that are
-            neither points nor clothes. Judges are told apart by :func:`ismkit.utils.keys.identity`, so that an edited
-            one scores again.
+            neither points nor clothes nor emoji. Judges are told apart by :func:`ismkit.utils.keys.identity`, so that
+            an edited one scores again.
 
     Example:
         The method at three pools and two seeds:

@@ -299,7 +299,7 @@ def resume_run(saving: Saving, state: Trained, settings: Mapping[str, Any], acce
             check_form(f"the JSON of step {saved.step} in {run_dir}", meta, form)
         except ValueError as error:
             raise CheckpointError(f"{error}: it cannot be used") from error
-        changes = _accepted(saved, settings, saving)
+        changes = _accepted(saved, settings, saving, unwrapped(state.net))
         tensors.update(saved.tensors)
         scalars.update(saved.meta["scalars"])
         if any(change["setting"].startswith("optim.") for change in changes):
@@ -320,7 +320,7 @@ def resume_run(saving: Saving, state: Trained, settings: Mapping[str, Any], acce
 FEW = 4  # settings that are named for being accepted: more are another run
 
 
-def _accepted(saved: Checkpoint, settings: Mapping[str, Any], saving: Saving) -> list[dict[str, Any]]:
+def _accepted(saved: Checkpoint, settings: Mapping[str, Any], saving: Saving, net: nn.Module) -> list[dict[str, Any]]:
     """The settings that are others than the checkpoint's; ValueError for those that ``saving`` does not accept."""
     old = saved.meta["settings"]
     changed = [key for key in settings if old.get(key) != settings[key]]
@@ -329,11 +329,18 @@ def _accepted(saved: Checkpoint, settings: Mapping[str, Any], saving: Saving) ->
     if refused := [key for key in changed if key not in saving.accept]:
         names = " ".join([*saving.accept, *refused]) if len(refused) <= FEW else "NAME ..."
         lines = "; ".join(f"{key}: saved {old.get(key)}, now {settings[key]}" for key in refused)
-        raise ValueError(
-            f"{saving.folder} was trained with other settings; use them, or another folder, or change them from here "
-            f"on by --accept {names}, in Python Saving(accept=...). {lines}"
-        )
+        onwards = f", or change them from here on by --accept {names}, in Python Saving(accept=...)"
+        if not _weights_fit(saved.tensors, net):
+            onwards = ": the weights that were saved do not fit this network"
+        remedy = f"use them, or another folder{onwards}"
+        raise ValueError(f"{saving.folder} was trained with other settings; {remedy}. {lines}")
     return [{"step": saved.step, "setting": key, "saved": old.get(key), "now": settings[key]} for key in changed]
+
+
+def _weights_fit(tensors: Tensors, net: nn.Module) -> bool:
+    """Whether a checkpoint has a tensor of the right shape for each parameter of the plain network."""
+    found = {name: value.shape for name, value in tensors.items()}
+    return all(found.get(f"net.{name}") == parameter.shape for name, parameter in net.named_parameters())
 
 
 def _hyperparameters(optimizer: Optimizer) -> State:

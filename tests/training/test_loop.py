@@ -448,6 +448,16 @@ def test_other_settings_are_refused_and_named(
     assert_same(checkpoint.load(tmp_path).tensors, before)
 
 
+def test_a_network_that_the_saved_weights_do_not_fit_is_not_proposed(tmp_path: Path) -> None:
+    train("toy", 2, folder=tmp_path)
+    with pytest.raises(ValueError, match="the weights that were saved do not fit this network") as refused:
+        fit(*_wider(), steps=4, optim=OPTIM, folder=tmp_path, resume=True, progress=False)
+    assert "--accept" not in str(refused.value)
+    recipe, net, batches = toy()
+    with pytest.raises(ValueError, match=r"or change them from here on by --accept recipe\.fast, "):
+        fit(replace(recipe, fast=0.9), net, batches, steps=4, optim=OPTIM, folder=tmp_path, resume=True, progress=False)
+
+
 def test_accepted_settings_hold_from_the_checkpoint_on_and_are_recorded(tmp_path: Path) -> None:
     other = replace(OPTIM, lr=OPTIM.lr / 2, betas=(0.9, 0.99))
     train("toy", 2, folder=tmp_path)
