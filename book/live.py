@@ -411,9 +411,12 @@ def compounding() -> list[str]:
 
 
 def recorded() -> Iterator[str]:
-    """What the files of the networks of the ladder record: their Fréchet distances at w = 1."""
-    for name in views()["ladder"].networks[::-1]:
+    """What the files of the ladder's networks record: Fréchet distances at w = 1, or at the w they are drawn at."""
+    ladder = views()["ladder"]
+    fixed = {field["network"]: field["w"] for field in ladder.fields if "w" in field}
+    for name in ladder.networks[::-1]:
         _, card = released(name)
-        scores = [card["scores"][f"{nfe} NFE, w = 1"] for nfe in (1, 4, 128)]
+        w = f"w = {fixed.get(name, 1.0):g}"
+        scores = [card["scores"][f"{nfe} NFE, {w}"] for nfe in (1, 4, 128)]
         numbers = ", ".join(f"{score['frechet']:.2f}" for score in scores)
-        yield f"- `{name}`: {numbers} in 1, 4 and 128 calls ({scores[0]['n']} samples, w = 1, one training)."
+        yield f"- `{name}`: {numbers} in 1, 4 and 128 calls ({scores[0]['n']} samples, {w}, one training)."

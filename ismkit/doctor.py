@@ -232,8 +232,10 @@ def threads() -> Check:
 
 def memory() -> Check:
     """Main memory that is free now."""
-    import psutil
-
+    try:
+        import psutil
+    except ImportError as error:
+        return Check("memory", "warn", f"not known: {error}", "pip install psutil")
     state = psutil.virtual_memory()
     detail = f"{state.available / GIB:.1f} of {state.total / GIB:.1f} GiB free"
     if state.available < NEEDED_RAM:
@@ -242,8 +244,11 @@ def memory() -> Check:
 
 
 def disk(folder: Path | None = None) -> Check:
-    """Free disk where runs are written, the current folder unless another is given."""
-    folder = Path.cwd() if folder is None else folder
+    """Free disk where runs are written, or at another folder."""
+    from ismkit.utils.files import out_dir
+
+    folder = out_dir().absolute() if folder is None else folder
+    folder = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(folder).free
     detail = f"{free / GIB:.1f} GiB free at {folder}"
     if free < NEEDED_DISK:

@@ -627,6 +627,19 @@ def test_fresh_seeds_are_asked_for_with_a_notebook_and_none_is_used_before(ismki
     assert (answer.status, "seeds must be at most 1000: those from there on are fresh" in answer.err) == (2, True)
 
 
+def test_rows_are_kept_of_the_kits_notebooks_alone(measured: Path, tmp_path: Path, ismkit_: Ismkit) -> None:
+    """A notebook of your own with a number of the kit's replaced the rows of that one."""
+    before = measured.read_bytes()
+    nbformat.write(tiny([CHECKS], PARAMETERS), tmp_path / "01_own.ipynb")
+    answer = ismkit_("ledger", str(tmp_path / "01_own.ipynb"))
+    assert (answer.status, "must be numbers of the kit's, whose rows the ledger keeps" in answer.err) == (2, True)
+    assert measured.read_bytes() == before
+    measured.unlink()
+    answer = ismkit_("ledger", "01", "--fresh")
+    assert (answer.status, "--fresh confirms rows that are there" in answer.err) == (2, True)
+    assert not measured.exists()
+
+
 def test_a_profile_that_a_notebook_has_not_is_refused(notebooks: Path, tmp_path: Path, ismkit_: Ismkit) -> None:
     """faults A9: it ran the code of the laptop, and the ledger said "gpu"."""
     choice = 'profile = "laptop"  # smoke | laptop: the same here\nkind = "a"  # a | b c\nfree = "x"  # a path: or | so'

@@ -20,6 +20,7 @@ from ismkit import doctor
 from ismkit.doctor import GIB, Check, checks, report
 from ismkit.utils import files
 from ismkit.utils.files import WEIGHT_SUMS, WEIGHTS
+from tests.commandline import Ismkit
 
 
 def named(found: list[Check], name: str) -> Check:
@@ -215,6 +216,22 @@ def test_little_memory_or_disk_warns(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: Usage(free))
         assert doctor.memory().status == status
         assert doctor.disk(tmp_path).status == status
+
+
+def test_the_disk_is_that_of_the_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ISMKIT_OUT", str(tmp_path / "not" / "yet"))
+    assert doctor.disk().detail.endswith(f"GiB free at {tmp_path}")
+
+
+@pytest.mark.parametrize("package", ["psutil", "tyro"])
+def test_a_missing_package_of_its_own_is_reported_not_raised(
+    package: str, monkeypatch: pytest.MonkeyPatch, ismkit_: Ismkit
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    answer = ismkit_("doctor")
+    assert "threads" not in answer.err
+    assert "GiB free" in answer.out
+    assert ("not known: " in answer.out) == (package == "psutil")
 
 
 def test_data_and_weights_as_published(shipped: Path) -> None:

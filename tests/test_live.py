@@ -229,9 +229,10 @@ def test_figures_of_the_pages_come_from_committed_files() -> None:
     (line,) = live.compounding()
     for nfe, std in zip(study.nfe, study.latent_std, strict=True):
         assert f"{std:.2f} in {nfe:g} call" in line
-    for name, line in zip(("shortcut_finest_level", "ism_plus"), live.recorded(), strict=True):
-        _, card = released(name)
-        assert f"`{name}`: {card['scores']['1 NFE, w = 1']['frechet']:.2f}, " in line
+    for (name, w), line in zip((("shortcut_finest_level", 0), ("ism_plus", 1)), live.recorded(), strict=True):
+        _, card = released(name)  # the first is drawn as it was trained
+        assert f"`{name}`: {card['scores'][f'1 NFE, w = {w}']['frechet']:.2f}, " in line
+        assert f", w = {w}, one training" in line
 
 
 # ---------------------------------------------------------------- in a page

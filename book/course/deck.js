@@ -86,7 +86,7 @@ const keys = {
   Home: () => show(0), End: () => show(slides.length - 1),
   n: () => { body.classList.toggle("speaker"); fit(); },
   z: () => enlarge(part + 1), Escape: () => enlarge(-1),
-  p: () => { other = open(location.href, "speaker", "popup,width=1280,height=960"); },
+  p: () => { if (window.name !== "speaker") other = open(location.href, "speaker", "popup,width=1280,height=960"); },
   f: () => (document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen()),
 };
 

@@ -40,7 +40,8 @@ def command(
             the same results. For onnx alone.
         decoder: also write the decoder of what the model draws, as NAME.decoder.onnx in the same folder: for models of
             clothes and of emoji.
-        out: file to write, which ends in .onnx or .pt2 (default: out/NAME.onnx).
+        out: file to write, which ends in .onnx or .pt2 (default: in out/, by the name of the model, or
+            of its run's folder).
     """
     from ismkit.models.exporting import FORMATS, check_installed, export, export_decoder
     from ismkit.models.saved import RELEASED, load_named, sample_shape, space_of
@@ -55,7 +56,8 @@ def command(
         spaces = " and ".join(f"{each.name} {each.shape}" for each in SPACES.values())
         raise UsageError(f"--decoder needs a model that draws latents of the kit's spaces, {spaces}; {model} does not")
     shape = SPACES[space].shape if space else sample_shape(net, card)
-    path = out or out_dir() / f"{Path(model).stem}{FORMATS[format]}"
+    name = Path(model).absolute().parent.name if Path(model).name == "model.safetensors" else Path(model).stem
+    path = out or out_dir() / f"{name}{FORMATS[format]}"
     if decoder:
         destination(path.with_suffix(f".decoder{path.suffix}"))  # refused before the network is exported
     found = export(net, path, shape, format, half=half, card=card if isinstance(card, dict) else {})

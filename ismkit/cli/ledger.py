@@ -35,8 +35,13 @@ def command(
         raise ValueError(f"seeds must be at most {ledger.FRESH}: those from there on are fresh, got {seeds}")
     if fresh and not notebooks:
         raise ValueError("--fresh must have the numbers of notebooks to confirm, such as 03, got none")
-    for source in [find(name) for name in notebooks]:
-        path = NOTEBOOKS.parent / "book" / "ledger" / f"{number(source)}.json"
+    sources = [find(name) for name in notebooks]
+    if others := [source for source in sources if source.parent != NOTEBOOKS]:
+        raise ValueError(f"notebooks must be numbers of the kit's, whose rows the ledger keeps, got {others[0]}")
+    paths = [NOTEBOOKS.parent / "book" / "ledger" / f"{number(source)}.json" for source in sources]
+    if missing := [path for path in paths if fresh and not path.is_file()]:
+        raise ValueError(f"--fresh confirms rows that are there, {missing[0]} is not: measure them first")
+    for source, path in zip(sources, paths, strict=True):
         before = ledger.read(path) if path.is_file() else []
         if fresh:
             again = measure(source, ledger.fresh_seeds(before, seeds), out_dir() / "measured", record=True)

@@ -34,8 +34,8 @@ class Batches:
 
     Every epoch is one permutation of the data, drawn from (seed, epoch). Step k takes the next ``micro_batches *
     batch_size`` samples of the endless row of permutations and micro-batch j its j-th part. So a stream from step k
-    equals one from 0 after k batches, and the micro-batches of a step make up the batch of a single stream with
-    ``batch_size * micro_batches``. A batch may span two epochs: no sample is skipped or repeated in one.
+    equals one from 0 after k batches, and without ``groups`` the micro-batches of a step make up the batch of a single
+    stream with ``batch_size * micro_batches``. A batch may span two epochs: no sample is skipped or repeated in one.
 
     Args:
         data: what :func:`~ismkit.data.doors.admit` admits: arrays and :class:`~ismkit.data.sets.Labelled` sets, indexed

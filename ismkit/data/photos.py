@@ -64,7 +64,7 @@ def photograph(name: str) -> Tensor:
         (torch.Size([512, 512]), (-1.0, 1.0))
     """
     check_name("name", name, PHOTOGRAPHS)
-    return _grey(name)
+    return _grey(name).clone()  # which may be changed
 
 
 @cache

@@ -242,7 +242,8 @@ def load_extractor(name: str, device: torch.device | str = "cpu", *, download: b
         name: ``inception`` (FID, arXiv 1706.08500, sFID, IS, precision, recall), ``dinov2`` (FD-DINOv2, arXiv
             2306.04675) or ``small`` (tests).
         device: where it runs.
-        download: fetch missing weights; DINOv2's code, at a pinned commit, is then fetched by ``torch.hub`` too.
+        download: fetch missing weights. DINOv2's code, at a pinned commit, is fetched by ``torch.hub`` where it is
+            missing, in either case.
 
     Returns:
         The network: called with uint8 images (B, 3, H, W), it returns features by layer, each (B, F).

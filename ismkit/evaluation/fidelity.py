@@ -229,6 +229,8 @@ class ImageJudge:
             held = {layer: len(moments.mean) for layer, moments in reference.moments.items()}
             if held.get(metric.layer) != size:
                 raise ValueError(f"{name}: {metric.extractor} has {size} features, {reference.path} has {held}")
+            if name in ("precision", "recall") and reference.features is None and not reference.about.get("images"):
+                raise ValueError(f"{name} needs features or images, {reference.path} has neither: leave it out")
             made = reference.about.get("extractor", {}).get("sha256")
             if made not in (None, self.extractors[metric.extractor].identity["sha256"]):
                 raise ValueError(f"{reference.path} was made with other weights of {metric.extractor}: {made}")

@@ -126,7 +126,7 @@ def load_emoji_features() -> FeatureNet:
 
 @torch.inference_mode()
 def embed(net: FeatureNet, x: Tensor, batch_size: int = 250) -> tuple[Tensor, Tensor]:
-    """Features (n, 64) and logits (n, 10) of ``x`` (n, 1, 28, 28) in [-1, 1], batch by batch."""
+    """Features (n, 64) and logits (n, classes) of ``x`` (n, C, H, H) in [-1, 1], batch by batch."""
     if net.training:
         raise ValueError("net must be in eval mode, call net.eval(): else features depend on the batch")
     features = torch.cat([net.features(part) for part in x.split(batch_size)])
@@ -370,7 +370,8 @@ class PointJudge:
 
     Attributes:
         data: the reference, anything that :func:`ismkit.data.doors.admit` admits and that is in memory; each class is
-            compared with as many of its points as there are samples. Classes without points are not scored.
+            compared with as many of its points as there are samples, or all that it has. Classes without points are
+            not scored.
         device: where the network lives.
         source: the distribution of the noise, that of the network's recipe.
 

@@ -353,7 +353,7 @@ def power_error(a: Tensor, b: Tensor) -> float:
         0 for equal spectra, 1 for a factor of ten throughout; symmetric.
 
     Raises:
-        ValueError: for spectra without power in a ring.
+        ValueError: for spectra of different lengths, without a ring beside 0, or without power in one.
 
     Example:
         >>> import torch
@@ -362,6 +362,8 @@ def power_error(a: Tensor, b: Tensor) -> float:
         >>> round(power_error(power, 100 * power), 4)
         2.0
     """
+    if a.shape != b.shape or len(a) < 2:
+        raise ValueError(f"a and b must hold the power of equally many rings, two or more, got {len(a)} and {len(b)}")
     for name, power in (("a", a[1:]), ("b", b[1:])):
         if not (power > 0).all():
             ring = 1 + int((power <= 0).nonzero()[0])
@@ -528,8 +530,8 @@ def bias(
     Raises:
         TypeError: if features are not floating point.
         ValueError: if features are not (n, F) or not finite, ``parts`` are not two or more different numbers,
-            ``repeats`` is below 1, or the smallest subset has no more samples than features: the law of 1 / n does not
-            hold there.
+            or give subsets of one size, ``repeats`` is below 1, or the smallest subset has no more samples than
+            features: the law of 1 / n does not hold there.
 
     Example:
         Samples of the reference itself: whatever their distance is, it is bias, and the line leads back to 0.
@@ -553,6 +555,8 @@ def bias(
     n, size = features.shape
     if len(parts) < 2 or len(set(parts)) < len(parts) or not all(type(part) is int and part > 0 for part in parts):
         raise ValueError(f"parts must be two or more different numbers of at least 1, got {shown(parts)}")
+    if len({n // part for part in parts}) < len(parts):
+        raise ValueError(f"parts must give subsets of different sizes, {n} samples in {list(parts)} parts do not")
     if n // max(parts) <= size:
         raise ValueError(f"the smallest subset, {n} / {max(parts)}, must have more samples than the {size} features")
     order = torch.randperm(n, generator=stream(seed, "bias"))

@@ -138,7 +138,8 @@ class SampleSet:
 
     Attributes:
         folder: where it is.
-        manifest: ``set`` (what the samples are a function of), ``files`` (SHA-256 of each), ``made`` (how).
+        manifest: ``set`` (what the samples are a function of), ``files`` (SHA-256 of each one's contents),
+            ``made`` (how).
         files: how many files.
 
     Example:

@@ -43,7 +43,7 @@ class Scores(NamedTuple):
 
     Attributes:
         rows: a dict of NFE, w, n and the metrics for each setting.
-        text: the same as a table, with the protocol for images; empty on all processes but the main one.
+        text: the same as a table, with the protocol for images; of images empty on all processes but the main one.
         files: kind and path of each file that was written.
 
     Example:
@@ -246,7 +246,7 @@ def _images(
     for setting in settings:
         samples = SampleSet.open(judge.place(setting))
         if images.npz:
-            files.append(("samples", export_npz(samples, samples.folder.with_suffix(".npz"))))
+            files.append(("samples", export_npz(samples, samples.folder.with_name(f"{samples.folder.name}.npz"))))
         if images.png:
             files.append(("samples", export_png(samples, samples.folder / "png")))
     return Scores(rows, tables.as_text(rows, metrics, protocol), files)

@@ -61,7 +61,7 @@ def write_file(
         names: of each row's image in its source.
 
     Returns:
-        Its entry in the manifest: ``file``, ``rows``, ``bytes``, ``sha256``.
+        Its entry in the manifest: ``name``, ``rows``, ``bytes``, ``sha256``.
 
     Raises:
         ValueError: if a number is not finite (float16 reaches to 65504).

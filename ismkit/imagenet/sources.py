@@ -292,8 +292,8 @@ def open_source(
     Args:
         names: one folder (of class folders, of images without classes, or of .tar files), one or more .tar files, or
             one name OWNER/NAME on the hub.
-        revision: commit of the hub, 40 hexadecimal digits.
-        split: of the hub.
+        revision: commit of the hub, 40 hexadecimal digits; files have none.
+        split: of the hub; of files all are read.
         class_names: one name per class, in the order of the labels; for tar files only, where labels are numbers.
 
     Returns:

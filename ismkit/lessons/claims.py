@@ -64,7 +64,8 @@ class Claim:
         basis: what stands behind the measured value, of ``BASES``.
         bound: when the bound of the check was set, of ``BOUNDS``. "after" unless the history shows otherwise.
         trainings: how many seeds the study has, for the basis "study"; else 0.
-        comparisons: how many comparisons were made side by side, this one included: its interval is corrected for them.
+        comparisons: how many comparisons were made side by side, this one included: its interval is corrected for them,
+            after Bonferroni. A verdict may rest on Holm's correction of all of them, which finds more.
 
     Raises:
         ValueError: for a word that is not listed, an exact claim that is not computed, or a study without trainings.

@@ -30,8 +30,8 @@ from ismkit.utils.settings import check_types
 class Mixture:
     """Data from the mixture of ``N(means[k], std^2 I)``, equal weights, with its exact velocity.
 
-    Throughout, ``x`` (B, D) are states and ``t`` (B,) their times in [0, 1]; results have the dtype of ``x``. The
-    formulas follow from Gaussian regression, see the module.
+    Throughout, ``x`` (B, D) are states and ``t`` (B,) their times in [0, 1]; results have the finer of their dtypes.
+    The formulas follow from Gaussian regression, see the module.
 
     Attributes:
         means: (K, D).
@@ -173,7 +173,7 @@ def ring(modes: int, radius: float) -> tuple[tuple[float, float], ...]:
         One pair of coordinates for each point, such as the ``means`` of a :class:`ClassMixture`.
 
     Raises:
-        ValueError: if ``modes`` is no integer of at least 1, or ``radius`` not finite.
+        ValueError: if ``modes`` is no integer of at least 1, or ``radius`` negative or not finite.
 
     Example:
         >>> from ismkit.lessons import ring

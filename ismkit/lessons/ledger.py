@@ -129,7 +129,7 @@ class Ledger:
         profile: smoke, laptop, gpu or paper.
         seed: of this run.
         device: what the measured numbers come from, such as "cpu".
-        rows: the checks that passed, by claim; none at first.
+        rows: the checks that passed, or were recorded, by claim; none at first.
 
     Raises:
         ValueError: for an unknown profile.
@@ -204,7 +204,7 @@ class Ledger:
                 check is one-sided or allows more than a thousandth, for one that is not resolved if the check is
                 one-sided or has both an interval and a tolerance, and for an interval that does not contain
                 ``measured`` or is given beside a ``half_width``.
-            ClaimError: if the check fails.
+            ClaimError: if the check fails, unless ``ISMKIT_CHECKS`` is "record".
         """
         if not isinstance(claim, str) or claim not in CLAIMS or not claim.startswith(f"C{self.notebook}."):
             known = ", ".join(key for key in CLAIMS if key.startswith(f"C{self.notebook}.")) or "none"
@@ -351,7 +351,7 @@ def joined(runs: Iterable[Iterable[Entry]]) -> list[Entry]:
     """Rows of runs with several seeds as one row per claim: that of the least seed, with what each seed measured.
 
     Raises:
-        ValueError: if two runs share a seed, or differ in more than seed and measured value.
+        ValueError: if two runs share a seed, or differ in profile, device, PyTorch or bound.
     """
     by_claim: dict[str, dict[int, Entry]] = {}
     for run in runs:
@@ -364,7 +364,8 @@ def joined(runs: Iterable[Iterable[Entry]]) -> list[Entry]:
     for claim, of_seeds in sorted(by_claim.items()):
         first = of_seeds[min(of_seeds)]
         for row in of_seeds.values():
-            changed = [k for k in ("profile", "device", "relation") if getattr(row, k) != getattr(first, k)]
+            changed = [k for k in ("profile", "device", "torch", "relation") if getattr(row, k) != getattr(first, k)]
+            changed += [] if same_bound(row, first) or changed else ["expected or tolerance"]
             if changed:
                 raise ValueError(f"{claim}: seeds {first.seed} and {row.seed} differ in {', '.join(changed)}")
         measured = {str(seed): of_seeds[seed].measured for seed in sorted(of_seeds)}

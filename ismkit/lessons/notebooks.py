@@ -98,18 +98,34 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any], *, record
     folder.mkdir(parents=True, exist_ok=True)
     # The kernel inherits these; its output, progress bars included, is passed on as it comes.
     checks = "record" if record else ""
-    os.environ.update(ISMKIT_OUT=str(folder.resolve()), ISMKIT_PROGRESS="text", ISMKIT_CHECKS=checks)
+    kernel = {"ISMKIT_OUT": str(folder.resolve()), "ISMKIT_PROGRESS": "text", "ISMKIT_CHECKS": checks}
     how = {"kernel_name": "python3", "progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
     # Without this each kernel warns that its connection, within this machine, is not encrypted.
     how["extra_arguments"] = ["--IPKernelApp.log_level=ERROR"]
     how["kernel_manager_class"] = _patient_kernels()
     try:
-        papermill.execute_notebook(_literal(source), written, typed, cwd=source.parent, **how)
+        with _environment(kernel):
+            papermill.execute_notebook(_literal(source), written, typed, cwd=source.parent, **how)
     except PapermillExecutionError as error:
         failure = f"cell [{error.exec_count}] of {source.name} failed: {error.ename}: {error.evalue}"
         raise NotebookError(f"{failure}; the notebook as far as it got: {target}") from None
     _save_figures(target, folder / "figures")
     return target
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables of the environment for a block, within which a kernel starts; afterwards they are as before."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def refresh(source: Path, timeout: int = 1800) -> None:

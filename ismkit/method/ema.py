@@ -102,7 +102,8 @@ class TwinEMA(nn.Module):
 
     Raises:
         TypeError: if ``net`` is not a module.
-        ValueError: for a decay outside [0, 1), or a fast one above the slow one.
+        ValueError: for a decay outside [0, 1), a fast one above the slow one, or weights in half precision, which
+            would round away what a slow average adds.
 
     Example:
         One weight that moves by 1 per step. After 200 steps the fast average lags ``0.5 / (1 - 0.5)`` steps behind, the
@@ -130,6 +131,12 @@ class TwinEMA(nn.Module):
             raise TypeError(f"net must be a torch.nn.Module, got {shown(net)}")
         super().__init__()
         net = unwrapped(net)
+        if halves := [name for name, p in net.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]:
+            held = net.get_parameter(halves[0]).dtype
+            raise ValueError(
+                f"net must have weights in float32, got {held} in {halves[0]}: their slow average would stand still; "
+                "bf16 is a precision of the training, not of the weights"
+            )
         decays = {fast: None, slow: None}  # one average where the two are equal
         self.averages = nn.ModuleList(_Average(net, decay) for decay in decays)
 

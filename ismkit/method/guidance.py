@@ -32,8 +32,8 @@ def cfg(conditional: Tensor, unconditional: Tensor, cfg_scale: float | Tensor) -
         The guided answer, (B, ...).
 
     Raises:
-        TypeError: if an answer is no tensor of floating point numbers, or the scale no number.
-        ValueError: if the shapes or devices do not match.
+        TypeError: if an answer is no tensor of floating point numbers.
+        ValueError: if the shapes or devices do not match, or the scale is no number.
 
     Example:
         >>> import torch

@@ -190,7 +190,7 @@ def interpolate(x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         ``x_t = (1 - t) x0 + t x1`` and ``v = x1 - x0``, both (B, ...).
 
     Raises:
-        TypeError: if one of them holds no floating point numbers.
+        TypeError: if one of them holds no floating point numbers, or they are of two types.
         ValueError: if the shapes or devices do not match.
 
     Example:

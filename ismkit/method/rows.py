@@ -117,7 +117,8 @@ class Blocked(ABC):
             The query, and the velocity ``x1 - x0`` (B, ...).
 
         Raises:
-            TypeError: if noise or data hold no floating point numbers, or labels no whole ones.
+            TypeError: if noise or data hold other numbers than those of PyTorch's default type, which is float32, or
+                labels no whole ones.
             ValueError: for shapes or devices that do not match, or a batch too small for its blocks.
         """
         check_tensor("x1", x1)
@@ -328,8 +329,11 @@ class Intervals(Blocked):
     def _steps(self, drawn: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Start and length of steps between times drawn, (n,), and others; or to the data, or from the noise."""
         count, start, end = len(drawn), drawn.clone(), torch.ones_like(drawn)
-        to_data, from_noise = (round(share * count) for share in (self.to_data, self.from_noise))
-        start[to_data : to_data + from_noise] = 0.0
+        to_data, touching = (round(share * count) for share in (self.to_data, self.to_data + self.from_noise))
+        for name, rows in (("to_data", to_data), ("from_noise", touching - to_data)):
+            if count and getattr(self, name) and not rows:
+                raise ValueError(f"{count} consistency rows give none at {name}={getattr(self, name)}: use more")
+        start[to_data:touching] = 0.0
         end[to_data:] = self._ends(start[to_data:], generator)
         return torch.minimum(start, end), (end - start).abs()
 

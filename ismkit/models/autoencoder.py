@@ -24,7 +24,9 @@ GROUPS = 8  # of channels that are normalised together
 
 
 class SmallAutoencoder(nn.Module):
-    """Autoencoder of square pictures in [-1, 1]: to latents of unit variance, of a quarter of the side, and back.
+    """Autoencoder of square pictures in [-1, 1]: to latents of unit variance, and back.
+
+    A latent has a quarter of the side that the picture has when it is padded to a power of two.
 
     It is diffusers' ``AutoencoderKL``, the class of the full run's (arXiv 2112.10752), at a size of this kit's choice.
     A new one is untrained.
@@ -42,7 +44,8 @@ class SmallAutoencoder(nn.Module):
         mean, std: of the posterior means over the training set, one number per channel: the scaling of this space.
 
     Raises:
-        ValueError: if the picture is not square, of fewer than 3 x 3 pixels, or another argument is out of range.
+        ValueError: if the picture is not square, of less than 4 x 4 or an odd number of pixels a side, or another
+            argument is out of range.
 
     Example:
         A latent has 512 numbers for 3072:
@@ -71,8 +74,10 @@ class SmallAutoencoder(nn.Module):
 
         if not isinstance(shape, tuple) or len(shape) != 3 or shape[1] != shape[2]:
             raise ValueError(f"shape must be (C, H, H), got {shown(shape)}")
-        for least, side in zip((1, 3, 3), shape, strict=True):
+        for least, side in zip((1, 4, 4), shape, strict=True):
             check_count("each number of shape", side, least)
+        if shape[1] % 2:  # which cannot be padded by as much on either side
+            raise ValueError(f"shape must have even sides, got {shape}")
         channels = check_count("channels", channels)
         if not isinstance(widths, tuple) or len(widths) != 2 or any(check_count("widths", k) % GROUPS for k in widths):
             raise ValueError(f"widths must be two multiples of {GROUPS}, got {shown(widths)}")

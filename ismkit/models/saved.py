@@ -82,8 +82,15 @@ def save_model(
 
 
 def _cast(net: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The network with its floating point numbers in ``dtype``; ``net.to`` would make complex ones real as well."""
-    return net._apply(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    """The network with its floating point numbers in ``dtype``, but for buffers that no file holds.
+
+    ``net.to`` would make complex ones real as well, and round those buffers, which loading would not undo.
+    """
+    unsaved = [(part, name, part._buffers[name]) for part in net.modules() for name in part._non_persistent_buffers_set]
+    net._apply(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    for part, name, buffer in unsaved:
+        part._buffers[name] = buffer
+    return net
 
 
 def _check_range(what: str, net: nn.Module, dtype: torch.dtype, remedy: str) -> None:
@@ -314,11 +321,11 @@ def _build(config: dict[str, Any], dtype: torch.dtype, path: str, tensors: Mappi
         raise ValueError(f"{largest} is {sizes[largest]}, but the file holds {numbers} numbers in all")
     sizes["grid"] = StepGrid(sizes["grid"])
     with torch.device("meta"):
-        planned = kind(**sizes).to(dtype)
+        planned = _cast(kind(**sizes), dtype)
     check_fit(path, tensors, planned.state_dict(), "Build the module as it was when it was saved.")
     if (derived := sum(buffer.numel() for buffer in planned.buffers())) > max(MAX_DERIVED, 16 * numbers):
         raise ValueError(f"its sizes ask for {derived} numbers beside the {numbers} of the file")
-    return kind(**sizes).to(dtype)
+    return _cast(kind(**sizes), dtype)
 
 
 def _build_own(

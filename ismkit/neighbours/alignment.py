@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ismkit.method.path import Query, expand_as
+from ismkit.method.path import Query, StepLengths, expand_as, step_lengths_of
 from ismkit.method.recipes import Context
 from ismkit.models.nets import DiT
 from ismkit.utils.checks import check_count, check_kind, check_number, shown
@@ -69,6 +69,15 @@ class Aligned(nn.Module):
     def _align(self, block: nn.Module, given: Any, tokens: Tensor) -> None:
         if self.training and torch.is_grad_enabled():
             self._made = self.head(tokens)
+
+    @property
+    def step_lengths(self) -> StepLengths:
+        """Which steps the transformer was trained on; a training writes them on it, so that its file has them."""
+        return step_lengths_of(self.net)
+
+    @step_lengths.setter
+    def step_lengths(self, lengths: StepLengths) -> None:
+        self.net.step_lengths = lengths  # type: ignore[assignment]
 
     @property
     def blocks(self) -> nn.ModuleList:

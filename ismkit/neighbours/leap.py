@@ -232,7 +232,7 @@ class FixedScale:
         start, end: times between which guidance acts (MeanFlow XL/2: from 1/4, in this kit's direction of time).
 
     Raises:
-        ValueError: unless omega is positive, kappa below 1, and the times rise within [0, 1].
+        ValueError: unless omega is positive, kappa in [0, 1), and the times rise within [0, 1].
 
     Example:
         Where the network has the answer that this asks for, guided velocities are what it answers:
@@ -394,7 +394,10 @@ class Leap:
         """The share of all rows, or that of each, (B,)."""
         if self.cut == "uniform":
             return 1 - torch.rand(t.shape, generator=context.rng, dtype=t.dtype, device=t.device)  # in (0, 1]
-        return self.cut(context.progress) if callable(self.cut) else float(self.cut)
+        share = float(self.cut(context.progress) if callable(self.cut) else self.cut)
+        if not 0 <= share <= 1:
+            raise ValueError(f"cut must give a share in [0, 1], got {share} at progress {context.progress}")
+        return share
 
     def _leap(self, asked: Query, velocity: Tensor, share: float | Tensor, net: Network) -> Tensor:
         x, t, d, w, y = asked

@@ -90,10 +90,13 @@ class Inductive:
         """Refuse a recipe that this rule is not valid in.
 
         Raises:
-            ValueError: if rows are not in groups.
+            ValueError: if rows are not in groups, or the distance has groups of another size.
         """
         if not isinstance(recipe.rows, Groups):
             raise ValueError(f"rows must be Groups for moment matching, got {type(recipe.rows).__name__}")
+        size = getattr(recipe.distance, "size", recipe.rows.size)
+        if isinstance(recipe.distance, Discrepancy) and size != recipe.rows.size:
+            raise ValueError(f"distance.size must be that of rows, {recipe.rows.size}, got {size}")
 
     def nearer(self, t: Tensor, end: Tensor) -> Tensor:
         """Compute the times r of the points that answer.

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ismkit.method.path import Network, Query, check_network, expand_as, grid_of
+from ismkit.method.path import Network, Query, check_network, expand_as, grid_of, step_lengths_of
 from ismkit.method.recipes import ask
 from ismkit.models.nets import DiT, ToyMLP
 from ismkit.utils.checks import check_count, check_kind, check_number
@@ -49,7 +49,8 @@ class NegativeClass(nn.Module):
     def __init__(self, net: Network, label: int, null: int, beta: float) -> None:
         super().__init__()
         check_network("net", net)
-        self.net, self.grid = net, grid_of(net)
+        self.net = net
+        self.step_lengths, self.grid = step_lengths_of(net), grid_of(net)  # for the sampler
         self.null = self.num_classes = check_count("null", null)
         self.label, self.beta = _label(label, self.null), _beta(beta)
 
@@ -121,6 +122,4 @@ def _label(label: int, null: int) -> int:
 
 def _beta(beta: float) -> float:
     check_number("beta", beta, "that is finite", -math.inf)
-    if beta == -math.inf:
-        raise ValueError(f"beta must be finite, got {beta}")
     return float(beta)

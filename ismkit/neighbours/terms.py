@@ -168,7 +168,8 @@ class ClassReward:
         decode: maps samples to pictures, such as the decoder of an autoencoder; None if they are pictures or points.
 
     Raises:
-        ValueError: if the classifier or the decoder is not a function, or the label none.
+        ValueError: if the classifier or the decoder is not a function, or the label none; when it is called, if the
+            classifier has no such class.
 
     Example:
         >>> import torch
@@ -195,6 +196,8 @@ class ClassReward:
     def __call__(self, samples: Tensor, labels: Tensor) -> Tensor:
         """Rewards (B,) of samples (B, ...) with labels (B,)."""
         logits = self.classifier(samples if self.decode is None else self.decode(samples)).float()
+        if self.label is not None and self.label >= logits.shape[1]:
+            raise ValueError(f"label must be one of the classifier's {logits.shape[1]} classes, got {self.label}")
         labels = labels if self.label is None else torch.full_like(labels, self.label)
         known = labels < logits.shape[1]
         return -F.cross_entropy(logits, torch.where(known, labels, 0), reduction="none") * known
@@ -353,7 +356,8 @@ def reward_tuning(reference: Network, reward: Callable[[Tensor, Tensor], Tensor]
         The recipe, named ``reward_tuning``.
 
     Raises:
-        ValueError: if the reference or the reward is not a function, or beta not positive.
+        TypeError: if the reference is not a function.
+        ValueError: if the reward is not one, or beta not positive.
 
     Example:
         For samples of one number and a reward that is linear the best answer is ``s_ref + R' / (2 beta)``, and there

@@ -454,7 +454,8 @@ class Swept(NamedTuple):
 
     Attributes:
         frame: :func:`ismkit.sweeps.sweep.table` of all trials.
-        text: mean and standard deviation of the first metric over the seeds, by variant, NFE and w.
+        text: mean and standard deviation of the first metric over the seeds, by variant, NFE and w; of the fewest
+            samples, where settings have several n.
         path: of the Parquet file with the table.
 
     Example:

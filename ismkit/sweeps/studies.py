@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ismkit.training.runs import Run
 from ismkit.utils.checks import as_integer, as_tuple, check_finite, check_kind, shown
-from ismkit.utils.files import CHECKOUT
+from ismkit.utils.files import CHECKOUT, locked
 from ismkit.utils.keys import identity_sum
 from ismkit.utils.settings import describe
 from ismkit.utils.store import Store
@@ -50,8 +50,8 @@ def run_study(
 
     Raises:
         TypeError: for an argument of another type.
-        ValueError: if the file holds results of a variant of this name with other settings, or settings cannot be told
-            from others.
+        ValueError: if the file holds results of a variant of this name with other settings, settings cannot be told
+            from others, or another study is at work in the folder.
 
     Example:
         A third seed is added; the first two are not done again:
@@ -78,6 +78,14 @@ def run_study(
         raise TypeError(f"work must be a function of a run and a seed, got {shown(work)}")
     seeds = [as_integer(seed) for seed in as_tuple("seeds", seeds)]  # the file holds Python's integers
     path = Path(path)
+    with locked(path.parent, "study"):
+        return _run_study(path, variants, list(dict.fromkeys(seeds)), work)
+
+
+def _run_study(
+    path: Path, variants: Mapping[str, Run], seeds: list[int], work: Callable[[Run, int], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """What :func:`run_study` does while no other one works in the folder."""
     store = _store(path.parent)
     found = store.read(path.name, FORM).value if path.name in store else {}
     held = {"variants": {}, "keys": {}, "results": []} | found

@@ -24,7 +24,7 @@ from ismkit.training.runs import Run, change_run
 from ismkit.utils.checks import as_integer, check_kind, shown
 from ismkit.utils.files import DataError, bytes_sum, json_sum, replacing
 from ismkit.utils.keys import add_cells, cells, identity
-from ismkit.utils.settings import get
+from ismkit.utils.settings import get, plain
 from ismkit.utils.store import Store
 from ismkit.utils.weights import SUM
 
@@ -92,6 +92,8 @@ class Trial:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", as_integer(self.seed))
+        # Results are JSON, which has Python's numbers alone.
+        object.__setattr__(self, "settings", tuple(Setting(*map(plain, setting)) for setting in self.settings))
         # A label of such a name would be lost in the table; those of a swept recipe or of steps say the same there.
         if taken := [name for name, _ in self.labels if name in COLUMNS and name not in ("recipe", "steps")]:
             raise ValueError(f"labels must have names that are no columns of the table, got {taken[0]!r}")
@@ -203,14 +205,15 @@ class Sweep:
             The sweep of all combinations.
 
         Raises:
-            ValueError: for a path without values or of no setting, or a value that is refused.
+            ValueError: for a path without values or of no setting, a value that is refused, or two of one name.
         """
         for path, given in parameters.items():
             if isinstance(given, str) or not hasattr(given, "__len__"):
                 raise ValueError(f"parameter {path!r} needs a list of values, got {shown(given)}")
             if not len(given):
                 raise ValueError(f"parameter {path!r} needs one value or more, got none")
-        runs, labels = {}, {}
+        runs: dict[str, Run] = {}
+        labels = {}
         for (variant, run), chosen in product(self.runs.items(), product(*parameters.values())):
             values = dict(zip(parameters, chosen, strict=True))
             for path, value in values.items():
@@ -218,6 +221,8 @@ class Sweep:
                 read = get(run, path) if isinstance(value, str) and path != "recipe" else value
                 values[path] = _label(read)
             name = ", ".join([variant, *(f"{path.rpartition('.')[2]}={value}" for path, value in values.items())])
+            if name in runs and runs[name] != run:
+                raise ValueError(f"parameters must have values of different names, got two {name!r}")
             runs[name], labels[name] = run, {**self.labels.get(variant, {}), **values}
         return dataclasses.replace(self, runs=runs, labels=labels)
 
@@ -231,7 +236,7 @@ def _label(value: Any) -> Any:
 
 def settings(nfe: Iterable[int], w: Iterable[float], n: int) -> tuple[Setting, ...]:
     """Every NFE with every strength."""
-    return tuple(Setting(evaluations, float(strength), n) for evaluations, strength in product(nfe, list(w)))
+    return tuple(Setting(as_integer(steps), float(strength), n) for steps, strength in product(nfe, list(w)))
 
 
 def table(trials: Iterable[Trial], folder: str | os.PathLike[str]) -> pd.DataFrame:
@@ -458,15 +463,25 @@ def _check_columns(frame: pd.DataFrame, metric: str, *columns: str) -> None:
         raise ValueError(f"metric must name a column of numbers, got {metric!r}, of {frame[metric].dtype}")
 
 
+def _check_alike(frame: pd.DataFrame, *columns: str) -> None:
+    """Raise for rows that differ in one of these columns, where there is one: a mean would mix them."""
+    for name in columns:
+        if name in frame.columns and len(values := frame[name].unique().tolist()) > 1:
+            raise ValueError(f"frame must hold rows of one {name}, got {shown(values)}: choose some of them")
+
+
 def summary(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Write mean and standard deviation of a metric over the seeds, as text, to two digits of the deviation.
 
     Args:
-        frame: of :func:`table`.
+        frame: of :func:`table`. Of a seed that was scored with several noises their mean counts.
         metric: the column.
 
     Returns:
         A pandas table: a row for each variant, in the order of ``frame``, a column for each (NFE, w).
+
+    Raises:
+        ValueError: for columns that are not there, or rows of several n or sweeps.
 
     Example:
         >>> import pandas as pd
@@ -476,8 +491,10 @@ def summary(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
         >>> summary(frame, "frechet")[1, 1.0].to_dict()
         {'flow': '7.0 ± 1.4', 'ism': '2.50 ± 0.71'}
     """
-    _check_columns(frame, metric, "variant", "nfe", "w")
-    grouped = frame.groupby(["variant", "nfe", "w"], sort=False)[metric]
+    _check_columns(frame, metric, "variant", "seed", "nfe", "w")
+    _check_alike(frame, "n", "sweep")
+    seeds = frame.groupby(["variant", "nfe", "w", "seed"], sort=False)[metric].mean()
+    grouped = seeds.groupby(["variant", "nfe", "w"], sort=False)
     return grouped.agg(lambda values: _mean_and_deviation(values.mean(), values.std())).unstack(["nfe", "w"])
 
 
@@ -721,7 +738,7 @@ def compare_pairs(
     result.p = result.p.fillna((mean == 0).astype(float))  # all seeds agree
     # The least p times the number of comparisons, the next times one less; none below the one before.
     ordered = result.p.sort_values()
-    holm = (ordered * ordered.rank(ascending=False, method="first")).cummax().clip(upper=1.0)
+    holm = (ordered * [*range(len(ordered), 0, -1)]).cummax().clip(upper=1.0)
     return result.assign(holm=holm)[["ratio", "low", "high", "p", "holm", "least"]]
 
 
@@ -740,7 +757,8 @@ def at_best(frame: pd.DataFrame, metric: str, noise: tuple[int, int] | None = No
         These rows of ``frame``.
 
     Raises:
-        ValueError: for columns that are not there, or noise that is not among the rows.
+        ValueError: for columns that are not there, noise that is not among the rows, or rows of several n, sweeps or,
+            without ``noise``, noises.
 
     Example:
         >>> import pandas as pd
@@ -751,6 +769,7 @@ def at_best(frame: pd.DataFrame, metric: str, noise: tuple[int, int] | None = No
         [{'nfe': 1, 'w': 2.0, 'frechet': 2}, {'nfe': 4, 'w': 0.0, 'frechet': 3}]
     """
     _check_columns(frame, metric, "variant", "nfe", "w", *([] if noise is None else ["noise"]))
+    _check_alike(frame, "n", "sweep", *(["noise"] if noise is None else []))
     chosen, shown_rows = frame, frame
     if noise is not None:
         if not isinstance(noise, tuple | list) or len(noise) != 2 or not set(noise) <= {*frame.noise}:

@@ -4,8 +4,9 @@ A checkpoint is one file of the run's folder, ``step_00001000.safetensors``, kep
 a kill at any moment leaves all of it or none. Nothing is overwritten.
 
 It holds one flat table of full tensors, the same for one process, DDP and FSDP2: a sharded tensor is gathered, one at a
-time, before it is written, and sharded again after it has been read. So a run resumes with any number of processes, in
-either mode. The main process alone holds the table and touches the disk; it needs the memory for it (13.5 GB for XL/2).
+time, before it is written, and sharded again after it has been read. So a run resumes with any number of processes that
+divides its micro-batches, in either mode. The main process alone holds the table and touches the disk; it needs the
+memory for it (13.6 GB for XL/2).
 """
 
 from __future__ import annotations

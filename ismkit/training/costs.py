@@ -299,7 +299,7 @@ def parameters(config: Mapping[str, Any]) -> int:
     """Parameters of a ``DiT``.
 
     XL/2 has 678.06 M: the published 675.13 M, without its fixed positions (0.29 M) and the half of its outputs that
-    predicts a variance (0.02 M), with the embedders of d and w (3.24 M).
+    predicts a variance (0.02 M), with the embedders of d and w (3.25 M).
     """
     D, pixels = config["width"], config["patch"] ** 2 * config["channels"]
     block = 18 * D**2 + 15 * D  # qkv 3, output 1, MLP 8, modulation 6, and their biases

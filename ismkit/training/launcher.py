@@ -31,7 +31,7 @@ from ismkit.utils.weights import PathLike
 from ismkit.utils.workers import PATIENCE, Tell, run_group
 
 # Steps between checkpoints for each process, and at most all: n processes make n times as many in a time. By a model
-# XL/2 on H100s takes 47 minutes for them. With 5000 for eight processes too, it wrote 13.5 GB every 7 minutes.
+# XL/2 on H100s takes 47 minutes for them. With 5000 for eight processes too, it wrote 13.6 GB every 7 minutes.
 SAVE_EVERY = 5000
 MODEL_EVERY = 50_000  # steps between the models of ImageNet runs that stay: 16 of the paper's run, 2.7 GB each for XL/2
 LOG_EVERY = 100

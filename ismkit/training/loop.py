@@ -354,8 +354,8 @@ def _check_assignments(coupling: Coupling, batches: Batches, warn: bool) -> None
         enough = max(1, int(LARGE / largest) // batches.batch_size)
         warnings.warn(
             f"about {together} rows are in one assignment (pool {coupling.pool} x batch_size {batches.batch_size}, the "
-            f"largest class {largest:.0%}): 8192 take some 28 s of a core for {coupling.pool} steps, and the time "
-            f"grows with the cube; recipe.coupling.pool {enough} has at most {LARGE}",
+            f"largest class {largest:.0%}): 8192 take some 12 s of a core for {coupling.pool} steps, twice as many "
+            f"five times as long; recipe.coupling.pool {enough} has at most {LARGE}",
             stacklevel=5,
         )
     if warn and coupling.pool and (alike := rows * typical) < ALIKE:
@@ -631,7 +631,8 @@ def fit(
             cannot be asked, a network that does not answer as it must, and others; also if another training works in
             the folder.
         UserWarning: a warning, if the assignments of the coupling are so large that they will take most of the time,
-            or if a pool that is assigned within classes has fewer than two rows of a class.
+            if a pool that is assigned within classes has fewer than two rows of a class, or if the data are far larger
+            or smaller than the noise.
         DivergenceError: if a loss or gradient is not finite; no checkpoint is written from that step on.
         CheckpointError: if the checkpoint to resume from is missing, truncated or altered, or one cannot be written.
         Preempted: after SIGTERM or SIGUSR1, if there is a folder, when its checkpoint has been written.

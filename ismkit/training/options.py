@@ -1,7 +1,7 @@
 """Options of a training in three groups: engine, saving, logging.
 
-Only ``precision`` changes what is learnt. The others say where and how fast it is computed, what is saved, and what is
-shown. The command line reads them by their names (``ismkit train --help``).
+Only ``precision`` and ``micro_batches`` change what is learnt. The others say where and how fast it is computed, what
+is saved, and what is shown. The command line reads them by their names (``ismkit train --help``).
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class Saving:
         save_every: optimiser steps between checkpoints, of which the newest two stay; by default one at the end.
         resume: start from the newest checkpoint in the folder (from the beginning, if there is none); without it a
             folder that has checkpoints is refused.
-        from_step: resume from the checkpoint of this step instead; later ones are deleted.
+        from_step: resume from the checkpoint of this step instead; later ones are deleted, models of
+            later steps stay until they are written again.
         model_every: optimiser steps between models that stay: a checkpoint is saved, and ``launch`` and ``ismkit
             train`` write the slow average beside it, ``model-STEP.safetensors``; 0 for one at the end alone. By default
             50 000 for longer runs of ImageNet, 0 for others.
@@ -106,7 +107,8 @@ class Logging:
         tracker: tensorboard writes the folder ``logs`` beside the checkpoints; any other tracker of Accelerate by its
             name, such as wandb, if its package is installed; module:attribute of your own
             accelerate.tracking.GeneralTracker, a class or an object; none, the default, writes nothing.
-        log_every: optimiser steps per line of the logs, a divisor of ``save_every``; by default the largest up to 100.
+        log_every: optimiser steps per line of the logs, a divisor of ``save_every`` and ``model_every``; by default
+            the largest up to 100.
         vae: name or folder of the VAE that made the latents: sheets of decoded samples go to the logs.
         samples_every: optimiser steps between them, a multiple of ``log_every``; by default as ``save_every``.
 

@@ -257,7 +257,7 @@ class Run:
                 "what else it needs by functools.partial, or as settings net.NAME"
             ) from error
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(as_integer(seed))
+            torch.default_generator.manual_seed(as_integer(seed))  # torch.manual_seed would reset a GPU's, too
             return self.net(num_classes=num_classes, **of_rows)
 
     @property

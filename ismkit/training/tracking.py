@@ -42,6 +42,7 @@ PEAKS: dict[str, float] = {
     "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H100 NVL": 835e12,
     "NVIDIA H200": 989.4e12,
+    "NVIDIA H200 NVL": 835e12,
     "NVIDIA B200": 2250e12,
     "NVIDIA GeForce RTX 3090": 71e12,
     "NVIDIA GeForce RTX 4090": 165.2e12,
@@ -54,6 +55,8 @@ BANDS = ("0", "0-1", "1-2", "above_2")
 
 def peak_flops(device: str) -> float | None:
     """Dense bf16 FLOP/s of a device by its name, as ``torch.cuda.get_device_name()`` gives it; None if unknown."""
+    if "GeForce" in device:  # a Ti, a D or one for laptops is another card
+        return PEAKS.get(device)
     fits = [name for name in PEAKS if device == name or device.startswith((f"{name} ", f"{name}-"))]
     return PEAKS[max(fits, key=len)] if fits else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Real
@@ -325,7 +326,7 @@ def check_number(name: str, value: Any, rule: str, low: float, high: float = flo
         ValueError: level must be a number in [0, 1], got 'high'
     """
     real = isinstance(value, Real) and not isinstance(value, bool)
-    if not real or not low <= value <= high or value == float("inf"):
+    if not real or not low <= value <= high or not math.isfinite(value):
         raise ValueError(f"{name} must be a number {rule}, got {shown(value)}")
 
 

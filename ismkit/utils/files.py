@@ -48,7 +48,7 @@ DEBIAN = Path("/usr/share/datasets")
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a file for binary writing that replaces ``path``, atomically, when the block ends.
 
-    The folder is made. If the block or the disk fails, an earlier ``path`` stays as it was and nothing else is left. A
+    The folder is made. If the block or the disk fails, an earlier ``path`` stays as it was and no other file is left. A
     link stays: the file that it leads to is written.
 
     Args:

@@ -47,7 +47,8 @@ def identity(value: Any, name: str = "") -> dict[str, str]:
     other functions         module, name, source without comments, layout and docstring, default arguments, and the
                             globals that it uses: values, functions and classes in the same way, those of other modules
                             too (``module.TABLE``, imports in its body)
-    other classes           module, name, bases, methods and plain attributes
+    other classes           module, name, bases, methods, plain attributes and the defaults of a dataclass's fields
+    members of enums        module and name; outside the kit value and methods, too
     objects                 class and ``identity``, where they have that attribute: a text, or other settings here
     ======================  ===============================================================================
 
@@ -139,7 +140,7 @@ def _text(value: Any, path: str, around: tuple[Any, ...]) -> str | None:
     if value is None or type(value) in (bool, int, float, complex, str):
         return repr(value)
     if isinstance(value, enum.Enum):
-        return f"{_name(type(value))}.{value.name}"
+        return f"{_name(type(value))}.{value.name}{_member(value, path, around)}"
     if isinstance(value, PurePath):
         return f"path {str(value)!r}"
     if isinstance(value, functools._lru_cache_wrapper):
@@ -247,11 +248,28 @@ def _class(kind: type, path: str, around: tuple[Any, ...]) -> str:
         for function in _functions(member):
             if _is_written(function):
                 parts[f"{name}, {function.__name__}"] = [_function(function, where, around)]
+        if name == "__dataclass_fields__":  # what a field is where the class is called without it
+            for part in member.values():
+                given = [made for made in (part.default, part.default_factory) if made is not dataclasses.MISSING]
+                parts[f"field {part.name}"] = [_global(made, _join(path, part.name), around) for made in given]
         if name.startswith("__") or name in getattr(kind, "__dataclass_fields__", ()):
             continue
         if not _functions(member) and not inspect.isdatadescriptor(member) and not name.startswith("_abc_"):
             parts[name] = [_global(member, where, around)]
     return f"{_name(kind)}, source {json_sum(parts)[:16]}"
+
+
+def _member(value: enum.Enum, path: str, around: tuple[Any, ...]) -> str:
+    """What a member of an enum outside the kit is: its value, and the methods of its class."""
+    kind = type(value)
+    if _is_named(kind) or _is_installed(kind.__module__) or kind in around:
+        return ""
+    around = (*around, kind)
+    parts = {"value": [_global(value.value, path, around)]}
+    for name, member in vars(kind).items():
+        if functions := _functions(member):
+            parts[name] = [_global(function, _join(path, name), around) for function in functions]
+    return f", source {json_sum(parts)[:16]}"
 
 
 def _functions(member: Any) -> list[types.FunctionType]:

@@ -276,7 +276,8 @@ def _parts_without_text(kind: Any) -> Any:
 
 def _listed(text: str) -> list[str]:
     """The parts of a tuple that is written as text."""
-    return re.split(r"\s*,\s*", text.strip().strip("()[]").strip(", "))
+    inner = text.strip().strip("()[]").strip(", ")
+    return re.split(r"\s*,\s*", inner) if inner else []
 
 
 def _has_no_text(kind: Any) -> bool:

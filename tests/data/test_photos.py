@@ -28,6 +28,11 @@ def test_photographs_are_whole_and_spread_over_the_range(name: str) -> None:
     assert 0.5 < x.max() <= 1
 
 
+def test_a_photograph_may_be_changed() -> None:
+    mean = photograph("camera").mul_(0).mean()
+    assert mean == 0 != photograph("camera").mean()
+
+
 def test_grey_is_what_scikit_image_reads() -> None:
     camera = torch.from_numpy(skimage.data.camera().astype(np.float32)) / 127.5 - 1
     torch.testing.assert_close(photograph("camera"), camera, rtol=0, atol=0)

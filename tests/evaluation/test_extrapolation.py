@@ -70,6 +70,7 @@ def test_largest_subset_is_the_set_and_the_line_goes_through_two_points() -> Non
         (100, (1,), "parts must be two or more different numbers"),
         (100, (2, 2), "parts must be two or more different numbers"),
         (100, (0, 1), "parts must be two or more different numbers"),
+        (100, (14, 13), r"parts must give subsets of different sizes, 100 samples in \[14, 13\] parts do not"),
     ],
 )
 def test_subsets_without_a_law_are_refused(n: int, parts: tuple[int, ...], message: str) -> None:

@@ -215,6 +215,15 @@ def test_what_cannot_be_scored_is_refused_before_any_work(
             Setting(1, 0.0, 50),
             "with other weights",
         ),
+        (
+            replace(
+                good,
+                metrics={"recall": METRICS["recall"]._replace(extractor="small")},
+                references={"small": replace(reference, features=None, about={"extractor": {}})},
+            ),
+            Setting(1, 0.0, 50),
+            "recall needs features or images, .* has neither",
+        ),
     ]
     for scorer, setting, message in cases:
         with pytest.raises(ValueError, match=message):

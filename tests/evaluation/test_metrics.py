@@ -304,6 +304,16 @@ FLAT, IMAGES, NAN = torch.randn(6, 4), torch.randn(2, 1, 8, 8), torch.full((6, 4
             ValueError,
             "trajectory ends where it began for 2 samples",
         ),
+        (
+            lambda: metrics.power_error(torch.ones(2), torch.ones(9)),
+            ValueError,
+            "equally many rings, two or more, got 2",
+        ),
+        (
+            lambda: metrics.spectrum_error(torch.ones(2, 1, 1, 1), torch.ones(2, 1, 1, 1)),
+            ValueError,
+            "two or more, got 1 and 1",
+        ),
         (lambda: metrics.wasserstein2(FLAT, FLAT[:, :3]), ValueError, "a has 4 dimensions and b has 3"),
         (lambda: metrics.wasserstein2(NAN, FLAT), ValueError, "a must be finite, got 24"),
         (

@@ -256,6 +256,10 @@ def test_joined_rows_keep_what_each_seed_measured() -> None:
         ledger.joined([[row(1)], [row(1)]])
     with pytest.raises(ValueError, match="seeds 0 and 1 differ in device, relation"):
         ledger.joined([[row(0)], [row(1, device="cuda", relation="<=")]])
+    with pytest.raises(ValueError, match="seeds 0 and 1 differ in expected or tolerance"):
+        ledger.joined([[row(0)], [row(1, tolerance=0.9)]])
+    with pytest.raises(ValueError, match="seeds 0 and 1 differ in torch"):
+        ledger.joined([[row(0)], [row(1, torch="1.0")]])
 
 
 def test_rows_say_what_computed_each_seed() -> None:

@@ -568,13 +568,14 @@ def test_a_path_means_that_file_and_no_other(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in papermill and its dependencies
 def test_measure_joins_seeds_and_repeats_no_complete_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ISMKIT_OUT", str(tmp_path / "out"))  # restored after the test: execute sets it
-    monkeypatch.setenv("ISMKIT_PROGRESS", "")
-    monkeypatch.setenv("ISMKIT_CHECKS", "")
+    monkeypatch.setenv("ISMKIT_OUT", str(tmp_path / "out"))
+    monkeypatch.delenv("ISMKIT_CHECKS", raising=False)
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     path = tmp_path / "01_tiny.ipynb"
     nbformat.write(new_notebook(cells=[PARAMETERS, new_code_cell(CLAIM), new_code_cell(CHECK)], metadata=kernel), path)
     (row,) = measure(path, [0, 2], tmp_path / "measured")
+    assert os.environ["ISMKIT_OUT"] == str(tmp_path / "out")  # what the kernel had is not left to the next notebook
+    assert "ISMKIT_CHECKS" not in os.environ
     assert row.seeds == {"0": 1.0, "2": 1.2}
     assert (row.claim, row.seed, row.cell, row.profile) == ("C01.test", 0, 3, "laptop")
     (row,) = measure(path, [0, 2, 3], tmp_path / "measured")

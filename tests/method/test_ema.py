@@ -214,6 +214,13 @@ def test_a_decay_outside_the_unit_interval_is_refused(bad: float) -> None:
         TwinEMA(Number(), slow=bad)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_in_half_precision_are_refused(dtype: torch.dtype) -> None:
+    """The slow average of them never moved: 1 + (2 - 1) / 10 000 is 1."""
+    with pytest.raises(ValueError, match=rf"net must have weights in float32, got {dtype} in weight"):
+        TwinEMA(nn.Linear(1, 1).to(dtype))
+
+
 def test_a_fast_average_slower_than_the_slow_one_is_refused() -> None:
     with pytest.raises(ValueError, match=r"must not exceed the slow one, got fast=0.99, slow=0.9$"):
         TwinEMA(Number(), fast=0.99, slow=0.9)

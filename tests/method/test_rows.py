@@ -205,6 +205,14 @@ def test_a_batch_too_small_for_a_block_is_refused_with_the_size_that_is_enough(p
         rows.blocks(enough - 1)
 
 
+@pytest.mark.parametrize("name", ["to_data", "from_noise"])
+def test_a_share_of_the_steps_without_a_row_is_refused(name: str) -> None:
+    rows = Intervals(consistency=1 / 4, **{name: 0.1})
+    x, y = torch.zeros(16, 1), torch.zeros(16).long()
+    with pytest.raises(ValueError, match=f"4 consistency rows give none at {name}=0.1: use more"):
+        rows(x, x, y, null=1, generator=torch.Generator())
+
+
 def test_rows_say_which_steps_they_train() -> None:
     assert Rows(consistency=0.5).step_lengths == Intervals().step_lengths == "dyadic"
     assert Intervals(consistency=0.5).step_lengths == "any"

@@ -208,6 +208,8 @@ def test_mistakes(given: dict[str, Any], message: str, tmp_path: Path, monkeypat
 def test_only_an_autoencoder_that_is_ready_has_its_decoder_exported(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="autoencoder must be a SmallAutoencoder"):
         export_decoder(mlp(), tmp_path / "decoder.pt2", "torch")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="shape must have even sides, got"):
+        SmallAutoencoder((1, 29, 29), channels=2, widths=(8, 8), fill=-1.0)
     with pytest.raises(ValueError, match="autoencoder must be in eval mode, on the CPU and in float32"):
         export_decoder(small().train(), tmp_path / "decoder.pt2", "torch")
     assert list(tmp_path.iterdir()) == []
@@ -224,6 +226,9 @@ def test_the_command_exports_a_model(tmp_path: Path, ismkit_: Ismkit) -> None:
     assert second.startswith("largest difference from the network 0, largest answer ")
     torch.export.load(path, extra_files=(kept := {"ismkit.json": ""}))
     assert json.loads(kept["ismkit.json"]) == {"shape": [2], "num_classes": 3, "levels": 7, "card": {"steps": 5}}
+    save_model(mlp(), tmp_path / "run" / "model.safetensors", {"steps": 5})
+    assert ismkit_("export", "run/model.safetensors", "--format", "torch").status == 0
+    assert sorted(each.name for each in path.parent.iterdir()) == ["points.pt2", "run.pt2"]
     answer = ismkit_("export", "points.safetensors", "--format", "torch", "-o", "points.onnx")
     assert (answer.status, answer.err.count("\n")) == (2, 1)
     save_model(fill(Own(3)), tmp_path / "own.safetensors", {})

@@ -339,6 +339,8 @@ def test_half_precision_halves_the_file_and_is_loaded_in_single(make: Callable[[
     for name, value in loaded.state_dict().items():
         assert value.dtype == torch.float32
         assert torch.equal(value, net.state_dict()[name].half().float()), name
+    for name, buffer in net.named_buffers():  # those that no file holds are not rounded
+        assert torch.equal(loaded.get_buffer(name), buffer), name
 
 
 def test_card_must_be_json(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ismkit.data.batches import Batches
 from ismkit.data.sets import Labelled
 from ismkit.method.ema import TwinEMA
-from ismkit.method.path import Query
+from ismkit.method.path import Query, step_lengths_of
 from ismkit.method.recipes import RECIPES, training_step
 from ismkit.method.sampling import sample
 from ismkit.models.nets import DiT, ToyMLP
@@ -96,6 +96,14 @@ def test_answers_are_those_of_the_transformer_and_averages_have_no_head_to_run()
     other = copy.deepcopy(net)
     other(*query)
     assert other.take().shape == net.take().shape  # each its own hook
+
+
+def test_the_steps_that_were_trained_stand_on_the_transformer_that_is_saved() -> None:
+    net = Aligned(transformer(), 2, dim=4)
+    assert step_lengths_of(net) == step_lengths_of(net.net) == "dyadic"
+    net.step_lengths = "to data"
+    assert step_lengths_of(net) == step_lengths_of(net.net) == "to data"
+    assert step_lengths_of(TwinEMA(net).slow.net) == "to data"  # type: ignore[arg-type]
 
 
 def test_a_head_made_for_one_step_is_taken_once() -> None:

@@ -330,8 +330,19 @@ def test_cuts_fall_as_published() -> None:
 def test_bad_cuts_are_refused() -> None:
     with pytest.raises(ValueError, match=r"cut must be a number in \[0, 1\], got 1.5"):
         Leap("own", 1.5)
+    query, velocity = asked()
+    for share in (1.5, -0.1, float("nan")):
+        with pytest.raises(ValueError, match=rf"cut must give a share in \[0, 1\], got {share} at progress 0"):
+            target(Leap("own", lambda _, share=share: share), query, velocity)
     with pytest.raises(ValueError, match="first must be one of sample, net, own, posterior, or a network, got"):
         Leap("teacher")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_a_cut_may_give_whole_numbers(share: int) -> None:
+    query, velocity = asked()
+    given = target(Leap("sample", lambda _: share), query, velocity)
+    assert torch.equal(given, target(Leap("sample", float(share)), query, velocity))
 
 
 # ---------------------------------------------------------------- rows

@@ -91,6 +91,17 @@ def test_samples_of_the_open_class_avoid_the_negative_one() -> None:
     assert (avoiding[:, 0] > 0).float().mean() < (plain[:, 0] > 0).float().mean() / 2
 
 
+def test_it_makes_the_steps_that_the_network_was_trained_on() -> None:
+    net = network("mlp")
+    net.step_lengths = "to data"  # type: ignore[assignment]
+    query = asked("mlp")
+    with pytest.raises(ValueError, match="renoise") as plain:
+        sample(net, query.x, query.y, nfe=2)
+    with pytest.raises(ValueError, match="renoise") as avoiding:
+        sample(NegativeClass(net, NEGATIVE, NULL, BETA), query.x, query.y, nfe=2)
+    assert str(plain.value) == str(avoiding.value)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="label must be a class, below null = 3, got 3"):
         NegativeClass(network("mlp"), 3, NULL, 1.0)

@@ -196,6 +196,8 @@ def test_rewards_are_what_they_say() -> None:
     assert own.tolist() == pytest.approx([logits.log_softmax(1)[0, 1].item(), 0.0])
     fixed = ClassReward(classifier, label=0)(pictures, torch.tensor([1, 2]))
     torch.testing.assert_close(fixed, logits.log_softmax(1)[:, 0], rtol=1e-6, atol=1e-6, check_dtype=False)
+    with pytest.raises(ValueError, match="label must be one of the classifier's 2 classes, got 2"):
+        ClassReward(classifier, label=2)(pictures, torch.tensor([0, 1]))
 
 
 def test_a_reward_is_that_of_the_rows_of_one_step() -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,18 @@ def test_runs_once_each_seed_by_seed_and_goes_on(tmp_path: Path) -> None:
     assert [list(path.parent.iterdir())] == [[path]]
     torch.testing.assert_close(column(results, "long", "score"), torch.tensor([20.0, 21.0], dtype=torch.float64))
     assert {"device", "torch", "python", "cpu_seconds"} <= results[0].keys()
+
+
+def test_a_seed_named_twice_is_trained_once_and_no_one_else_writes_the_file_meanwhile(tmp_path: Path) -> None:
+    def work(run: Run, seed: int) -> dict[str, Any]:
+        with ThreadPoolExecutor(1) as other:
+            refused = other.submit(run_study, tmp_path / "study.json", VARIANTS, [7], work).exception()
+        assert isinstance(refused, ValueError)
+        assert "another study works in" in str(refused)
+        return {"score": 1.0}
+
+    results = run_study(tmp_path / "study.json", {"short": VARIANTS["short"]}, [0, 0], work)
+    assert [result["seed"] for result in results] == [0]
 
 
 def test_columns_are_in_the_order_of_the_seeds() -> None:

@@ -126,6 +126,16 @@ def test_functions_and_parts_are_varied_and_their_table_can_be_written(tmp_path:
     assert again["recipe.coupling.solver"].dropna().tolist() == solvers[1:] * 2
 
 
+def test_two_values_of_one_name_are_refused() -> None:
+    def twin(*given: Any) -> Any:
+        return assign(*given)
+
+    twin.__qualname__ = "assign"
+    with pytest.raises(ValueError, match="must have values of different names, got two 'ism, solver=assign'"):
+        sweep().vary({"recipe.coupling.solver": [assign, twin]})
+    assert list(sweep().vary({"steps": [3, 3]}).runs) == ["ism, steps=3"]
+
+
 def test_a_parameter_without_values_is_refused() -> None:
     with pytest.raises(ValueError, match="parameter 'steps' needs one value or more, got none"):
         sweep().vary({"recipe.fast": [0.5], "steps": []})
@@ -138,6 +148,14 @@ def test_cells_are_every_nfe_with_every_strength() -> None:
         (4, 0.0, 50, 0),
         (4, 2.0, 50, 0),
     )
+
+
+def test_numbers_of_numpy_are_those_of_python() -> None:
+    """Results are JSON: after the training they could not be written."""
+    (cell,) = settings(np.arange(1, 2), np.arange(1.0), 50)
+    assert list(map(type, cell)) == [int, float, int, int]
+    trial = replace(sweep().trials()[0], settings=(Setting(np.int64(2), np.float64(1), np.int64(50), np.int64(3)),))
+    assert list(map(type, trial.settings[0])) == [int, float, int, int]
 
 
 # ---------------------------------------------------------------- table
@@ -174,7 +192,7 @@ def test_summary_is_mean_and_deviation_over_seeds_in_order() -> None:
 )
 def test_a_mean_has_the_digits_of_its_deviation(values: list[float], text: str) -> None:
     """They were rounded apart: 38 ± 0.029."""
-    frame = pd.DataFrame({"variant": "a", "nfe": 1, "w": 0.0, "w2": values})
+    frame = pd.DataFrame({"variant": "a", "seed": range(len(values)), "nfe": 1, "w": 0.0, "w2": values})
     assert summary(frame, "w2").to_numpy().tolist() == [[text]]
 
 
@@ -233,6 +251,14 @@ def test_probabilities_are_student_s_and_corrected_after_holm() -> None:
                 break
             passed.append(name)
         assert set(found.index[found.holm <= level]) == set(passed)
+
+
+def test_equal_probabilities_are_corrected_alike() -> None:
+    ours = [1.1, 1.3, 1.2, 1.25]
+    frame = by_seed({"a": [1.0, 1.0, 1.0, 1.1], "b": ours, "c": ours, "d": [2.0, 2.1, 2.3, 1.9]})
+    found = against(frame, "a", "frechet", nfe=1)
+    assert found.p["d"] < found.p["b"] == found.p["c"]
+    assert found.holm.tolist() == pytest.approx([2 * found.p["b"], 2 * found.p["b"], 3 * found.p["d"]])
 
 
 def test_pairs_are_corrected_for_all_of_them_at_once() -> None:
@@ -323,6 +349,19 @@ def test_what_does_not_pair_is_refused() -> None:
         against(frame, "a", "frechet", nfe=2)
     with pytest.raises(ValueError, match="variants must be one or more, got none"):
         paired(frame, [], "frechet")
+
+
+@pytest.mark.parametrize("name", ["n", "sweep", "noise"])
+def test_rows_that_a_mean_would_mix_are_refused(name: str) -> None:
+    frame = by_seed({"a": [1.0, 2.0]}).assign(w=0.0)
+    both = pd.concat([frame.assign(**{name: 0}), frame.assign(**{name: 1}, frechet=frame.frechet + 10)])
+    with pytest.raises(ValueError, match=rf"frame must hold rows of one {name}, got \[0, 1\]"):
+        at_best(both, "frechet")
+    if name == "noise":  # of one training: its mean counts
+        assert summary(both, "frechet").loc["a", (1, 0.0)] == "6.50 ± 0.71"
+    else:
+        with pytest.raises(ValueError, match=rf"frame must hold rows of one {name}, got \[0, 1\]"):
+            summary(both, "frechet")
 
 
 def test_the_best_strength_is_chosen_by_the_mean_for_each_variant_and_nfe() -> None:

@@ -263,10 +263,11 @@ def test_a_run_is_complete(run: Run) -> None:
 
 
 @pytest.mark.parametrize("run", [run for run in RUNS.values() if run.name not in FULL], ids=lambda run: run.name)
-def test_a_network_is_built_from_its_seed_alone(run: Run) -> None:
+def test_a_network_is_built_from_its_seed_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("a GPU's generator is set"))
     nets = [run.build(4, seed) for seed in (0, 0, 1)]
     assert torch.equal(torch.rand(3), expected)  # the global generator is as it was
     first, again, other = (torch.cat([p.flatten() for p in net.parameters()]) for net in nets)

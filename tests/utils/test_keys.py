@@ -111,9 +111,10 @@ def test_data_in_memory_are_seen_to_the_last_bit_even_if_changed_in_place() -> N
 
 MODULE = '''
 """Settings of one's own."""
+import enum
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -150,6 +151,13 @@ class Distance:
 class Child(Distance):
     pass
 
+class Mode(enum.Enum):
+    A = 0.5
+    def half(self):
+        return self.value / 2
+
+mode = Mode.A
+
 class Block(nn.Module):
     def forward(self, x):
         return x.relu()
@@ -163,7 +171,7 @@ class Net(nn.Module):
     def forward(self, x):
         return self.block(x)
 '''
-NAMES = ("plain", "given", "decorated", "cached", "Distance", "Child", "Block", "Net")
+NAMES = ("plain", "given", "decorated", "cached", "Distance", "Child", "mode", "Block", "Net")
 
 Load = Callable[[str], types.ModuleType]
 
@@ -216,6 +224,10 @@ def test_comments_layout_and_docstrings_do_not_change_a_key(load: Load) -> None:
         ("math.sqrt(n)", "math.sqrt(n) + 1", {"cached"}),
         ("import math", "import cmath as math", {"cached"}),
         ("POWER = 2", "POWER = 3", {"Distance", "Child"}),
+        ("scale: float = 1.0", "scale: float = 2.0", {"Distance", "Child"}),  # where it is built without
+        ("scale: float = 1.0", "scale: float = field(default_factory=float)", {"Distance", "Child"}),
+        ("A = 0.5", "A = 0.9", {"mode"}),
+        ("self.value / 2", "self.value / 3", {"mode"}),
         ("self.scale * (", "2 * self.scale * (", {"Distance", "Child"}),
         ("self.scale / 2", "self.scale / 3", {"Distance", "Child"}),
         ("class Child(Distance):\n    pass", "class Child(Distance):\n    POWER = 3", {"Child"}),

@@ -35,6 +35,7 @@ from ismkit.utils.settings import change, coerce
         ("word", float | str, "word"),
         ("0.9, 0.99", tuple[float, float], (0.9, 0.99)),
         ("(1,2,3)", tuple[int, ...], (1, 2, 3)),
+        ("()", tuple[str, ...], ()),
         ([1, 2], tuple[float, ...], (1.0, 2.0)),
         ("fsdp", Literal["ddp", "fsdp"], "fsdp"),
         ("2", Literal[1, 2], 2),

@@ -21,6 +21,7 @@ class Remote {
     this.worker.addEventListener("message", ({ data }) => {
       this.listen();
       if (data.received) return received(data.received);
+      if (!this.waiting.has(data.id)) return; // it came after it was given up
       const [resolve, reject] = this.waiting.get(data.id);
       this.waiting.delete(data.id);
       return data.error === undefined ? resolve(data) : reject(new Error(data.error));
@@ -149,16 +150,19 @@ class Drawing {
     const x0 = noise({ rows: pictures, size: this.size, seed: wanted.seed, walk: wanted.walk });
     const asked = fields.map((field) => ({ ...wanted, ...field }));
     const late = new Set([...fields.keys()].sort((a, b) => asked[a].nfe - asked[b].nfe));
-    for (const k of late) {
-      const result = stopped() ? null : await this.drawn(x0, asked[k], stopped);
-      if (result === null) break;
-      this.results[k] = result;
-      paint(this.canvases[k], result.images, picture, across);
-      this.canvases[k].setAttribute("aria-label", `${pictures} pictures: ${this.described(asked[k])}`);
-      late.delete(k);
+    try {
+      for (const k of late) {
+        const result = stopped() ? null : await this.drawn(x0, asked[k], stopped);
+        if (result === null) break;
+        this.results[k] = result;
+        paint(this.canvases[k], result.images, picture, across);
+        this.canvases[k].setAttribute("aria-label", `${pictures} pictures: ${this.described(asked[k])}`);
+        late.delete(k);
+      }
+    } finally { // also where one could not be drawn
+      this.canvases.forEach((canvas, k) => canvas.classList.toggle("late", late.has(k)));
+      for (const number of this.numbers) number.classList.toggle("late", late.size > 0); // they are of the last drawing
     }
-    this.canvases.forEach((canvas, k) => canvas.classList.toggle("late", late.has(k)));
-    for (const number of this.numbers) number.classList.toggle("late", late.size > 0); // they are of the last drawing
     if (!late.size) this.tell(wanted, performance.now() - began);
   }
 
