@@ -113,9 +113,8 @@ def exact(statement: str, source: Source) -> Claim:
     return Claim(statement, source, "exact", "computed", "given")
 
 
-#: Of the ladder with power: eight trainings each of clothes, five of emoji, corrected for all comparisons of a ladder.
+#: Of the ladders with power, on clothes and on emoji: eight trainings, corrected for all comparisons of a ladder.
 _rung = partial(Claim, basis="study", trainings=8, comparisons=24)
-_rung_of_emoji = partial(_rung, trainings=5)
 
 #: Keys name the notebook that tests the claim: ``C03.law`` is notebook 03's.
 CLAIMS: dict[str, Claim] = {
@@ -460,27 +459,27 @@ CLAIMS: dict[str, Claim] = {
         "kit",
         verdict="holds here",
     ),
-    "C08.emoji_guidance": _rung_of_emoji(
+    "C08.emoji_guidance": _rung(
         "On emoji intrinsic guidance lowers the one-step distance, also against the best of four scales",
         "kit",
         verdict="holds here",
     ),
-    "C08.emoji_interval": _rung_of_emoji(
+    "C08.emoji_interval": _rung(
         "On emoji a guidance interval lowers it further",
         "paper",
         verdict="opposite here",
     ),
-    "C08.emoji_wavelet": _rung_of_emoji(
+    "C08.emoji_wavelet": _rung(
         "On emoji the wavelet distance lowers it further",
         "paper",
         verdict="opposite here",
     ),
-    "C08.emoji_ema": _rung_of_emoji(
+    "C08.emoji_ema": _rung(
         "On emoji targets by a fast average lower it further",
         "paper",
         verdict="holds here",
     ),
-    "C08.emoji_plus": _rung_of_emoji(
+    "C08.emoji_plus": _rung(
         "On emoji ism_plus lowers the one-step distance of ism, for as many network passes",
         "kit",
         verdict="holds here",
