@@ -90,13 +90,10 @@ class Inductive:
         """Refuse a recipe that this rule is not valid in.
 
         Raises:
-            ValueError: if rows are not in groups, or the distance has groups of another size.
+            ValueError: if rows are not in groups.
         """
         if not isinstance(recipe.rows, Groups):
             raise ValueError(f"rows must be Groups for moment matching, got {type(recipe.rows).__name__}")
-        size = getattr(recipe.distance, "size", recipe.rows.size)
-        if isinstance(recipe.distance, Discrepancy) and size != recipe.rows.size:
-            raise ValueError(f"distance.size must be that of rows, {recipe.rows.size}, got {size}")
 
     def nearer(self, t: Tensor, end: Tensor) -> Tensor:
         """Compute the times r of the points that answer.
@@ -142,7 +139,8 @@ class Discrepancy:
     kernel ``-|z - z'|^2`` the row has ``2 d^2 |s - s'|^2``: consistency training.
 
     Attributes:
-        size: rows in a group, M, as in :class:`ismkit.neighbours.rows.Groups`.
+        size: rows in a group, M: that of :class:`ismkit.neighbours.rows.Groups`, which is not checked. With another one
+            steps of different lengths are compared.
         sigma_data: standard deviation of a number of the data (the paper's 0.5 goes with data and noise that are both
             scaled to 0.5).
         kernel: "laplace", the paper's, or "square", ``-|z - z'|^2``.

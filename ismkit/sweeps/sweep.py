@@ -21,7 +21,7 @@ from ismkit.evaluation.judges import GivenJudge, Setting, named_judge
 from ismkit.method.recipes import velocity_target
 from ismkit.sweeps.studies import mean_interval
 from ismkit.training.runs import Run, change_run
-from ismkit.utils.checks import as_integer, check_kind, shown
+from ismkit.utils.checks import as_integer, as_tuple, check_kind, shown
 from ismkit.utils.files import DataError, bytes_sum, json_sum, replacing
 from ismkit.utils.keys import add_cells, cells, identity
 from ismkit.utils.settings import get, plain
@@ -59,6 +59,7 @@ class Trial:
             scored by the kit's own.
 
     Raises:
+        TypeError: for settings that are none.
         ValueError: for a seed that is none, or what is no judge.
 
     Example:
@@ -93,7 +94,8 @@ class Trial:
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", as_integer(self.seed))
         # Results are JSON, which has Python's numbers alone.
-        object.__setattr__(self, "settings", tuple(Setting(*map(plain, setting)) for setting in self.settings))
+        asked = as_tuple("settings", self.settings, Setting)
+        object.__setattr__(self, "settings", tuple(Setting(*map(plain, setting)) for setting in asked))
         # A label of such a name would be lost in the table; those of a swept recipe or of steps say the same there.
         if taken := [name for name, _ in self.labels if name in COLUMNS and name not in ("recipe", "steps")]:
             raise ValueError(f"labels must have names that are no columns of the table, got {taken[0]!r}")
