@@ -3,8 +3,8 @@
 Which steps a network may be asked for is what it was trained on. ``fit`` writes that on it (``net.step_lengths``, from
 the rows of the recipe), files of networks keep it, and the sampler reads it: by ``nfe`` alone a network is asked for no
 other kind of steps. Two count as dyadic and learnt fewer: a network of one step
-(:class:`~ismkit.neighbours.rows.OneStep`), and a flow, which learnt ``d = 0`` alone and is sampled as :func:`ismkit.models.saved.load_sampler` gives it. ``times``
-are the caller's word for it, and are taken as they are.
+(:class:`~ismkit.neighbours.rows.OneStep`), and a flow, which learnt ``d = 0`` alone and is sampled as
+:func:`ismkit.models.saved.load_sampler` gives it. ``times`` are the caller's word for it, and are taken as they are.
 """
 
 from __future__ import annotations
