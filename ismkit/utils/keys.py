@@ -249,14 +249,24 @@ def _class(kind: type, path: str, around: tuple[Any, ...]) -> str:
             if _is_written(function):
                 parts[f"{name}, {function.__name__}"] = [_function(function, where, around)]
         if name == "__dataclass_fields__":  # what a field is where the class is called without it
-            for part in member.values():
-                given = [made for made in (part.default, part.default_factory) if made is not dataclasses.MISSING]
-                parts[f"field {part.name}"] = [_global(made, _join(path, part.name), around) for made in given]
+            inherited = {id(part) for base in kind.__mro__[1:] for part in getattr(base, name, {}).values()}
+            own = [part for part in member.values() if id(part) not in inherited and part.metadata.get("keyed", True)]
+            parts |= {f"field {part.name}": _default(part, _join(path, part.name), around) for part in own}
         if name.startswith("__") or name in getattr(kind, "__dataclass_fields__", ()):
             continue
         if not _functions(member) and not inspect.isdatadescriptor(member) and not name.startswith("_abc_"):
             parts[name] = [_global(member, where, around)]
     return f"{_name(kind)}, source {json_sum(parts)[:16]}"
+
+
+def _default(part: dataclasses.Field[Any], path: str, around: tuple[Any, ...]) -> list[str]:
+    """The default of a field, if it has one; of a lambda what it gives."""
+    if part.default is not dataclasses.MISSING:
+        return [_global(part.default, path, around)]
+    if part.default_factory is dataclasses.MISSING:
+        return []
+    made = part.default_factory
+    return [_global(made() if getattr(made, "__name__", "") == "<lambda>" else made, path, around)]
 
 
 def _member(value: enum.Enum, path: str, around: tuple[Any, ...]) -> str:

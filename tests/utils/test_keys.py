@@ -119,6 +119,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from ismkit.method import Rows
+
 SCALE = 2.0
 
 def helper(x):
@@ -151,6 +153,11 @@ class Distance:
 class Child(Distance):
     pass
 
+@dataclass(frozen=True)
+class Holed(Rows):
+    missing: float = 0.5
+    parts: tuple = field(default_factory=lambda: (1.0, 2.0))
+
 class Mode(enum.Enum):
     A = 0.5
     def half(self):
@@ -171,7 +178,7 @@ class Net(nn.Module):
     def forward(self, x):
         return self.block(x)
 '''
-NAMES = ("plain", "given", "decorated", "cached", "Distance", "Child", "mode", "Block", "Net")
+NAMES = ("plain", "given", "decorated", "cached", "Distance", "Child", "Holed", "mode", "Block", "Net")
 
 Load = Callable[[str], types.ModuleType]
 
@@ -226,6 +233,8 @@ def test_comments_layout_and_docstrings_do_not_change_a_key(load: Load) -> None:
         ("POWER = 2", "POWER = 3", {"Distance", "Child"}),
         ("scale: float = 1.0", "scale: float = 2.0", {"Distance", "Child"}),  # where it is built without
         ("scale: float = 1.0", "scale: float = field(default_factory=float)", {"Distance", "Child"}),
+        ("missing: float = 0.5", "missing: float = 0.25", {"Holed"}),
+        ("lambda: (1.0, 2.0)", "lambda: (1.0, 3.0)", {"Holed"}),
         ("A = 0.5", "A = 0.9", {"mode"}),
         ("self.value / 2", "self.value / 3", {"mode"}),
         ("self.scale * (", "2 * self.scale * (", {"Distance", "Child"}),
