@@ -78,6 +78,8 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any], *, record
             after the parameter does not list; for a cell that fails, with the last line of its traceback; for a file
             that is not a notebook of Python.
     """
+    from unittest.mock import patch  # here: it imports much
+
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -104,28 +106,13 @@ def execute(source: Path, folder: Path, parameters: Mapping[str, Any], *, record
     how["extra_arguments"] = ["--IPKernelApp.log_level=ERROR"]
     how["kernel_manager_class"] = _patient_kernels()
     try:
-        with _environment(kernel):
+        with patch.dict(os.environ, kernel):
             papermill.execute_notebook(_literal(source), written, typed, cwd=source.parent, **how)
     except PapermillExecutionError as error:
         failure = f"cell [{error.exec_count}] of {source.name} failed: {error.ename}: {error.evalue}"
         raise NotebookError(f"{failure}; the notebook as far as it got: {target}") from None
     _save_figures(target, folder / "figures")
     return target
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Variables of the environment for a block, within which a kernel starts; afterwards they are as before."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def refresh(source: Path, timeout: int = 1800) -> None:

@@ -165,8 +165,8 @@ class Sweep:
         settings: the protocol.
         labels: more columns of the table, by variant.
         judge: what scores all trials, as for :func:`ismkit.evaluation.scoring.evaluate`: needed for data that are
-            neither points nor clothes nor emoji. Judges are told apart by :func:`ismkit.utils.keys.identity`, so that
-            an edited one scores again.
+            neither points nor clothes nor emoji. Judges have keys by :func:`ismkit.utils.keys.identity`, so that an
+            edited one scores again.
 
     Example:
         The method at three pools and two seeds:
@@ -238,7 +238,7 @@ def _label(value: Any) -> Any:
 
 def settings(nfe: Iterable[int], w: Iterable[float], n: int) -> tuple[Setting, ...]:
     """Every NFE with every strength."""
-    return tuple(Setting(as_integer(steps), float(strength), n) for steps, strength in product(nfe, list(w)))
+    return tuple(Setting(evaluations, float(strength), n) for evaluations, strength in product(nfe, list(w)))
 
 
 def table(trials: Iterable[Trial], folder: str | os.PathLike[str]) -> pd.DataFrame:

@@ -152,10 +152,12 @@ def test_cells_are_every_nfe_with_every_strength() -> None:
 
 def test_numbers_of_numpy_are_those_of_python() -> None:
     """Results are JSON: after the training they could not be written."""
-    (cell,) = settings(np.arange(1, 2), np.arange(1.0), 50)
-    assert list(map(type, cell)) == [int, float, int, int]
-    trial = replace(sweep().trials()[0], settings=(Setting(np.int64(2), np.float64(1), np.int64(50), np.int64(3)),))
-    assert list(map(type, trial.settings[0])) == [int, float, int, int]
+    asked = (
+        *settings(np.arange(1, 2), np.arange(1.0), 50),
+        Setting(np.int64(2), np.float64(1), np.int64(50), np.int64(3)),
+    )
+    for setting in replace(sweep().trials()[0], settings=asked).settings:
+        assert list(map(type, setting)) == [int, float, int, int]
 
 
 # ---------------------------------------------------------------- table
