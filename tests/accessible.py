@@ -25,6 +25,7 @@ for (const piece of document.querySelectorAll("pre span[class]")) {
   seen.add(key);
 }
 for (const piece of alike) piece.replaceWith(...piece.childNodes);
+for (const code of document.querySelectorAll("pre")) code.normalize();  // axe-core asks each text where it is
 """
 # What is not decided by its own colours, with the reason why it is right nevertheless: none yet.
 UNDECIDED: dict[str, str] = {}

@@ -153,13 +153,13 @@ def look_at(browser: Chrome, home: str, page: str, site: Site, barriers: bool) -
         screenshots(browser, page, Path(folder))
     if barriers:
         browser.execute_script(UNFOLD)
+        # The list of all pages is the same on each: it is looked at on the pages that someone wrote.
+        site.barriers[page] = accessible.violations(browser, ".bd-links" if page.startswith(MADE) else "")
         screen = {"width": PHONE, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         site.phone[page] = browser.execute_script("return document.documentElement.scrollWidth")
         site.cut[page] = browser.execute_script(CUT)
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        # The list of all pages is the same on each: it is looked at on the pages that someone wrote.
-        site.barriers[page] = accessible.violations(browser, ".bd-links" if page.startswith(MADE) else "")
     site.problems[page] = seen["problems"] + logged(browser, home)
 
 

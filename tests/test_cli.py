@@ -96,7 +96,7 @@ def test_help_and_doctor_are_quick() -> None:
 def test_help_and_doctor_do_without_torch() -> None:
     """Help is quick, and a broken installation is reported and not raised."""
     program = """
-import sys
+import gc, sys
 class Missing:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] == "torch":
@@ -108,6 +108,7 @@ assert cli.main(["train", "--help"]) == 0
 assert cli.main(["doctor"]) in (0, 1)
 status = cli.main(["doctor", "--deep"])
 assert cli.main(["train", "gaussians"]) == 2
+assert gc.isenabled()
 sys.exit(status)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -22,7 +22,7 @@ def wait_until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + SECONDS
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.05)  # some conditions read files, and take the core from those they wait for
 
 
 def gone(pids: Iterable[int]) -> bool:

@@ -31,7 +31,7 @@ from ismkit.models.spaces import SPACES
 from ismkit.utils.checks import check_form, check_kind, check_name, shown
 from ismkit.utils.files import WEIGHT_SUMS, weights_file
 from ismkit.utils.settings import import_named, plain
-from ismkit.utils.weights import CheckpointError, check_fit, load_weights, read_weights, save_weights
+from ismkit.utils.weights import CheckpointError, check_fit, load_weights, read_weights, save_weights, without_numbers
 
 #: Numbers that a network may derive from its sizes, such as the positions of tokens, however few weights it has.
 MAX_DERIVED = 2**24
@@ -227,7 +227,7 @@ def _planned(kind: Callable[..., nn.Module], settings: Mapping[str, Any]) -> nn.
     arguments = _decoded(settings)
     with torch.random.fork_rng(devices=[]):
         try:
-            with torch.device("meta"):
+            with without_numbers():
                 return kind(**arguments)
         except (RuntimeError, NotImplementedError):  # a constructor that looks at its numbers
             return kind(**arguments)
@@ -320,7 +320,7 @@ def _build(config: dict[str, Any], dtype: torch.dtype, path: str, tensors: Mappi
     if sizes[largest] > numbers:  # of a network that fits, the largest size is far below the number of its weights
         raise ValueError(f"{largest} is {sizes[largest]}, but the file holds {numbers} numbers in all")
     sizes["grid"] = StepGrid(sizes["grid"])
-    with torch.device("meta"):
+    with without_numbers():
         planned = _cast(kind(**sizes), dtype)
     check_fit(path, tensors, planned.state_dict(), "Build the module as it was when it was saved.")
     if (derived := sum(buffer.numel() for buffer in planned.buffers())) > max(MAX_DERIVED, 16 * numbers):

@@ -16,7 +16,6 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ismkit.data import colour, sets
 from ismkit.data.batches import Batches, ClassGroups
@@ -53,6 +52,7 @@ from ismkit.utils.files import expanded, out_dir
 from ismkit.utils.keys import UNKEYED, identity, identity_sum
 from ismkit.utils.seeding import stream
 from ismkit.utils.settings import change, check_types, import_named
+from ismkit.utils.weights import without_numbers
 
 
 def _fashion_latents(count: int | None = None) -> Labelled:
@@ -548,7 +548,7 @@ def transformer_config(run: Run, num_classes: int) -> dict[str, Any] | None:
     """The shape of the run's network if that is a ``DiT``, without building it; None for other networks."""
     if getattr(run.net, "func", run.net) is not DiT:
         return None
-    with torch.device("meta"):
+    with without_numbers():
         net = run.net(num_classes=num_classes)
     return net.config if isinstance(net, DiT) else None
 
@@ -688,7 +688,7 @@ def check_memory(run: Run, num_classes: int, together: bool = True) -> None:
     import psutil
 
     try:
-        with warnings.catch_warnings(), torch.device("meta"), _Unfilled():
+        with warnings.catch_warnings(), without_numbers():
             warnings.simplefilter("ignore")  # they come again when it is built
             net = run.build(num_classes)
     except Exception as error:  # it may be code of anyone
@@ -709,20 +709,6 @@ def check_memory(run: Run, num_classes: int, together: bool = True) -> None:
             f"net must fit into the {has / 2**30:.1f} GiB of this machine, got a {type(net).__name__} of {count:.2g} "
             f"parameters: {what} take {needed / 2**30:.3g} GiB; at most about {count * has / needed:.2g} parameters fit"
         )
-
-
-class _Unfilled(TorchFunctionMode):
-    """Normal draws on the meta device are left out: for this no-op alone PyTorch imports its compiler, in over 1 s."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in (Tensor.normal_, nn.init.normal_):
-            tensor = args[0] if args else kwargs["tensor"]
-            if tensor.is_meta:
-                return tensor
-        return func(*args, **kwargs)
 
 
 def training_bytes(net: nn.Module) -> int:

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ismkit.utils.checks import check_kind
 from ismkit.utils.files import file_sum, irregular, json_sum, replacing_path
@@ -28,6 +29,36 @@ Tensors = Mapping[str, Tensor]
 
 class CheckpointError(Exception):
     """A file cannot be written or used; the message names it, what is wrong, and what to do."""
+
+
+@contextmanager
+def without_numbers() -> Iterator[None]:
+    """Build networks on PyTorch's meta device: they have shapes, and no memory.
+
+    Example:
+        >>> from torch import nn
+        >>> from ismkit.utils.weights import without_numbers
+        >>> with without_numbers():
+        ...     planned = nn.Embedding(10**9, 10**4)  # 40 TB, if it had them
+        >>> planned.weight.shape, planned.weight.is_meta
+        (torch.Size([1000000000, 10000]), True)
+    """
+    with torch.device("meta"), _Unfilled():
+        yield
+
+
+class _Unfilled(TorchFunctionMode):
+    """Normal draws on the meta device are left out: for this no-op alone PyTorch imports its compiler, in over 1 s."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, nn.init.normal_):
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)
 
 
 def save_weights(module: nn.Module, path: PathLike, metadata: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ another.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import pickle
 import signal
@@ -270,7 +271,9 @@ class Worker:
         self._passed = {out: 0, err: 0}
         self.connection, there = Pipe()
         served = f"{there.fileno()}, {list(preload)!r}"
-        program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({served})"
+        # Python's collector of garbage would look at all that torch is made of again and again while it is imported.
+        program = f"import gc, sys; gc.disable(); sys.path[:] = {sys.path!r}; "
+        program += f"from {__name__} import serve; serve({served})"
         with there:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", program],
@@ -361,7 +364,11 @@ def serve(handle: int, preload: Sequence[str] = ()) -> None:
 def do(call: bytes, tell: Tell) -> str | None:
     """Do a pickled call, which gets ``tell``; returns what went wrong, in one line."""
     try:
-        pickle.loads(call)(tell)
+        task = pickle.loads(call)
+        if not gc.isenabled():  # the first call of a worker: what it needs was imported, and lives to the end
+            gc.freeze()
+            gc.enable()
+        task(tell)
     except Exception as error:
         return " ".join(f"{type(error).__name__}: {error}".split())
     return None

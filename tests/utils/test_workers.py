@@ -1,11 +1,13 @@
 """Groups of processes: what they tell and print, how they fail, and what is left when the parent ends."""
 
+import gc
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,22 @@ def test_each_rank_runs_once_tells_and_prints(tmp_path: Path, capsys: pytest.Cap
     out, err = capsys.readouterr()
     assert out in ("rank 1\nrank 0", "rank 0rank 1\n")
     assert sorted(err.splitlines()) == ["to standard error: 0", "to standard error: 1"]
+
+
+class WhileUnpickled:
+    """Becomes whether garbage was collected when it was unpickled, as the modules of a task were imported."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return gc.isenabled, ()
+
+
+def test_a_process_collects_garbage_while_it_works_and_not_while_it_imports() -> None:
+    def task(imported: bool, rank: int, tell: Tell) -> None:
+        tell((imported, gc.isenabled(), gc.get_freeze_count() > 10_000))
+
+    told: list[Any] = []
+    run_group(partial(task, WhileUnpickled()), 1, report=lambda rank, value: told.append(value))
+    assert told == [(False, True, True)]
 
 
 def test_what_is_printed_is_passed_on_while_they_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
