@@ -10,17 +10,18 @@ FOLDER = Path(__file__).parent / "axe-core"
 
 # Rules that the colours of a page decide, beside contrast; all others answer alike on light and dark pages.
 COLOURS = ["link-in-text-block"]
-# Of pieces of code with one class on one ground the first is looked at: their colours are the same, and a page has
-# thousands. The others become plain text of what is around them.
+# Of pieces of code with one class and colour on one ground the first is looked at: a page has thousands of them. The
+# others become plain text of what is around them.
 _ALIKE = """
 const seen = new Set(), alike = [];
-for (const piece of document.querySelectorAll("pre span[class]")) {
+for (const piece of document.querySelectorAll(":is(pre, dt.sig) span[class]")) {
   if (piece.childElementCount) continue;
   let ground = piece;
   while (ground.parentElement && getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)") {
     ground = ground.parentElement;
   }
-  const key = `${piece.className} ${ground.className} ${getComputedStyle(ground).backgroundColor}`;
+  const colours = `${getComputedStyle(piece).color} ${getComputedStyle(ground).backgroundColor}`;
+  const key = `${piece.className} ${ground.className} ${colours}`;
   if (seen.has(key)) alike.push(piece);
   seen.add(key);
 }

@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[Any]) -> None:
 def tried(text: str) -> dict[str, int]:
     """How often the tests named in a text are tried."""
     files = sorted({file for file, _ in PROMISE.findall(text)})
-    options = ["--collect-only", "-q", "-n", "0", "-p", "tests.tried"]
+    options = ["--collect-only", "-q", "-n", "0", "-p", "tests.order", "-p", "tests.tried"]
     environment = {name: value for name, value in os.environ.items() if name != "ISMKIT_TRIES"}
     command = [sys.executable, "-m", "pytest", *options, *files]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
