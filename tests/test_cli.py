@@ -108,7 +108,7 @@ assert cli.main(["train", "--help"]) == 0
 assert cli.main(["doctor"]) in (0, 1)
 status = cli.main(["doctor", "--deep"])
 assert cli.main(["train", "gaussians"]) == 2
-assert gc.isenabled()
+assert gc.isenabled() and gc.get_freeze_count()
 sys.exit(status)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -225,7 +225,7 @@ def test_compiled_networks_train_as_eager_ones(precision: str) -> None:
     assert contents(compiled).keys() == contents(expected).keys()
 
 
-def test_a_run_of_a_gpu_goes_on_where_another_number_of_them_is_in_sight(tmp_path: Path) -> None:
+def test_a_run_of_a_gpu_continues_where_another_number_of_them_is_in_sight(tmp_path: Path) -> None:
     with exact():
         whole = train(6)
         train(3, folder=tmp_path)

@@ -271,7 +271,7 @@ class Worker:
         self._passed = {out: 0, err: 0}
         self.connection, there = Pipe()
         served = f"{there.fileno()}, {list(preload)!r}"
-        # Python's collector of garbage would look at all that torch is made of again and again while it is imported.
+        # While torch is imported, garbage collection would visit all of its objects again and again.
         program = f"import gc, sys; gc.disable(); sys.path[:] = {sys.path!r}; "
         program += f"from {__name__} import serve; serve({served})"
         with there:
@@ -365,7 +365,7 @@ def do(call: bytes, tell: Tell) -> str | None:
     """Do a pickled call, which gets ``tell``; returns what went wrong, in one line."""
     try:
         task = pickle.loads(call)
-        if not gc.isenabled():  # the first call of a worker: what it needs was imported, and lives to the end
+        if not gc.isenabled():  # the first call of a worker: the modules that it needs are imported, and are kept
             gc.freeze()
             gc.enable()
         task(tell)

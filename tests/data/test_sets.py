@@ -119,7 +119,7 @@ def sizes(draw: st.DrawFn) -> tuple[int, int, int]:
 
 @given(sizes(), st.integers(0, 2**31), st.integers(0, 40))
 @settings(max_examples=60)
-def test_a_resumed_stream_goes_on_where_it_stopped(size: tuple[int, int, int], seed: int, step: int) -> None:
+def test_a_resumed_stream_continues_where_it_stopped(size: tuple[int, int, int], seed: int, step: int) -> None:
     micro_batches, batch_size, n = size
     batches = Batches(numbered(n), batch_size, seed)
     whole = order(batches, step + 5, micro_batch=micro_batches - 1, micro_batches=micro_batches)

@@ -258,7 +258,7 @@ def score_share(folder: Path, kill: bool, rank: int, tell: Tell) -> None:
     torch.save((scores, len(scorer.vae.decoded)), folder / f"rank{rank}.pt")  # type: ignore[attr-defined]
 
 
-def test_two_processes_one_of_them_killed_then_gone_on_with_find_what_one_finds(
+def test_two_processes_one_of_them_killed_then_resumed_find_what_one_finds(
     tmp_path: Path, small: Extractor, reference: Reference
 ) -> None:
     one = judge(tmp_path / "one", small, reference)

@@ -179,7 +179,7 @@ class Cut(Doubled):
 
 
 @pytest.mark.parametrize("batches", range(5))  # of 5, of which a file holds 2
-def test_interrupted_set_is_gone_on_with_and_whole_files_are_not_drawn_again(tmp_path: Path, batches: int) -> None:
+def test_interrupted_set_is_resumed_and_complete_files_are_not_drawn_again(tmp_path: Path, batches: int) -> None:
     whole = drawn(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         drawn(tmp_path / "cut", vae=Cut(batches))

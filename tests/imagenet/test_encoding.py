@@ -418,7 +418,7 @@ def test_a_folder_of_other_files_is_refused(photos: Path, vae: str, tmp_path: Pa
     assert contents(tmp_path) == {"thesis.txt": b"mine"}
 
 
-def test_a_truncated_shard_is_made_anew(made: Path, photos: Path, vae: str, tmp_path: Path) -> None:
+def test_a_truncated_shard_is_made_again(made: Path, photos: Path, vae: str, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path / "latents")
     file = tmp_path / "latents" / "latents-00001.arrow"
     file.write_bytes(file.read_bytes()[:-1])

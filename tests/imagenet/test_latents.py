@@ -269,7 +269,7 @@ def test_latents_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
 def test_a_file_altered_at_equal_size_is_found_before_a_row_of_it_is_used(
     place: str, held: tuple[Path, np.ndarray, np.ndarray]
 ) -> None:
-    """faults D7: of 400 damages at equal size 140 gave other data in silence."""
+    """faults D7: of 400 damages at equal size 140 gave other data without a message."""
     folder, moments, _ = held
     path = folder / "latents-00002.arrow"
     content = bytearray(path.read_bytes())

@@ -229,7 +229,7 @@ def test_exercise_wrong_on_the_second_case_only(capsys: pytest.CaptureFixture[st
     )
 
 
-def test_exercise_that_raises_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_exercise_that_raises_continues(capsys: pytest.CaptureFixture[str]) -> None:
     def broken(x: float) -> float:
         raise KeyError("no")
 

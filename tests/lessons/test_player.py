@@ -162,7 +162,7 @@ def test_frames_that_stand_alone_have_names_and_nothing_between(opened: Callable
     assert player.moment == "4"
 
 
-def test_less_motion_goes_on_by_presses_alone(opened: Callable[[str], Player]) -> None:
+def test_less_motion_continues_by_presses_alone(opened: Callable[[str], Player]) -> None:
     player = opened("paths")
     media = {"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]}
     player.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)

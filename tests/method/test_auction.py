@@ -162,7 +162,7 @@ def test_values_that_are_not_finite_are_refused() -> None:
         SOLVER(normal(40, 3, seed=1), normal(40, 4, seed=1))
 
 
-def test_a_stream_goes_on_as_if_it_had_not_stopped() -> None:
+def test_a_stream_continues_as_if_it_had_not_stopped() -> None:
     data = Labelled(normal(200, 6, seed=0), torch.arange(200) % 2, 2, ("a", "b"))
     batches = Batches(data, 20, 0)
 

@@ -379,7 +379,7 @@ def test_one_assignment_spans_the_pool(pool: int) -> None:
 
 @given(st.integers(0, 4), st.integers(0, 11), st.booleans())
 @settings(max_examples=25)
-def test_a_stream_started_anywhere_goes_on_as_if_from_the_beginning(pool: int, step: int, class_aware: bool) -> None:
+def test_a_stream_started_anywhere_continues_as_if_from_the_beginning(pool: int, step: int, class_aware: bool) -> None:
     coupling = Coupling(pool, class_aware)
     whole = list(coupling.pairs(batches(0, 14), seed=5, micro_batch=1))
     first = coupling.first_batch(step)

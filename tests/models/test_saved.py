@@ -504,7 +504,7 @@ def test_train_run_is_fit_with_the_parts_of_the_run(tiny: Run) -> None:
     assert checkpoint.saved_steps(tiny.folder(3)) == [4]
 
 
-def test_train_run_goes_on_and_repeats_nothing(tiny: Run, tmp_path: Path) -> None:
+def test_train_run_continues_and_repeats_nothing(tiny: Run, tmp_path: Path) -> None:
     whole = train_run(tiny, progress=False)
     again = train_run(tiny, progress=False)
     assert (again.step, again.losses) == (4, [])

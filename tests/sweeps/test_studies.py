@@ -22,7 +22,7 @@ from ismkit.utils.weights import SUM
 VARIANTS = {name: replace(RUNS["gaussians"], steps=steps) for name, steps in (("short", 1), ("long", 2))}
 
 
-def test_runs_once_each_seed_by_seed_and_goes_on(tmp_path: Path) -> None:
+def test_runs_once_each_seed_by_seed_and_continues(tmp_path: Path) -> None:
     done: list[tuple[int, int]] = []
 
     def work(run: Run, seed: int) -> dict[str, Any]:

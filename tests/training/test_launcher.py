@@ -446,7 +446,7 @@ SCONTROL = """#!/bin/bash
 
 
 @pytest.mark.slow
-def test_slurm_job_is_queued_again_and_goes_on_with_other_processes(latents: Path, tmp_path: Path) -> None:
+def test_slurm_job_is_queued_again_and_continues_with_other_processes(latents: Path, tmp_path: Path) -> None:
     """examples/slurm.sbatch with stand-ins for srun and scontrol; then the same run on one process."""
     tools, run = tmp_path / "tools", tmp_path / "run"
     tools.mkdir()

@@ -968,7 +968,7 @@ def lose_a_process(run_dir: str, rank: int, port: int, how: str) -> None:
     multi(images, 100, folder=run_dir, save_every=2, hooks=[lost], accelerator=accelerator)
 
 
-def test_no_process_waits_for_ever_for_one_that_died_or_hangs(tmp_path: Path) -> None:
+def test_no_process_waits_forever_for_one_that_died_or_hangs(tmp_path: Path) -> None:
     pairs: dict[str, list[subprocess.Popen[str]]] = {}
     for how in ("dies", "hangs"):
         with socket.socket() as s:
