@@ -124,9 +124,9 @@ def brought_by_extras() -> set[str]:
     return brought | {name.replace("-", "_") for name in others - installed}
 
 
-#: Parts of PyTorch that a training on one device does not need, nor what loads its model, and that take over a second
-#: to import: its compiler, and what shards tensors, which imports a library of symbols. (To draw clothes diffusers is
-#: imported, which imports them.)
+#: Parts of PyTorch that a training on one device does not need, nor what loads its model or plans a transformer, and
+#: that take over a second to import: its compiler, and what shards tensors, which imports a library of symbols. (To
+#: draw clothes diffusers is imported, which imports them.)
 UNNEEDED = ["torch._dynamo", "torch.distributed.tensor", "sympy"]
 
 
@@ -156,8 +156,10 @@ runpy.run_module("ismkit", run_name="__main__")
     trained = outside(site, folder, "-c", program, "train", "gaussians", "--steps", "3", "--batch-size", "64")
     (run,) = (folder / "out" / "runs").iterdir()
     assert f"3 steps of 64; in {run}\n" in trained
-    load = f"import sys, ismkit; ismkit.load_model({str(run / 'model.safetensors')!r}); "
-    assert outside(site, folder, "-c", f"{load}print({{*{UNNEEDED}}} & sys.modules.keys())") == "set()\n"
+    load = f"ismkit.load_model({str(run / 'model.safetensors')!r})"
+    plan = "ismkit.training.runs.transformer_config(ismkit.RUNS['imagenet256-xl2'], 1000)"
+    program = f"import sys, ismkit.training.runs; {load}; {plan}; print({{*{UNNEEDED}}} & sys.modules.keys())"
+    assert outside(site, folder, "-c", program) == "set()\n"
     assert [path.name for path in folder.iterdir()] == ["out"]
 
 

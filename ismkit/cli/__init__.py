@@ -128,13 +128,12 @@ def _import_torch() -> None:
     """
     if "torch" in sys.modules or not gc.isenabled():
         return
-    gc.disable()
-    try:
+    from ismkit.utils.workers import collection_paused
+
+    with collection_paused():
         with contextlib.suppress(ImportError):  # the command fails by the same error, and can say so
             import_module("torch")
         gc.freeze()
-    finally:
-        gc.enable()
 
 
 def parse(command: ModuleType, arguments: list[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ismkit.utils.checks import check_form
 from ismkit.utils.files import DataError, file_sum, replacing, verify_sha256
+from ismkit.utils.workers import collection_paused
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 #: The form of a configuration, so far as it is used here or sizes anything; what is missing has diffusers' default.
@@ -128,7 +129,8 @@ class ImageVAE(nn.Module):
         for wanted in ("config.json", WEIGHTS):
             if not (folder / wanted).is_file():
                 raise DataError(f"{folder / wanted} is missing: {folder} holds no AutoencoderKL of `save_pretrained`")
-        from diffusers import AutoencoderKL
+        with collection_paused():
+            from diffusers import AutoencoderKL
 
         try:
             config = json.loads((folder / "config.json").read_bytes())
@@ -244,7 +246,8 @@ def write_tiny_vae(folder: str | os.PathLike[str], seed: int = 0) -> Path:
         >>> first == second, first == other
         (True, False)
     """
-    from diffusers import AutoencoderKL
+    with collection_paused():
+        from diffusers import AutoencoderKL
 
     blocks = 4
     with torch.random.fork_rng(devices=[]):

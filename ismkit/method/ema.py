@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import Any
 
@@ -159,11 +159,41 @@ class TwinEMA(nn.Module):
         Raises:
             TypeError: if ``net`` is not a module.
         """
+        self.following(net)()
+
+    def following(self, net: nn.Module) -> Callable[[], None]:
+        """Give :meth:`update` for a network that is trained, many times: its weights are looked up once.
+
+        Args:
+            net: the network that is trained, wrapped or not.
+
+        Returns:
+            A function, to be called after each optimiser step.
+
+        Raises:
+            TypeError: if ``net`` is not a module.
+
+        Example:
+            >>> from torch import nn
+            >>> from ismkit import TwinEMA
+            >>> net = nn.Linear(1, 1)
+            >>> ema = TwinEMA(net, fast=0.0)
+            >>> follow = ema.following(net)
+            >>> _ = nn.init.constant_(net.weight, 7)
+            >>> follow()
+            >>> ema.fast.weight.item()
+            7.0
+        """
         if not isinstance(net, nn.Module):
             raise TypeError(f"net must be a torch.nn.Module, got {shown(net)}")
         net = unwrapped(net)
-        for average in self.averages:
-            average.update_parameters(net)  # type: ignore[operator]
+        updates = [average.following(net) for average in self.averages]  # type: ignore[operator]
+
+        def follow() -> None:
+            for update in updates:
+                update()
+
+        return follow
 
     def train(self, mode: bool = True) -> TwinEMA:
         """Stay in eval mode: averages never train."""
@@ -184,17 +214,29 @@ class _Average(AveragedModel):
         self.n_averaged.fill_(1)
         self.eval().requires_grad_(False)
 
-    @torch.no_grad()
-    def update_parameters(self, model: nn.Module) -> None:
-        updates = int(self.n_averaged) - 1  # the counter stays on the CPU
-        averages = list(self.module.parameters())
-        weights = [w.to(a.device) for a, w in zip(averages, model.parameters(), strict=True)]
-        torch._foreach_lerp_(_local(averages), _local(weights), 1 - ramped(self.decay, updates))
-        for average, value in zip(self.module.buffers(), model.buffers(), strict=True):
-            average.copy_(value)
-        self.n_averaged += 1
+    def following(self, net: nn.Module) -> Callable[[], None]:
+        """The update towards a network."""
+        weights = list(zip(self.module.parameters(), net.parameters(), strict=True))
+        buffers = list(zip(_buffers(self.module), _buffers(net), strict=True))
+
+        @torch.no_grad()
+        def follow() -> None:
+            updates = int(self.n_averaged) - 1  # the counter stays on the CPU
+            averages, values = _local(a for a, _ in weights), _local(w.to(a.device) for a, w in weights)
+            torch._foreach_lerp_(averages, values, 1 - ramped(self.decay, updates))
+            for average, value in buffers:
+                getattr(*average).copy_(getattr(*value))
+            self.n_averaged += 1
+
+        return follow
 
 
-def _local(tensors: Sequence[Any]) -> list[Tensor]:
+def _buffers(net: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Where the buffers are: a network may put others in their place."""
+    places = [name.rpartition(".") for name, _ in net.named_buffers()]
+    return [(net.get_submodule(owner), name) for owner, _, name in places]
+
+
+def _local(tensors: Iterable[Any]) -> list[Tensor]:
     """The share of each that this process holds."""
     return [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]

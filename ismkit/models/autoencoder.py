@@ -19,6 +19,7 @@ from ismkit.data.sets import Labelled
 from ismkit.utils.checks import check_count, check_number, check_tensor, shown
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.store import Store
+from ismkit.utils.workers import collection_paused
 
 GROUPS = 8  # of channels that are normalised together
 
@@ -70,7 +71,8 @@ class SmallAutoencoder(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], *, channels: int, widths: tuple[int, int], fill: float) -> None:
         super().__init__()
-        from diffusers import AutoencoderKL
+        with collection_paused():
+            from diffusers import AutoencoderKL
 
         if not isinstance(shape, tuple) or len(shape) != 3 or shape[1] != shape[2]:
             raise ValueError(f"shape must be (C, H, H), got {shown(shape)}")

@@ -18,10 +18,10 @@ W_UNIT = 0.25  # spacing of the guidance strengths trained on, and so the unit i
 
 
 def sinusoids(values: Tensor, max_period: float = 10_000.0) -> Tensor:
-    """Sinusoidal features of numbers of order 1 to 1000: (B,) -> (B, 2 * FREQUENCIES), float32 (DiT)."""
+    """Sinusoidal features of numbers of order 1 to 1000: (..., B) -> (..., B, 2 * FREQUENCIES), float32 (DiT)."""
     exponents = torch.arange(FREQUENCIES, device=values.device, dtype=torch.float32) / FREQUENCIES
-    angles = values.float()[:, None] * torch.exp(-math.log(max_period) * exponents)
-    return torch.cat([angles.cos(), angles.sin()], 1)
+    angles = values.float()[..., None] * torch.exp(-math.log(max_period) * exponents)
+    return torch.cat([angles.cos(), angles.sin()], -1)
 
 
 class Conditioning(nn.Module):
@@ -48,13 +48,9 @@ class Conditioning(nn.Module):
             raise ValueError(f"t, d, w and y must hold one number per row of x each, got {shapes}")
         n, levels = self.grid.n, self.grid.levels
         level = torch.log2((d.float() * n).clamp(min=1.0)) / levels
-        dtype = self.y.weight.dtype
-        return (
-            self.t(sinusoids(self.time_scale * t).to(dtype))
-            + self.d(sinusoids(self.time_scale * level).to(dtype))
-            + self.w(sinusoids(10 * w / W_UNIT).to(dtype))
-            + self._label(y)
-        )  # (B, width)
+        numbers = torch.stack([self.time_scale * t, self.time_scale * level, 10 * w / W_UNIT])
+        t, d, w = sinusoids(numbers).to(self.y.weight.dtype)  # each (B, 2 * FREQUENCIES)
+        return self.t(t) + self.d(d) + self.w(w) + self._label(y)  # (B, width)
 
     def _label(self, y: Tensor) -> Tensor:
         try:
@@ -342,6 +338,9 @@ class DiT(nn.Module):
 
 def _sincos_positions(side: int, width: int) -> Tensor:
     """Fixed 2D sin-cos position embedding, (side * side, width): first the features of the column, then of the row."""
+    planned = torch.empty(side * side, width)
+    if planned.is_meta:  # to compute no numbers PyTorch imports its compiler, in over 1 s
+        return planned
     frequencies = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies  # (S, D / 4)
     axis = torch.cat([angles.sin(), angles.cos()], 1)  # (S, D / 2)

@@ -779,11 +779,11 @@ class _MicroBatches:
         self.accelerator = accelerator
         self.null: int = state.net.num_classes  # type: ignore[assignment]
         self.net: nn.Module = state.net
-        self.optimizer: Any = state.optimizer
         self.sharding = distributed.is_sharding(accelerator)
-        if not self.sharding:
-            there = [False, False]  # both are on the device; to see whether they may move, Accelerate imports DTensor
-            self.net, self.optimizer = accelerator.prepare(state.net, state.optimizer, device_placement=there)
+        if not self.sharding:  # it is on the device; to see whether it may move, Accelerate imports DTensor
+            self.net = accelerator.prepare(state.net, device_placement=[False])
+        self.weights = list(state.net.parameters())
+        self.follow = state.ema.following(state.net)
         count: int = engine.micro_batches  # type: ignore[assignment]
         self.local = range(accelerator.process_index, count, accelerator.num_processes)
         first, size = recipe.coupling.first_batch(state.step), max(recipe.coupling.pool, 1)
@@ -823,10 +823,11 @@ class _MicroBatches:
         """Step the optimiser and the averages; returns the norm of the gradient before clipping."""
         for group in self.state.optimizer.param_groups:
             group["lr"] = lr
-        grad_norm = distributed.full_tensor(nn.utils.clip_grad_norm_(self.net.parameters(), clip))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        grad_norm = distributed.full_tensor(nn.utils.clip_grad_norm_(self.weights, clip))
+        # Not by Accelerate's wrapper, which is for loss scaling and looks for a package on the disk in each step.
+        self.state.optimizer.step()
+        self.state.optimizer.zero_grad(set_to_none=True)
         if self.sharding:
             distributed.reshard(self.state.ema)  # else the next pass would use the weights gathered for the last one
-        self.state.ema.update(self.state.net)
+        self.follow()
         return grad_norm

@@ -23,8 +23,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from multiprocessing.connection import Connection, Pipe, wait
@@ -53,6 +53,29 @@ class WorkerError(RuntimeError):
         ...     print(error)
         process 0 of 1 ended with status 5
     """
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Pause garbage collection while a large package is imported: it would visit all of its objects again and again.
+
+    Example:
+        >>> import gc
+        >>> from ismkit.utils.workers import collection_paused
+        >>> with collection_paused():
+        ...     import decimal
+        ...     print(gc.isenabled())
+        False
+        >>> gc.isenabled()
+        True
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def thread_limit(threads: int) -> dict[str, str]:

@@ -158,6 +158,29 @@ def test_buffers_are_copied_and_the_network_is_not_touched() -> None:
     assert net.weight.requires_grad
 
 
+class Replacing(Number):
+    """Puts another buffer in the place of its own."""
+
+    def set(self, value: float) -> None:
+        super().set(value)
+        self.count = self.count.clone()
+
+
+@pytest.mark.parametrize("kind", [Number, Replacing])
+def test_weights_that_are_looked_up_once_are_followed_alike(kind: type[Number]) -> None:
+    net, nested = kind(), nn.Sequential(kind())
+    ema, once = TwinEMA(net, 0.5, 0.9), TwinEMA(nested, 0.5, 0.9)
+    update = once.following(nested)
+    for number in (3.0, -1.0, 7.0):
+        net.set(number)
+        nested[0].set(number)
+        ema.update(net)
+        update()
+    for average, other in ((ema.fast, once.fast), (ema.slow, once.slow)):
+        assert value(average) == value(other[0]) != 0
+        assert average.count == other[0].count == 3
+
+
 def test_averages_stay_in_eval_mode_without_gradients() -> None:
     net = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)).train()
     ema = TwinEMA(net)
