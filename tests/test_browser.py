@@ -46,17 +46,16 @@ return red.map((output) => output.textContent).filter((text) => text.includes("T
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """An empty folder for the notebook, beside JupyterLab's own files."""
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    return folder
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder for the notebooks."""
+    return tmp_path_factory.mktemp("notebooks")
 
 
-@pytest.fixture
-def lab(tmp_path: Path, folder: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[str]:
     """The address of a JupyterLab on the folder, with no settings but its own defaults."""
+    tmp_path = tmp_path_factory.mktemp("lab")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -159,7 +158,7 @@ def test_moving_a_slider_redraws_the_picture(path: Path, folder: Path, lab: str,
     cells = at_smoke(path, folder / path.name)
     with chromium(tmp_path / "profile") as browser:
         try:
-            browser.get(f"{lab}/tree/{path.name}")
+            browser.get(f"{lab}/tree/{path.name}?reset")  # what another test had open is closed
             run_all(browser, cells)
             handle, box = widget(browser, SLIDER)
             first = changed(browser, box, "")
@@ -192,7 +191,7 @@ def test_animation_is_a_picture_until_it_is_run_and_plays_then(folder: Path, lab
     stored.cells[0].execution_count = None  # so that it is seen to run again
     nbformat.write(stored, path)
     with chromium(tmp_path / "profile") as browser:
-        browser.get(f"{lab}/tree/{path.name}")
+        browser.get(f"{lab}/tree/{path.name}?reset")
         picture = "//*[contains(@class, 'jp-OutputArea')]//img[@alt='a point that moves']"
         image = wait(browser, START, partial(find, browser, picture), "no picture in a notebook that was only opened")
         assert wait(browser, REDRAW, lambda: image.get_property("naturalWidth"), "the picture is empty")

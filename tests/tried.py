@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,17 @@ PROMISE = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`(?:,\s+tried (?:once|[\d 
 
 def pytest_collection_modifyitems(items: list[Any]) -> None:
     """As a plugin of pytest: print how often each test is tried."""
+    print(json.dumps(counted(items)))
+
+
+def counted(items: list[Any]) -> Counter[str]:
+    """How often each of the tests that pytest has collected is tried."""
     found: Counter[str] = Counter()
     for item in items:
         settings = getattr(item.function, "_hypothesis_internal_use_settings", None)
         drawn = settings.max_examples if settings and hasattr(item.function, "hypothesis") else 1
         found[f"{Path(item.path).relative_to(ROOT).as_posix()}::{item.originalname}"] += drawn
-    print(json.dumps(found))
+    return found
 
 
 def tried(text: str) -> dict[str, int]:
@@ -37,9 +43,9 @@ def tried(text: str) -> dict[str, int]:
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
 
 
-def with_numbers(text: str) -> str:
-    """The text with the number behind each test."""
-    counts = tried(text)
+def with_numbers(text: str, counts: Mapping[str, int] | None = None) -> str:
+    """The text with the number behind each test; by default they are counted."""
+    counts = tried(text) if counts is None else counts
 
     def numbered(match: re.Match[str]) -> str:
         file, test = match.groups()

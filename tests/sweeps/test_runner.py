@@ -773,7 +773,7 @@ def plan(name: str) -> list[Trial]:
     """Trials by name, for the script."""
     runs = {
         "short": {name: tiny(name) for name in ("flow", "ism")},
-        "long": {name: tiny(name, steps=600) for name in ("flow", "ism")},
+        "long": {name: tiny(name, steps=400) for name in ("flow", "ism")},
         "bad": {"bad": tiny(optim=replace(RUNS["gaussians"].optim, lr=1e30))},
     }
     if name == "short and bad":
