@@ -45,6 +45,7 @@ from ismkit.lessons.claims import CLAIMS
 from ismkit.lessons.notebooks import NOTEBOOKS, REFRESHED, solutions
 from ismkit.sweeps import ladder, studies, sweep
 from ismkit.sweeps.studies import FOLDER
+from ismkit.utils.workers import collection_paused
 
 BOOK = Path(__file__).resolve().parent
 ROOT = BOOK.parent
@@ -113,6 +114,7 @@ RUNGS = {
 }
 
 
+@collection_paused()  # what Sphinx makes lives to the end: garbage collection took a sixth of the time
 def build(folder: Path) -> int:
     """Lay out the sources in ``folder/source`` and build ``folder/html``; returns Sphinx's exit status."""
     # Sphinx does not repeat the warnings of an old page.

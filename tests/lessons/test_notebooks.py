@@ -10,8 +10,9 @@ import platform
 import re
 import signal
 import subprocess
+import symtable
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -615,6 +616,63 @@ def test_lessons_have_three_exercises_that_are_committed_unsolved(path: Path) ->
     count = len(solutions(notebook))
     assert count >= 3
     assert len(printed(notebook, r"exercise \S+: to do")) == count
+
+
+def inner(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
+    """The functions and classes of a scope, and theirs; what a comprehension reads, it reads at once."""
+    for part in table.get_children():
+        if part.get_name() not in ("listcomp", "setcomp", "dictcomp", "genexpr"):
+            yield part
+            yield from inner(part)
+
+
+def names_of(table: symtable.SymbolTable) -> set[str]:
+    """The names of the notebook that a scope reads."""
+    return {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global() and symbol.is_referenced()}
+
+
+def rebound(notebook: nbformat.NotebookNode) -> list[str]:
+    """Names that a widget reads when it draws again, and that a cell below it has given something else."""
+    transform = TransformerManager().transform_cell
+    tables = [symtable.symtable(transform(cell.source), "cell", "exec") for cell in code_cells(notebook)]
+    reads: dict[str, set[str]] = {}
+    bound = [
+        {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+        for table in tables
+    ]
+    found = []
+    for k, (cell, table) in enumerate(zip(code_cells(notebook), tables, strict=True)):
+        for function in table.get_children():
+            reads[function.get_name()] = names_of(function).union(*map(names_of, inner(function)))
+        if "plot.explore(" not in cell.source:
+            continue
+        names = {symbol.get_name() for symbol in table.get_symbols() if symbol.get_name() in reads}.union(
+            *map(names_of, inner(table))
+        )
+        while more := set().union(*(reads.get(name, set()) for name in names)) - names:
+            names |= more
+        before, below = set().union(*bound[: k + 1]), set().union(*bound[k + 1 :])
+        found += [f"a widget reads {name}, which a cell below it changes" for name in sorted(names & before & below)]
+    return found
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_widget_draws_the_same_after_the_cells_below_it(path: Path) -> None:
+    """In notebook 07 an exercise gave a name of the widget to a function of the reader's: the next move failed."""
+    assert rebound(nbformat.read(path, as_version=4)) == []
+
+
+def test_a_name_of_a_widget_that_is_changed_below_it_is_found() -> None:
+    cells = [
+        "import torch as t\nshift, n, k = 1, 2, 3\nlevel = 1",
+        "def inside(x):\n    return x + shift",
+        "def draw(n):\n    level = n\n    return inside(level) + t.e\nplot.explore(draw, n=[k for k in range(2)])",
+        "n = k = level = 5",
+        "def shift(x):\n    return x",
+        "t = 1",
+    ]
+    found = rebound(new_notebook(cells=[new_code_cell(source) for source in cells]))
+    assert found == [f"a widget reads {name}, which a cell below it changes" for name in ("shift", "t")]
 
 
 def run_or_show_where(
