@@ -31,7 +31,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +173,13 @@ def call(command: list[str], folder: Path) -> float:
     return time.monotonic() - began
 
 
+@cache
+def start_time() -> float:
+    """Seconds that a command takes until it begins its work."""
+    program = "import ismkit.training.loop, ismkit.evaluation.scoring"
+    return call([sys.executable, "-c", program], ROOT)
+
+
 def contents(path: Path) -> str:
     """SHA-256 of what a file holds; an error if it cannot be read. Durations are left out."""
     if path.suffix == ".safetensors":
@@ -256,7 +263,7 @@ def try_job(
         inputs.mkdir()
         whole.mkdir()
         job.inputs(inputs)
-        start = call([sys.executable, "-c", "import ismkit.training.loop, ismkit.evaluation.scoring"], whole)
+        start = start_time()
         duration = call(job.command(inputs, whole), whole)
         expected = results(job, whole)
         if not expected:

@@ -38,6 +38,7 @@ from ismkit.utils.keys import identity
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.seeding import stream
 from ismkit.utils.settings import check_types
+from ismkit.utils.workers import collection_paused
 
 
 @dataclass(frozen=True)
@@ -781,7 +782,8 @@ class _MicroBatches:
         self.net: nn.Module = state.net
         self.sharding = distributed.is_sharding(accelerator)
         if not self.sharding:  # it is on the device; to see whether it may move, Accelerate imports DTensor
-            self.net = accelerator.prepare(state.net, device_placement=[False])
+            with collection_paused():  # DDP imports PyTorch's compiler
+                self.net = accelerator.prepare(state.net, device_placement=[False])
         self.weights = list(state.net.parameters())
         self.follow = state.ema.following(state.net)
         count: int = engine.micro_batches  # type: ignore[assignment]

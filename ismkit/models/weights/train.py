@@ -121,7 +121,9 @@ def gaussians_run() -> Run:
 def modes(net: nn.Module, nfe: int, n: int = 20_000, seed: int = 1) -> dict[str, float]:
     """How many of n samples are near a mode, within 3 standard deviations, and the shares of the modes, of 1 in 8."""
     x0 = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
-    samples = sample(net, x0, torch.full((n,), 8), nfe=nfe)
+    draw = partial(sample, net, nfe=nfe)
+    # In parts that a processor's cache holds: half the time, and the same bits.
+    samples = torch.cat([draw(part, torch.full((len(part),), 8)) for part in x0.split(2000)])
     distance, mode = torch.cdist(samples, EIGHT_GAUSSIANS.means.to(samples)).min(1)
     near = distance <= 3 * EIGHT_GAUSSIANS.std
     shares = 8 * torch.bincount(mode[near], minlength=8) / n
