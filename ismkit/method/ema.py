@@ -162,13 +162,13 @@ class TwinEMA(nn.Module):
         self.following(net)()
 
     def following(self, net: nn.Module) -> Callable[[], None]:
-        """Give :meth:`update` for a network that is trained, many times: its weights are looked up once.
+        """Make the update for one network, which looks up the weights once.
 
         Args:
             net: the network that is trained, wrapped or not.
 
         Returns:
-            A function, to be called after each optimiser step.
+            A function without arguments, to be called after each optimiser step: what :meth:`update` does.
 
         Raises:
             TypeError: if ``net`` is not a module.
