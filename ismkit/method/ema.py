@@ -214,6 +214,9 @@ class _Average(AveragedModel):
         self.n_averaged.fill_(1)
         self.eval().requires_grad_(False)
 
+    def update_parameters(self, model: nn.Module) -> None:
+        self.following(model)()
+
     def following(self, net: nn.Module) -> Callable[[], None]:
         """The update towards a network."""
         weights = list(zip(self.module.parameters(), net.parameters(), strict=True))
@@ -232,7 +235,7 @@ class _Average(AveragedModel):
 
 
 def _buffers(net: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Where the buffers are: a network may put others in their place."""
+    """The module and the name of each buffer, since a network may replace the tensor."""
     places = [name.rpartition(".") for name, _ in net.named_buffers()]
     return [(net.get_submodule(owner), name) for owner, _, name in places]
 

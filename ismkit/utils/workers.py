@@ -57,7 +57,7 @@ class WorkerError(RuntimeError):
 
 @contextmanager
 def collection_paused() -> Iterator[None]:
-    """Pause garbage collection while a large package is imported: it would visit all of its objects again and again.
+    """Pause garbage collection, which visits objects that are kept, such as those of a large import, again and again.
 
     Example:
         >>> import gc

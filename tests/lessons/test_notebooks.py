@@ -619,7 +619,7 @@ def test_lessons_have_three_exercises_that_are_committed_unsolved(path: Path) ->
 
 
 def inner(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
-    """The functions and classes of a scope, and theirs; what a comprehension reads, it reads at once."""
+    """The functions and classes of a scope, and theirs; a comprehension reads its names immediately."""
     for part in table.get_children():
         if part.get_name() not in ("listcomp", "setcomp", "dictcomp", "genexpr"):
             yield part

@@ -159,7 +159,7 @@ def test_buffers_are_copied_and_the_network_is_not_touched() -> None:
 
 
 class Replacing(Number):
-    """Puts another buffer in the place of its own."""
+    """Replaces its buffer in each step."""
 
     def set(self, value: float) -> None:
         super().set(value)
@@ -170,12 +170,14 @@ class Replacing(Number):
 def test_weights_that_are_looked_up_once_are_followed_alike(kind: type[Number]) -> None:
     net, nested = kind(), nn.Sequential(kind())
     ema, once = TwinEMA(net, 0.5, 0.9), TwinEMA(nested, 0.5, 0.9)
-    update = once.following(nested)
+    update, alone = once.following(nested), TwinEMA(kind(), 0.5, 0.9).averages[1]
     for number in (3.0, -1.0, 7.0):
         net.set(number)
         nested[0].set(number)
         ema.update(net)
         update()
+        alone.update_parameters(net)
+    assert value(alone.module) == value(ema.slow)
     for average, other in ((ema.fast, once.fast), (ema.slow, once.slow)):
         assert value(average) == value(other[0]) != 0
         assert average.count == other[0].count == 3

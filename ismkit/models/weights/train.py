@@ -28,7 +28,7 @@ from ismkit.method.path import Query
 from ismkit.method.recipes import RECIPES, Answer, Context, Intrinsic, Recipe
 from ismkit.method.rows import Blocked, Rows
 from ismkit.method.sampling import sample
-from ismkit.models.autoencoder import reconstruction_error, train_autoencoder
+from ismkit.models.autoencoder import in_batches, reconstruction_error, train_autoencoder
 from ismkit.models.nets import ToyMLP
 from ismkit.models.saved import RELEASED, released_file, save_model
 from ismkit.models.spaces import EmojiAutoencoder, FashionAutoencoder
@@ -121,9 +121,8 @@ def gaussians_run() -> Run:
 def modes(net: nn.Module, nfe: int, n: int = 20_000, seed: int = 1) -> dict[str, float]:
     """How many of n samples are near a mode, within 3 standard deviations, and the shares of the modes, of 1 in 8."""
     x0 = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
-    draw = partial(sample, net, nfe=nfe)
-    # In parts that a processor's cache holds: half the time, and the same bits.
-    samples = torch.cat([draw(part, torch.full((len(part),), 8)) for part in x0.split(2000)])
+    # In batches that fit into a processor's cache: quicker, with the same bits.
+    samples = in_batches(lambda part: sample(net, part, torch.full((len(part),), 8), nfe=nfe), x0, batch=2000)
     distance, mode = torch.cdist(samples, EIGHT_GAUSSIANS.means.to(samples)).min(1)
     near = distance <= 3 * EIGHT_GAUSSIANS.std
     shares = 8 * torch.bincount(mode[near], minlength=8) / n
