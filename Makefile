@@ -17,7 +17,7 @@ ISMKIT := $(VENV)/bin/ismkit
 LEARN := $(VENV)/.ismkit-learn
 ALL := $(VENV)/.ismkit-all
 LEARN_SIZE := $(if $(TORCH),0.5 GB to download and 2.1 GB on disk,3.3 GB to download and 6.9 GB on disk)
-ALL_SIZE := $(if $(TORCH),0.7 GB to download and 2.8 GB on disk,3.5 GB to download and 7.5 GB on disk)
+ALL_SIZE := $(if $(TORCH),0.7 GB to download and 2.8 GB on disk,3.5 GB to download and 7.6 GB on disk)
 RUN_GPU := $(if $(PYTHON_GPU),$(PYTHON_GPU),$(PY))
 # The kernel `python3` of the environment goes before one of the same name in the user's home.
 export JUPYTER_PREFER_ENV_PATH := 1

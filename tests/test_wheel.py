@@ -124,9 +124,9 @@ def brought_by_extras() -> set[str]:
     return brought | {name.replace("-", "_") for name in others - installed}
 
 
-#: Parts of PyTorch that a training on one device does not need, nor what loads its model or plans a transformer, and
-#: that take over a second to import: its compiler, and what shards tensors, which imports a library of symbols. (To
-#: draw clothes diffusers is imported, which imports them.)
+#: Parts of PyTorch that take over a second to import, and that neither a training on one device needs, nor what draws
+#: clothes, loads a model or plans a transformer: its compiler, and what shards tensors, which imports a library of
+#: symbols.
 UNNEEDED = ["torch._dynamo", "torch.distributed.tensor", "sympy"]
 
 
@@ -134,7 +134,7 @@ UNNEEDED = ["torch._dynamo", "torch.distributed.tensor", "sympy"]
 def test_core_commands_need_neither_checkout_nor_extras(site: Path, folder: Path) -> None:
     """What the extras bring cannot be imported here, as in an environment with the core alone."""
     extras = brought_by_extras()
-    assert {"pandas", "matplotlib", "torchvision", "torch_fidelity", "IPython", "nbclient", "onnx"} <= extras
+    assert {"pandas", "matplotlib", "torchvision", "diffusers", "IPython", "nbclient", "onnx"} <= extras
     program = f"""
 import runpy, sys
 from importlib.machinery import PathFinder
@@ -142,7 +142,7 @@ from importlib.machinery import PathFinder
 class Core(PathFinder):  # not None in sys.modules: SciPy takes a name there for a module that is loaded
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        missing = name.partition(".")[0] in {sorted(extras)} or (sys.argv[1] == "train" and name in {UNNEEDED})
+        missing = name.partition(".")[0] in {sorted(extras)} or name in {UNNEEDED}
         return None if missing else super().find_spec(name, path, target)
 
 sys.meta_path = [Core if finder is PathFinder else finder for finder in sys.meta_path]

@@ -1,4 +1,5 @@
 from . import autoencoder as autoencoder
+from . import convolutions as convolutions
 from . import drawing as drawing
 from . import exporting as exporting
 from . import nets as nets

@@ -1,6 +1,6 @@
 """The small latent spaces: an autoencoder for pictures of some 32 x 32 pixels, of the full run's kind.
 
-An ``AutoencoderKL`` of diffusers maps a picture to a latent (C, h, w), a network works there, the decoder maps back.
+An autoencoder maps a picture to a latent (C, h, w), a network works there, the decoder maps back.
 The picture is padded to a power of two, and its 2 x 2 blocks become channels, so that the convolutions run on half of
 the side: three times quicker on a CPU.
 """
@@ -16,12 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ismkit.data.sets import Labelled
+from ismkit.models.convolutions import GROUPS, ConvolutionalVAE, Posterior
 from ismkit.utils.checks import check_count, check_number, check_tensor, shown
 from ismkit.utils.progress import progress_bar
 from ismkit.utils.store import Store
-from ismkit.utils.workers import collection_paused
-
-GROUPS = 8  # of channels that are normalised together
 
 
 class SmallAutoencoder(nn.Module):
@@ -29,8 +27,8 @@ class SmallAutoencoder(nn.Module):
 
     A latent has a quarter of the side that the picture has when it is padded to a power of two.
 
-    It is diffusers' ``AutoencoderKL``, the class of the full run's (arXiv 2112.10752), at a size of this kit's choice.
-    A new one is untrained.
+    It computes as diffusers' ``AutoencoderKL``, the class of the full run's (arXiv 2112.10752), at a size of this kit's
+    choice. A new one is untrained.
 
     Args:
         shape: of a picture, (C, H, H).
@@ -41,7 +39,7 @@ class SmallAutoencoder(nn.Module):
     Attributes:
         shape: of a picture.
         latent: shape of a latent.
-        vae: diffusers' ``AutoencoderKL``.
+        vae: the convolutions.
         mean, std: of the posterior means over the training set, one number per channel: the scaling of this space.
 
     Raises:
@@ -71,9 +69,6 @@ class SmallAutoencoder(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], *, channels: int, widths: tuple[int, int], fill: float) -> None:
         super().__init__()
-        with collection_paused():
-            from diffusers import AutoencoderKL
-
         if not isinstance(shape, tuple) or len(shape) != 3 or shape[1] != shape[2]:
             raise ValueError(f"shape must be (C, H, H), got {shown(shape)}")
         for least, side in zip((1, 4, 4), shape, strict=True):
@@ -87,31 +82,21 @@ class SmallAutoencoder(nn.Module):
         self.shape, self.fill = shape, float(fill)
         self.padded = 1 << (shape[1] - 1).bit_length()
         self.latent = (channels, self.padded // 4, self.padded // 4)
-        self.vae: Any = AutoencoderKL(
-            in_channels=4 * shape[0],
-            out_channels=4 * shape[0],
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            block_out_channels=widths,
-            layers_per_block=1,
-            latent_channels=channels,
-            norm_num_groups=GROUPS,
-            mid_block_add_attention=False,
-        )
+        self.vae = ConvolutionalVAE(4 * shape[0], widths, channels)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
         self.to(memory_format=torch.channels_last)
 
-    def posterior(self, images: Tensor) -> Any:
+    def posterior(self, images: Tensor) -> Posterior:
         """Compute the posterior, a diagonal Gaussian over unscaled latents.
 
         Args:
             images: (B, C, H, H) in [-1, 1].
 
         Returns:
-            diffusers' distribution, with ``mean`` and ``std`` of the shape of latents.
+            Its ``mean`` and ``std`` have the shape of latents.
 
         Raises:
             ValueError: for another shape.
@@ -119,7 +104,7 @@ class SmallAutoencoder(nn.Module):
         self._check("images", images, self.shape)
         margin = (self.padded - self.shape[1]) // 2
         padded = F.pad(images, (margin,) * 4, value=self.fill)
-        return self.vae.encode(F.pixel_unshuffle(padded, 2)).latent_dist
+        return self.vae.encode(F.pixel_unshuffle(padded, 2))
 
     def reconstruct(self, unscaled: Tensor) -> Tensor:
         """Decode unscaled latents.
@@ -132,7 +117,7 @@ class SmallAutoencoder(nn.Module):
         """
         margin = (self.padded - self.shape[1]) // 2
         inside = slice(margin, self.padded - margin)
-        return F.pixel_shuffle(self.vae.decode(unscaled).sample, 2)[..., inside, inside]
+        return F.pixel_shuffle(self.vae.decode(unscaled), 2)[..., inside, inside]
 
     def encode(self, images: Tensor) -> Tensor:
         """Encode images as scaled posterior means.
@@ -285,7 +270,7 @@ def train_autoencoder(
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    with torch.random.fork_rng(devices=[]):  # diffusers draws initial weights from the global generator
+    with torch.random.fork_rng(devices=[]):  # initial weights come from the global generator
         torch.manual_seed(seed)
         autoencoder = make()
         optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=lr, weight_decay=1e-4)

@@ -30,7 +30,6 @@ from ismkit.utils.seeding import stream
 #: The ending of a file of each format.
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 BATCHES = (1, 2, 7)  # sizes that are compared; it is traced with another
-MOST = 63  # rows of a decoder: from 64 on, diffusers asks for another layout in memory, for the same numbers
 TOLERANCE = 1e-4  # the largest difference allowed, as a share of the largest answer: 100 times what float32 rounds
 #: Under this name the card stands in an ONNX file's metadata; in a program of torch it is the file ``ismkit.json``.
 CARD = "ismkit"
@@ -162,7 +161,7 @@ def export_decoder(
         torch.Size([5, 1, 8, 8])
     """
     check_kind("autoencoder", autoencoder, SmallAutoencoder)
-    call = _Call(_Decoder(autoencoder).train(autoencoder.training), _latents(autoencoder.latent), ("z",), "image", MOST)
+    call = _Call(_Decoder(autoencoder).train(autoencoder.training), _latents(autoencoder.latent), ("z",), "image")
     return _export("autoencoder", call, path, format, half)
 
 
@@ -190,13 +189,12 @@ class _Decoder(nn.Module):
 
 
 class _Call(NamedTuple):
-    """What is exported: a module, random inputs of a number of rows, the names in the file, the most rows, a card."""
+    """What is exported: a module, random inputs of a number of rows, the names in the file, a card."""
 
     module: nn.Module
     inputs: Callable[[int], tuple[Tensor, ...]]
     names: tuple[str, ...]
     output: str
-    most: int | None = None
     about: str = ""
 
 
@@ -255,7 +253,7 @@ def _quietly(argument: str, write: Callable[..., Run], call: _Call, path: Path, 
 
 def _program(call: _Call) -> torch.export.ExportedProgram:
     """One call of a network as a graph, for batches of any size."""
-    batch = torch.export.Dim("batch", min=1, max=call.most)
+    batch = torch.export.Dim("batch", min=1)
     inputs = tuple(call.inputs(4))
     return torch.export.export(call.module, inputs, dynamic_shapes=({0: batch},) * len(inputs))
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ from ismkit.utils.seeding import stream
 from ismkit.utils.weights import CheckpointError
 from tests.conftest import ROOT
 from tests.options import train_run
-from tests.waiting import SECONDS, gone, wait_until
+from tests.waiting import gone, wait_until
 
 SETTINGS = (Setting(1, 0.0, 64), Setting(4, 1.0, 64, 3))
 THREE = Setting(3, 0.0, 64)
@@ -757,7 +757,7 @@ def test_progress_comes_to_the_whole_cost_and_what_is_done_is_left_alone(
         return bars[-1]
 
     monkeypatch.setattr(runner, "progress_bar", bar)
-    trials = plan("short")
+    trials = good()
     frame = runner.run_trials(trials, tmp_path, workers=2)
     before = files(tmp_path)
     assert runner.run_trials(trials, tmp_path, workers=2).equals(frame)  # finds all done
@@ -769,16 +769,16 @@ def test_progress_comes_to_the_whole_cost_and_what_is_done_is_left_alone(
 # ---------------------------------------------------------------- both engines
 
 
-def plan(name: str) -> list[Trial]:
-    """Trials by name, for the script."""
-    runs = {
-        "short": {name: tiny(name) for name in ("flow", "ism")},
-        "long": {name: tiny(name, steps=400) for name in ("flow", "ism")},
-        "bad": {"bad": tiny(optim=replace(RUNS["gaussians"].optim, lr=1e30))},
-    }
-    if name == "short and bad":
-        return plan("short") + plan("bad")
-    return Sweep("test", "", runs[name], (0,) if name == "bad" else (0, 1), SETTINGS).trials()
+def good(**changes: Any) -> list[Trial]:
+    """Four trials; with ``changes`` of their runs."""
+    runs = {name: tiny(name, **changes) for name in ("flow", "ism")}
+    return Sweep("test", "", runs, (0, 1), SETTINGS).trials()
+
+
+def plan() -> list[Trial]:
+    """The trials of the script, of which the last fails."""
+    bad = tiny(optim=replace(RUNS["gaussians"].optim, lr=1e30))
+    return [*good(steps=400), Trial("bad", bad, 0, SETTINGS)]
 
 
 # No guard of __main__: workers do not run the script.
@@ -789,7 +789,7 @@ from tests.sweeps.test_runner import plan
 
 cluster.CONNECT_SECONDS = 120  # a busy machine is waited for
 print("ready", flush=True)
-runner.run_trials(plan(sys.argv[1]), sys.argv[2], progress=False, **json.loads(sys.argv[3]))
+runner.run_trials(plan(), sys.argv[1], progress=False, **json.loads(sys.argv[2]))
 """
 # Ends with its standard input, and all that it started with it.
 CLUSTER = """
@@ -830,9 +830,9 @@ class Engine:
     host: int | None = None
     environment: dict[str, str] = field(default_factory=dict)
 
-    def start(self, name: str, folder: Path) -> "subprocess.Popen[str]":
+    def start(self, folder: Path) -> "subprocess.Popen[str]":
         """The script, as soon as its sweep begins."""
-        command = [sys.executable, "-c", SCRIPT, name, str(folder), json.dumps(self.options)]
+        command = [sys.executable, "-c", SCRIPT, str(folder), json.dumps(self.options)]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         script = subprocess.Popen(command, env={**os.environ, **self.environment}, cwd=ROOT, **pipes)
         assert script.stdout
@@ -878,23 +878,34 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return Engine({"workers": 2}) if request.param == "processes" else request.getfixturevalue("ray_cluster")
 
 
+@pytest.fixture
+def start(engine: Engine) -> Iterator[Callable[[Path], "subprocess.Popen[str]"]]:
+    """Starts the script; one that a failed test has left is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(folder: Path) -> "subprocess.Popen[str]":
+        started.append(engine.start(folder))
+        return started[-1]
+
+    yield begin
+    for script in started:
+        script.kill()
+        script.communicate()
+
+
 @pytest.fixture(scope="module")
-def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], pd.DataFrame]:
+def by_hand(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """The table of trials that were done in this process, one after the other, and never interrupted."""
-
-    @cache
-    def made(name: str) -> pd.DataFrame:
-        folder = tmp_path_factory.mktemp("by_hand")
-        for trial in plan(name):
-            runner.work(trial, folder)
-        return table(plan(name), folder)
-
-    return made
+    folder = tmp_path_factory.mktemp("by_hand")
+    for trial in plan()[:-1]:
+        runner.work(trial, folder)
+    return table(plan()[:-1], folder)
 
 
 def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
     """Trained networks, and results that are complete, with the times of writing."""
-    results = {path: json.loads(path.read_text())["value"] for path in folder.glob("trials/*")}
+    written = folder.glob("trials/*.json")  # without those that are being written
+    results = {path: json.loads(path.read_text())["value"] for path in written}
     done = [path for path, result in results.items() if len(result["settings"]) == len(SETTINGS)]
     return {
         path: (path.stat().st_mtime_ns, path.read_bytes()) for path in [*folder.glob("models/*.safetensors"), *done]
@@ -912,28 +923,14 @@ def checkpoints(folder: Path) -> dict[Path, int]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_side_by_side_equals_one_after_the_other_and_a_failed_trial_is_named(
-    engine: Engine, by_hand: Callable[[str], pd.DataFrame], tmp_path: Path
-) -> None:
-    script = engine.start("short and bad", tmp_path)
-    _, err = script.communicate(timeout=SECONDS)
-    pattern = r"SweepError: 1 of 5 trials failed; .*bad, seed 0: DivergenceError: .*step \d+"
-    assert script.returncode == 1
-    assert re.search(pattern, err.splitlines()[-1]), err
-    frame = table(plan("short and bad"), tmp_path)
-    assert len(frame) == 2 * 2 * 2
-    same(frame, by_hand("short"))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_kill_9_of_a_sweep_and_then_of_a_worker_loses_nothing_and_leaves_nothing_behind(
-    engine: Engine, by_hand: Callable[[str], pd.DataFrame], tmp_path: Path
+    engine: Engine, start: Callable[[Path], "subprocess.Popen[str]"], by_hand: pd.DataFrame, tmp_path: Path
 ) -> None:
-    script = engine.start("long", tmp_path)
+    """Side by side, one after the other, killed or not: the table is the same. A trial that fails is named."""
+    script = start(tmp_path)
     wait_until(lambda: script.poll() is not None or (files(tmp_path) and checkpoints(tmp_path)))
     with pytest.raises(ValueError, match="another sweep works in"):
-        runner.run_trials(plan("long"), tmp_path)
+        runner.run_trials(plan(), tmp_path)
     workers = engine.workers(script)
     assert script.poll() is None, "the sweep ended before it was killed"
     script.kill()
@@ -942,7 +939,7 @@ def test_kill_9_of_a_sweep_and_then_of_a_worker_loses_nothing_and_leaves_nothing
     wait_until(lambda: not any(map(name_of, workers)))
     before, saved = files(tmp_path), checkpoints(tmp_path)
     assert 1 <= len(before) < 2 * 4
-    script = engine.start("long", tmp_path)
+    script = start(tmp_path)
     wait_until(lambda: script.poll() is not None or not checkpoints(tmp_path).keys() <= saved.keys())
     victim = engine.workers(script)[0]
     victim.kill()
@@ -952,8 +949,13 @@ def test_kill_9_of_a_sweep_and_then_of_a_worker_loses_nothing_and_leaves_nothing
         assert {path: now[path] for path in saved if path in now} == {p: saved[p] for p in saved if p in now}
         time.sleep(0.1)  # each look reads the files, and a core that looks all the time does not train
     _, err = script.communicate()
-    assert (script.returncode, err) == (0, "")
+    pattern = r"SweepError: 1 of 5 trials failed; .*bad, seed 0: DivergenceError: .*step \d+"
+    assert script.returncode == 1
+    assert err.startswith("Traceback")  # nothing else was written
+    assert re.search(pattern, err.splitlines()[-1]), err
     assert not name_of(victim)
     after = files(tmp_path)
     assert {path: after[path] for path in before} == before
-    same(table(plan("long"), tmp_path), by_hand("long"))
+    frame = table(plan(), tmp_path)
+    assert len(frame) == 2 * 2 * 2
+    same(frame, by_hand)
