@@ -102,20 +102,20 @@ def _models(folder: Path) -> Iterator[Path]:
     yield max((folder / "run").glob("step_*"))
 
 
-def _pictures(folder: Path) -> None:
-    photo_folder(folder / "photographs", 12, seed=0)
+def _pictures(folder: Path, per_class: int = 12) -> None:
+    photo_folder(folder / "photographs", per_class, seed=0)
     write_tiny_vae(folder / "vae", 0)
 
 
 def _image_model(folder: Path) -> None:
-    _pictures(folder)
+    _pictures(folder, per_class=6)
     command = ["train", "imagenet-smoke", "--folder", str(folder / "model"), "--steps", "2"]
     call([*ISMKIT, *command], folder)
 
 
 def _evaluate(inputs: Path, folder: Path) -> list[str]:
     options = ["--reference", str(inputs / "photographs"), "--features", "small", "--nfe", "1", "2", "--w", "0", "1"]
-    sizes = ["-n", "24", "--batch", "4", "--out", str(folder / "scores")]
+    sizes = ["-n", "12", "--batch", "2", "--out", str(folder / "scores")]
     vae = ["--vae", str(inputs / "out" / "latents" / "imagenet-smoke-vae")]
     return [*ISMKIT, "evaluate", str(inputs / "model" / "model.safetensors"), *vae, *options, *sizes]
 
@@ -129,7 +129,7 @@ JOBS = {
     "training of two processes": Job(
         lambda inputs, folder: [
             *[sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ismkit"],
-            *_train(folder, 150),
+            *_train(folder, 60),
         ],
         _models,
         victim="worker",
