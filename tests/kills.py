@@ -42,8 +42,11 @@ import torch
 from safetensors.torch import load_file
 
 from ismkit.data.photos import photo_folder
-from ismkit.imagenet.vae import write_tiny_vae
+from ismkit.imagenet.vae import ImageVAE, write_tiny_vae
+from ismkit.models.nets import DiT
+from ismkit.models.saved import save_model
 from ismkit.utils.files import replacing
+from tests.commandline import fill
 
 ROOT = Path(__file__).parents[1]
 ISMKIT = [sys.executable, "-m", "ismkit"]
@@ -102,22 +105,23 @@ def _models(folder: Path) -> Iterator[Path]:
     yield max((folder / "run").glob("step_*"))
 
 
-def _pictures(folder: Path, per_class: int = 12) -> None:
-    photo_folder(folder / "photographs", per_class, seed=0)
+def _pictures(folder: Path) -> None:
+    photo_folder(folder / "photographs", 12, seed=0)
     write_tiny_vae(folder / "vae", 0)
 
 
 def _image_model(folder: Path) -> None:
-    _pictures(folder, per_class=6)
-    command = ["train", "imagenet-smoke", "--folder", str(folder / "model"), "--steps", "2"]
-    call([*ISMKIT, *command], folder)
+    photo_folder(folder / "photographs", 6, side=128, seed=0)
+    card = {"vae": ImageVAE.load(write_tiny_vae(folder / "vae", 0)).identity}
+    net = DiT(size=16, channels=4, patch=2, width=16, depth=1, heads=2, num_classes=4)
+    save_model(fill(net), folder / "model.safetensors", card)
 
 
 def _evaluate(inputs: Path, folder: Path) -> list[str]:
     options = ["--reference", str(inputs / "photographs"), "--features", "small", "--nfe", "1", "2", "--w", "0", "1"]
-    sizes = ["-n", "12", "--batch", "2", "--out", str(folder / "scores")]
-    vae = ["--vae", str(inputs / "out" / "latents" / "imagenet-smoke-vae")]
-    return [*ISMKIT, "evaluate", str(inputs / "model" / "model.safetensors"), *vae, *options, *sizes]
+    sizes = ["-n", "24", "--batch", "2", "--out", str(folder / "scores")]
+    vae = ["--vae", str(inputs / "vae")]
+    return [*ISMKIT, "evaluate", str(inputs / "model.safetensors"), *vae, *options, *sizes]
 
 
 def _found(*patterns: str) -> Callable[[Path], Iterator[Path]]:
