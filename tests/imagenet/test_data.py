@@ -58,7 +58,7 @@ def contents(folder: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_a_kill_while_the_photographs_are_encoded_is_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """faults B2: what a kill left of it, no later call could use. Few pictures, since they are made ten times."""
-    few = partial(photograph_latents, per_class=4)
+    few = partial(photograph_latents, per_class=2)
     monkeypatch.setattr("ismkit.imagenet.data.photograph_latents", few)
     whole = tmp_path / "whole" / "smoke"
     few(whole)
@@ -85,7 +85,7 @@ def test_a_kill_while_the_photographs_are_encoded_is_made_good(tmp_path: Path, m
         assert data.manifest["vae"] == ImageVAE.load(str(small_vae(folder))).identity
     folder = tmp_path / "killed" / "smoke"
     text = (
-        "import sys, pathlib; from ismkit.imagenet import data; data.photograph_latents(pathlib.Path(sys.argv[1]), 4)"
+        "import sys, pathlib; from ismkit.imagenet import data; data.photograph_latents(pathlib.Path(sys.argv[1]), 2)"
     )
     started = subprocess.Popen([sys.executable, "-c", text, str(folder)], cwd=ROOT)
     wait_until(lambda: (folder / "plan.json").exists() or started.poll() is not None)
