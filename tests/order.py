@@ -70,7 +70,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave alone what is there, and look at the rest ten times less often than Python would."""
+    """Leave alone what is there, and look at the rest ten times less often than Python would.
+
+    Hypothesis must be there by then: its plugin imports it at the end if no test has, and it asks the collector about
+    an object that would be left alone.
+    """
+    import hypothesis  # noqa: F401
+
     gc.freeze()
     gc.set_threshold(7000, 10, 10)
     gc.enable()

@@ -1,5 +1,8 @@
 """`tests/order.py` deals out every test once, with those that share something, and the long ones first."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,16 @@ def test_what_is_slow_comes_first_and_files_stay_together() -> None:
     groups = [order.together(item.nodeid) for item in items]
     assert groups.count("tests/b.py") == groups.count("notebooks/00_x.ipynb") == 2
     assert f"{SMOKE}[01]" in groups  # each alone
+
+
+def test_a_run_without_hypothesis_ends_well(tmp_path: Path) -> None:
+    """In one process, of tests that do not import it: its plugin failed at the end, since garbage was left alone."""
+    (tmp_path / "test_it.py").write_text("def test_it() -> None:\n    pass\n")
+    options = ["-q", "-W", "error", "-p", "tests.order", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+    command = [sys.executable, "-m", "pytest", *options, str(tmp_path)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 def test_the_names_are_those_of_tests() -> None:

@@ -142,7 +142,7 @@ def refresh(source: Path, timeout: int = 1800) -> None:
     start = time.monotonic()
     client = NotebookClient(notebook, resources={"metadata": {"path": str(source.parent)}}, **how)
     try:
-        client.execute(env=os.environ | {"ISMKIT_SLIDES": "1"})  # :func:`ismkit.lessons.plot.show` reads it
+        client.execute(env=os.environ | {"ISMKIT_REFRESH": "1"})  # :func:`ismkit.lessons.plot.show` reads it
     except CellExecutionError as error:
         raise NotebookError(f"{source.name} failed: {error.ename}: {error.evalue}; it is as it was") from None
     for cell in notebook.cells:

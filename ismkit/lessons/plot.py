@@ -37,6 +37,8 @@ from ismkit.utils.files import replacing
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
 #: Pixels: twice the width that the book gives a figure.
 _WIDEST = 1600
+#: Variable of the environment of a kernel whose outputs are committed.
+REFRESH = "ISMKIT_REFRESH"
 #: A palette is too poor for a figure if more than this share of its pixels is off by more than so many of 255 levels.
 _OFF_SHARE, _OFF_LEVELS = 0.05, 10
 #: Bytes of a figure in full colour above which it is saved at its plain resolution.
@@ -72,16 +74,15 @@ def show(figure: Figure, alt: str) -> None:
     """Show a figure in a notebook with alt text, as PNG of twice the resolution, and close it.
 
     A figure of more than 800 pixels is saved 1600 pixels wide, or as wide as it is: the book has no room for more.
-    The picture keeps 256 colours, each within a few of 255 levels: a quarter of the bytes, in notebooks that are
-    committed with their outputs. Where that would spoil it, as with colour photographs, it keeps all colours within two
-    levels; above 250 kB it is then saved at the figure's plain resolution.
 
     The boxes of the pictures in the figure are saved with the alt text: left, top, right and bottom, as shares of the
     width and the height. On dark pages the book inverts the colours of a figure outside these boxes.
 
-    Where ``$ISMKIT_SLIDES`` is set, as by :func:`ismkit.lessons.notebooks.refresh`, the output also has the figure as
-    SVG, for the slides. Letters are outlines, which look alike without the fonts; pictures, and panels with many marks,
-    are pixels in it.
+    Where ``$ISMKIT_REFRESH`` is set, as by :func:`ismkit.lessons.notebooks.refresh`, outputs are committed with their
+    notebook: the picture keeps 256 colours, each within a few of 255 levels, which takes a quarter of the bytes, and
+    some time. Where that would spoil it, as with colour photographs, it keeps all colours within two levels; above
+    250 kB it is then saved at the figure's plain resolution. The output also has the figure as SVG, for the slides.
+    Letters are outlines, which look alike without the fonts; pictures, and panels with many marks, are pixels in it.
 
     Args:
         figure: Matplotlib's.
@@ -95,7 +96,7 @@ def show(figure: Figure, alt: str) -> None:
     _check_alt(alt)
     data, pictures = _png(figure), {"pictures": _pictures(figure)}
     image = Image(data, format="png", alt=alt, width=round(figure.bbox.width), metadata=pictures)
-    if not os.environ.get("ISMKIT_SLIDES"):
+    if not os.environ.get(REFRESH):
         display(image)
         return
     bundle, about = image._repr_mimebundle_()
@@ -112,20 +113,28 @@ def _check_alt(alt: str) -> None:
 
 
 def _png(figure: Figure) -> bytes:
-    """A figure as PNG, with as many colours as it needs; it is closed."""
+    """A figure as PNG, to be committed with as many colours as it needs; it is closed."""
     scale = min(2.0, max(1.0, _WIDEST / figure.bbox.width))
-    data, full = _compressed(_drawn(figure, scale))
-    if full and len(data) > _HEAVY:
-        data, _ = _compressed(_drawn(figure, 1.0))
+    if os.environ.get(REFRESH):
+        data, full = _compressed(_drawn(figure, scale))
+        if full and len(data) > _HEAVY:
+            data, _ = _compressed(_drawn(figure, 1.0))
+    else:  # at once: under a slider a reader waits for it
+        data = _saved(figure, scale).getvalue()
     plt.close(figure)
     return data
 
 
+def _saved(figure: Figure, scale: float, **options: Any) -> io.BytesIO:
+    """A figure as PNG, ``scale`` times its resolution; the options are Pillow's."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=scale * figure.dpi, pil_kwargs=options)
+    return buffer
+
+
 def _drawn(figure: Figure, scale: float) -> Picture:
     """The pixels of a figure, ``scale`` times its resolution."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=scale * figure.dpi, pil_kwargs={"compress_level": 0})  # to be read at once
-    return Pictures.open(buffer).convert("RGB")
+    return Pictures.open(_saved(figure, scale, compress_level=0)).convert("RGB")  # not compressed: it is read at once
 
 
 def _svg(figure: Figure) -> bytes:

@@ -140,7 +140,8 @@ def test_show_saves_no_pixels_that_a_page_has_no_room_for(inches: int, pixels: i
 
 
 @pytest.mark.usefixtures("shell")
-def test_show_saves_bytes_and_keeps_the_colours() -> None:
+def test_committed_figures_save_bytes_and_keep_the_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(plot.REFRESH, "1")
     figure, axes = plt.subplots(1, 2, figsize=(6, 3), dpi=100)
     axes[0].imshow(np.linspace(0, 1, 4096).reshape(64, 64), cmap="cividis")
     for k, colour in enumerate(plot.PALETTE):
@@ -159,8 +160,11 @@ def test_show_saves_bytes_and_keeps_the_colours() -> None:
 
 @pytest.mark.usefixtures("shell")
 @pytest.mark.parametrize(("inches", "scale"), [(2, 2), (4, 1)])
-def test_show_saves_colour_photographs_in_full_colour(inches: int, scale: int) -> None:
+def test_committed_colour_photographs_are_in_full_colour(
+    inches: int, scale: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """256 colours are too few for them; where all colours are heavy, the picture has fewer pixels instead."""
+    monkeypatch.setenv(plot.REFRESH, "1")
     figure, axes = plt.subplots(figsize=(inches, inches), dpi=100)
     axes.imshow(astronaut())
     axes.set_axis_off()
@@ -178,10 +182,25 @@ def test_show_saves_colour_photographs_in_full_colour(inches: int, scale: int) -
 
 
 @pytest.mark.usefixtures("shell")
+def test_figures_that_are_not_committed_keep_every_pixel() -> None:
+    """They are shown at once: to choose 256 colours takes a second where there are many."""
+    figure, axes = plt.subplots(figsize=(4, 4), dpi=100)
+    axes.imshow(astronaut())
+    whole = BytesIO()
+    figure.savefig(whole, format="png", dpi=200)
+    with capture_output() as captured:
+        plot.show(figure, alt="an astronaut")
+    data = captured.outputs[0].data["image/png"]
+    raw = data if isinstance(data, bytes) else b64decode(data)
+    before, after = (plt.imread(BytesIO(png)) for png in (whole.getvalue(), raw))
+    assert np.array_equal(before, after)
+
+
+@pytest.mark.usefixtures("shell")
 def test_a_drawing_for_slides_keeps_the_pixels_of_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(0).integers(256, size=(9, 12, 3), dtype=np.uint8)  # more colours than a panel keeps
     for slides in ("", "1"):
-        monkeypatch.setenv("ISMKIT_SLIDES", slides)
+        monkeypatch.setenv(plot.REFRESH, slides)
         figure, axes = plt.subplots()
         axes.imshow(pixels, interpolation="nearest")
         with capture_output() as captured:
