@@ -31,6 +31,8 @@ NOTEBOOKS = CHECKOUT / "notebooks"
 #: The folder next to the notebooks for the figures of slides, and how the first line of each names its picture.
 SLIDES = "slides"
 PICTURED = "<!-- drawing of the picture {} -->\n"
+#: Variable of the environment of a kernel whose outputs are committed; :func:`ismkit.lessons.plot.show` reads it.
+COMMITTED = "ISMKIT_REFRESH"
 #: The key of a notebook's metadata that :func:`refresh` writes.
 REFRESHED = "ismkit_refresh"
 SOLUTION = re.compile(r"<details>\s*<summary>Solution.*?</summary>\s*```python\n(.*?)```\s*</details>", re.DOTALL)
@@ -142,7 +144,7 @@ def refresh(source: Path, timeout: int = 1800) -> None:
     start = time.monotonic()
     client = NotebookClient(notebook, resources={"metadata": {"path": str(source.parent)}}, **how)
     try:
-        client.execute(env=os.environ | {"ISMKIT_REFRESH": "1"})  # :func:`ismkit.lessons.plot.show` reads it
+        client.execute(env=os.environ | {COMMITTED: "1"})
     except CellExecutionError as error:
         raise NotebookError(f"{source.name} failed: {error.ename}: {error.evalue}; it is as it was") from None
     for cell in notebook.cells:

@@ -30,6 +30,7 @@ from PIL.Image import Image as Picture
 from torch import Tensor
 
 from ismkit.data.pictures import tile
+from ismkit.lessons.notebooks import COMMITTED
 from ismkit.utils.checks import shown
 from ismkit.utils.files import replacing
 
@@ -37,8 +38,6 @@ from ismkit.utils.files import replacing
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
 #: Pixels: twice the width that the book gives a figure.
 _WIDEST = 1600
-#: Variable of the environment of a kernel whose outputs are committed.
-REFRESH = "ISMKIT_REFRESH"
 #: A palette is too poor for a figure if more than this share of its pixels is off by more than so many of 255 levels.
 _OFF_SHARE, _OFF_LEVELS = 0.05, 10
 #: Bytes of a figure in full colour above which it is saved at its plain resolution.
@@ -96,7 +95,7 @@ def show(figure: Figure, alt: str) -> None:
     _check_alt(alt)
     data, pictures = _png(figure), {"pictures": _pictures(figure)}
     image = Image(data, format="png", alt=alt, width=round(figure.bbox.width), metadata=pictures)
-    if not os.environ.get(REFRESH):
+    if not os.environ.get(COMMITTED):
         display(image)
         return
     bundle, about = image._repr_mimebundle_()
@@ -115,7 +114,7 @@ def _check_alt(alt: str) -> None:
 def _png(figure: Figure) -> bytes:
     """A figure as PNG, to be committed with as many colours as it needs; it is closed."""
     scale = min(2.0, max(1.0, _WIDEST / figure.bbox.width))
-    if os.environ.get(REFRESH):
+    if os.environ.get(COMMITTED):
         data, full = _compressed(_drawn(figure, scale))
         if full and len(data) > _HEAVY:
             data, _ = _compressed(_drawn(figure, 1.0))

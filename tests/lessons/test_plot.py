@@ -25,6 +25,7 @@ from torch import Tensor
 from traitlets.config import Config
 
 from ismkit.lessons import plot
+from ismkit.lessons.notebooks import COMMITTED
 
 matplotlib.use("Agg")
 
@@ -112,18 +113,23 @@ def shell() -> Iterator[None]:
     InteractiveShell.clear_instance()
 
 
+def shown(figure: Figure, alt: str) -> tuple[bytes, dict[str, Any]]:
+    """The PNG that a notebook gets of a figure, and what is said about it."""
+    with capture_output() as captured:
+        plot.show(figure, alt)
+    (output,) = captured.outputs
+    assert isinstance(output, RichOutput)
+    data = output.data["image/png"]
+    return data if isinstance(data, bytes) else b64decode(data), output.metadata["image/png"]
+
+
 @pytest.mark.usefixtures("shell")
 def test_show_displays_a_png_with_alt_text_and_closes_the_figure() -> None:
     figure = plt.figure(figsize=(2, 1), dpi=100)
-    with capture_output() as captured:
-        plot.show(figure, alt='a "white" <square> & nothing else')
-    (output,) = captured.outputs
-    assert isinstance(output, RichOutput)
-    assert output.metadata["image/png"]["alt"] == 'a "white" <square> & nothing else'
-    data = output.data["image/png"]
-    raw = data if isinstance(data, bytes) else b64decode(data)
+    raw, about = shown(figure, 'a "white" <square> & nothing else')
+    assert about["alt"] == 'a "white" <square> & nothing else'
     assert plt.imread(BytesIO(raw), format="png").shape[:2] == (200, 400)
-    assert output.metadata["image/png"]["width"] == 200  # twice the pixels in the same place
+    assert about["width"] == 200  # twice the pixels in the same place
     assert plt.get_fignums() == []
 
 
@@ -131,27 +137,21 @@ def test_show_displays_a_png_with_alt_text_and_closes_the_figure() -> None:
 @pytest.mark.parametrize(("inches", "pixels"), [(8, 1600), (12, 1600), (20, 2000)])
 def test_show_saves_no_pixels_that_a_page_has_no_room_for(inches: int, pixels: int) -> None:
     figure = plt.figure(figsize=(inches, 1), dpi=100)
-    with capture_output() as captured:
-        plot.show(figure, alt="wide")
-    data = captured.outputs[0].data["image/png"]
-    shown = plt.imread(BytesIO(data if isinstance(data, bytes) else b64decode(data)))
-    assert shown.shape[:2] == (pixels // inches, pixels)
-    assert captured.outputs[0].metadata["image/png"]["width"] == 100 * inches
+    raw, about = shown(figure, "wide")
+    assert plt.imread(BytesIO(raw)).shape[:2] == (pixels // inches, pixels)
+    assert about["width"] == 100 * inches
 
 
 @pytest.mark.usefixtures("shell")
 def test_committed_figures_save_bytes_and_keep_the_colours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(plot.REFRESH, "1")
+    monkeypatch.setenv(COMMITTED, "1")
     figure, axes = plt.subplots(1, 2, figsize=(6, 3), dpi=100)
     axes[0].imshow(np.linspace(0, 1, 4096).reshape(64, 64), cmap="cividis")
     for k, colour in enumerate(plot.PALETTE):
         axes[1].scatter(*np.random.default_rng(k).normal(size=(2, 50)), color=colour)
     whole = BytesIO()
     figure.savefig(whole, format="png", dpi=200)
-    with capture_output() as captured:
-        plot.show(figure, alt="colours")
-    data = captured.outputs[0].data["image/png"]
-    raw = data if isinstance(data, bytes) else b64decode(data)
+    raw = shown(figure, "colours")[0]
     before, after = (plt.imread(BytesIO(png))[..., :3] for png in (whole.getvalue(), raw))
     assert np.abs(before - after).max() < 20 / 255
     assert (after[before.min(axis=2) == 1] == 1).all(), "white stays white"
@@ -164,16 +164,13 @@ def test_committed_colour_photographs_are_in_full_colour(
     inches: int, scale: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """256 colours are too few for them; where all colours are heavy, the picture has fewer pixels instead."""
-    monkeypatch.setenv(plot.REFRESH, "1")
+    monkeypatch.setenv(COMMITTED, "1")
     figure, axes = plt.subplots(figsize=(inches, inches), dpi=100)
     axes.imshow(astronaut())
     axes.set_axis_off()
     whole = BytesIO()
     figure.savefig(whole, format="png", dpi=scale * 100)
-    with capture_output() as captured:
-        plot.show(figure, alt="an astronaut")
-    data = captured.outputs[0].data["image/png"]
-    raw = data if isinstance(data, bytes) else b64decode(data)
+    raw = shown(figure, "an astronaut")[0]
     before, after = (255 * plt.imread(BytesIO(png))[..., :3] for png in (whole.getvalue(), raw))
     assert after.shape[:2] == (scale * inches * 100, scale * inches * 100)
     assert np.abs(before - after).max() < 2.5
@@ -188,10 +185,7 @@ def test_figures_that_are_not_committed_keep_every_pixel() -> None:
     axes.imshow(astronaut())
     whole = BytesIO()
     figure.savefig(whole, format="png", dpi=200)
-    with capture_output() as captured:
-        plot.show(figure, alt="an astronaut")
-    data = captured.outputs[0].data["image/png"]
-    raw = data if isinstance(data, bytes) else b64decode(data)
+    raw = shown(figure, "an astronaut")[0]
     before, after = (plt.imread(BytesIO(png)) for png in (whole.getvalue(), raw))
     assert np.array_equal(before, after)
 
@@ -200,7 +194,7 @@ def test_figures_that_are_not_committed_keep_every_pixel() -> None:
 def test_a_drawing_for_slides_keeps_the_pixels_of_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(0).integers(256, size=(9, 12, 3), dtype=np.uint8)  # more colours than a panel keeps
     for slides in ("", "1"):
-        monkeypatch.setenv(plot.REFRESH, slides)
+        monkeypatch.setenv(COMMITTED, slides)
         figure, axes = plt.subplots()
         axes.imshow(pixels, interpolation="nearest")
         with capture_output() as captured:
@@ -220,19 +214,15 @@ def test_show_says_where_a_figure_has_pictures() -> None:
     panels[0].set_axis_off()
     panels[1].plot([0, 1])
     panels[2].pcolormesh(np.zeros((2, 2)))
-    with capture_output() as captured:
-        plot.show(figure, alt="black, a line, a map of colour")
-    output = captured.outputs[0]
-    data = output.data["image/png"]
-    shown = plt.imread(BytesIO(data if isinstance(data, bytes) else b64decode(data)))[..., :3]
-    pictures = output.metadata["image/png"]["pictures"]
-    height, width = shown.shape[:2]
+    raw, about = shown(figure, "black, a line, a map of colour")
+    drawn, pictures = plt.imread(BytesIO(raw))[..., :3], about["pictures"]
+    height, width = drawn.shape[:2]
     boxes = [np.round(np.array(box) * [width, height, width, height]).astype(int) for box in pictures]
-    black, colour = (shown[top:bottom, left:right] for left, top, right, bottom in boxes)
+    black, colour = (drawn[top:bottom, left:right] for left, top, right, bottom in boxes)
     assert (black[2:-2, 2:-2] == 0).all()
     assert np.ptp(colour[6:-6, 6:-6], axis=(0, 1)).max() == 0
     _, top, right, bottom = boxes[0]
-    assert (shown[top:bottom, right + 2 : right + 6] > 0.9).all(), "the box ends where the picture ends"
+    assert (drawn[top:bottom, right + 2 : right + 6] > 0.9).all(), "the box ends where the picture ends"
 
 
 @pytest.mark.parametrize("alt", ["", "  \n"])

@@ -746,6 +746,13 @@ def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path) -> None:
     assert f"another sweep works in {tmp_path} (process {os.getpid()} on " in str(refused)
 
 
+def one_by_one(trials: list[Trial], folder: Path) -> pd.DataFrame:
+    """The table of trials that are done in this process."""
+    for trial in trials:
+        runner.work(trial, folder)
+    return table(trials, folder)
+
+
 @pytest.mark.slow
 def test_progress_comes_to_the_whole_cost_and_what_is_done_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -759,6 +766,7 @@ def test_progress_comes_to_the_whole_cost_and_what_is_done_is_left_alone(
     monkeypatch.setattr(runner, "progress_bar", bar)
     trials = good()
     frame = runner.run_trials(trials, tmp_path, workers=2)
+    same(frame, one_by_one(trials, tmp_path / "by_hand"))
     before = files(tmp_path)
     assert runner.run_trials(trials, tmp_path, workers=2).equals(frame)  # finds all done
     assert files(tmp_path) == before
@@ -896,10 +904,7 @@ def start(engine: Engine) -> Iterator[Callable[[Path], "subprocess.Popen[str]"]]
 @pytest.fixture(scope="module")
 def by_hand(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """The table of trials that were done in this process, one after the other, and never interrupted."""
-    folder = tmp_path_factory.mktemp("by_hand")
-    for trial in plan()[:-1]:
-        runner.work(trial, folder)
-    return table(plan()[:-1], folder)
+    return one_by_one(plan()[:-1], tmp_path_factory.mktemp("by_hand"))
 
 
 def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
@@ -926,7 +931,7 @@ def checkpoints(folder: Path) -> dict[Path, int]:
 def test_kill_9_of_a_sweep_and_then_of_a_worker_loses_nothing_and_leaves_nothing_behind(
     engine: Engine, start: Callable[[Path], "subprocess.Popen[str]"], by_hand: pd.DataFrame, tmp_path: Path
 ) -> None:
-    """Side by side, one after the other, killed or not: the table is the same. A trial that fails is named."""
+    """The table is that of trials done one after the other, and a trial that fails is named."""
     script = start(tmp_path)
     wait_until(lambda: script.poll() is not None or (files(tmp_path) and checkpoints(tmp_path)))
     with pytest.raises(ValueError, match="another sweep works in"):
