@@ -32,9 +32,7 @@ REDRAW = 60  # seconds from the slider to the picture
 
 T = TypeVar("T")
 
-#: A slider by the number of its notebook: a network draws again, of listed strengths; a formula does, of any drift.
-SLIDERS = {"00": "w", "07": "drift"}
-NOTEBOOKS = [path for number in SLIDERS for path in (ROOT / "notebooks").glob(f"{number}_*.ipynb")]
+(FIRST,) = (ROOT / "notebooks").glob("00_*.ipynb")
 
 # Cells with a number, not an empty [ ] or a star; scrolled out of sight or not.
 RAN = """
@@ -154,21 +152,26 @@ def changed(browser: Chrome, box: WebElement, before: str) -> str:
     return wait(browser, REDRAW, picture, "the slider was moved, and the picture is the same")
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_moving_a_slider_redraws_the_picture(path: Path, folder: Path, lab: str, tmp_path: Path) -> None:
-    cells = at_smoke(path, folder / path.name)
+def move(browser: Chrome, label: str) -> None:
+    """Move a slider by keyboard and by mouse, and see the picture change each time."""
+    handle, box = widget(browser, label)
+    first = changed(browser, box, "")
+    at_the_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
+    key, way = (Keys.ARROW_LEFT, -40) if at_the_end else (Keys.ARROW_RIGHT, 40)
+    handle.send_keys(key)
+    second = changed(browser, box, first)
+    ActionChains(browser).drag_and_drop_by_offset(handle, way, 0).perform()
+    assert changed(browser, box, second) != first
+
+
+def test_a_network_draws_again_for_the_strength_that_a_slider_has(folder: Path, lab: str, tmp_path: Path) -> None:
+    """In the first notebook, all of whose cells run before."""
+    cells = at_smoke(FIRST, folder / FIRST.name)
     with chromium(tmp_path / "profile") as browser:
         try:
-            browser.get(f"{lab}/tree/{path.name}?reset")  # what another test had open is closed
+            browser.get(f"{lab}/tree/{FIRST.name}?reset")  # what another test had open is closed
             run_all(browser, cells)
-            handle, box = widget(browser, SLIDERS[path.name[:2]])
-            first = changed(browser, box, "")
-            at_the_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
-            key, way = (Keys.ARROW_LEFT, -40) if at_the_end else (Keys.ARROW_RIGHT, 40)
-            handle.send_keys(key)
-            second = changed(browser, box, first)
-            ActionChains(browser).drag_and_drop_by_offset(handle, way, 0).perform()
-            assert changed(browser, box, second) != first
+            move(browser, "w")
         except BaseException:
             shot = tmp_path / "failure.png"
             browser.save_screenshot(str(shot))
@@ -180,16 +183,28 @@ MOVING = """import torch
 from ismkit.lessons import plot
 
 plot.animate({"a": torch.tensor([[[0.0, 0.0]], [[1.0, 1.0]]])}, alt="a point that moves")"""
+DRAWN = """import matplotlib.pyplot as plt
+from ipywidgets import FloatSlider
 
 
-def test_animation_is_a_picture_until_it_is_run_and_plays_then(folder: Path, lab: str, tmp_path: Path) -> None:
+def draw(drift: float) -> None:
+    figure, axes = plt.subplots(figsize=(3, 2))
+    axes.plot([0, 1], [0, drift])
+    plot.show(figure, alt="a line")
+
+
+plot.explore(draw, drift=FloatSlider(min=0, max=2, step=0.25, value=1, description="drift"))"""
+
+
+def test_animation_plays_once_it_is_run_and_a_formula_is_drawn_again(folder: Path, lab: str, tmp_path: Path) -> None:
     """JupyterLab takes the scripts out of what it did not run itself, as in a notebook that was just downloaded."""
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     path = folder / "moving.ipynb"
-    nbformat.write(new_notebook(cells=[new_code_cell(MOVING)], metadata=kernel), path)
+    nbformat.write(new_notebook(cells=[new_code_cell(MOVING), new_code_cell(DRAWN)], metadata=kernel), path)
     refresh(path)
     stored = nbformat.read(path, as_version=4)
-    stored.cells[0].execution_count = None  # so that it is seen to run again
+    for cell in stored.cells:
+        cell.execution_count = None  # so that it is seen to run again
     nbformat.write(stored, path)
     with chromium(tmp_path / "profile") as browser:
         browser.get(f"{lab}/tree/{path.name}?reset")
@@ -197,7 +212,7 @@ def test_animation_is_a_picture_until_it_is_run_and_plays_then(folder: Path, lab
         image = wait(browser, START, partial(find, browser, picture), "no picture in a notebook that was only opened")
         assert wait(browser, REDRAW, lambda: image.get_property("naturalWidth"), "the picture is empty")
         assert not browser.find_elements(By.TAG_NAME, "canvas")
-        run_all(browser, 1)
+        run_all(browser, 2)
         slider = wait(browser, REDRAW, partial(find, browser, "//*[@data-ready]//input[@type='range']"), "no player")
         moment = partial(slider.get_attribute, "aria-valuetext")
         slider.send_keys(Keys.HOME, Keys.ARROW_RIGHT)
@@ -205,7 +220,4 @@ def test_animation_is_a_picture_until_it_is_run_and_plays_then(folder: Path, lab
         button = browser.find_element(By.XPATH, "//*[@data-ready]//button")
         button.click()
         wait(browser, REDRAW, lambda: (moment(), button.text) == ("t = 1.00", "Play"), "it does not end")
-
-
-def test_there_is_a_notebook_to_try() -> None:
-    assert NOTEBOOKS
+        move(browser, "drift")
