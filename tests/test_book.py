@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -173,8 +173,9 @@ def visit(folder: Path, *browsers: Chrome, barriers: bool = False) -> Site:
     left = iter(sorted(found, key=lambda path: path.stat().st_size, reverse=True))
 
     def work(browser: Chrome) -> None:
-        for path in left:
-            look_at(browser, home, path.relative_to(folder).as_posix(), site, barriers)
+        with accessible.in_every_page(browser) if barriers else nullcontext():
+            for path in left:
+                look_at(browser, home, path.relative_to(folder).as_posix(), site, barriers)
 
     with served(folder) as home, ThreadPoolExecutor(len(browsers)) as pool:
         list(pool.map(work, browsers))

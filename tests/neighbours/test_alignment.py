@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,12 @@ def test_what_does_not_fit_is_refused() -> None:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # Dynamo looks at it
 @pytest.mark.parametrize("how", ["plain", "recompute", "compile"])
-def test_it_trains_and_resumes(how: str, tmp_path: Any) -> None:
-    """The head learns what the tokens hold: the mean cosine rises. A resumed run ends like an uninterrupted one."""
+def test_it_trains_and_resumes(how: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head learns what the tokens hold: the mean cosine rises. A resumed run ends like an uninterrupted one.
+
+    Graphs are traced, and run as they are: to generate code for them takes a hundred times as long as the training.
+    """
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     recipe = replace(RECIPES["flow"], terms=(RepaTerm(patches, weight=1.0),))
     rng = torch.Generator().manual_seed(0)
     data = Labelled(torch.randn(64, 1, 8, 8, generator=rng), torch.arange(64) % 3, 3, ("a", "b", "c"))
