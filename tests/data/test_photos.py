@@ -42,8 +42,8 @@ def test_grey_is_what_scikit_image_reads() -> None:
 
 
 def test_patches_are_windows_of_their_photograph() -> None:
-    data = photographs(20, 16, seed=3, shrink=1)
-    assert data.x.shape == (20, 1, 16, 16)
+    data = photographs(10, 16, seed=3, shrink=1)  # one of each
+    assert data.x.shape == (10, 1, 16, 16)
     for x, y in zip(data.x[:, 0], data.y, strict=True):
         windows = photograph(data.class_names[int(y)]).unfold(0, 16, 1).unfold(1, 16, 1)
         both = [(windows == patch).all(dim=(-1, -2)).any() for patch in (x, x.flip(1))]
