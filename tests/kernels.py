@@ -27,8 +27,11 @@ LIBRARIES += ["accelerate", "diffusers.models", "ot", "safetensors.torch", "torc
 KERNEL = "ipykernel_launcher"
 
 
-def kernel(arguments: list[str], env: dict[str, str], folder: str) -> None:
-    """All that the new process does: ``python -m ipykernel_launcher`` in a folder."""
+def kernel(arguments: list[str], env: dict[str, str], folder: str, errors: str | None) -> None:
+    """All that the new process does: ``python -m ipykernel_launcher`` in a folder, its standard error in a file."""
+    if errors:
+        with open(errors, "a") as file:
+            os.dup2(file.fileno(), sys.__stderr__.fileno())
     os.setsid()  # it is interrupted with the processes that it starts
     os.environ.clear()
     os.environ.update(env)
@@ -43,14 +46,16 @@ class Forked:
 
     stdin = stdout = stderr = None
 
-    def __init__(self, arguments: list[str], env: dict[str, str], folder: str) -> None:
-        self.process = CONTEXT.Process(target=kernel, args=(arguments, env, folder), name=KERNEL)
+    def __init__(self, *asked: Any) -> None:
+        """Start one; takes what :func:`kernel` takes."""
+        self.process = CONTEXT.Process(target=kernel, args=asked, name=KERNEL)
         with patch.multiple(sys.modules["__main__"], create=True, __spec__=None, __file__=None):
             self.process.start()  # without what this process runs, which is pytest
         self.pid = int(self.process.pid or 0)
         self.kill, self.terminate = self.process.kill, self.process.terminate
-        while self.poll() is None and os.getpgid(self.pid) != self.pid:  # Jupyter would take the group of the tests
-            time.sleep(0.001)
+        with suppress(ProcessLookupError):  # of one that has ended
+            while os.getpgid(self.pid) != self.pid:  # Jupyter would take the group of the tests
+                time.sleep(0.001)
 
     def poll(self) -> int | None:
         """Its exit status, None while it runs."""
@@ -68,10 +73,12 @@ class Forked:
 
 
 def launch(command: list[str], **options: Any) -> Any:
-    """Start a kernel, as ``jupyter_client.launch_kernel`` does; those of another Python as it does."""
-    if command[:3] != [sys.executable, "-m", KERNEL]:
+    """Start a kernel, as ``jupyter_client.launch_kernel`` does, which starts those of another Python or with more."""
+    errors = getattr(options.get("stderr"), "name", options.get("stderr"))  # nbval has a file for it
+    known = options.keys() <= {"env", "cwd", "stderr"} and isinstance(errors, str | None)
+    if not known or command[:3] != [sys.executable, "-m", KERNEL]:
         return as_ever(command, **options)
-    return Forked(command[3:], options.get("env") or {**os.environ}, str(options.get("cwd") or os.getcwd()))
+    return Forked(command[3:], options.get("env") or {**os.environ}, str(options.get("cwd") or os.getcwd()), errors)
 
 
 as_ever = local_provisioner.launch_kernel

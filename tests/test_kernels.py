@@ -1,8 +1,12 @@
 """`tests/kernels.py` starts kernels that cannot be told from others, but by what they have in memory."""
 
 import json
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +28,21 @@ import json, os, sys
 names = sorted(name for name in sys.modules if name.split(".")[0] in ("ismkit", "tests", "pytest", "_pytest"))
 main = [__name__, sys.modules["__main__"].__dict__ is globals()]
 print(json.dumps({
-    "folder": os.getcwd(), "leads its group": os.getpgid(0) == os.getpid() == os.getsid(0), "kit": names,
+    "folder": os.getcwd(), "leads its group": os.getpgid(0) == os.getpid() == os.getsid(0), "modules": names,
     "variable": os.environ.get("OF_THIS_TEST"), "path": sys.path, "main": main,
+    "errors": os.readlink("/proc/self/fd/2"),
 }))
 """
 
 
 @pytest.fixture(params=[True, False], ids=["forked", "as ever"])
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[KernelManager]:
-    """One in a folder of its own, with a variable in its environment."""
+    """One in a folder of its own, with a variable in its environment and a file for its standard error."""
     monkeypatch.setattr(local_provisioner, "launch_kernel", kernels.launch if request.param else kernels.as_ever)
     monkeypatch.setenv("OF_THIS_TEST", "here")
     manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(cwd=str(tmp_path))
+    with open(tmp_path / "errors", "w") as errors:
+        manager.start_kernel(cwd=str(tmp_path), stderr=errors)
     try:
         yield manager
     finally:
@@ -45,7 +51,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def answered(kernel: KernelManager, code: str) -> Any:
-    """What a kernel prints; None if it fails."""
+    """What a kernel prints."""
     client, said = kernel.client(), []
     client.start_channels()
     try:
@@ -55,17 +61,22 @@ def answered(kernel: KernelManager, code: str) -> Any:
         )
     finally:
         client.stop_channels()
-    return json.loads("".join(said)) if reply["content"]["status"] == "ok" else None
+    assert reply["content"]["status"] == "ok", reply
+    return json.loads("".join(said))
 
 
-def test_it_knows_its_place_and_nothing_of_the_tests(kernel: KernelManager, tmp_path: Path) -> None:
+def test_it_knows_its_place_and_nothing_of_the_tests(
+    request: pytest.FixtureRequest, kernel: KernelManager, tmp_path: Path
+) -> None:
+    assert isinstance(kernel.provisioner.process, kernels.Forked) == request.node.callspec.params["kernel"]
     found = answered(kernel, ABOUT)
     assert found["folder"] == str(tmp_path)
     assert found["leads its group"]
     assert found["variable"] == "here"
-    assert {*found["kit"]} <= {"tests", "tests.kernels"}  # what it was forked by
+    assert found["errors"] == str(tmp_path / "errors")
+    assert {*found["modules"]} <= {"tests", "tests.kernels"}  # what it was forked by
     assert found["main"] == ["__main__", True]
-    assert not any(str(kernels.ROOT) == place for place in found["path"])
+    assert str(kernels.ROOT) not in found["path"]
 
 
 def test_it_is_interrupted_and_ends_when_it_is_told_to(kernel: KernelManager) -> None:
@@ -91,9 +102,33 @@ def test_one_that_dies_is_known_to_have_died(kernel: KernelManager) -> None:
     wait_until(lambda: not kernel.is_alive())
 
 
-def test_kernels_of_another_python_are_started_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_failed_test_has_left_is_ended() -> None:
+    left = kernels.CONTEXT.Process(target=time.sleep, args=(600,), name=kernels.KERNEL)
+    left.start()
+    kernels.pytest_unconfigure()
+    left.join(60)
+    assert left.exitcode == -signal.SIGKILL
+
+
+def test_the_libraries_are_there_and_the_plugin_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python passes over a library that it does not find."""
+    assert all(map(find_spec, kernels.LIBRARIES))
+    told: list[list[str]] = []
+    monkeypatch.setattr(kernels.CONTEXT, "set_forkserver_preload", told.append)
+    monkeypatch.setattr(local_provisioner, "launch_kernel", kernels.as_ever)
+    kernels.pytest_configure()
+    assert told == [kernels.LIBRARIES]
+    assert local_provisioner.launch_kernel is kernels.launch
+
+
+@pytest.mark.parametrize(
+    ("python", "others"), [("/of/another/python", {}), (sys.executable, {"stderr": subprocess.DEVNULL})]
+)
+def test_what_a_fork_cannot_do_is_done_as_ever(
+    python: str, others: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
     monkeypatch.setattr(kernels, "as_ever", lambda *given, **options: asked.append((given, options)))
-    command = ["/of/another/python", "-m", "ipykernel_launcher", "-f", "connection.json"]
-    kernels.launch(command, cwd="/")
-    assert asked == [((command,), {"cwd": "/"})]
+    command = [python, "-m", "ipykernel_launcher", "-f", "connection.json"]
+    kernels.launch(command, env={}, cwd="/", **others)
+    assert asked == [((command,), {"env": {}, "cwd": "/", **others})]
