@@ -78,6 +78,7 @@ def test_names_below_the_help_are_those_of_the_library(ismkit_: Ismkit) -> None:
     assert all(f"\n  {name}" in sample for name in RELEASED)
 
 
+@pytest.mark.fresh_process
 def test_help_and_doctor_are_quick() -> None:
     """Processor time of a fresh process, which unlike wall time does not grow when other tests use the core."""
     code = "import sys, time, ismkit.cli; ismkit.cli.main(sys.argv[1:]); print(time.process_time(), file=sys.stderr)"
@@ -93,6 +94,7 @@ def test_help_and_doctor_are_quick() -> None:
         assert best < 0.5, arguments
 
 
+@pytest.mark.fresh_process
 def test_help_and_doctor_do_without_torch() -> None:
     """Help is quick, and a broken installation is reported and not raised."""
     program = """

@@ -181,6 +181,7 @@ def test_version_and_python_are_the_same_everywhere() -> None:
     assert PYPROJECT["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
 
 
+@pytest.mark.fresh_process
 def test_import_is_quick_and_light() -> None:
     names = ["ismkit", *(f"ismkit.{module(path)}" for path in MODULES if path.stem != "plot")]
     # Processor time, which unlike wall time does not grow when other tests use the core.
@@ -200,6 +201,7 @@ print(*sorted({{name.partition(".")[0] for name in set(sys.modules) - before}} &
     assert float(seconds) < IMPORT_SECONDS
 
 
+@pytest.mark.fresh_process
 def test_a_notebook_is_run_without_torch() -> None:
     """Its kernel imports torch, in two seconds; the process that waits for it needs none."""
     program = "import sys, ismkit.cli.notebook, ismkit.lessons.notebooks; sys.exit('torch' in sys.modules)"

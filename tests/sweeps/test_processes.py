@@ -17,6 +17,8 @@ from ismkit.utils import workers
 from ismkit.utils.workers import Tell
 from tests.waiting import ENDS, check_that_workers_end_with_their_parent, gone
 
+pytestmark = pytest.mark.fresh_process
+
 
 def outcomes(task: Callable[[Any, Tell], Any], items: list[Any], workers: int = 2, **options: Any) -> dict[Any, Any]:
     environments = options.pop("environments", [{}] * workers)

@@ -327,6 +327,7 @@ except Started:
 
 
 @pytest.mark.slow
+@pytest.mark.fresh_process
 def test_the_first_trial_starts_within_3_seconds_of_computing_beyond_torch(tmp_path: Path) -> None:
     """In CPU seconds, which a busy machine hardly stretches: of the parent up to its engine, and then of a worker."""
 

@@ -241,6 +241,7 @@ def test_who_locks_a_file_that_is_deleted_meanwhile_locks_the_next(
         assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
+@pytest.mark.fresh_process
 @pytest.mark.parametrize("command", ["doctor", "train gaussians"])
 def test_a_system_without_locks_is_named_in_one_line(command: str, tmp_path: Path) -> None:
     """Windows: no command ends in a traceback, and each says where the kit runs."""
