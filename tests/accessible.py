@@ -10,25 +10,41 @@ from selenium.webdriver import Chrome
 
 FOLDER = Path(__file__).parent / "axe-core"
 
-# Rules that the colours of a page decide, beside contrast; all others answer alike on light and dark pages.
-COLOURS = ["link-in-text-block"]
+_THEME = "document.documentElement.dataset.theme = arguments[0]"
 # Of pieces of code with one class and colour on one ground the first is looked at: a page has thousands of them. The
-# others become plain text of what is around them.
+# others become plain text of what is around them. Of texts that stand in alike elements, in one size and colour on one
+# ground, the first is asked for its contrast.
 _ALIKE = """
-const seen = new Set(), alike = [];
+const grounds = new Map();
+const groundOf = (part) => {
+  if (!part) return "";
+  if (!grounds.has(part)) {
+    const own = getComputedStyle(part).backgroundColor;
+    grounds.set(part, own === "rgba(0, 0, 0, 0)" ? groundOf(part.parentElement) : own);
+  }
+  return grounds.get(part);
+};
+const known = new Set(), alike = [];
 for (const piece of document.querySelectorAll(":is(pre, dt.sig) span[class]")) {
   if (piece.childElementCount) continue;
-  let ground = piece;
-  while (ground.parentElement && getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)") {
-    ground = ground.parentElement;
-  }
-  const colours = `${getComputedStyle(piece).color} ${getComputedStyle(ground).backgroundColor}`;
-  const key = `${piece.className} ${ground.className} ${colours}`;
-  if (seen.has(key)) alike.push(piece);
-  seen.add(key);
+  const key = [piece.className, getComputedStyle(piece).color, groundOf(piece)].join();
+  if (known.has(key)) alike.push(piece);
+  known.add(key);
 }
-for (const piece of alike) piece.replaceWith(...piece.childNodes);
+for (const piece of alike) piece.replaceWith(...piece.childNodes);  // not while styles are asked for
 for (const code of document.querySelectorAll("pre")) code.normalize();  // axe-core asks each text where it is
+const mark = (part, above) => {
+  const kind = `${above} ${part.localName}.${part.className.baseVal ?? part.className}`;
+  if ([...part.childNodes].some(({ nodeType, data }) => nodeType === Node.TEXT_NODE && /\\S/.test(data))) {
+    const { color, fontSize, fontWeight, opacity } = getComputedStyle(part);
+    const key = [kind, color, groundOf(part), fontSize, fontWeight, opacity].join();
+    if (known.has(key)) part.dataset.alike = "";
+    known.add(key);
+  }
+  for (const child of part.children) mark(child, kind);
+};
+mark(document.body, "");
+axe.configure({ rules: [{ id: "color-contrast", selector: "*:not([data-alike])" }] });
 """
 # What is not decided by its own colours, with the reason why it is right nevertheless: none yet.
 UNDECIDED: dict[str, str] = {}
@@ -69,6 +85,7 @@ window.decided = (text) => {
 # that is shown, which takes a tenth of the time. A control that is disabled needs no contrast.
 _CONTRAST = """
 const [within, listed] = arguments;
+for (const move of document.getAnimations()) move.finish();
 const texts = new Set();
 const walker = document.createTreeWalker(within ? document.querySelector(within) : document.body, NodeFilter.SHOW_TEXT);
 while (walker.nextNode()) if (/\\S/.test(walker.currentNode.data)) texts.add(walker.currentNode.parentElement);
@@ -80,25 +97,77 @@ return [...texts].filter((text) => !text.closest("script, style, template, noscr
   .filter(([, wrong]) => wrong)
   .map(([text, wrong]) => `dark: color-contrast (declared): ${text.outerHTML.slice(0, 120)}: ${wrong}`);
 """
+# Links that a text holds and that are shown are underlined, which is more than axe-core asks: it would also take those
+# that differ enough by their colour from the text, and is three times as long about it.
+_UNDERLINED = """
+const [theme, within] = arguments;
+const inText = (link) => {
+  let block = link.parentElement;
+  while (block && getComputedStyle(block).display.startsWith("inline")) block = block.parentElement;
+  const rest = block?.cloneNode(true);
+  for (const other of rest?.querySelectorAll("a[href]") ?? []) other.remove();
+  return /\\S/.test(rest?.textContent ?? "");
+};
+return [...(within ? document.querySelector(within) : document).querySelectorAll("a[href]")]
+  .filter((link) => /\\S/.test(link.textContent))
+  .filter((link) => link.checkVisibility({ visibilityProperty: true, opacityProperty: true }))
+  .filter((link) => !getComputedStyle(link).textDecorationLine.includes("underline") && inText(link))
+  .map((link) => `${theme}: a link is told from the text by its colour alone: ${link.outerHTML.slice(0, 120)}`);
+"""
 # Colours fade into a theme: they are set to the end of the move, which is not waited for.
 _RUN = """
-const [theme, rules, within, listed, done] = arguments;
+const [within, listed, done] = arguments;
 const options = { resultTypes: ["violations", "incomplete"], elementRef: true, preload: false };
-if (rules) options.runOnly = rules;
-document.documentElement.dataset.theme = theme;
+options.rules = { "link-in-text-block": { enabled: false } };
 for (const move of document.getAnimations()) move.finish();
 axe.run(within ?? document, options).then(({ violations, incomplete }) => done([
   ...violations.filter(({ impact }) => impact !== "minor").flatMap(({ id, impact, nodes }) =>
     nodes.map(({ target, html, any }) =>
-      `${theme}: ${id} (${impact}): ${target.join(" ")}: ${html.slice(0, 120)}: `
+      `light: ${id} (${impact}): ${target.join(" ")}: ${html.slice(0, 120)}: `
       + any.map(({ message }) => message).join("; "))),
   ...incomplete.filter(({ id }) => id === "color-contrast").flatMap(({ nodes }) => nodes)
     .filter(({ element }) => !listed || !element.matches(listed))
     .map(({ element, target, html }) => [decided(element), target, html])
     .filter(([wrong]) => wrong)
     .map(([wrong, target, html]) =>
-      `${theme}: contrast left open: ${target.join(" ")}: ${html.slice(0, 120)}: ${wrong}`),
-]), (error) => done([`${theme}: axe-core failed: ${error}`]));
+      `light: contrast left open: ${target.join(" ")}: ${html.slice(0, 120)}: ${wrong}`),
+]), (error) => done([`light: axe-core failed: ${error}`]));
+"""
+# What axe-core can tell of an element, and of those that it is in: names and attributes, a text or none, whether it is
+# wider than its box, the heading before a heading, what a list or table is made of. Of addresses and texts for a screen
+# reader it asks whether there are any, of the page how many landmarks it has.
+_KINDS = """
+const [known] = arguments;
+const values = ["class", "style", "role", "type", "lang", "tabindex", "scope", "dir", "open", "hidden", "hreflang"];
+const describe = (part) => {
+  const { children, clientWidth, localName, scrollWidth, textContent } = part;
+  const attributes = part.getAttributeNames().map((name) => {
+    const value = part.getAttribute(name);
+    const names = /^aria-(label|labelledby|describedby|controls|owns)$/.test(name);
+    return values.includes(name) || (name.startsWith("aria-") && !names)
+      ? `${name}=${value}` : `${name}${value.trim() ? "" : " empty"}`;
+  });
+  const text = textContent.trim() ? "text" : "";
+  const wide = clientWidth && scrollWidth > clientWidth + 1 ? "wide" : "";
+  const made = /^(dl|ul|ol|table|thead|tbody|tr|details|figure)$/.test(localName)
+    ? [...children].map((child) => child.localName).filter((name, k, all) => name !== all[k - 1]).join("+") : "";
+  return [localName, ...attributes.sort(), text, wide, made].join(" ");
+};
+const landmarks = ["title", "h1", "main", "header", "footer", "nav", "aside", "form", "section[aria-label]"];
+const kinds = new Set([landmarks.map((css) => `${document.querySelectorAll(css).length} ${css}`).join(" ")]);
+let heading = "";
+const walk = (part, above) => {
+  if (known && part.matches(known)) return;
+  let kind = `${above} > ${describe(part)}`;
+  if (/^h[1-6]$/.test(part.localName)) {
+    kind += ` after ${heading}`;
+    heading = part.localName;
+  }
+  kinds.add(kind);
+  for (const child of part.children) walk(child, kind);
+};
+walk(document.documentElement, "");
+return [...kinds];
 """
 
 
@@ -121,9 +190,9 @@ def violations(browser: Chrome, known: str = "", within: str | None = None) -> l
     """Every violation in the open page that axe-core calls moderate or worse, the theme of the page first.
 
     On the light page all rules are tried that axe-core has by default, its best practices among them; on the dark one
-    those that colours decide. Where axe-core cannot tell the contrast of a text, and on the dark page, the colours that
-    are declared must be enough, or :data:`UNDECIDED` has the reason why it is right. The page is left dark, its code
-    less colourful.
+    what colours decide. Where axe-core cannot tell the contrast of a text, and on the dark page, the colours that are
+    declared must be enough, or :data:`UNDECIDED` has the reason why it is right. Links in a text must be underlined on
+    either. The page is left dark, its code less colourful.
 
     Args:
         browser: whose page is looked at.
@@ -134,11 +203,21 @@ def violations(browser: Chrome, known: str = "", within: str | None = None) -> l
         browser.execute_script("for (const part of document.querySelectorAll(arguments[0])) part.remove()", known)
     if not browser.execute_script("return 'axe' in window"):
         browser.execute_script(_source())
-    browser.execute_script(_ALIKE + _DECIDE)
     known_right = ", ".join(UNDECIDED)
-    found = [
-        violation
-        for theme, rules in (("light", None), ("dark", COLOURS))
-        for violation in browser.execute_async_script(_RUN, theme, rules, within, known_right)
-    ]
+    browser.execute_script(_THEME, "light")
+    browser.execute_script(_ALIKE + _DECIDE)
+    found = browser.execute_async_script(_RUN, within, known_right)
+    found += browser.execute_script(_UNDERLINED, "light", within)
+    browser.execute_script(_THEME, "dark")
+    found += browser.execute_script(_UNDERLINED, "dark", within)
     return found + browser.execute_script(_CONTRAST, within, known_right)
+
+
+def kinds(browser: Chrome, known: str = "") -> set[str]:
+    """The elements of the open page, each by what axe-core can tell of it: two that are of one kind it judges alike.
+
+    Args:
+        browser: whose page is looked at.
+        known: a selector of parts that are looked at on other pages.
+    """
+    return set(browser.execute_script(_KINDS, known))

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -105,6 +106,7 @@ class Site:
         problems: everything that is wrong, by page.
         pages: what each page shows, as ``LOOK`` tells it.
         barriers: what axe-core finds, with the theme first.
+        kinds: of the elements of the pages that axe-core looked at, see :func:`tests.accessible.kinds`.
         phone: the width in pixels that each page takes on a phone, with everything unfolded.
         cut: what is wider than a phone there, and does not scroll under a bar that shows it.
     """
@@ -112,6 +114,7 @@ class Site:
     problems: dict[str, list[str]] = field(default_factory=dict)
     pages: dict[str, dict] = field(default_factory=dict)
     barriers: dict[str, list[str]] = field(default_factory=dict)
+    kinds: set[str] = field(default_factory=set)
     phone: dict[str, int] = field(default_factory=dict)
     cut: dict[str, list[str]] = field(default_factory=dict)
 
@@ -145,6 +148,21 @@ return [...document.querySelectorAll("article :is(table, pre, mjx-container[disp
 """
 
 
+def barriers_of(browser: Chrome, page: str, site: Site) -> list[str]:
+    """What axe-core finds in the open page; of those that Sphinx makes, if it has what none had before it.
+
+    They are made by one template, and there are more of them than of all others. The list of all pages is the same on
+    each: it is looked at on the pages that someone wrote.
+    """
+    known = ".bd-links" if page.startswith(MADE) else ""
+    kinds = accessible.kinds(browser, known)
+    if known and kinds <= site.kinds:
+        return []
+    found = accessible.violations(browser, known)
+    site.kinds |= kinds
+    return found
+
+
 def look_at(browser: Chrome, home: str, page: str, site: Site, barriers: bool) -> None:
     """Open a page once, and note everything about it; if ISMKIT_SCREENSHOTS names a folder, take screenshots."""
     browser.get(home + page)
@@ -153,8 +171,7 @@ def look_at(browser: Chrome, home: str, page: str, site: Site, barriers: bool) -
         screenshots(browser, page, Path(folder))
     if barriers:
         browser.execute_script(UNFOLD)
-        # The list of all pages is the same on each: it is looked at on the pages that someone wrote.
-        site.barriers[page] = accessible.violations(browser, ".bd-links" if page.startswith(MADE) else "")
+        site.barriers[page] = barriers_of(browser, page, site)
         screen = {"width": PHONE, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         site.phone[page] = browser.execute_script("return document.documentElement.scrollWidth")
@@ -180,6 +197,7 @@ def visit(folder: Path, *browsers: Chrome, barriers: bool = False) -> Site:
     with served(folder) as home, ThreadPoolExecutor(len(browsers)) as pool:
         list(pool.map(work, browsers))
     for page, seen in site.pages.items():
+        site.problems[page] += [f"not the only one: #{name}" for name, n in Counter(seen["ids"]).items() if n > 1]
         for link in set(seen["links"]):
             if not link.startswith(home):
                 continue
@@ -1000,6 +1018,42 @@ def test_a_barrier_is_found_in_either_theme_and_in_code(browser: Chrome, tmp_pat
         logged(browser, home)
     assert [what.partition(" (")[0] for what in found] == ["light: image-alt", "dark: color-contrast"]
     assert browser.find_element("css selector", "pre").text == "with open some name"
+
+
+def test_a_text_that_looks_like_no_other_and_a_link_without_a_line_are_found(browser: Chrome, tmp_path: Path) -> None:
+    style = "html { background: #fff; color: #000 } li:nth-child(3) { color: #ccc } a { color: #05a }"
+    style += "[data-theme=dark] .plain { text-decoration: none } .gone { opacity: 0; text-decoration: none }"
+    items = "<li>one</li>" * 3
+    links = '<p>see <a href="#a">this</a>, <a class="plain" href="#b">that</a> <a class="gone" href="#c">#</a></p>'
+    page = f'<!doctype html><html lang="en"><title>x</title><link rel="icon" href="data:,"><style>{style}</style>'
+    (tmp_path / "page.html").write_text(f"{page}<main><h1>x</h1><ul>{items}</ul>{links}</main>")
+    with served(tmp_path) as home:
+        browser.get(f"{home}page.html")
+        found = accessible.violations(browser)
+        logged(browser, home)
+    assert [re.split(r" \(|: <", what)[0] for what in found] == [
+        "light: color-contrast",
+        "dark: a link is told from the text by its colour alone",
+        "dark: color-contrast",
+    ]
+    assert all(part in what for part, what in zip(("nth-child(3)", "that", "<li>one"), found, strict=True))
+
+
+def test_a_made_page_is_tried_if_it_has_what_none_had(browser: Chrome, tmp_path: Path) -> None:
+    """What is wrong below is found wherever it first stands, and a second like it is not looked at."""
+    page = '<!doctype html><html lang="en" style="background: #fff"><title>x</title><link rel="icon" href="data:,">'
+    page += "<main><h1>x</h1>{}</main>"
+    parts = {"1": "<p>word</p>" * 9, "2": "<p>other</p>", "3": "<p>x</p><h3>y</h3>", "4": f'<p><img src="{PIXEL}"></p>'}
+    parts |= {"5": "<p></p><dl><dd>x</dd></dl>", "6": "<p>x</p><h3>z</h3>"}
+    (folder := tmp_path / "api").mkdir()
+    for name, part in parts.items():
+        (folder / f"{name}.html").write_text(page.format(part) + " " * (900 - len(part)))
+    found = visit(tmp_path, browser, barriers=True).barriers
+    rules = {path[4:5]: [re.split(r": | \(", what)[1] for what in seen] for path, seen in found.items()}
+    assert rules["1"] == rules["2"] == []
+    assert sorted(rules["3"] + rules["6"]) == ["heading-order"]
+    assert rules["4"] == ["image-alt"]
+    assert rules["5"] == ["dlitem"] or rules["5"] == ["definition-list"]
 
 
 OVER = '<b style="position: absolute; top: 0; left: 0; width: 99px; height: 99px; background: #123"></b>'

@@ -123,8 +123,7 @@ FORKS = re.compile(
 def test_nothing_else_starts_processes_that_may_be_forked() -> None:
     sources = [path for room in ("ismkit", "notebooks", "examples", "tests") for path in (ROOT / room).rglob("*.*")]
     found = {path.name for path in sources if path.suffix in (".py", ".ipynb") and FORKS.search(path.read_text())}
-    # The first forks on one thread, to be killed at each of its calls; the second, which the third tests, a process that
-    # has computed nothing.
+    # The first forks on one thread, to be killed at each of its calls; the second a process that has computed nothing.
     assert found <= {"test_checkpoint.py", "forkserver.py", "test_forks.py"}
 
 
