@@ -1,16 +1,18 @@
 """A process that imports libraries and then forks others on request, each of which becomes a fresh Python process.
 
-``tests/forks.py`` starts it, as a script, and asks by a socket: for each process the file descriptors it is to have,
-and a pickled :class:`dict` of what ``subprocess.Popen`` was asked. The answer is its number. When the socket is closed,
-this process ends; those that it forked do not.
+``tests/forks.py`` starts it, as a script, by :class:`Forks`, which asks by a socket: for each process the file
+descriptors it is to have, and what ``subprocess.Popen`` was asked. The answer is its number. When the socket is closed,
+this process ends; those that it forked do not. A kernel has a spare one, for the processes that its notebook starts.
 """
 
 import atexit
 import builtins
 import contextlib
+import ctypes
 import fcntl
 import gc
 import importlib
+import inspect
 import io
 import os
 import pickle
@@ -18,11 +20,31 @@ import runpy
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
 import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+KERNEL = "ipykernel_launcher"
+MODULES = ("ismkit", KERNEL)  # that are run by ``-m``
+#: Beginnings of variables that are read when Python starts or a library is imported.
+READ_ONCE = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "MALLOC_", "GLIBC_", "LD_", "LC_", "LANG", "MPL")
+READ_ONCE += ("TORCH_", "ATEN_", "HF_", "DIFFUSERS_")
+HERE = ("PYTHONPATH", "PYTHONUNBUFFERED", "MPLBACKEND")  # those that can be set later
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl
+
+
+def read_once(env: Mapping[str, str]) -> dict[str, str]:
+    """What an environment says that a process cannot be told later; the libraries' threads are those of OpenMP."""
+    found = {name: value for name, value in env.items() if name.startswith(READ_ONCE) and name not in HERE}
+    if threads := found.get(THREADS[0]):
+        found = dict.fromkeys(THREADS, threads) | found
+    return found
+
 
 LENGTH = struct.Struct("!Q")
 MOST = 250  # file descriptors with one message
@@ -90,7 +112,10 @@ def become(asked: dict[str, Any], descriptors: list[int]) -> int:
         os.environ.clear()
         os.environ.update(asked["env"])
         os.chdir(asked["folder"])
-        _begin(asked["command"], asked["path"])
+        if asked["command"][1:3] == ["-m", KERNEL]:
+            forks = Forks(asked["environment"], asked["path"], _spare())
+            subprocess.Popen._execute_child = forked_by(forks)  # type: ignore[attr-defined]
+        _begin(asked["command"], [*asked["places"], *asked["path"]])
         status = _carry_out(asked["command"][1:])
     finally:
         threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the interpreter does
@@ -109,6 +134,24 @@ def _take(wanted: dict[int, int]) -> None:
     for number in {int(name) for name in os.listdir("/proc/self/fd")} - wanted.keys():
         with contextlib.suppress(OSError):  # that of the list itself
             os.close(number)
+
+
+def _spare() -> socket.socket:
+    """Fork another such server, for the processes that this one will start; gives the socket by which it is asked.
+
+    It must be a child of this process, to which the processes belong that it forks. Like this process at its beginning
+    it has done nothing.
+    """
+    here, there = socket.socketpair()
+    if not os.fork():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is in the group of the process that it serves
+        _take({**dict.fromkeys((0, 1, 2), os.open(os.devnull, os.O_RDWR)), ABOVE - 1: there.detach()})
+        main(socket.socket(fileno=ABOVE - 1))
+        os._exit(0)
+    there.close()
+    high = fcntl.fcntl(here.fileno(), fcntl.F_DUPFD_CLOEXEC, ABOVE)
+    here.close()
+    return socket.socket(fileno=high)
 
 
 def _begin(command: list[str], path: list[str]) -> None:
@@ -130,6 +173,8 @@ def _begin(command: list[str], path: list[str]) -> None:
     sys.modules["__main__"] = main
     if random := sys.modules.get("numpy.random"):
         random.seed()  # Python's own generator has another seed in each process already
+    if (matplotlib := sys.modules.get("matplotlib")) and os.environ.get("MPLBACKEND"):
+        matplotlib.rcParams["backend"] = os.environ["MPLBACKEND"]
     gc.unfreeze()
 
 
@@ -157,13 +202,119 @@ def _carry_out(asked: list[str]) -> int:
     return 0
 
 
-def main(handle: int, libraries: list[str]) -> None:
-    """Import libraries, and fork until the socket of this number is closed."""
-    for name in libraries:
-        importlib.import_module(name)
-    gc.collect()
-    gc.freeze()  # a collection in a process that is forked would copy all that it visits
-    with socket.socket(fileno=handle) as connection:
+class Forks:
+    """The process that forks for this one, and how it is asked.
+
+    Args:
+        environment: what it was told when it began, see :func:`read_once`.
+        path: where modules are looked for, without a program's own folder and those of ``PYTHONPATH``.
+        connection: to it, where it has been started already.
+        libraries: that it imports, where it is started when it is first asked.
+    """
+
+    def __init__(
+        self,
+        environment: dict[str, str],
+        path: list[str],
+        connection: socket.socket | None = None,
+        libraries: Sequence[str] = (),
+    ) -> None:
+        self.environment, self.path, self.connection, self.libraries = environment, path, connection, libraries
+        self.allowed = True
+        self.server: subprocess.Popen[bytes] | None = None
+        self.lock, self.process = threading.Lock(), os.getpid()
+
+    def can(self, asked: Mapping[str, Any]) -> bool:
+        """Whether a fork can do what ``subprocess.Popen`` is asked."""
+        command, env = asked["args"], asked["env"]
+        if not self.allowed or self.process != os.getpid() or not isinstance(command, list | tuple) or len(command) < 3:
+            return False
+        if not all(isinstance(part, str) for part in command) or command[0] != sys.executable:
+            return False
+        if command[1] not in ("-c", "-m") or (command[1] == "-m" and command[2] not in MODULES):
+            return False
+        if not asked["close_fds"] or asked["umask"] != -1 or not os.path.isdir(asked["cwd"] or "."):
+            return False
+        if any(asked[name] is not None for name in ("executable", "preexec_fn", "gid", "gids", "uid")):
+            return False
+        given = os.environ if env is None else env
+        return all(isinstance(name, str) for name in given) and read_once(given) == self.environment
+
+    def start(self, asked: Mapping[str, Any]) -> int:
+        """Fork a process, a child of this one; returns its number."""
+        command, folder = list(asked["args"]), str(asked["cwd"] or os.getcwd())
+        env = dict(os.environ if asked["env"] is None else asked["env"])
+        pairs = (("p2cread", 0), ("c2pwrite", 1), ("errwrite", 2))
+        descriptors = {number: number if asked[name] == -1 else asked[name] for name, number in pairs}
+        descriptors |= {number: number for number in asked["pass_fds"]}
+        places = [place or folder for place in (env.get("PYTHONPATH") or os.devnull).split(os.pathsep)]
+        group = asked["process_group"]
+        request = {
+            "command": command,
+            "env": env,
+            "folder": folder,
+            "numbers": [*descriptors],
+            "places": [folder if command[1] == "-m" else "", *places],
+            "path": self.path,
+            "environment": self.environment,
+            "session": asked["start_new_session"],
+            "group": None if group == -1 else group,
+        }
+        with self.lock:
+            connection = self.connection = self.connection or self._server()
+            adopt(True)
+            try:
+                send(connection, request, [*descriptors.values()])
+                return receive(connection)[0]
+            finally:
+                adopt(False)
+
+    def _server(self) -> socket.socket:
+        here, there = socket.socketpair()
+        command = [sys.executable, __file__, str(there.fileno()), *self.libraries]
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        with there:
+            self.server = subprocess.Popen(
+                command, pass_fds=[there.fileno()], env=environment, stdin=subprocess.DEVNULL
+            )
+        return here
+
+    def end(self) -> None:
+        """End the process that forks; those that it forked go on."""
+        if self.connection and self.server:
+            self.connection.close()
+            self.server.wait()
+
+
+def adopt(yes: bool) -> None:
+    """Be the parent of processes that lose theirs, or not."""
+    if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(yes), 0, 0, 0):
+        raise OSError("a process cannot adopt others here")
+
+
+as_ever = subprocess.Popen._execute_child  # type: ignore[attr-defined]
+_signature = inspect.signature(as_ever)
+
+
+def forked_by(forks: Forks) -> Callable[..., None]:
+    """What ``subprocess.Popen`` does to start a process, by a fork if it can be done so."""
+
+    def execute(self: Any, *given: Any) -> None:
+        asked = _signature.bind(self, *given).arguments
+        self.forked = forks.can(asked)
+        if not self.forked:
+            as_ever(self, *given)
+            return
+        self.pid = forks.start(asked)
+        self._child_created = True
+        self._close_pipe_fds(*(asked[name] for name in inspect.signature(self._close_pipe_fds).parameters))
+
+    return execute
+
+
+def main(connection: socket.socket) -> None:
+    """Fork until the socket is closed."""
+    with connection:
         while True:
             try:
                 asked, descriptors = receive(connection)
@@ -176,4 +327,8 @@ def main(handle: int, libraries: list[str]) -> None:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # the folder of the tests
-    main(int(sys.argv[1]), sys.argv[2:])
+    for name in sys.argv[2:]:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a collection in a process that is forked would copy all that it visits
+    main(socket.socket(fileno=int(sys.argv[1])))

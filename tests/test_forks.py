@@ -14,7 +14,7 @@ import psutil
 import pytest
 from jupyter_client import KernelManager
 
-from tests import forks
+from tests import forks, forkserver
 from tests.waiting import wait_until
 
 pytestmark = [
@@ -43,15 +43,15 @@ print(json.dumps({
 
 
 @pytest.fixture
-def plugin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[forks.Forks]:
+def plugin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[forkserver.Forks]:
     """The plugin at work; where the tests are run without it, one of this test's."""
     if forks.forks:
         yield forks.forks
         return
-    own = forks.Forks()
+    own = forks.started_here()
     own.allowed = request.node.get_closest_marker("fresh_process") is None
     monkeypatch.setattr(forks, "forks", own)
-    monkeypatch.setattr(subprocess.Popen, "_execute_child", forks.execute)
+    monkeypatch.setattr(subprocess.Popen, "_execute_child", forkserver.forked_by(own))
     yield own
     own.end()
 
@@ -62,7 +62,7 @@ def python(program: str, *arguments: str, **options: Any) -> "subprocess.Popen[s
 
 
 def test_one_knows_of_itself_what_others_do(
-    plugin: forks.Forks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    plugin: forkserver.Forks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("OF_THIS_TEST", "here")
     (tmp_path / "first").mkdir()
@@ -90,7 +90,7 @@ def test_one_knows_of_itself_what_others_do(
 PRINTS = "import sys, time; print('out'); time.sleep(600)"
 
 
-def test_what_is_printed_arrives_when_it_is_asked_for(plugin: forks.Forks) -> None:
+def test_what_is_printed_arrives_when_it_is_asked_for(plugin: forkserver.Forks) -> None:
     process = python(PRINTS, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     assert process.forked
     assert process.stdout
@@ -120,7 +120,7 @@ def test_what_is_printed_arrives_when_it_is_asked_for(plugin: forks.Forks) -> No
     ids=["reads", "status", "text", "error", "interrupted", "killed", "at its end", "thread", "folder"],
 )
 def test_one_ends_as_others_do(
-    plugin: forks.Forks, way: str, program: str, status: int, said: str, tmp_path: Path
+    plugin: forkserver.Forks, way: str, program: str, status: int, said: str, tmp_path: Path
 ) -> None:
     process = python(program, cwd=tmp_path)
     out, err = process.communicate("given", timeout=120)
@@ -133,7 +133,7 @@ def test_one_ends_as_others_do(
 
 
 @WAYS
-def test_its_group_is_its_own_from_the_beginning(plugin: forks.Forks, way: str) -> None:
+def test_its_group_is_its_own_from_the_beginning(plugin: forkserver.Forks, way: str) -> None:
     """Else what is sent to the group of a process that has just been started ends the tests."""
     for _ in range(20):
         process = python("import time; time.sleep(600)", start_new_session=True)
@@ -147,7 +147,7 @@ def test_its_group_is_its_own_from_the_beginning(plugin: forks.Forks, way: str) 
 
 
 @WAYS
-def test_one_that_waits_is_polled_and_ended(plugin: forks.Forks, way: str) -> None:
+def test_one_that_waits_is_polled_and_ended(plugin: forkserver.Forks, way: str) -> None:
     process = python("import time; time.sleep(600)")
     assert process.poll() is None
     with pytest.raises(subprocess.TimeoutExpired):
@@ -158,13 +158,13 @@ def test_one_that_waits_is_polled_and_ended(plugin: forks.Forks, way: str) -> No
     assert process.returncode == -signal.SIGTERM
 
 
-def test_two_draw_different_numbers(plugin: forks.Forks) -> None:
+def test_two_draw_different_numbers(plugin: forkserver.Forks) -> None:
     program = "import random, numpy, uuid; print(random.random(), numpy.random.rand(), uuid.uuid4())"
     first, second = (python(program).communicate()[0].split() for _ in range(2))
     assert not {*first} & {*second}
 
 
-def test_orphans_of_others_are_not_adopted(plugin: forks.Forks) -> None:
+def test_orphans_of_others_are_not_adopted(plugin: forkserver.Forks) -> None:
     """Only while one is forked: a test that waits for a process to be gone would wait for ever."""
     program = "import os, sys, time\nif os.fork(): os._exit(0)\ntime.sleep(0.5)\nprint(os.getppid())"
     out, _ = python(program).communicate(timeout=120)
@@ -172,7 +172,7 @@ def test_orphans_of_others_are_not_adopted(plugin: forks.Forks) -> None:
 
 
 @pytest.fixture
-def kernel(plugin: forks.Forks, tmp_path: Path) -> Iterator[KernelManager]:
+def kernel(plugin: forkserver.Forks, tmp_path: Path) -> Iterator[KernelManager]:
     """One in a folder of its own."""
     manager = KernelManager(kernel_name="python3")
     with open(tmp_path / "errors", "w") as errors:
@@ -203,6 +203,37 @@ def test_a_kernel_is_interrupted_and_ends_when_it_is_told_to(kernel: KernelManag
     wait_until(lambda: not psutil.pid_exists(pid))
 
 
+STARTS = """
+import json, subprocess, sys
+from ismkit.utils import run_group
+told = []
+def task(rank, tell):
+    import sys
+    tell((rank, "pandas" in sys.modules))
+run_group(task, 2, report=lambda _, value: told.append(value))
+process = subprocess.Popen([sys.executable, "-c", "import os; print(os.getppid())"], stdout=subprocess.PIPE, text=True)
+print(json.dumps([sorted(told), process.communicate()[0].strip() == str(__import__("os").getpid())]))
+"""
+
+
+@WAYS
+def test_a_notebook_starts_processes_as_a_test_does(kernel: KernelManager, way: str) -> None:
+    client, said = kernel.client(), []
+    client.start_channels()
+    client.wait_for_ready(timeout=120)
+    reply = client.execute_interactive(
+        STARTS, timeout=120, output_hook=lambda message: said.append(message["content"].get("text", ""))
+    )
+    client.stop_channels()
+    assert reply["content"]["status"] == "ok", reply
+    forked = way == "forked"
+    assert json.loads("".join(said)) == [[[0, forked], [1, forked]], True]
+    others = psutil.Process(kernel.provisioner.pid).children(recursive=True)
+    assert len(others) == forked  # the spare one
+    kernel.shutdown_kernel(now=True)
+    wait_until(lambda: not any(other.is_running() for other in others))
+
+
 @WAYS
 def test_a_kernel_that_dies_is_known_to_have_died(kernel: KernelManager, way: str) -> None:
     assert kernel.is_alive()
@@ -229,7 +260,7 @@ def test_the_libraries_are_there() -> None:
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_what_a_fork_cannot_do_is_done_as_ever(plugin: forks.Forks, changed: dict[str, Any]) -> None:
+def test_what_a_fork_cannot_do_is_done_as_ever(plugin: forkserver.Forks, changed: dict[str, Any]) -> None:
     none = dict.fromkeys(("executable", "preexec_fn", "gid", "gids", "uid", "cwd", "env"))
     plain = {**none, "args": [sys.executable, "-c", "pass"], "close_fds": True, "umask": -1}
     assert plugin.can(plain)
@@ -239,7 +270,7 @@ def test_what_a_fork_cannot_do_is_done_as_ever(plugin: forks.Forks, changed: dic
 def test_threads_are_those_of_openmp() -> None:
     """`ismkit.utils.workers` names each library's."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    assert forks.read_once({"OMP_NUM_THREADS": "1"}) == forks.read_once(dict.fromkeys(names, "1"))
-    assert forks.read_once({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "2"}) != forks.read_once(
+    assert forkserver.read_once({"OMP_NUM_THREADS": "1"}) == forkserver.read_once(dict.fromkeys(names, "1"))
+    assert forkserver.read_once({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "2"}) != forkserver.read_once(
         {"OMP_NUM_THREADS": "1"}
     )
