@@ -4,7 +4,7 @@ A plugin of pytest, ``-p tests.forks``. What tests start by ``python -c`` or ``p
 ever, the kernels of notebooks among them. It is forked from one that has imported the libraries and done nothing else
 (``tests/forkserver.py``), and so has no threads that a fork would leave behind. The kit is not among them. Processes
 begin with nothing where the environment asks for another Python than that of the tests, where something else than a
-test or a notebook starts them, and in tests with the mark ``fresh_process``, which ask how a process begins.
+test, a notebook or a command starts them, and in tests with the mark ``fresh_process``, which ask how a process begins.
 """
 
 import os

@@ -2,7 +2,8 @@
 
 ``tests/forks.py`` starts it, as a script, by :class:`Forks`, which asks by a socket: for each process the file
 descriptors it is to have, and what ``subprocess.Popen`` was asked. The answer is its number. When the socket is closed,
-this process ends; those that it forked do not. A kernel has a spare one, for the processes that its notebook starts.
+this process ends; those that it forked do not. A kernel has a spare one, for the processes that its notebook starts,
+and so has a program that calls a command.
 """
 
 import atexit
@@ -16,6 +17,7 @@ import inspect
 import io
 import os
 import pickle
+import re
 import runpy
 import signal
 import socket
@@ -30,6 +32,8 @@ from typing import Any
 
 KERNEL = "ipykernel_launcher"
 MODULES = ("ismkit", KERNEL)  # that are run by ``-m``
+#: Commands of processes that start others, which are forked too: kernels, and programs that call a command of the kit.
+STARTS_OTHERS = re.compile(rf"-m {KERNEL}|\bismkit(\.cli|\.lessons| import cli)")
 #: Beginnings of variables that are read when Python starts or a library is imported.
 READ_ONCE = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "MALLOC_", "GLIBC_", "LD_", "LC_", "LANG", "MPL")
 READ_ONCE += ("TORCH_", "ATEN_", "HF_", "DIFFUSERS_")
@@ -112,7 +116,7 @@ def become(asked: dict[str, Any], descriptors: list[int]) -> int:
         os.environ.clear()
         os.environ.update(asked["env"])
         os.chdir(asked["folder"])
-        if asked["command"][1:3] == ["-m", KERNEL]:
+        if STARTS_OTHERS.search(" ".join(asked["command"])):
             forks = Forks(asked["environment"], asked["path"], _spare())
             subprocess.Popen._execute_child = forked_by(forks)  # type: ignore[attr-defined]
         _begin(asked["command"], [*asked["places"], *asked["path"]])
