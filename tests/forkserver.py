@@ -50,6 +50,7 @@ def read_once(env: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+INTERRUPT = signal.getsignal(signal.SIGINT)  # what Python does about it, unless a shell has it ignored
 LENGTH = struct.Struct("!Q")
 MOST = 250  # file descriptors with one message
 ABOVE = 500  # no descriptor that is asked for is as high
@@ -117,9 +118,9 @@ def become(asked: dict[str, Any], descriptors: list[int]) -> int:
         os.environ.update(asked["env"])
         os.chdir(asked["folder"])
         if STARTS_OTHERS.search(" ".join(asked["command"])):
-            forks = Forks(asked["environment"], asked["path"], _spare())
+            forks = Forks(asked["environment"], asked["libraries"], _spare())
             subprocess.Popen._execute_child = forked_by(forks)  # type: ignore[attr-defined]
-        _begin(asked["command"], [*asked["places"], *asked["path"]])
+        _begin(asked["command"], asked["path"])
         status = _carry_out(asked["command"][1:])
     finally:
         threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the interpreter does
@@ -160,7 +161,7 @@ def _spare() -> socket.socket:
 
 def _begin(command: list[str], path: list[str]) -> None:
     """What the interpreter does before it runs anything."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, INTERRUPT)
     at_once = bool(os.environ.get("PYTHONUNBUFFERED"))
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
         old = getattr(sys, f"__{name}__")
@@ -179,7 +180,6 @@ def _begin(command: list[str], path: list[str]) -> None:
         random.seed()  # Python's own generator has another seed in each process already
     if (matplotlib := sys.modules.get("matplotlib")) and os.environ.get("MPLBACKEND"):
         matplotlib.rcParams["backend"] = os.environ["MPLBACKEND"]
-    gc.unfreeze()
 
 
 def _carry_out(asked: list[str]) -> int:
@@ -251,15 +251,16 @@ class Forks:
         pairs = (("p2cread", 0), ("c2pwrite", 1), ("errwrite", 2))
         descriptors = {number: number if asked[name] == -1 else asked[name] for name, number in pairs}
         descriptors |= {number: number for number in asked["pass_fds"]}
-        places = [place or folder for place in (env.get("PYTHONPATH") or os.devnull).split(os.pathsep)]
+        places = [place or folder for place in env.get("PYTHONPATH", "").split(os.pathsep)]
+        first = [folder if command[1] == "-m" else "", *(places if env.get("PYTHONPATH") else [])]
         group = asked["process_group"]
         request = {
             "command": command,
             "env": env,
             "folder": folder,
             "numbers": [*descriptors],
-            "places": [folder if command[1] == "-m" else "", *places],
-            "path": self.path,
+            "path": [*first, *self.path],
+            "libraries": self.path,
             "environment": self.environment,
             "session": asked["start_new_session"],
             "group": None if group == -1 else group,
@@ -332,7 +333,8 @@ def main(connection: socket.socket) -> None:
 if __name__ == "__main__":
     sys.path.pop(0)  # the folder of the tests
     for name in sys.argv[2:]:
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):  # who needs it will say so
+            importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # a collection in a process that is forked would copy all that it visits
+    gc.freeze()  # a collection in a process that is forked would copy all that it visits, and they are kept there too
     main(socket.socket(fileno=int(sys.argv[1])))

@@ -61,12 +61,12 @@ def python(program: str, *arguments: str, **options: Any) -> "subprocess.Popen[s
     return subprocess.Popen([sys.executable, "-c", program, *arguments], **{**pipes, **options})
 
 
+@pytest.mark.parametrize("first", [[], ["first"], ["", "first"]])
 def test_one_knows_of_itself_what_others_do(
-    plugin: forkserver.Forks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    plugin: forkserver.Forks, first: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("OF_THIS_TEST", "here")
-    (tmp_path / "first").mkdir()
-    path = {"PYTHONPATH": f"{tmp_path / 'first'}{os.pathsep}/nowhere"}
+    path = {"PYTHONPATH": os.pathsep.join(place and str(tmp_path / place) for place in first)}
     found = []
     for allowed in (True, False):
         monkeypatch.setattr(plugin, "allowed", allowed)
@@ -82,7 +82,7 @@ def test_one_knows_of_itself_what_others_do(
                 found[-1]["descriptors"][descriptor] = "pipe"
     forked, fresh = found
     assert not {*forked["modules"]} & {"tests", "tests.forks", "pytest"}
-    assert forked["path"][:2] == ["", str(tmp_path / "first")]
+    assert forked["path"][: len(first) + 1] == ["", *(str(tmp_path / place) for place in first)]
     assert forked["parent"] == os.getpid()
     assert forked == fresh
 
