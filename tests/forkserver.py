@@ -172,6 +172,8 @@ def _begin(command: list[str], path: list[str]) -> None:
         setattr(sys, f"__{name}__", new)
     sys.orig_argv[:] = command
     sys.argv[:] = ["-m" if command[1] == "-m" else "-c", *command[3:]]
+    if command[2] == KERNEL:  # which reads this when it is imported, and ends when that process has
+        sys.argv.append(f"--IPKernelApp.parent_handle={os.environ.get('JPY_PARENT_PID') or 0}")
     sys.path[:] = path
     main = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = builtins

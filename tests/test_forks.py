@@ -217,6 +217,21 @@ print(json.dumps([sorted(told), process.communicate()[0].strip() == str(__import
 
 
 @WAYS
+def test_a_kernel_ends_with_the_process_that_started_it(kernel: KernelManager, way: str) -> None:
+    """Else those of tests that are ended go on for ever."""
+    client, said = kernel.client(), []
+    client.start_channels()
+    client.wait_for_ready(timeout=120)
+    asks = "import threading\nfrom ipykernel.kernelapp import IPKernelApp\nprint(IPKernelApp.instance().parent_handle, "
+    asks += "[thread.name for thread in threading.enumerate() if 'Poller' in type(thread).__name__])"
+    client.execute_interactive(asks, output_hook=lambda message: said.append(message["content"].get("text", "")))
+    client.stop_channels()
+    handle, _, pollers = "".join(said).partition(" ")
+    assert int(handle) == os.getpid()
+    assert pollers.count("'") == 2  # one thread
+
+
+@WAYS
 def test_a_notebook_starts_processes_as_a_test_does(kernel: KernelManager, way: str) -> None:
     client, said = kernel.client(), []
     client.start_channels()
