@@ -360,6 +360,16 @@ def claim_link(claim: str, tested: Container[str]) -> str:
     return f"{{ref}}`{claim} <{anchor(claim)}>`" if claim in tested else claim
 
 
+def in_a_row(text: str) -> str:
+    """A text with three seeds or more that follow each other as the first and the last."""
+
+    def shorter(listed: re.Match[str]) -> str:
+        seeds = [int(seed) for seed in listed[0].split(", ")]
+        return f"{seeds[0]} to {seeds[-1]}" if seeds == [*range(seeds[0], seeds[-1] + 1)] else listed[0]
+
+    return re.sub(r"\d+(?:, \d+){2,}", shorter, text)
+
+
 def claims_table() -> list[str]:
     """The ledger as a table; the name of a claim leads to the cell that tested it."""
     by_claim = {row.claim: row for row in ledger.book_entries()}
@@ -375,7 +385,7 @@ def claims_table() -> list[str]:
         if entry["smallest"]:
             measured += f"; would have found: {entry['smallest']}"
         cells = [entry["statement"], claims.SOURCES[claim.source], entry["verdict"], check, measured, entry["behind"]]
-        cells.append(entry["fresh"].replace(" on fresh seeds", ""))  # as the head of the column says
+        cells.append(in_a_row(entry["fresh"].replace(" on fresh seeds", "")))  # as the head of the column says
         rows.append([claim_link(entry["claim"], by_claim), *(re.sub(r"([$\\])", r"\\\1", cell) for cell in cells)])
     return table(rows)
 

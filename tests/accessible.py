@@ -15,6 +15,7 @@ _THEME = "document.documentElement.dataset.theme = arguments[0]"
 # others become plain text of what is around them. Of texts that stand in alike elements, in one size and colour on one
 # ground, the first is asked for its contrast.
 _ALIKE = """
+for (const move of document.getAnimations()) move.finish();  // colours fade into a theme
 const grounds = new Map();
 const groundOf = (part) => {
   if (!part) return "";

@@ -50,7 +50,6 @@ def read_once(env: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-INTERRUPT = signal.getsignal(signal.SIGINT)  # what Python does about it, unless a shell has it ignored
 LENGTH = struct.Struct("!Q")
 MOST = 250  # file descriptors with one message
 ABOVE = 500  # no descriptor that is asked for is as high
@@ -96,7 +95,7 @@ def fork(asked: dict[str, Any], descriptors: list[int]) -> int:
             os._exit(0)
         if asked["session"]:
             os.setsid()
-        if asked["group"] is not None:
+        else:
             os.setpgid(0, asked["group"])
         os.write(writing, str(os.getpid()).encode())  # not before: who asked may send signals to its group
         os.close(writing)
@@ -120,6 +119,8 @@ def become(asked: dict[str, Any], descriptors: list[int]) -> int:
         if STARTS_OTHERS.search(" ".join(asked["command"])):
             forks = Forks(asked["environment"], asked["libraries"], _spare())
             subprocess.Popen._execute_child = forked_by(forks)  # type: ignore[attr-defined]
+        # As a shell has it ignored for what it starts in the background, and those that it starts.
+        signal.signal(signal.SIGINT, signal.SIG_IGN if asked["deaf"] else signal.default_int_handler)
         _begin(asked["command"], asked["path"])
         status = _carry_out(asked["command"][1:])
     finally:
@@ -149,7 +150,7 @@ def _spare() -> socket.socket:
     """
     here, there = socket.socketpair()
     if not os.fork():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is in the group of the process that it serves
+        os.setpgid(0, 0)  # a kernel that is to end waits for all of its group to end
         _take({**dict.fromkeys((0, 1, 2), os.open(os.devnull, os.O_RDWR)), ABOVE - 1: there.detach()})
         main(socket.socket(fileno=ABOVE - 1))
         os._exit(0)
@@ -161,7 +162,6 @@ def _spare() -> socket.socket:
 
 def _begin(command: list[str], path: list[str]) -> None:
     """What the interpreter does before it runs anything."""
-    signal.signal(signal.SIGINT, INTERRUPT)
     at_once = bool(os.environ.get("PYTHONUNBUFFERED"))
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
         old = getattr(sys, f"__{name}__")
@@ -264,8 +264,9 @@ class Forks:
             "path": [*first, *self.path],
             "libraries": self.path,
             "environment": self.environment,
+            "deaf": signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
             "session": asked["start_new_session"],
-            "group": None if group == -1 else group,
+            "group": os.getpgrp() if group in (-1, None) else group,
         }
         with self.lock:
             connection = self.connection = self.connection or self._server()

@@ -402,6 +402,15 @@ def test_architecture_page_shows_the_drawing_and_every_file(site: Site) -> None:
     assert {path.stem for path in FILES} <= set(page["cells"])
 
 
+@pytest.mark.parametrize(
+    ("seeds", "shown"),
+    [("1000, 1001", "1000, 1001"), ("1002, 1003, 1004, 1005", "1002 to 1005"), ("0, 1, 5", "0, 1, 5")],
+)
+def test_seeds_that_follow_each_other_are_not_all_listed(seeds: str, shown: str) -> None:
+    given = "confirmed ({0}); seed 7 had failed >= 0.5"
+    assert book_build().in_a_row(given.format(seeds)) == given.format(shown)
+
+
 def test_ledger_leads_to_the_cell_of_every_row(site: Site) -> None:
     assert site.pages["ledger.html"]["claims"] == len(book_entries())
 

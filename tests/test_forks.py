@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,6 +88,18 @@ def test_one_knows_of_itself_what_others_do(
     assert forked == fresh
 
 
+@pytest.mark.parametrize("way", [signal.SIG_IGN, signal.default_int_handler, lambda *_: None])
+def test_what_is_done_about_an_interruption_is_handed_on(plugin: forkserver.Forks, way: Any) -> None:
+    program = "import signal; print(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)"
+    before = signal.signal(signal.SIGINT, way)
+    try:
+        out = [python(program).communicate(timeout=120)[0] for plugin.allowed in (True, False)]
+    finally:
+        signal.signal(signal.SIGINT, before)
+        plugin.allowed = True
+    assert out == [f"{way == signal.SIG_IGN}\n"] * 2
+
+
 PRINTS = "import sys, time; print('out'); time.sleep(600)"
 
 
@@ -140,6 +153,10 @@ def test_its_group_is_its_own_from_the_beginning(plugin: forkserver.Forks, way: 
         assert os.getpgid(process.pid) == os.getsid(process.pid) == process.pid
         process.kill()
         process.communicate()
+    process = python("import time; time.sleep(600)")
+    assert (os.getpgid(process.pid), os.getsid(process.pid)) == (os.getpgrp(), os.getsid(0))
+    process.kill()
+    process.communicate()
     process = python("import time; time.sleep(600)", process_group=0)
     assert (os.getpgid(process.pid), os.getsid(process.pid)) == (process.pid, os.getsid(0))
     process.kill()
@@ -197,8 +214,9 @@ def test_a_kernel_is_interrupted_and_ends_when_it_is_told_to(kernel: KernelManag
     reply = client.get_shell_msg(timeout=60)
     assert (reply["parent_header"]["msg_id"], reply["content"]["ename"]) == (asked, "KeyboardInterrupt")
     client.stop_channels()
-    pid = kernel.provisioner.pid
+    pid, began = kernel.provisioner.pid, time.monotonic()
     kernel.shutdown_kernel()
+    assert time.monotonic() - began < kernel.shutdown_wait_time / 2  # it was not made to
     assert not kernel.is_alive()
     wait_until(lambda: not psutil.pid_exists(pid))
 
@@ -211,8 +229,10 @@ def task(rank, tell):
     import sys
     tell((rank, "pandas" in sys.modules))
 run_group(task, 2, report=lambda _, value: told.append(value))
-process = subprocess.Popen([sys.executable, "-c", "import os; print(os.getppid())"], stdout=subprocess.PIPE, text=True)
-print(json.dumps([sorted(told), process.communicate()[0].strip() == str(__import__("os").getpid())]))
+import os
+command = [sys.executable, "-c", "import os; print(os.getppid(), os.getpgrp())"]
+process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+print(json.dumps([sorted(told), process.communicate()[0].split() == [str(os.getpid()), str(os.getpgrp())]]))
 """
 
 

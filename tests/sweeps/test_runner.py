@@ -948,6 +948,7 @@ def killed(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.fresh_process  # what it says on standard error depends on what is imported after what
 def test_kill_9_of_a_sweep_and_then_of_a_worker_loses_nothing_and_leaves_nothing_behind(
     engine: Engine, start: Callable[[Path], "subprocess.Popen[str]"], by_hand: pd.DataFrame, tmp_path: Path
 ) -> None:
