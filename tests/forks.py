@@ -22,39 +22,46 @@ LIBRARIES += ["matplotlib.pyplot", "matplotlib_inline.backend_inline", "pandas",
 LIBRARIES += ["scipy.optimize", "scipy.stats", "torch", "torch._dynamo", "torch.distributed.tensor"]
 LIBRARIES += ["accelerate", "diffusers.models", "ot", "safetensors.torch", "torchdiffeq"]
 forks: forkserver.Forks | None = None
+#: For processes on as many threads as a reader's, who sets no limit; what waits for others lets them have the core.
+unlimited: forkserver.Forks | None = None
+WITHOUT_LIMIT = {"OMP_WAIT_POLICY": "passive"}
 
 
-def started_here() -> forkserver.Forks:
+def started_here(without_limit: bool = False) -> forkserver.Forks:
     """One for this process."""
     program = "import sys; print(*sys.path[1:], sep='\\n')"
     shown = subprocess.check_output([sys.executable, "-c", program], text=True)
     inherited = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
     path = shown.splitlines()[len(inherited) :]
-    return forkserver.Forks(forkserver.read_once(os.environ), path, libraries=LIBRARIES)
+    environment = forkserver.read_once(os.environ)
+    if without_limit:
+        environment = {name: value for name, value in environment.items() if name not in forkserver.THREADS}
+        environment |= WITHOUT_LIMIT
+    return forkserver.Forks(environment, path, libraries=LIBRARIES)
 
 
 def pytest_configure() -> None:
     """Where processes can be forked without harm."""
-    global forks
+    global forks, unlimited
     if sys.platform == "linux":
-        forks = started_here()
-        subprocess.Popen._execute_child = forkserver.forked_by(forks)  # type: ignore[attr-defined]
+        forks, unlimited = started_here(), started_here(without_limit=True)
+        subprocess.Popen._execute_child = forkserver.forked_by(forks, unlimited)  # type: ignore[attr-defined]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Fork nothing for tests with the mark."""
-    if forks:
-        forks.allowed = item.get_closest_marker("fresh_process") is None
+    for server in filter(None, (forks, unlimited)):
+        server.allowed = item.get_closest_marker("fresh_process") is None
     try:
         return (yield)
     finally:
-        if forks:
-            forks.allowed = True
+        for server in filter(None, (forks, unlimited)):
+            server.allowed = True
 
 
 def pytest_unconfigure() -> None:
     """Leave nothing behind."""
-    if forks:
-        subprocess.Popen._execute_child = forkserver.as_ever  # type: ignore[attr-defined]
-        forks.end()
+    subprocess.Popen._execute_child = forkserver.as_ever  # type: ignore[attr-defined]
+    for server in filter(None, (forks, unlimited)):
+        server.end()

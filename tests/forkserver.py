@@ -10,6 +10,7 @@ import atexit
 import builtins
 import contextlib
 import ctypes
+import faulthandler
 import fcntl
 import gc
 import importlib
@@ -37,7 +38,7 @@ STARTS_OTHERS = re.compile(rf"-m {KERNEL}|\bismkit(\.cli|\.lessons| import cli)"
 #: Beginnings of variables that are read when Python starts or a library is imported.
 READ_ONCE = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "MALLOC_", "GLIBC_", "LD_", "LC_", "LANG", "MPL")
 READ_ONCE += ("TORCH_", "ATEN_", "HF_", "DIFFUSERS_")
-HERE = ("PYTHONPATH", "PYTHONUNBUFFERED", "MPLBACKEND")  # those that can be set later
+HERE = ("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONFAULTHANDLER", "MPLBACKEND")  # those that can be set later
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl
 
@@ -122,6 +123,8 @@ def become(asked: dict[str, Any], descriptors: list[int]) -> int:
         # As a shell has it ignored for what it starts in the background, and those that it starts.
         signal.signal(signal.SIGINT, signal.SIG_IGN if asked["deaf"] else signal.default_int_handler)
         _begin(asked["command"], asked["path"])
+        if asked["threads"]:
+            sys.modules["torch"].set_num_threads(asked["threads"])
         status = _carry_out(asked["command"][1:])
     finally:
         threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the interpreter does
@@ -178,6 +181,8 @@ def _begin(command: list[str], path: list[str]) -> None:
     main = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = builtins
     sys.modules["__main__"] = main
+    if os.environ.get("PYTHONFAULTHANDLER"):
+        faulthandler.enable()
     if random := sys.modules.get("numpy.random"):
         random.seed()  # Python's own generator has another seed in each process already
     if (matplotlib := sys.modules.get("matplotlib")) and os.environ.get("MPLBACKEND"):
@@ -244,7 +249,18 @@ class Forks:
         if any(asked[name] is not None for name in ("executable", "preexec_fn", "gid", "gids", "uid")):
             return False
         given = os.environ if env is None else env
-        return all(isinstance(name, str) for name in given) and read_once(given) == self.environment
+        return all(isinstance(name, str) for name in given) and self._told(given) is not None
+
+    def _told(self, env: Mapping[str, str]) -> int | None:
+        """The threads that a process must be told of, 0 if none; None if its environment asks for another Python.
+
+        One that was forked from a process without a limit can be limited, as it has computed nothing yet.
+        """
+        wanted = read_once(env)
+        limits = {wanted.pop(name, "") for name in THREADS} if not self.environment.keys() & {*THREADS} else {""}
+        if wanted != self.environment or len(limits) > 1 or not (limit := limits.pop() or "0").isdecimal():
+            return None
+        return int(limit)
 
     def start(self, asked: Mapping[str, Any]) -> int:
         """Fork a process, a child of this one; returns its number."""
@@ -267,6 +283,7 @@ class Forks:
             "deaf": signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
             "session": asked["start_new_session"],
             "group": os.getpgrp() if group in (-1, None) else group,
+            "threads": self._told(env),
         }
         with self.lock:
             connection = self.connection = self.connection or self._server()
@@ -280,7 +297,8 @@ class Forks:
     def _server(self) -> socket.socket:
         here, there = socket.socketpair()
         command = [sys.executable, __file__, str(there.fileno()), *self.libraries]
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        others = read_once(os.environ).keys() | {"PYTHONPATH"}
+        environment = {name: value for name, value in os.environ.items() if name not in others} | self.environment
         with there:
             self.server = subprocess.Popen(
                 command, pass_fds=[there.fileno()], env=environment, stdin=subprocess.DEVNULL
@@ -304,13 +322,14 @@ as_ever = subprocess.Popen._execute_child  # type: ignore[attr-defined]
 _signature = inspect.signature(as_ever)
 
 
-def forked_by(forks: Forks) -> Callable[..., None]:
-    """What ``subprocess.Popen`` does to start a process, by a fork if it can be done so."""
+def forked_by(*servers: Forks) -> Callable[..., None]:
+    """What ``subprocess.Popen`` does to start a process, by a fork if one of these can do it so."""
 
     def execute(self: Any, *given: Any) -> None:
         asked = _signature.bind(self, *given).arguments
-        self.forked = forks.can(asked)
-        if not self.forked:
+        forks = next((server for server in servers if server.can(asked)), None)
+        self.forked = forks is not None
+        if forks is None:
             as_ever(self, *given)
             return
         self.pid = forks.start(asked)

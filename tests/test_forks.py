@@ -15,6 +15,7 @@ import psutil
 import pytest
 from jupyter_client import KernelManager
 
+from ismkit.utils.workers import thread_limit
 from tests import forks, forkserver
 from tests.waiting import wait_until
 
@@ -39,6 +40,7 @@ print(json.dumps({
                     if os.path.exists(f"/proc/self/fd/{n}")},
     "threads": __import__("threading").active_count(), "daemon": __import__("multiprocessing").current_process().name,
     "interrupt": repr(__import__("signal").getsignal(2)), "mask": os.umask(0),
+    "faults": __import__("faulthandler").is_enabled(),
 }))
 """
 
@@ -67,6 +69,8 @@ def test_one_knows_of_itself_what_others_do(
     plugin: forkserver.Forks, first: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("OF_THIS_TEST", "here")
+    if first:
+        monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
     path = {"PYTHONPATH": os.pathsep.join(place and str(tmp_path / place) for place in first)}
     found = []
     for allowed in (True, False):
@@ -85,7 +89,35 @@ def test_one_knows_of_itself_what_others_do(
     assert not {*forked["modules"]} & {"tests", "tests.forks", "pytest"}
     assert forked["path"][: len(first) + 1] == ["", *(str(tmp_path / place) for place in first)]
     assert forked["parent"] == os.getpid()
+    assert forked["faults"] == bool(first)
     assert forked == fresh
+
+
+THREADS = "import torch; from torch import __config__ as c; print(torch.get_num_threads(), c.parallel_info())"
+
+
+def test_one_computes_on_as_many_threads_as_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is forked for a reader, who sets no limit, and what that starts with a limit."""
+    for name in forkserver.THREADS:
+        monkeypatch.delenv(name, raising=False)
+    server = forkserver.Forks(forkserver.read_once(os.environ), forks.started_here().path, libraries=["torch"])
+    monkeypatch.setattr(subprocess.Popen, "_execute_child", forkserver.forked_by(server))
+    for limit in ({}, thread_limit(1)):
+        found = []
+        for server.allowed in (True, False):
+            process = python(THREADS, env={**os.environ, **limit})
+            found.append(process.communicate(timeout=120))
+            assert process.forked == server.allowed
+        assert found[0] == found[1]
+        assert found[0][0].startswith("1 " if limit else "")
+    server.end()
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_DYNAMIC"])
+def test_other_limits_are_read_by_a_process_itself(name: str) -> None:
+    without = forkserver.Forks({}, [])
+    assert [without._told(env) for env in ({}, thread_limit(3), {name: "2,1"})] == [0, 3, None]
+    assert forkserver.Forks({"OMP_NUM_THREADS": "1"}, [])._told(thread_limit(3)) is None
 
 
 @pytest.mark.parametrize("way", [signal.SIG_IGN, signal.default_int_handler, lambda *_: None])

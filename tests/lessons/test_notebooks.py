@@ -31,6 +31,7 @@ from ismkit.lessons.notebooks import REFRESHED, NotebookError, find, measure, nu
 from ismkit.utils.files import out_dir
 from ismkit.utils.workers import thread_limit
 from tests.conftest import MACHINE_PATH, ROOT
+from tests.forks import WITHOUT_LIMIT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_BYTES = 1_000_000
@@ -843,7 +844,8 @@ def test_smoke_profile_runs_by_papermill_from_the_command_line(
     assert starts == (number(path) in ("11", "12"))
     if starts:
         # By default threads that wait for others spin: with tests beside them that takes 2.6 times as long.
-        monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+        for name, value in WITHOUT_LIMIT.items():
+            monkeypatch.setenv(name, value)
         command = [sys.executable, "-c", SMOKE, str(copy.parent), *options]
         answer = run_or_show_where(command, seconds=240, without=thread_limit(1))
         assert answer.returncode == 0, answer.stderr[-2000:]
