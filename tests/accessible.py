@@ -137,38 +137,39 @@ axe.run(within ?? document, options).then(({ violations, incomplete }) => done([
 # What axe-core can tell of an element, and of those that it is in: names and attributes, a text or none, whether it is
 # wider than its box, the heading before a heading, what a list or table is made of. Of addresses and texts for a screen
 # reader it asks whether there are any, of the page how many landmarks it has.
-_KINDS = """
-const [known] = arguments;
-const values = ["class", "style", "role", "type", "lang", "tabindex", "scope", "dir", "open", "hidden", "hreflang"];
-const describe = (part) => {
-  const { children, clientWidth, localName, scrollWidth, textContent } = part;
-  const attributes = part.getAttributeNames().map((name) => {
-    const value = part.getAttribute(name);
-    const names = /^aria-(label|labelledby|describedby|controls|owns)$/.test(name);
-    return values.includes(name) || (name.startsWith("aria-") && !names)
-      ? `${name}=${value}` : `${name}${value.trim() ? "" : " empty"}`;
-  });
-  const text = textContent.trim() ? "text" : "";
-  const wide = clientWidth && scrollWidth > clientWidth + 1 ? "wide" : "";
-  const made = /^(dl|ul|ol|table|thead|tbody|tr|details|figure)$/.test(localName)
-    ? [...children].map((child) => child.localName).filter((name, k, all) => name !== all[k - 1]).join("+") : "";
-  return [localName, ...attributes.sort(), text, wide, made].join(" ");
+KINDS = """
+const kindsOf = (page, known) => {
+  const values = ["class", "style", "role", "type", "lang", "tabindex", "scope", "dir", "open", "hidden", "hreflang"];
+  const describe = (part) => {
+    const { children, clientWidth, localName, scrollWidth, textContent } = part;
+    const attributes = part.getAttributeNames().map((name) => {
+      const value = part.getAttribute(name);
+      const names = /^aria-(label|labelledby|describedby|controls|owns)$/.test(name);
+      return values.includes(name) || (name.startsWith("aria-") && !names)
+        ? `${name}=${value}` : `${name}${value.trim() ? "" : " empty"}`;
+    });
+    const text = textContent.trim() ? "text" : "";
+    const wide = clientWidth && scrollWidth > clientWidth + 1 ? "wide" : "";
+    const made = /^(dl|ul|ol|table|thead|tbody|tr|details|figure)$/.test(localName)
+      ? [...children].map((child) => child.localName).filter((name, k, all) => name !== all[k - 1]).join("+") : "";
+    return [localName, ...attributes.sort(), text, wide, made].join(" ");
+  };
+  const landmarks = ["title", "h1", "main", "header", "footer", "nav", "aside", "form", "section[aria-label]"];
+  const kinds = new Set([landmarks.map((css) => `${page.querySelectorAll(css).length} ${css}`).join(" ")]);
+  let heading = "";
+  const walk = (part, above) => {
+    if (known && part.matches(known)) return;
+    let kind = `${above} > ${describe(part)}`;
+    if (/^h[1-6]$/.test(part.localName)) {
+      kind += ` after ${heading}`;
+      heading = part.localName;
+    }
+    kinds.add(kind);
+    for (const child of part.children) walk(child, kind);
+  };
+  walk(page.documentElement, "");
+  return [...kinds];
 };
-const landmarks = ["title", "h1", "main", "header", "footer", "nav", "aside", "form", "section[aria-label]"];
-const kinds = new Set([landmarks.map((css) => `${document.querySelectorAll(css).length} ${css}`).join(" ")]);
-let heading = "";
-const walk = (part, above) => {
-  if (known && part.matches(known)) return;
-  let kind = `${above} > ${describe(part)}`;
-  if (/^h[1-6]$/.test(part.localName)) {
-    kind += ` after ${heading}`;
-    heading = part.localName;
-  }
-  kinds.add(kind);
-  for (const child of part.children) walk(child, kind);
-};
-walk(document.documentElement, "");
-return [...kinds];
 """
 
 
@@ -221,4 +222,4 @@ def kinds(browser: Chrome, known: str = "") -> set[str]:
         browser: whose page is looked at.
         known: a selector of parts that are looked at on other pages.
     """
-    return set(browser.execute_script(_KINDS, known))
+    return set(browser.execute_script(KINDS + "return kindsOf(document, arguments[0])", known))

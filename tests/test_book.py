@@ -50,8 +50,17 @@ NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in sorted((RO
 
 BESIDE = {path.stem[:2] for path in (BOOK / "beside").glob("*.md")}  # numbers of the notebooks with live models
 
+TEX = """
+const texIn = (page) => {
+  const text = page.querySelector("article, body").cloneNode(true);
+  for (const code of text.querySelectorAll("pre, code, script, mjx-container")) code.remove();
+  return [...text.textContent.matchAll(/\\$[^\\s$][^$]*\\$/g)].map(([left]) => `TeX in the text: ${left}`);
+};
+"""
 # Waits for mathematics and images, then tells what the page shows.
-LOOK = """
+LOOK = (
+    TEX
+    + """
 const done = arguments[0], all = (css, root = document) => [...root.querySelectorAll(css)];
 (async () => {
   const found = [];
@@ -73,11 +82,8 @@ const done = arguments[0], all = (css, root = document) => [...root.querySelecto
     if (!formula.querySelector("mjx-container")) found.push(`formula is not typeset: ${formula.innerText}`);
   }
   for (const wrong of all("[data-mjx-error]")) found.push(`formula is wrong: ${wrong.dataset.mjxError}`);
-  const text = document.querySelector("article, body").cloneNode(true);
-  for (const code of all("pre, code, script, mjx-container", text)) code.remove();
-  for (const [left] of text.textContent.matchAll(/\\$[^\\s$][^$]*\\$/g)) found.push(`TeX in the text: ${left}`);
   done({
-    problems: found,
+    problems: [...found, ...texIn(document)],
     links: all("a[href]").map((link) => link.href),
     ids: all("[id]").map((part) => part.id),
     claims: all("article td a[href*='#claim-']").length,
@@ -96,6 +102,7 @@ const done = arguments[0], all = (css, root = document) => [...root.querySelecto
   });
 })();
 """
+)
 
 
 @dataclass
@@ -107,6 +114,7 @@ class Site:
         pages: what each page shows, as ``LOOK`` tells it.
         barriers: what axe-core finds, with the theme first.
         kinds: of the elements of the pages that axe-core looked at, see :func:`tests.accessible.kinds`.
+        written: the same of the pages that Sphinx makes and that were opened, as they were written.
         phone: the width in pixels that each page takes on a phone, with everything unfolded.
         cut: what is wider than a phone there, and does not scroll under a bar that shows it.
     """
@@ -115,6 +123,7 @@ class Site:
     pages: dict[str, dict] = field(default_factory=dict)
     barriers: dict[str, list[str]] = field(default_factory=dict)
     kinds: set[str] = field(default_factory=set)
+    written: set[str] = field(default_factory=set)
     phone: dict[str, int] = field(default_factory=dict)
     cut: dict[str, list[str]] = field(default_factory=dict)
 
@@ -122,6 +131,7 @@ class Site:
 PHONE = 390  # pixels
 LONGEST = 12_000  # pixels of a page on a screen 1400 wide
 MADE = ("api/", "_modules/")  # folders of the pages that Sphinx makes from the modules
+LISTED = ".bd-links"  # the list of all pages, the same on each
 UNFOLD = "for (const part of document.querySelectorAll('details')) part.open = true"
 
 
@@ -151,10 +161,10 @@ return [...document.querySelectorAll("article :is(table, pre, mjx-container[disp
 def barriers_of(browser: Chrome, page: str, site: Site) -> list[str]:
     """What axe-core finds in the open page; of those that Sphinx makes, if it has what none had before it.
 
-    They are made by one template, and there are more of them than of all others. The list of all pages is the same on
-    each: it is looked at on the pages that someone wrote.
+    They are made by one template, and there are more of them than of all others. The list of all pages is looked at on
+    the pages that someone wrote.
     """
-    known = ".bd-links" if page.startswith(MADE) else ""
+    known = LISTED if page.startswith(MADE) else ""
     kinds = accessible.kinds(browser, known)
     if known and kinds <= site.kinds:
         return []
@@ -163,11 +173,59 @@ def barriers_of(browser: Chrome, page: str, site: Site) -> list[str]:
     return found
 
 
+# What a page holds is told as it was written: nothing of it is laid out, and no script of it runs. The longest word of
+# a block counts too, as it decides whether the block is wider than a phone. Formulas and pictures are to be seen.
+READ = (
+    accessible.KINDS
+    + TEX
+    + """
+const [address, known, done] = arguments;
+const block = "dt, dd, td, th, li, p, h1, h2, h3, h4";
+fetch(address).then((answer) => answer.text()).then((text) => {
+  const page = new DOMParser().parseFromString(text, "text/html");
+  page.head.prepend(Object.assign(page.createElement("base"), { href: address }));
+  const all = (css) => [...page.querySelectorAll(css)];
+  const kinds = new Set(kindsOf(page, known));
+  for (const part of all("article *").filter((part) => !part.closest("pre"))) {
+    const words = [...part.childNodes].filter(({ nodeType }) => nodeType === Node.TEXT_NODE)
+      .flatMap(({ data }) => data.split(/[^\\w]/));
+    const longest = Math.max(0, ...words.map(({ length }) => length));
+    for (let n = 1; n <= longest; n += 1) kinds.add(`${n} letters in ${part.closest(block)?.localName}`);
+  }
+  if (all("article :is(.math, img, svg, button, input, script)").length) kinds.add(address);
+  done({
+    kinds: [...kinds],
+    problems: texIn(page),
+    links: all("a[href]").map(({ href }) => href),
+    ids: all("[id]").map(({ id }) => id),
+  });
+});
+"""
+)
+
+
+def read_instead(browser: Chrome, home: str, page: str, site: Site) -> bool:
+    """Whether it was enough to read a page: one that Sphinx makes, if all that it holds was on others of its folder."""
+    folder = next((made for made in MADE if page.startswith(made)), None)
+    if not folder or not browser.current_url.startswith(home):
+        return False
+    read = browser.execute_async_script(READ, home + page, LISTED)
+    kinds = {f"{folder} {kind}" for kind in read.pop("kinds")}
+    if not kinds <= site.written:
+        site.written |= kinds
+        return False
+    site.pages[page], site.problems[page], site.barriers[page] = read, read["problems"], []
+    return True
+
+
 def look_at(browser: Chrome, home: str, page: str, site: Site, barriers: bool) -> None:
     """Open a page once, and note everything about it; if ISMKIT_SCREENSHOTS names a folder, take screenshots."""
+    folder = os.environ.get("ISMKIT_SCREENSHOTS")
+    if barriers and not folder and read_instead(browser, home, page, site):
+        return
     browser.get(home + page)
     site.pages[page] = seen = browser.execute_async_script(LOOK)
-    if folder := os.environ.get("ISMKIT_SCREENSHOTS"):
+    if folder:
         screenshots(browser, page, Path(folder))
     if barriers:
         browser.execute_script(UNFOLD)
@@ -1063,6 +1121,36 @@ def test_a_made_page_is_tried_if_it_has_what_none_had(browser: Chrome, tmp_path:
     assert sorted(rules["3"] + rules["6"]) == ["heading-order"]
     assert rules["4"] == ["image-alt"]
     assert rules["5"] == ["dlitem"] or rules["5"] == ["definition-list"]
+
+
+def test_a_made_page_is_opened_if_it_has_what_none_of_its_folder_had(browser: Chrome, tmp_path: Path) -> None:
+    """Of what is read alone, links and text are looked at as ever."""
+    parts = {
+        "1": "<p>written</p>",
+        "api/1": '<p id="here">some <i>more</i> words</p><p id="gone">of <a href="2.html#here">it</a></p>',
+        "api/2": '<p id="here">a few</p>',
+        "api/3": "<p>lengthiest</p>",
+        "api/4": "<p>a <b>bold</b> word</p>",
+        "api/5": "<p>no longer</p>",
+        "api/6": '<p id="x">some <a href="2.html#here">words</a></p>',
+        "api/7": '<p id="x">of <a href="2.html#gone">it</a>, $x + y$</p>',
+        "api/8": '<p><i class="math">x</i></p>',
+        "api/9": '<p><i class="math">y</i></p>',
+        "_modules/1": '<p id="here">a few</p>',
+        "_modules/2": '<p id="here">and</p>',
+    }
+    head = '<!doctype html><html lang="en" style="background: #fff"><title>x</title><link rel="icon" href="data:,">'
+    for k, (name, part) in enumerate(parts.items()):  # the longest is looked at first
+        path = tmp_path / f"{name}.html"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{head}<main><article><h1>x</h1>{part}</article></main>".ljust(2000 - 10 * k))
+    found = visit(tmp_path, browser, barriers=True)
+    assert found.pages.keys() == found.barriers.keys() == {f"{name}.html" for name in parts}
+    opened = {page.removesuffix(".html") for page in found.phone}
+    assert parts.keys() - opened == {"api/2", "api/5", "api/6", "api/7", "_modules/2"}
+    wrong = {page: problems for page, problems in found.problems.items() if problems}
+    assert wrong.pop("api/7.html") == ["TeX in the text: $x + y$", "no such place: api/2.html#gone"]
+    assert [*wrong] == ["api/8.html", "api/9.html"]  # neither is typeset
 
 
 OVER = '<b style="position: absolute; top: 0; left: 0; width: 99px; height: 99px; background: #123"></b>'
