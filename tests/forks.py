@@ -28,7 +28,9 @@ WITHOUT_LIMIT = {"OMP_WAIT_POLICY": "passive"}
 
 
 def started_here(without_limit: bool = False) -> forkserver.Forks:
-    """One for this process."""
+    """One for this process: its own, if it was forked itself."""
+    if (spare := forkserver.spare_of_this()) and not without_limit:
+        return forkserver.Forks(spare.environment, spare.path, spare.connection, LIBRARIES)
     program = "import sys; print(*sys.path[1:], sep='\\n')"
     shown = subprocess.check_output([sys.executable, "-c", program], text=True)
     inherited = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
@@ -40,12 +42,16 @@ def started_here(without_limit: bool = False) -> forkserver.Forks:
     return forkserver.Forks(environment, path, libraries=LIBRARIES)
 
 
-def pytest_configure() -> None:
-    """Where processes can be forked without harm."""
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Where processes can be forked without harm. Those that run tests are forked too: what does it is begun now."""
     global forks, unlimited
     if sys.platform == "linux":
         forks, unlimited = started_here(), started_here(without_limit=True)
         subprocess.Popen._execute_child = forkserver.forked_by(forks, unlimited)  # type: ignore[attr-defined]
+        if getattr(early_config.known_args_namespace, "numprocesses", None) and not os.environ.get(
+            "PYTEST_XDIST_WORKER"
+        ):
+            forks.begin()
 
 
 @pytest.hookimpl(wrapper=True)

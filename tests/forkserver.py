@@ -33,8 +33,10 @@ from typing import Any
 
 KERNEL = "ipykernel_launcher"
 MODULES = ("ismkit", KERNEL)  # that are run by ``-m``
-#: Commands of processes that start others, which are forked too: kernels, and programs that call a command of the kit.
-STARTS_OTHERS = re.compile(rf"-m {KERNEL}|\bismkit(\.cli|\.lessons| import cli)")
+WORKER = "exec(eval(sys.stdin.readline()))"  # how pytest's own begin, for pytest-xdist
+#: Commands of processes that start others, which are forked too: kernels, programs that call a command of the kit, and
+#: those that run tests.
+STARTS_OTHERS = re.compile(rf"-m {KERNEL}|\bismkit(\.cli|\.lessons| import cli)|{re.escape(WORKER)}")
 #: Beginnings of variables that are read when Python starts or a library is imported.
 READ_ONCE = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "MALLOC_", "GLIBC_", "LD_", "LC_", "LANG", "MPL")
 READ_ONCE += ("TORCH_", "ATEN_", "HF_", "DIFFUSERS_")
@@ -51,6 +53,13 @@ def read_once(env: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+def asked_of(command: Sequence[str]) -> list[str]:
+    """What a command asks of Python: ``-c`` or ``-m``, what that is to run, and the arguments."""
+    return list(command[2 if command[1] == "-u" else 1 :])
+
+
+LATER = ("anyio", "trio")
+BARS = ("tqdm.auto", "tqdm.autonotebook")  # which choose, when they are imported, a notebook's if ipykernel was before
 LENGTH = struct.Struct("!Q")
 MOST = 250  # file descriptors with one message
 ABOVE = 500  # no descriptor that is asked for is as high
@@ -125,7 +134,7 @@ def become(asked: dict[str, Any], descriptors: list[int]) -> int:
         _begin(asked["command"], asked["path"])
         if asked["threads"]:
             sys.modules["torch"].set_num_threads(asked["threads"])
-        status = _carry_out(asked["command"][1:])
+        status = _carry_out(*asked_of(asked["command"])[:2])
     finally:
         threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the interpreter does
         atexit._run_exitfuncs()
@@ -165,7 +174,7 @@ def _spare() -> socket.socket:
 
 def _begin(command: list[str], path: list[str]) -> None:
     """What the interpreter does before it runs anything."""
-    at_once = bool(os.environ.get("PYTHONUNBUFFERED"))
+    at_once = bool(os.environ.get("PYTHONUNBUFFERED")) or command[1] == "-u"
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
         old = getattr(sys, f"__{name}__")
         raw: Any = open(number, "wb" if number else "rb", 0 if at_once and number else -1)  # noqa: SIM115
@@ -174,9 +183,13 @@ def _begin(command: list[str], path: list[str]) -> None:
         setattr(sys, name, new)
         setattr(sys, f"__{name}__", new)
     sys.orig_argv[:] = command
-    sys.argv[:] = ["-m" if command[1] == "-m" else "-c", *command[3:]]
-    if command[2] == KERNEL:  # which reads this when it is imported, and ends when that process has
+    how, what, *arguments = asked_of(command)
+    sys.argv[:] = [how, *arguments]
+    if what == KERNEL:  # which reads this when it is imported, and ends when that process has
         sys.argv.append(f"--IPKernelApp.parent_handle={os.environ.get('JPY_PARENT_PID') or 0}")
+    else:
+        for name in [name for name in sys.modules if name.split(".")[0] == "ipykernel" or name in BARS]:
+            del sys.modules[name]
     sys.path[:] = path
     main = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = builtins
@@ -189,9 +202,8 @@ def _begin(command: list[str], path: list[str]) -> None:
         matplotlib.rcParams["backend"] = os.environ["MPLBACKEND"]
 
 
-def _carry_out(asked: list[str]) -> int:
+def _carry_out(how: str, what: str) -> int:
     """Run ``-c`` a program or ``-m`` a module as the interpreter does; returns the exit status."""
-    how, what = asked[:2]
     try:
         if how == "-m":
             runpy._run_module_as_main(what)  # type: ignore[attr-defined]
@@ -242,7 +254,8 @@ class Forks:
             return False
         if not all(isinstance(part, str) for part in command) or command[0] != sys.executable:
             return False
-        if command[1] not in ("-c", "-m") or (command[1] == "-m" and command[2] not in MODULES):
+        how, what = [*asked_of(command), ""][:2]
+        if how not in ("-c", "-m") or (how == "-m" and what not in MODULES):
             return False
         if not asked["close_fds"] or asked["umask"] != -1 or not os.path.isdir(asked["cwd"] or "."):
             return False
@@ -270,7 +283,7 @@ class Forks:
         descriptors = {number: number if asked[name] == -1 else asked[name] for name, number in pairs}
         descriptors |= {number: number for number in asked["pass_fds"]}
         places = [place or folder for place in env.get("PYTHONPATH", "").split(os.pathsep)]
-        first = [folder if command[1] == "-m" else "", *(places if env.get("PYTHONPATH") else [])]
+        first = [folder if asked_of(command)[0] == "-m" else "", *(places if env.get("PYTHONPATH") else [])]
         group = asked["process_group"]
         request = {
             "command": command,
@@ -286,13 +299,17 @@ class Forks:
             "threads": self._told(env),
         }
         with self.lock:
-            connection = self.connection = self.connection or self._server()
+            self.begin()
             adopt(True)
             try:
-                send(connection, request, [*descriptors.values()])
-                return receive(connection)[0]
+                send(self.connection, request, [*descriptors.values()])
+                return receive(self.connection)[0]
             finally:
                 adopt(False)
+
+    def begin(self) -> None:
+        """Start the process that forks, before it is asked for the first time."""
+        self.connection = self.connection or self._server()
 
     def _server(self) -> socket.socket:
         here, there = socket.socketpair()
@@ -318,8 +335,14 @@ def adopt(yes: bool) -> None:
         raise OSError("a process cannot adopt others here")
 
 
-as_ever = subprocess.Popen._execute_child  # type: ignore[attr-defined]
+here = subprocess.Popen._execute_child  # type: ignore[attr-defined]
+as_ever = getattr(here, "as_ever", here)  # in a process that was forked itself it is not what it was
 _signature = inspect.signature(as_ever)
+
+
+def spare_of_this() -> Any:
+    """What this process was given to fork others with, if it was forked itself: a :class:`Forks`, or None."""
+    return getattr(here, "spare", None)
 
 
 def forked_by(*servers: Forks) -> Callable[..., None]:
@@ -336,6 +359,7 @@ def forked_by(*servers: Forks) -> Callable[..., None]:
         self._child_created = True
         self._close_pipe_fds(*(asked[name] for name in inspect.signature(self._close_pipe_fds).parameters))
 
+    execute.as_ever, execute.spare = as_ever, servers[0]  # type: ignore[attr-defined]
     return execute
 
 
@@ -354,9 +378,13 @@ def main(connection: socket.socket) -> None:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # the folder of the tests
+    # Tests look for these where they begin, and want to be there first. A library is content without them.
+    sys.modules |= dict.fromkeys(LATER)  # type: ignore[arg-type]
     for name in sys.argv[2:]:
         with contextlib.suppress(ImportError):  # who needs it will say so
             importlib.import_module(name)
+    for name in LATER:
+        del sys.modules[name]
     gc.collect()
     gc.freeze()  # a collection in a process that is forked would copy all that it visits, and they are kept there too
     main(socket.socket(fileno=int(sys.argv[1])))

@@ -40,7 +40,7 @@ print(json.dumps({
                     if os.path.exists(f"/proc/self/fd/{n}")},
     "threads": __import__("threading").active_count(), "daemon": __import__("multiprocessing").current_process().name,
     "interrupt": repr(__import__("signal").getsignal(2)), "mask": os.umask(0),
-    "faults": __import__("faulthandler").is_enabled(),
+    "faults": __import__("faulthandler").is_enabled(), "bars": __import__("tqdm.auto").auto.tqdm.__module__,
 }))
 """
 

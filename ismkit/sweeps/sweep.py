@@ -453,8 +453,7 @@ def _check_columns(frame: pd.DataFrame, metric: str, *columns: str) -> None:
     check_kind("metric", metric, str)
     if lacking := [name for name in (metric, *columns) if name not in frame.columns]:
         raise ValueError(f"frame must have a column {lacking[0]!r}, it has {', '.join(map(str, frame.columns))}")
-    if twice := [name for name in (metric, *columns) if [*frame.columns].count(name) > 1]:
-        raise ValueError(f"frame must have one column {twice[0]!r}, it has {[*frame.columns].count(twice[0])}")
+    _check_once(frame, metric, *columns)
     if frame.empty:
         raise ValueError("frame must have one row or more, got none")
     gaps = {name: int(frame[name].isna().sum()) for name in (metric, *columns)}
@@ -465,8 +464,15 @@ def _check_columns(frame: pd.DataFrame, metric: str, *columns: str) -> None:
         raise ValueError(f"metric must name a column of numbers, got {metric!r}, of {frame[metric].dtype}")
 
 
+def _check_once(frame: pd.DataFrame, *columns: str) -> None:
+    for name in columns:
+        if (n := [*frame.columns].count(name)) > 1:
+            raise ValueError(f"frame must have one column {name!r}, it has {n}")
+
+
 def _check_alike(frame: pd.DataFrame, *columns: str) -> None:
     """Raise for rows that differ in one of these columns, where there is one: a mean would mix them."""
+    _check_once(frame, *columns)
     for name in columns:
         if name in frame.columns and len(values := frame[name].unique().tolist()) > 1:
             raise ValueError(f"frame must hold rows of one {name}, got {shown(values)}: choose some of them")

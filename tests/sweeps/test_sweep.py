@@ -364,6 +364,9 @@ def test_rows_that_a_mean_would_mix_are_refused(name: str) -> None:
     else:
         with pytest.raises(ValueError, match=rf"frame must hold rows of one {name}, got \[0, 1\]"):
             summary(both, "frechet")
+    alone = both[both[name] == 0]
+    with pytest.raises(ValueError, match=f"^frame must have one column '{name}', it has 2$"):
+        at_best(pd.concat([alone, alone[[name]]], axis=1), "frechet")
 
 
 def test_the_best_strength_is_chosen_by_the_mean_for_each_variant_and_nfe() -> None:
