@@ -54,10 +54,12 @@ def read_once(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def asked_of(command: Sequence[str]) -> list[str]:
-    """What a command asks of Python: ``-c`` or ``-m``, what that is to run, and the arguments."""
-    return list(command[2 if command[1] == "-u" else 1 :])
+    """What a command asks of Python: ``-c``, ``-m`` or a :data:`SCRIPT`, what is to run, and the arguments."""
+    asked = list(command[2 if command[1] == "-u" else 1 :])
+    return [SCRIPT, *asked] if asked and asked[0].endswith(".py") else asked
 
 
+SCRIPT = "a script"
 LATER = ("anyio", "trio")
 BARS = ("tqdm.auto", "tqdm.autonotebook")  # which choose, when they are imported, a notebook's if ipykernel was before
 LENGTH = struct.Struct("!Q")
@@ -184,7 +186,7 @@ def _begin(command: list[str], path: list[str]) -> None:
         setattr(sys, f"__{name}__", new)
     sys.orig_argv[:] = command
     how, what, *arguments = asked_of(command)
-    sys.argv[:] = [how, *arguments]
+    sys.argv[:] = [what if how == SCRIPT else how, *arguments]
     if what == KERNEL:  # which reads this when it is imported, and ends when that process has
         sys.argv.append(f"--IPKernelApp.parent_handle={os.environ.get('JPY_PARENT_PID') or 0}")
     else:
@@ -205,10 +207,16 @@ def _begin(command: list[str], path: list[str]) -> None:
 def _carry_out(how: str, what: str) -> int:
     """Run ``-c`` a program or ``-m`` a module as the interpreter does; returns the exit status."""
     try:
+        main = sys.modules["__main__"]
         if how == "-m":
             runpy._run_module_as_main(what)  # type: ignore[attr-defined]
+        elif how == SCRIPT:
+            main.__file__ = os.path.abspath(what)
+            with open(what, "rb") as file:
+                program = compile(file.read(), main.__file__, "exec")
+            exec(program, main.__dict__)
         else:
-            exec(compile(what, "<string>", "exec"), sys.modules["__main__"].__dict__)
+            exec(compile(what, "<string>", "exec"), main.__dict__)
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return (end.code or 0) & 0xFF
@@ -250,12 +258,12 @@ class Forks:
     def can(self, asked: Mapping[str, Any]) -> bool:
         """Whether a fork can do what ``subprocess.Popen`` is asked."""
         command, env = asked["args"], asked["env"]
-        if not self.allowed or self.process != os.getpid() or not isinstance(command, list | tuple) or len(command) < 3:
+        if not self.allowed or self.process != os.getpid() or not isinstance(command, list | tuple) or len(command) < 2:
             return False
         if not all(isinstance(part, str) for part in command) or command[0] != sys.executable:
             return False
-        how, what = [*asked_of(command), ""][:2]
-        if how not in ("-c", "-m") or (how == "-m" and what not in MODULES):
+        how, what = [*asked_of(command), "", ""][:2]
+        if how not in ("-c", "-m", SCRIPT) or not what or what == __file__ or (how == "-m" and what not in MODULES):
             return False
         if not asked["close_fds"] or asked["umask"] != -1 or not os.path.isdir(asked["cwd"] or "."):
             return False
@@ -283,7 +291,9 @@ class Forks:
         descriptors = {number: number if asked[name] == -1 else asked[name] for name, number in pairs}
         descriptors |= {number: number for number in asked["pass_fds"]}
         places = [place or folder for place in env.get("PYTHONPATH", "").split(os.pathsep)]
-        first = [folder if asked_of(command)[0] == "-m" else "", *(places if env.get("PYTHONPATH") else [])]
+        how, what = asked_of(command)[:2]
+        own = {"-c": "", "-m": folder, SCRIPT: os.path.dirname(os.path.realpath(os.path.join(folder, what)))}[how]
+        first = [own, *(places if env.get("PYTHONPATH") else [])]
         group = asked["process_group"]
         request = {
             "command": command,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -91,6 +92,26 @@ def test_one_knows_of_itself_what_others_do(
     assert forked["parent"] == os.getpid()
     assert forked["faults"] == bool(first)
     assert forked == fresh
+
+
+@pytest.mark.parametrize("folder", [".", "scripts"])
+def test_a_script_knows_of_itself_what_others_do(plugin: forkserver.Forks, folder: str, tmp_path: Path) -> None:
+    script = tmp_path / "scripts" / "about.py"
+    script.parent.mkdir()
+    script.write_text(f"{ABOUT}\nprint(__file__, __import__('beside').here)\nimport nothing_of_this_name")
+    (script.parent / "beside.py").write_text("here = 'beside'")
+    found = []
+    for plugin.allowed in (True, False):
+        command = [sys.executable, os.path.relpath(script, tmp_path / folder), "-x"]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        pipes |= {"stdin": subprocess.DEVNULL, "env": dict(os.environ)}
+        process = subprocess.Popen(command, cwd=tmp_path / folder, **pipes)
+        out, err = process.communicate(timeout=120)
+        assert process.forked == plugin.allowed
+        found.append([process.returncode, re.sub(r"pipe:\[\d+]", "pipe", out), err])
+    assert found[0] == found[1]
+    assert "beside" in found[0][1]
+    assert found[0][2].startswith("Traceback")
 
 
 THREADS = "import torch; from torch import __config__ as c; print(torch.get_num_threads(), c.parallel_info())"
@@ -318,6 +339,8 @@ def test_the_libraries_are_there() -> None:
         {"args": ["/of/another/python", "-c", "pass"]},
         {"args": [sys.executable, "-P", "-c", "pass"]},
         {"args": [sys.executable, "-m", "pytest"]},
+        {"args": [sys.executable, forkserver.__file__]},
+        {"args": [sys.executable]},
         {"args": f"{sys.executable} -c pass"},
         {"env": {**os.environ, "OMP_NUM_THREADS": "7"}},
         {"env": {**os.environ, "PYTHONIOENCODING": "ascii"}},
