@@ -243,7 +243,9 @@ def test_a_short_run_ends_where_the_library_does(
 @pytest.mark.slow
 def test_it_runs_in_any_folder_and_draws_its_picture(tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MPLBACKEND")}
-    run = subprocess.run([sys.executable, PATH, "--steps", "20"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, str(PATH), "--steps", "20"], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr
     printed = [(w, nfe) for w in ("0", "2") for nfe in ("1", "2", "4", "128")]
     assert re.findall(r"w = (\d), NFE (\d+): ", run.stdout) == printed
