@@ -78,12 +78,13 @@ demo: $(LEARN) ## draw clothes and emoji in one step, and score the clothes (a m
 lab: $(LEARN) ## check the machine (doctor), then open notebook 00 in JupyterLab
 	$(ISMKIT) lab
 
+# Bars of progress are not shown, as in CI: they are outputs of a notebook, too.
 # In two processes, which share out files and notebooks: on two cores three take longer, since those that they start
 # compute too. Hundreds of processes import the kit: what Python has compiled is kept for the next one. glibc keeps the
 # memory of large tensors for the next ones, instead of returning it to the system after each operation, and what tests
 # start begins with the libraries in memory (tests/forks.py). The canary is a notebook that must fail: a test runs it.
 KEEP := 268435456
-PYTEST = OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=$(KEEP) MALLOC_TRIM_THRESHOLD_=$(KEEP) PYTHONDONTWRITEBYTECODE= \
+PYTEST = CI=true OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=$(KEEP) MALLOC_TRIM_THRESHOLD_=$(KEEP) PYTHONDONTWRITEBYTECODE= \
   $(PY) -m pytest -n 2 -p tests.order -p tests.forks --durations=20
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=2400 --nbval-sanitize-with=tests/nbval.cfg \
   --ignore=tests/canary.ipynb

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
@@ -118,10 +119,22 @@ def _png(figure: Figure) -> bytes:
         data, full = _compressed(_drawn(figure, scale))
         if full and len(data) > _HEAVY:
             data, _ = _compressed(_drawn(figure, 1.0))
-    else:  # at once: under a slider a reader waits for it
-        data = _saved(figure, scale).getvalue()
+    else:
+        data = _at_once(figure, scale)
     plt.close(figure)
     return data
+
+
+def _at_once(figure: Figure, scale: float) -> bytes:
+    """A figure as PNG, drawn once: under a slider a reader waits for it, and ``savefig`` draws all twice."""
+    canvas, dpi, buffer = figure.canvas, figure.dpi, io.BytesIO()
+    figure.dpi = scale * dpi
+    try:
+        FigureCanvasAgg(figure).print_png(buffer)
+    finally:
+        figure.dpi = dpi
+        figure.set_canvas(canvas)
+    return buffer.getvalue()
 
 
 def _saved(figure: Figure, scale: float, **options: Any) -> io.BytesIO:

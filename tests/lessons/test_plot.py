@@ -190,6 +190,34 @@ def test_figures_that_are_not_committed_keep_every_pixel() -> None:
     assert np.array_equal(before, after)
 
 
+def crowded() -> Figure:
+    """A figure whose panels have to be moved for what is about them."""
+    figure, axes = plt.subplots(2, 2, figsize=(6, 4), dpi=100, sharex="col", width_ratios=[1, 2], layout="constrained")
+    rng = np.random.default_rng(0)
+    figure.colorbar(axes[0, 0].imshow(rng.normal(size=(8, 8)), cmap="cividis"), ax=axes[0, 0], label="level")
+    axes[0, 1].plot(1e6 + rng.normal(size=40), label="far from 0")
+    axes[0, 1].legend()
+    axes[0, 1].annotate("here", (3, 1e6), (20, 20), textcoords="offset points", arrowprops={"arrowstyle": "->"})
+    axes[1, 0].set(aspect="equal", ylabel="a long name\nin two lines")
+    axes[1, 1].tick_params(axis="x", rotation=40)
+    axes[1, 1].bar(["one", "two hundred and two", "three"], [1, 2, 3])
+    axes[1, 1].set_yscale("log")
+    figure.suptitle("several")
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+@pytest.mark.usefixtures("shell")
+def test_a_figure_that_is_drawn_once_is_the_one_that_is_saved() -> None:
+    whole = BytesIO()
+    (figure := crowded()).savefig(whole, format="png", dpi=200)
+    plt.close(figure)
+    raw, about = shown(figure := crowded(), "several")
+    before, after = (plt.imread(BytesIO(png)) for png in (whole.getvalue(), raw))
+    assert np.array_equal(before, after)
+    assert (figure.dpi, about["width"], plt.get_fignums()) == (100, 600, [])
+
+
 @pytest.mark.usefixtures("shell")
 def test_a_drawing_for_slides_keeps_the_pixels_of_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(0).integers(256, size=(9, 12, 3), dtype=np.uint8)  # more colours than a panel keeps
