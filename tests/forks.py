@@ -20,7 +20,7 @@ from tests import forkserver
 LIBRARIES = ["IPython.core.completer", "ipykernel.ipkernel", "ipykernel.kernelapp", "ipywidgets"]
 LIBRARIES += ["matplotlib.pyplot", "matplotlib_inline.backend_inline", "pandas", "pyarrow.parquet", "pywt"]
 LIBRARIES += ["scipy.optimize", "scipy.stats", "torch", "torch._dynamo", "torch.distributed.tensor"]
-LIBRARIES += ["accelerate", "diffusers.models", "nbclient", "onnxscript", "ot", "safetensors.torch", "torchdiffeq"]
+LIBRARIES += ["accelerate", "diffusers.models", "nbformat", "onnxscript", "ot", "safetensors.torch", "torchdiffeq"]
 LIBRARIES += ["torchvision"]
 forks: forkserver.Forks | None = None
 #: For processes on as many threads as a reader's, who sets no limit; what waits for others lets them have the core.
