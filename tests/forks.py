@@ -1,10 +1,11 @@
 """Python processes that begin with the libraries in memory: to import them takes each two to five seconds.
 
-A plugin of pytest, ``-p tests.forks``. What tests start by ``python -c`` or ``python -m`` is a process of its own, as
-ever, the kernels of notebooks among them. It is forked from one that has imported the libraries and done nothing else
-(``tests/forkserver.py``), and so has no threads that a fork would leave behind. The kit is not among them. Processes
-begin with nothing where the environment asks for another Python than that of the tests, where something else than a
-test, a notebook or a command starts them, and in tests with the mark ``fresh_process``, which ask how a process begins.
+A plugin of pytest, ``-p tests.forks``. What tests start by ``python -c``, ``python -m`` or as a script is a process of
+its own, as ever; so are the kernels of notebooks, and the processes of pytest-xdist that run the tests. It is forked
+from one that has imported the libraries and done nothing else (``tests/forkserver.py``), and so has no threads that a
+fork would leave behind. The kit is not among them. Processes begin with nothing where the environment asks for another
+Python than that of the tests, where something else than a test, a notebook or a command starts them, and in tests with
+the mark ``fresh_process``, which ask how a process begins.
 """
 
 import os

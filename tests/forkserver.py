@@ -3,7 +3,7 @@
 ``tests/forks.py`` starts it, as a script, by :class:`Forks`, which asks by a socket: for each process the file
 descriptors it is to have, and what ``subprocess.Popen`` was asked. The answer is its number. When the socket is closed,
 this process ends; those that it forked do not. A kernel has a spare one, for the processes that its notebook starts,
-and so has a program that calls a command.
+and so have a program that calls a command and a process that runs tests.
 """
 
 import atexit
