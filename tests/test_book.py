@@ -1127,7 +1127,7 @@ def test_a_made_page_is_opened_if_it_has_what_none_of_its_folder_had(browser: Ch
     """Of what is read alone, links and text are looked at as ever."""
     parts = {
         "1": "<p>written</p>",
-        "api/1": '<p id="here">some <i>more</i> words</p><p id="gone">of <a href="2.html#here">it</a></p>',
+        "api/1": '<p id="here">some <i>more</i> words</p><p id="gone">of <a href="2.html#here">it</a></p><p>so</p>',
         "api/2": '<p id="here">a few</p>',
         "api/3": "<p>lengthiest</p>",
         "api/4": "<p>a <b>bold</b> word</p>",
