@@ -119,28 +119,21 @@ def _png(figure: Figure) -> bytes:
         data, full = _compressed(_drawn(figure, scale))
         if full and len(data) > _HEAVY:
             data, _ = _compressed(_drawn(figure, 1.0))
-    else:
-        data = _at_once(figure, scale)
+    else:  # at once: under a slider a reader waits for it
+        data = _saved(figure, scale).getvalue()
     plt.close(figure)
     return data
 
 
-def _at_once(figure: Figure, scale: float) -> bytes:
-    """A figure as PNG, drawn once: under a slider a reader waits for it, and ``savefig`` draws all twice."""
+def _saved(figure: Figure, scale: float, **options: Any) -> io.BytesIO:
+    """A figure as PNG, ``scale`` times its resolution; ``savefig`` draws twice. The options are Pillow's."""
     canvas, dpi, buffer = figure.canvas, figure.dpi, io.BytesIO()
     figure.dpi = scale * dpi
     try:
-        FigureCanvasAgg(figure).print_png(buffer)
+        FigureCanvasAgg(figure).print_png(buffer, pil_kwargs=options)
     finally:
         figure.dpi = dpi
         figure.set_canvas(canvas)
-    return buffer.getvalue()
-
-
-def _saved(figure: Figure, scale: float, **options: Any) -> io.BytesIO:
-    """A figure as PNG, ``scale`` times its resolution; the options are Pillow's."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=scale * figure.dpi, pil_kwargs=options)
     return buffer
 
 
